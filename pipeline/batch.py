@@ -1,0 +1,64 @@
+"""What flows through Fairweather: Sample (one annotated image), Batch (decoded images), Views (what the networks see).
+
+Shape legend, used in names everywhere: B images, H W canvas (h w the student's), G boxes per image after padding,
+C channels, K classes with background 0, L pyramid levels, A anchors, P proposals, R sampled regions.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One annotated image, as a source found it. Boxes are xyxy in pixels of the stored image, 0-based, x2 > x1."""
+
+    path: Path
+    size: tuple[int, int]  # (h, w), after EXIF rotation
+    boxes_N4: np.ndarray  # float32
+    labels_N: np.ndarray  # int64, 1..K-1
+    ignore_N: np.ndarray  # bool: crowd or difficult, neither rewarded nor punished
+    domain: str
+    id: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Decoded images of one orientation in one canvas, top left aligned, zero elsewhere.
+
+    images, boxes, labels and ignore lie on the training device. sizes_B2 and ids_B come from the index and stay on the
+    host, so that drawing the views never has to read the device. A row with id -1 and size 0 is padding (the last
+    batch of an evaluation).
+    """
+
+    images_BHW3: Tensor  # uint8, RGB
+    sizes_B2: Tensor  # int32 on the host, (h, w) inside the canvas
+    boxes_BG4: Tensor  # float32 xyxy
+    labels_BG: Tensor  # int64, 0 where padded
+    ignore_BG: Tensor  # bool
+    ids_B: Tensor  # int64 on the host
+    epoch: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Views:
+    """The pair made from a Batch: the teacher's clean view and the student's corrupted, downscaled one.
+
+    Both share one horizontal flip; each has its own coordinates. Images are channels-last in memory, normalised with
+    ImageNet's mean and deviation, zero where padded; bfloat16 on a GPU and float32 on a CPU.
+    """
+
+    teacher_B3HW: Tensor | None  # None when there is no teacher to look at it
+    student_B3hw: Tensor
+    ratio_B: Tensor  # float32, student size / teacher size
+    teacher_sizes_B2: Tensor  # int32 on the device, (h, w)
+    student_sizes_B2: Tensor
+    teacher_boxes_BG4: Tensor
+    student_boxes_BG4: Tensor
+    labels_BG: Tensor
+    ignore_BG: Tensor
+    keys_B: Tensor  # int64 on the device: hash of (seed, epoch, id); every later random draw of the step starts here
+    ids_B: Tensor  # int64 on the host

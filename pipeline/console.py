@@ -1,0 +1,134 @@
+"""What a person sees while a command runs: the hardware line, progress with time left, one sentence for a mistake."""
+
+import errno
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PLAIN_INTERVAL_S = 10.0
+
+
+def say(text: str) -> None:
+    """Print a line at once, so that logs of a batch system show it as it happens."""
+    print(text, flush=True)
+
+
+def describe_hardware() -> str:
+    """One line: processor or GPU, cores, memory and the versions that matter."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    machine = f"{cores} {platform.machine()} cores, {memory_gb:.0f} GB"
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        machine = f"{len(names)} x {names[0]}, {machine}"
+    else:
+        machine = f"no GPU, {machine}"
+    return f"{machine}; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def format_seconds(seconds: float) -> str:
+    seconds = int(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+class Progress:
+    """A bar on a terminal, a plain line every ten seconds elsewhere; both show the rate and the time left.
+
+    Use as a context manager and call `advance(count, note)`. Nothing is printed when `quiet` (ranks other than 0).
+    """
+
+    def __init__(self, description: str, total: int, unit: str = "images", done: int = 0, quiet: bool = False):
+        self.description, self.total, self.unit, self.quiet = description, total, unit, quiet
+        self.done = self.first = done
+        self.started = self.printed = time.monotonic()
+        self.terminal = sys.stderr.isatty() and not quiet
+        self.bar = None
+
+    def __enter__(self) -> "Progress":
+        if self.terminal:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            self.bar = Bar(*columns, console=Console(stderr=True))
+            self.bar.start()
+            self.task = self.bar.add_task(self.description, total=self.total, completed=self.done, rate="", note="")
+        return self
+
+    def rate(self) -> float:
+        return (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+        if self.bar is not None:
+            self.bar.update(self.task, completed=self.done, rate=f"{self.rate():.1f} {self.unit}/s", note=note)
+        elif not self.quiet and time.monotonic() - self.printed >= PLAIN_INTERVAL_S:
+            self.printed = time.monotonic()
+            self._line(note)
+
+    def _line(self, note: str = "") -> None:
+        rate = self.rate()
+        left = format_seconds((self.total - self.done) / rate) if rate > 0 else "unknown"
+        text = f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.1f}/s, {left} left"
+        print(f"{text}, {note}" if note else text, file=sys.stderr, flush=True)
+
+    def __exit__(self, *exception) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        elif not self.quiet and exception[0] is None:
+            spent = format_seconds(time.monotonic() - self.started)
+            print(f"{self.description}: {self.done} {self.unit} in {spent}", file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], description: str, total: int, unit: str = "images", quiet: bool = False) -> Iterator[T]:
+    """Iterate with a progress display."""
+    with Progress(description, total, unit, quiet=quiet) as progress:
+        for item in items:
+            yield item
+            progress.advance()
+
+
+def run_entry(main: Callable[[], int | None]) -> None:
+    """Run a command's `main`: a user's mistake ends in one sentence and exit code 2, a bug keeps its traceback.
+
+    ValueError, missing files, a full or read-only disk are the user's to mend; everything else is ours.
+    """
+    try:
+        sys.exit(main() or 0)
+    except KeyboardInterrupt:
+        print("stopped by the user; run the same command again to continue", file=sys.stderr)
+        sys.exit(130)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        mends = {
+            errno.ENOSPC: "the disk is full: free some space and run the same command again, it continues",
+            errno.EROFS: "the file system is read-only: choose another output folder",
+            errno.EACCES: "permission denied: choose a folder you may write to",
+            errno.ENOENT: "no such file or folder",
+        }
+        if error.errno not in mends:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {mends[error.errno]}{where}", file=sys.stderr)
+        sys.exit(2)
