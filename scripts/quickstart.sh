@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# From nothing to a result: set up, render a sample world, pack it, train the plain detector (which is also the teacher) and
+# the CD-FKD student, evaluate five domains, write a report. Run again, it continues where it stopped.
+#   scripts/quickstart.sh [--seed N] [--reduced]     --reduced is for CI: every step, too small to mean anything
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+seed=0
+reduced=
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --seed) seed="${2:?--seed needs a number}"; shift 2 ;;
+        --reduced) reduced=yes; shift ;;
+        *) echo "quickstart: unknown option $1; known are --seed N and --reduced" >&2; exit 2 ;;
+    esac
+done
+
+world=data/sample
+runs=runs/quickstart
+images=(--train 800 --test 150 --target 150)
+steps=()
+if [ -n "$reduced" ]; then
+    world=data/sample-reduced
+    runs=runs/quickstart-reduced
+    images=(--train 24 --test 8 --target 8)
+    steps=(--steps 6)
+fi
+[ "$seed" = 0 ] || runs="$runs-seed$seed"
+
+scripts/setup.sh
+python=.venv/bin/python
+stage() { echo; echo "== $1"; }
+stopped() {
+    status=$?
+    [ "$status" = 0 ] || echo "quickstart: stopped, the reason is above; run the same command again and it continues" >&2
+}
+trap stopped EXIT
+
+stage "1/6 sample world: a procedural street in five weathers -> $world"
+$python -m pipeline.sample_world --out "$world" "${images[@]}"
+
+stage "2/6 packed datasets -> $world-packed"
+scripts/build_dataset.sh "$world" "$world-packed" --short-side 192 --long-side 352
+
+stage "3/6 the plain detector, on clear days only; it is also the teacher -> $runs/plain"
+$python -m train.run teacher_small --data "$world-packed/daytime_clear_train" --out "$runs/plain" --seed "$seed" "${steps[@]}"
+
+stage "4/6 the CD-FKD student -> $runs/cdfkd"
+$python -m train.run cdfkd_small --data "$world-packed/daytime_clear_train" --teacher "$runs/plain" --out "$runs/cdfkd" \
+    --seed "$seed" "${steps[@]}"
+
+stage "5/6 five domains"
+domains=("$world-packed/daytime_clear_test" "$world-packed/"{night_sunny,dusk_rainy,night_rainy,daytime_foggy}_train)
+for run in plain cdfkd; do
+    $python -m eval.run "$runs/$run" --data "${domains[@]}"
+done
+
+stage "6/6 report"
+$python -m eval.report "$runs/plain" "$runs/cdfkd" --out "$runs/report.html"
+
+echo
+$python -m eval.table plain="$runs/plain" cdfkd="$runs/cdfkd" --json "$runs/results.json"
+echo
+echo "report: $(pwd)/$runs/report.html"

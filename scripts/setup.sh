@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Make .venv and install Fairweather with its tested versions. Needs no root and no GPU; safe to run again.
+# Another interpreter: PYTHON=python3.12 scripts/setup.sh
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() {
+    echo "setup: $1" >&2
+    exit 1
+}
+
+needed_gb=9 # 7.5 GB installed and what pip unpacks on the way
+
+case "$(uname -s)-$(uname -m)" in
+    Linux-x86_64 | Linux-aarch64 | Linux-arm64) ;;
+    *) fail "Fairweather runs on Linux x86-64 or arm64, this is $(uname -s) $(uname -m); use such a machine or container." ;;
+esac
+
+# Everything that decides what must be installed; the same sum means nothing is left to do.
+stamp=".venv/installed-$(cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)"
+if [ -e "$stamp" ]; then
+    exit 0
+fi
+
+python="${PYTHON:-python3}"
+command -v "$python" > /dev/null || fail "$python was not found; install Python 3.11 or newer, or name one: PYTHON=/path/to/python3.12 $0"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "Python 3.11 or newer is needed, $python is $("$python" -V 2>&1 | cut -d' ' -f2); name a newer one: PYTHON=/path/to/python3.12 $0"
+"$python" -c 'import ensurepip, venv' 2> /dev/null ||
+    fail "$python has no venv module; install it (Debian and Ubuntu: apt install python3-venv) and run this again."
+
+touch .writable 2> /dev/null || fail "$(pwd) cannot be written to; clone Fairweather into a folder of your own and run this again."
+rm -f .writable
+
+free_gb=$(df -Pk . | awk 'NR == 2 {print int($4 / 1048576)}')
+[ -d .venv/lib ] || [ "$free_gb" -ge "$needed_gb" ] ||
+    fail "the packages (PyTorch's CUDA build among them) need about $needed_gb GB of disk, $(pwd) has $free_gb GB free; free some space and run this again."
+
+echo "setup: installing into $(pwd)/.venv (about 7.5 GB; 2 to 10 minutes, log in .venv/setup.log)"
+if ! .venv/bin/python -c 'import pip' 2> /dev/null; then
+    rm -rf .venv
+    "$python" -m venv .venv || fail "the virtual environment could not be made, see above."
+fi
+rm -f .venv/installed-*
+
+# On a terminal pip shows its own bars; elsewhere a line for each package.
+if [ -t 1 ]; then
+    show() { cat; }
+else
+    show() { grep --line-buffered -E '^(Collecting|Building|Installing|Successfully|ERROR)' || true; }
+fi
+install() {
+    .venv/bin/python -m pip install --disable-pip-version-check --retries 2 -c constraints.txt "$@" 2>&1 | tee -a .venv/setup.log | show
+}
+: > .venv/setup.log
+if ! install -e '.[dev]'; then
+    if grep -q 'No space left' .venv/setup.log; then
+        fail "the disk is full; free about $needed_gb GB and run this again, it continues."
+    elif grep -qE 'NewConnectionError|Temporary failure in name resolution|ConnectTimeout|ProxyError|Network is unreachable' .venv/setup.log; then
+        fail "the Python package index could not be reached; connect this machine or set PIP_INDEX_URL to a mirror, and run this again, it continues."
+    fi
+    fail "pip failed: $(grep -m 1 '^ERROR' .venv/setup.log || tail -n 1 .venv/setup.log) (whole log: .venv/setup.log)"
+fi
+
+# Development packages bring OpenCV's desktop build, which needs libGL; where that is missing put the headless one on top.
+if ! .venv/bin/python -c 'import cv2' 2> /dev/null; then
+    install --force-reinstall --no-deps opencv-python-headless || fail "OpenCV could not be installed, see .venv/setup.log"
+    .venv/bin/python -c 'import cv2' || fail "OpenCV does not import, see above."
+fi
+
+touch "$stamp"
+echo "setup: done"
