@@ -1,0 +1,1 @@
+"""Training: configuration and recipes, the step, distillation methods, checkpoints, logs."""
