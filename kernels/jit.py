@@ -1,0 +1,42 @@
+"""How the scalar code of this folder is compiled, and where the compiled code is kept.
+
+`compiled` is `numba.njit` with the options all of it shares. The same functions are called from CUDA kernels, where
+Numba compiles them again for the GPU. Machine code is cached in a folder named after a hash of every source file here:
+Numba's own check looks at one file only and would go on using a caller compiled against an older callee.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numba
+from numba.core import config
+
+
+def source_hash() -> str:
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """$FAIRWEATHER_CACHE, else $XDG_CACHE_HOME/fairweather, else ~/.cache/fairweather; then the sources' hash."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(os.environ.get("FAIRWEATHER_CACHE") or Path(home) / "fairweather") / f"kernels-{source_hash()}"
+
+
+CACHE = str(cache_folder())
+
+
+def compiled(function: Callable) -> Callable:
+    """Compile for the CPU: releases the GIL, float32 arithmetic may be reordered, division does not check for zero."""
+    if config.DISABLE_JIT:  # the CUDA simulator runs the bodies as plain Python
+        return function
+    before = config.CACHE_DIR
+    config.CACHE_DIR = CACHE
+    try:
+        return numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")(function)
+    finally:
+        config.CACHE_DIR = before
