@@ -1,0 +1,112 @@
+"""How sure a figure is: bootstrap over images. Every image is matched once; a resample only counts it more or less often.
+
+A resample draws N images of a domain with replacement; a replicate is the metric computed on that draw. The interval is
+the 2.5 and 97.5 % quantile of the replicates (percentile bootstrap, Efron 1979). Draws depend on the seed, the domain
+and its number of images alone, so replicate b of two runs saw the same images and their difference is a paired one.
+"""
+
+import zlib
+
+import numpy as np
+from numba import njit, prange
+
+from eval.matching import AREA_RANGES, IGNORED, RECALLS_R, TRUE, Matches
+from eval.voc07 import ELEVEN_RECALLS_R
+
+NUM_RESAMPLES = 1000
+_CHUNK = 100  # resamples drawn at a time: bounds the memory of their counts
+_AREA = np.empty(0)  # no recall points: integrate instead
+METRICS = ("voc07", "area", "coco", "small", "medium", "large")
+
+
+def draw_counts(num_images: int, domain: str, seed: int, num_resamples: int):
+    """Chunks of counts_BN: how often each image is in each resample."""
+    generator = np.random.default_rng([seed, zlib.crc32(domain.encode()), num_images])
+    for first in range(0, num_resamples, _CHUNK):
+        size = min(_CHUNK, num_resamples - first)
+        counts_BN = np.zeros((size, num_images), np.int32)
+        for row in range(size):
+            counts_BN[row] = np.bincount(generator.integers(0, num_images, num_images), minlength=num_images)
+        yield counts_BN
+
+
+def replicates(
+    matches: Matches, coco_ATD: np.ndarray, voc_D: np.ndarray, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+) -> dict[str, np.ndarray]:
+    """{metric: replicate_B} in percent: means over the classes that have objects in the resample; NaN where none has."""
+    chunks: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
+    labels = range(1, len(matches.truth.classes) + 1)
+    for counts_BN in draw_counts(len(matches.truth.image_ids_N), matches.truth.domain, seed, num_resamples):
+        for metric in METRICS:
+            area = metric if metric in AREA_RANGES else "all"
+            ap_KB = []
+            for label in labels:
+                objects_N = matches.objects_per_image(label, area)
+                if not objects_N.any():
+                    continue
+                places = matches.by_class(label)
+                if metric in ("voc07", "area"):
+                    verdict_TD, recalls_R = voc_D[None, places], (ELEVEN_RECALLS_R if metric == "voc07" else _AREA)
+                else:
+                    verdict_TD, recalls_R = coco_ATD[list(AREA_RANGES).index(area)][:, places], RECALLS_R
+                arrays = (np.ascontiguousarray(verdict_TD), matches.image_D[places], objects_N, counts_BN, recalls_R)
+                ap_KB.append(resampled_ap(*arrays))
+            chunks[metric].append(_mean_over_classes(ap_KB, len(counts_BN)))
+    return {metric: 100 * np.concatenate(parts) if parts else np.empty(0) for metric, parts in chunks.items()}
+
+
+def _mean_over_classes(ap_KB: list[np.ndarray], num_resamples: int) -> np.ndarray:
+    if not ap_KB:
+        return np.full(num_resamples, np.nan)
+    present_KB = ~np.isnan(ap_KB)
+    num_present_B = present_KB.sum(axis=0)
+    total_B = np.where(present_KB, ap_KB, 0).sum(axis=0)
+    return np.where(num_present_B > 0, total_B / np.maximum(num_present_B, 1), np.nan)
+
+
+@njit(cache=True, parallel=True)
+def resampled_ap(verdict_TD, image_D, objects_N, counts_BN, recalls_R):
+    """ap_B of one class: mean over thresholds T (and recalls R, or the area when there are none); NaN without objects."""
+    num_thresholds, num_detections = verdict_TD.shape
+    ap_B = np.empty(len(counts_BN))
+    for b in prange(len(counts_BN)):
+        num_objects = 0.0
+        for n in range(len(objects_N)):
+            num_objects += counts_BN[b, n] * objects_N[n]
+        if num_objects == 0:
+            ap_B[b] = np.nan
+            continue
+        reached, precision = np.empty(num_detections), np.empty(num_detections)
+        total = 0.0
+        for t in range(num_thresholds):
+            right, wrong, place = 0.0, 0.0, 0
+            for d in range(num_detections):
+                verdict, count = verdict_TD[t, d], counts_BN[b, image_D[d]]
+                if verdict == IGNORED or count == 0:
+                    continue
+                if verdict == TRUE:
+                    right += count
+                    reached[place] = right
+                    precision[place] = right / (right + wrong)
+                    place += 1
+                else:
+                    wrong += count
+            best, r = 0.0, len(recalls_R) - 1
+            for p in range(place - 1, -1, -1):
+                while r >= 0 and recalls_R[r] > reached[p] / num_objects:
+                    total += best / len(recalls_R)
+                    r -= 1
+                best = max(best, precision[p])
+                if len(recalls_R) == 0:
+                    total += best * (reached[p] - (reached[p - 1] if p else 0.0)) / num_objects
+            total += best * (r + 1) / max(len(recalls_R), 1)
+        ap_B[b] = total / num_thresholds
+    return ap_B
+
+
+def interval(replicate_B: np.ndarray) -> list[float] | None:
+    """The central 95 % of the replicates; None when there are none."""
+    replicate_B = replicate_B[~np.isnan(replicate_B)]
+    if len(replicate_B) == 0:
+        return None
+    return [float(value) for value in np.quantile(replicate_B, (0.025, 0.975))]

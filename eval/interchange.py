@@ -1,0 +1,273 @@
+"""What is scored: ground truth and detections as flat arrays, and the COCO files they come from and go to.
+
+Boxes here are (x, y, width, height) in float64, in pixels of the original image, as COCO writes them, so that scoring a
+file and scoring what was written to it are the same arithmetic. Legend: N images, M objects, D detections.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from eval import domains
+
+if TYPE_CHECKING:
+    from pipeline.packed import PackedDataset
+
+BOX_DECIMALS = 2  # a hundredth of a pixel
+SCORE_DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The objects of one domain, sorted by image. `ignore` objects (crowd, difficult) neither reward nor punish."""
+
+    domain: str
+    classes: tuple[str, ...]  # label k is classes[k - 1]
+    image_ids_N: np.ndarray  # int64, ascending
+    sizes_N2: np.ndarray  # int64, (h, w) of the original images
+    image_M: np.ndarray  # int64, row of image_ids_N
+    boxes_M4: np.ndarray
+    labels_M: np.ndarray  # int64, 1..len(classes)
+    ignore_M: np.ndarray  # bool
+    areas_M: np.ndarray  # decides small, medium or large
+
+    def objects_by_class(self) -> dict[str, int]:
+        """Number of objects that count (not ignored)."""
+        counts = np.bincount(self.labels_M[~self.ignore_M], minlength=len(self.classes) + 1)
+        return {name: int(counts[label]) for label, name in enumerate(self.classes, 1)}
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections of one domain, in any order."""
+
+    image_ids_D: np.ndarray  # int64
+    boxes_D4: np.ndarray
+    labels_D: np.ndarray  # int64, 1..K-1
+    scores_D: np.ndarray  # float64
+
+    def __len__(self) -> int:
+        return len(self.scores_D)
+
+
+def make_ground_truth(
+    domain, classes, image_ids, sizes, rows_of_images, boxes, labels, ignore, areas=None
+) -> GroundTruth:
+    """Sort images by id and objects by image (objects of one image keep their order). Nothing is checked here."""
+    image_ids = np.asarray(image_ids, np.int64)
+    order_N = np.argsort(image_ids, kind="stable")
+    rank_N = np.empty_like(order_N)
+    rank_N[order_N] = np.arange(len(order_N))
+    image = rank_N[np.asarray(rows_of_images, np.int64)]
+    order_M = np.argsort(image, kind="stable")
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    areas = boxes[:, 2] * boxes[:, 3] if areas is None else np.asarray(areas, np.float64)
+    return GroundTruth(
+        domain=domain,
+        classes=tuple(classes),
+        image_ids_N=image_ids[order_N],
+        sizes_N2=np.asarray(sizes, np.int64).reshape(-1, 2)[order_N],
+        image_M=image[order_M],
+        boxes_M4=boxes[order_M],
+        labels_M=np.asarray(labels, np.int64)[order_M],
+        ignore_M=np.asarray(ignore, bool)[order_M],
+        areas_M=areas[order_M],
+    )
+
+
+def ground_truth_of(dataset: "PackedDataset") -> list[GroundTruth]:
+    """The ground truth of each domain in a packed dataset, in original pixels."""
+    rows_by_domain: dict[str, list[int]] = {}
+    for row in range(len(dataset)):
+        rows_by_domain.setdefault(domains.canonical(dataset.domain_of(row)), []).append(row)
+    if not rows_by_domain:
+        raise ValueError(f"{dataset.path} holds no images, so there is nothing to score; pack it again")
+    truths = []
+    for domain, rows in rows_by_domain.items():
+        sizes_N2 = np.asarray(dataset.original_sizes_N2)[rows]
+        parts = [dataset.original_target(row) for row in rows]
+        image_M = np.repeat(np.arange(len(rows)), [len(labels) for _, labels, _ in parts])
+        corners_M4 = np.concatenate([boxes for boxes, _, _ in parts]).astype(np.float64).reshape(-1, 4)
+        boxes_M4 = from_corners(corners_M4)
+        labels_M = np.concatenate([labels for _, labels, _ in parts])
+        ignore_M = np.concatenate([ignore for _, _, ignore in parts])
+        ids_N = np.asarray(dataset.ids_N)[rows]
+        if ignore_M.all():
+            what = "no object" if len(ignore_M) == 0 else "no object that counts (all are marked ignore)"
+            raise ValueError(f"{dataset.path}: the domain {domain} has {what}, so no AP exists; score other images")
+        truths.append(
+            make_ground_truth(domain, dataset.classes, ids_N, sizes_N2, image_M, boxes_M4, labels_M, ignore_M)
+        )
+    return truths
+
+
+def from_corners(corners_M4: np.ndarray) -> np.ndarray:
+    """(x1, y1, x2, y2) -> (x, y, width, height), to a hundredth of a pixel."""
+    corners_M4 = np.round(corners_M4.astype(np.float64), BOX_DECIMALS)
+    return np.round(np.concatenate([corners_M4[:, :2], corners_M4[:, 2:] - corners_M4[:, :2]], axis=1), BOX_DECIMALS)
+
+
+def concatenate(parts: list[Detections]) -> Detections:
+    """All parts in one, sorted by image and score, so that the result does not depend on who found what."""
+    ids_D = np.concatenate([part.image_ids_D for part in parts]).astype(np.int64)
+    boxes_D4 = np.concatenate([part.boxes_D4 for part in parts]).astype(np.float64).reshape(-1, 4)
+    labels_D = np.concatenate([part.labels_D for part in parts]).astype(np.int64)
+    scores_D = np.concatenate([part.scores_D for part in parts]).astype(np.float64)
+    order_D = np.lexsort((*boxes_D4.T[::-1], labels_D, -scores_D, ids_D))
+    return Detections(ids_D[order_D], boxes_D4[order_D], labels_D[order_D], scores_D[order_D])
+
+
+def check_detections(detections: Detections, truth: GroundTruth, where: str) -> None:
+    """Refuse what cannot be scored honestly: NaN, boxes of negative size, images or classes that are not in the data."""
+    broken_D = ~(np.isfinite(detections.boxes_D4).all(axis=1) & np.isfinite(detections.scores_D))
+    if broken_D.any():
+        row = int(np.flatnonzero(broken_D)[0])
+        raise ValueError(
+            f"{where}: {broken_D.sum()} detections hold a number that is not finite, the first is entry {row} "
+            f"(box {detections.boxes_D4[row].tolist()}, score {detections.scores_D[row]}); remove or mend them"
+        )
+    negative_D = (detections.boxes_D4[:, 2:] < 0).any(axis=1)
+    if negative_D.any():
+        row = int(np.flatnonzero(negative_D)[0])
+        raise ValueError(
+            f"{where}: entry {row} has a box of negative size {detections.boxes_D4[row].tolist()}; "
+            "COCO boxes are [x, y, width, height]"
+        )
+    unknown = np.setdiff1d(detections.image_ids_D, truth.image_ids_N)
+    if len(unknown):
+        raise ValueError(
+            f"{where}: {len(unknown)} image ids are not in the domain {truth.domain} ({len(truth.image_ids_N)} images), "
+            f"the first is {unknown[0]}; score the file against the data it was made from"
+        )
+    strange = np.setdiff1d(detections.labels_D, np.arange(1, len(truth.classes) + 1))
+    if len(strange):
+        raise ValueError(
+            f"{where}: category ids {strange[:5].tolist()} are not among 1..{len(truth.classes)} "
+            f"({', '.join(truth.classes)}); category_id is the place in the class list, counted from 1"
+        )
+
+
+def write_results(path: Path, detections: Detections) -> None:
+    """COCO results JSON, one detection a line; numbers keep all their digits, so reading gives the same arrays."""
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("w") as file:
+        file.write("[")
+        rows = zip(
+            detections.image_ids_D.tolist(),
+            detections.labels_D.tolist(),
+            detections.boxes_D4.tolist(),
+            detections.scores_D.tolist(),
+            strict=True,
+        )
+        for number, (image_id, label, box, score) in enumerate(rows):
+            file.write(",\n" if number else "\n")
+            file.write(f'{{"image_id": {image_id}, "category_id": {label}, "bbox": {box}, "score": {score!r}}}')
+        file.write("\n]\n")
+    os.replace(temporary, path)
+
+
+def read_results(path: Path) -> Detections:
+    """Anyone's COCO results JSON."""
+    rows = _read_json(path)
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: COCO results are a JSON list of detections, this is a {type(rows).__name__}")
+    try:
+        return Detections(
+            image_ids_D=np.array([_whole(row["image_id"]) for row in rows], np.int64),
+            boxes_D4=np.array([row["bbox"] for row in rows], np.float64).reshape(len(rows), 4),
+            labels_D=np.array([_whole(row["category_id"]) for row in rows], np.int64),
+            scores_D=np.array([row["score"] for row in rows], np.float64),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        number, problem = _first_bad_row(rows)
+        raise ValueError(
+            f"{path}: entry {number} {problem}; an entry is "
+            '{"image_id": 7, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}'
+        ) from error
+
+
+def read_ground_truth(path: Path, domain: str) -> GroundTruth:
+    """COCO annotations JSON as ground truth; category ids must be 1..K, in class order."""
+    data = _read_json(path)
+    if not isinstance(data, dict) or not {"images", "annotations", "categories"} <= set(data):
+        raise ValueError(f"{path}: COCO annotations have the keys images, annotations and categories")
+    categories = sorted(data["categories"], key=lambda category: category["id"])
+    if [category["id"] for category in categories] != list(range(1, len(categories) + 1)):
+        raise ValueError(f"{path}: category ids must be 1..{len(categories)}, they are others; renumber them")
+    ids = [image["id"] for image in data["images"]]
+    rows = {image_id: row for row, image_id in enumerate(ids)}
+    annotations = data["annotations"]
+    unknown = [a["image_id"] for a in annotations if a["image_id"] not in rows]
+    if unknown:
+        raise ValueError(
+            f"{path}: {len(unknown)} annotations are of images that are not listed, the first {unknown[0]}"
+        )
+    if not any(not a.get("iscrowd", 0) for a in annotations):
+        raise ValueError(f"{path}: there is no object that counts, so no AP exists; score other images")
+    return make_ground_truth(
+        domain,
+        [category["name"] for category in categories],
+        ids,
+        [(image["height"], image["width"]) for image in data["images"]],
+        [rows[a["image_id"]] for a in annotations],
+        [a["bbox"] for a in annotations],
+        [a["category_id"] for a in annotations],
+        [bool(a.get("iscrowd", 0)) for a in annotations],
+        [a["area"] if "area" in a else a["bbox"][2] * a["bbox"][3] for a in annotations],
+    )
+
+
+def ground_truth_json(truth: GroundTruth) -> dict:
+    """COCO annotations of a ground truth, for pycocotools and other people's scorers. Ignored objects are crowds."""
+    images = [
+        {"id": int(image_id), "height": int(h), "width": int(w), "file_name": f"{image_id}.jpg"}
+        for image_id, (h, w) in zip(truth.image_ids_N, truth.sizes_N2, strict=True)
+    ]
+    annotations = [
+        {
+            "id": row + 1,
+            "image_id": int(truth.image_ids_N[truth.image_M[row]]),
+            "category_id": int(truth.labels_M[row]),
+            "bbox": truth.boxes_M4[row].tolist(),
+            "area": float(truth.areas_M[row]),
+            "iscrowd": int(truth.ignore_M[row]),
+        }
+        for row in range(len(truth.labels_M))
+    ]
+    categories = [{"id": label, "name": name} for label, name in enumerate(truth.classes, 1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _read_json(path: Path):
+    try:
+        return json.loads(Path(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def _whole(value) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ValueError(f"{value!r} is not a whole number")
+    return int(value)
+
+
+def _first_bad_row(rows: list) -> tuple[int, str]:
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            return number, f"is {row!r}, not an object"
+        for key in ("image_id", "category_id", "bbox", "score"):
+            if key not in row:
+                return number, f"has no {key!r}"
+            if key == "bbox":
+                good = isinstance(row[key], list) and len(row[key]) == 4
+                good = good and all(isinstance(v, int | float) and not isinstance(v, bool) for v in row[key])
+            else:
+                good = isinstance(row[key], int | float) and not isinstance(row[key], bool)
+                good = good and (key == "score" or row[key] == int(row[key]))
+            if not good:
+                return number, f"has {key} {row[key]!r}"
+    return 0, "cannot be read"

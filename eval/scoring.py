@@ -1,0 +1,84 @@
+"""All figures of one domain from one set of detections, and the means over domains."""
+
+import numpy as np
+
+from eval import bootstrap, coco, domains, voc07
+from eval.interchange import Detections, GroundTruth, check_detections
+from eval.matching import Matches
+
+MEANS = {"voc07": "mAP", "area": "mAP", "coco": "mAP"}
+
+
+def score_domain(
+    truth: GroundTruth,
+    detections: Detections,
+    *,
+    where: str = "detections",
+    scorer: str = "fast",
+    num_resamples: int = 0,
+    seed: int = 0,
+    side_offset: float = 0.0,
+) -> tuple[dict, dict, dict[str, np.ndarray]]:
+    """(figures for results.json, curves by class, bootstrap replicates by metric). Percentages 0 to 100.
+
+    `scorer` "pycocotools" computes the COCO figures with pycocotools itself: the same numbers, slower.
+    """
+    check_detections(detections, truth, where)
+    matches = Matches(truth, detections)
+    coco_ATD, voc_D = matches.coco(), matches.voc(side_offset)
+    if scorer == "fast":
+        precision_TRKA = coco.coco_precision(matches, coco_ATD)
+    elif scorer == "pycocotools":
+        precision_TRKA = coco.pycocotools_precision(truth, detections)
+    else:
+        raise ValueError(f"scorer {scorer!r}: choose fast or pycocotools")
+    voc = voc07.voc_ap(matches, voc_D)
+    objects = truth.objects_by_class()
+    figures = {
+        "num_images": len(truth.image_ids_N),
+        "num_objects": sum(objects.values()),
+        "num_ignored": int(truth.ignore_M.sum()),
+        "num_detections": len(detections),
+        "objects": objects,
+        "classes_without_objects": [name for name, count in objects.items() if count == 0],
+        "voc07": {"mAP": _mean(voc["voc07"].values()), "AP": voc["voc07"]},
+        "area": {"mAP": _mean(voc["area"].values()), "AP": voc["area"]},
+        "coco": coco.summarise(precision_TRKA, truth.classes),
+    }
+    samples = {}
+    if num_resamples:
+        samples = bootstrap.replicates(matches, coco_ATD, voc_D, seed, num_resamples)
+        for metric in MEANS:
+            figures[metric]["interval"] = bootstrap.interval(samples[metric])
+        for size in ("small", "medium", "large"):
+            figures["coco"][f"interval_{size}"] = bootstrap.interval(samples[size])
+    curves = {name: None if points is None else points.round(4).tolist() for name, points in voc["curve"].items()}
+    return figures, curves, samples
+
+
+def mean_of_targets(
+    figures: dict[str, dict], source: str, samples: dict[str, dict[str, np.ndarray]]
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """(means over every domain but the source, with intervals; their replicates). Empty when the source is alone.
+
+    A domain counts once, whatever its size: the benchmark's "mean of 4 targets".
+    """
+    targets = [name for name in domains.ordered(figures) if name != source]
+    if not targets:
+        return {}, {}
+    result: dict = {"domains": targets}
+    joined: dict[str, np.ndarray] = {}
+    for metric, key in MEANS.items():
+        result[metric] = _mean(figures[name][metric][key] for name in targets)
+        if all(metric in samples.get(name, {}) for name in targets):
+            joined[metric] = np.mean([samples[name][metric] for name in targets], axis=0)
+            result[f"interval_{metric}"] = bootstrap.interval(joined[metric])
+    for size in ("small", "medium", "large"):
+        result[size] = _mean(figures[name]["coco"][size] for name in targets)
+    return result, joined
+
+
+def _mean(values) -> float | None:
+    """Mean of what exists: a class without objects has no AP and does not count."""
+    values = [value for value in values if value is not None]
+    return float(np.mean(values)) if values else None
