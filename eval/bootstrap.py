@@ -1,4 +1,4 @@
-"""How sure a figure is: bootstrap over images. Every image is matched once; a resample only counts it more or less often.
+"""How sure a figure is: bootstrap over images. Each is matched once; a resample only counts it more or less often.
 
 A resample draws N images of a domain with replacement; a replicate is the metric computed on that draw. The interval is
 the 2.5 and 97.5 % quantile of the replicates (percentile bootstrap, Efron 1979). Draws depend on the seed, the domain
@@ -33,7 +33,7 @@ def draw_counts(num_images: int, domain: str, seed: int, num_resamples: int):
 def replicates(
     matches: Matches, coco_ATD: np.ndarray, voc_D: np.ndarray, seed: int = 0, num_resamples: int = NUM_RESAMPLES
 ) -> dict[str, np.ndarray]:
-    """{metric: replicate_B} in percent: means over the classes that have objects in the resample; NaN where none has."""
+    """{metric: replicate_B} in percent: means over classes with objects in the resample; NaN where none has."""
     chunks: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
     labels = range(1, len(matches.truth.classes) + 1)
     for counts_BN in draw_counts(len(matches.truth.image_ids_N), matches.truth.domain, seed, num_resamples):
@@ -66,7 +66,7 @@ def _mean_over_classes(ap_KB: list[np.ndarray], num_resamples: int) -> np.ndarra
 
 @njit(cache=True, parallel=True)
 def resampled_ap(verdict_TD, image_D, objects_N, counts_BN, recalls_R):
-    """ap_B of one class: mean over thresholds T (and recalls R, or the area when there are none); NaN without objects."""
+    """ap_B of one class: mean over thresholds T (and recalls R; the area when there are none); NaN without objects."""
     num_thresholds, num_detections = verdict_TD.shape
     ap_B = np.empty(len(counts_BN))
     for b in prange(len(counts_BN)):

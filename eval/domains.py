@@ -1,8 +1,8 @@
-"""The five domains of the diverse-weather benchmark: names, spellings met on disk, order, and the figures of the paper.
+"""The five domains of the diverse-weather benchmark: names, spellings met on disk, order, the figures of the paper.
 
-Any other domain name is kept as it is and comes after these. Names and layout: AmingWu/Single-DGOD; figures: Lee et al.,
-"CD-FKD: Cross-Domain Feature Knowledge Distillation for Robust Single-Domain Generalization in Object Detection",
-arXiv 2603.16439, mAP at IoU 0.5 with ResNet-101-FPN.
+Any other domain name is kept as it is and comes after these. Names and layout: AmingWu/Single-DGOD; figures: Lee et
+al., "CD-FKD: Cross-Domain Feature Knowledge Distillation for Robust Single-Domain Generalization in Object
+Detection", arXiv 2603.16439, mAP at IoU 0.5 with ResNet-101-FPN.
 """
 
 from collections.abc import Iterable

@@ -122,7 +122,7 @@ def concatenate(parts: list[Detections]) -> Detections:
 
 
 def check_detections(detections: Detections, truth: GroundTruth, where: str) -> None:
-    """Refuse what cannot be scored honestly: NaN, boxes of negative size, images or classes that are not in the data."""
+    """Refuse what cannot be scored honestly: NaN, boxes of negative size, images or classes not in the data."""
     broken_D = ~(np.isfinite(detections.boxes_D4).all(axis=1) & np.isfinite(detections.scores_D))
     if broken_D.any():
         row = int(np.flatnonzero(broken_D)[0])
@@ -140,8 +140,8 @@ def check_detections(detections: Detections, truth: GroundTruth, where: str) -> 
     unknown = np.setdiff1d(detections.image_ids_D, truth.image_ids_N)
     if len(unknown):
         raise ValueError(
-            f"{where}: {len(unknown)} image ids are not in the domain {truth.domain} ({len(truth.image_ids_N)} images), "
-            f"the first is {unknown[0]}; score the file against the data it was made from"
+            f"{where}: {len(unknown)} image ids are not in the domain {truth.domain} "
+            f"({len(truth.image_ids_N)} images), the first is {unknown[0]}; score the file against the data it was made from"
         )
     strange = np.setdiff1d(detections.labels_D, np.arange(1, len(truth.classes) + 1))
     if len(strange):

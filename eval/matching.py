@@ -1,7 +1,7 @@
-"""Which detection is right: the two matching rules, and precision along recall. Compiled; everything else builds on this.
+"""Which detection is right: the two matching rules, and precision along recall. Compiled; all else builds on this.
 
-`match_coco` follows pycocotools' `COCOeval.evaluateImg` and `match_voc` the VOC development kit (VOCevaldet.m), decision
-by decision. Detections and objects are grouped into cells of one image and one class; cells are independent.
+`match_coco` follows pycocotools' `COCOeval.evaluateImg` and `match_voc` the VOC development kit (VOCevaldet.m),
+decision by decision. Detections and objects are grouped into cells of one image and one class; cells are independent.
 Legend: M objects, D detections, T IoU thresholds, A area ranges, R recall thresholds, N images.
 """
 

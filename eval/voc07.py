@@ -2,7 +2,7 @@
 
 VOC07: AP = 1/11 sum over r in {0, 0.1, ..., 1} of the best precision at a recall of at least r.
 Area (VOC2010 and later): the area under the precision curve made non-increasing from the right.
-Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, and the development kit's VOCevaldet.m.
+Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, and the kit's VOCevaldet.m.
 """
 
 import numpy as np

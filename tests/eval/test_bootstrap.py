@@ -1,4 +1,4 @@
-"""Bootstrap over images: a resample that counts every image once is the figure; intervals cover; pairs share their draws."""
+"""Bootstrap over images: all images once give the figure itself; intervals cover; pairs share their draws."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_counting_an_image_twice_equals_having_it_twice(monkeypatch):
                 rows.append((copies, detections.labels_D[d], *detections.boxes_D4[d], detections.scores_D[d]))
             copies += 1
     figures, _, _ = score_domain(make_truth(objects, num_images=copies), make_detections(rows))
-    # Copies of one detection tie; by counts they are one step of the curve, as rows they are several: at most a little off.
+    # Copies of a detection tie: by counts they are one step of the curve, as rows several, so a little off.
     assert result["coco"][0] == pytest.approx(figures["coco"]["mAP"], abs=1.0)
     assert result["voc07"][0] == pytest.approx(figures["voc07"]["mAP"], abs=1.0)
 
@@ -58,7 +58,8 @@ def test_a_class_that_no_resampled_image_shows_does_not_count(monkeypatch):
 
 def test_draws_depend_on_seed_and_domain_and_chunks_do_not_show():
     first = np.concatenate(list(bootstrap.draw_counts(30, "night_rainy", 0, 250)))
-    assert first.shape == (250, 30) and (first.sum(axis=1) == 30).all()
+    assert first.shape == (250, 30)
+    assert (first.sum(axis=1) == 30).all()
     np.testing.assert_array_equal(first, np.concatenate(list(bootstrap.draw_counts(30, "night_rainy", 0, 250))))
     assert (first != np.concatenate(list(bootstrap.draw_counts(30, "dusk_rainy", 0, 250)))).any()
     assert (first != np.concatenate(list(bootstrap.draw_counts(30, "night_rainy", 1, 250)))).any()
@@ -105,4 +106,6 @@ def test_mean_of_targets_counts_each_domain_once_and_leaves_the_source_out():
 
 
 def test_recall_points_are_what_the_figures_use():
-    assert ELEVEN_RECALLS_R[3] == 0.3 and len(RECALLS_R) == 101 and list(AREA_RANGES)[0] == "all"
+    assert ELEVEN_RECALLS_R[3] == 0.3
+    assert len(RECALLS_R) == 101
+    assert next(iter(AREA_RANGES)) == "all"

@@ -61,7 +61,8 @@ def test_no_detections_score_zero_and_absent_classes_are_left_out():
     assert figures["coco"]["mAP"] == figures["voc07"]["mAP"] == figures["area"]["mAP"] == 0
     assert figures["coco"]["small"] is None
     assert figures["classes_without_objects"] == ["car", "person"]
-    assert figures["coco"]["AP"] == {"bus": 0, "car": None, "person": None} and curves["car"] is None
+    assert figures["coco"]["AP"] == {"bus": 0, "car": None, "person": None}
+    assert curves["car"] is None
     by_pycocotools, _, _ = score_domain(truth, no_detections(), scorer="pycocotools")
     assert by_pycocotools == figures
 
@@ -132,7 +133,6 @@ def test_summary_counts_each_class_once():
     precision_TRKA = np.full((10, 101, 3, 4), -1.0)
     precision_TRKA[:, :, 0, 0], precision_TRKA[:, :, 1, 0] = 0.5, 0.1
     figures = summarise(precision_TRKA, CLASSES)
-    assert figures["mAP"] == pytest.approx(30) and figures["AP"] == pytest.approx(
-        {"bus": 50, "car": 10, "person": None}
-    )
+    assert figures["mAP"] == pytest.approx(30)
+    assert figures["AP"] == pytest.approx({"bus": 50, "car": 10, "person": None})
     assert figures["large"] is None

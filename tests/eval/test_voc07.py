@@ -1,4 +1,4 @@
-"""VOC07 and area AP: by hand on tiny cases, against a slow transcription of the definition, and against a published package."""
+"""VOC07 and area AP: by hand on tiny cases, against a slow transcription, and against a published package."""
 
 import numpy as np
 import pytest
@@ -28,13 +28,15 @@ def test_one_of_two_found():
     result = ap(truth, make_detections([(0, 1, *BOX, 0.9)]))
     assert result["voc07"]["bus"] == pytest.approx(100 * 6 / 11)
     assert result["area"]["bus"] == pytest.approx(50)
-    assert result["voc07"]["car"] is None and result["area"]["person"] is None
+    assert result["voc07"]["car"] is None
+    assert result["area"]["person"] is None
 
 
 def test_a_false_alarm_first_halves_precision():
     truth = make_truth([(0, 1, *BOX)])
     result = ap(truth, make_detections([(0, 1, *FAR, 0.9), (0, 1, *BOX, 0.8)]))
-    assert result["voc07"]["bus"] == pytest.approx(50) and result["area"]["bus"] == pytest.approx(50)
+    assert result["voc07"]["bus"] == pytest.approx(50)
+    assert result["area"]["bus"] == pytest.approx(50)
 
 
 def test_precision_is_the_best_at_that_recall_or_later():

@@ -31,7 +31,7 @@ def make_detections(rows) -> Detections:
 
 
 def random_world(seed, num_images=40, per_image=8, found=12, ignored=0.1, tied=False, classes=CLASSES):
-    """Objects of all sizes; detections near them, doubled, of the wrong class, or anywhere; few distinct scores if tied."""
+    """Objects of all sizes; detections near them, doubled, misnamed, or anywhere; few distinct scores if tied."""
     generator = np.random.default_rng(seed)
     objects, rows = [], []
     for image in range(num_images):
@@ -58,7 +58,7 @@ def random_world(seed, num_images=40, per_image=8, found=12, ignored=0.1, tied=F
 
 
 def adversarial_world():
-    """Exact thresholds, exact size limits, ties across images, zero sizes, crowds that swallow, classes with nothing."""
+    """Exact thresholds and size limits, ties across images, zero sizes, crowds that swallow, classes with nothing."""
     objects = [
         (0, 1, 0, 0, 32, 32),  # area exactly 1024: small and medium at once
         (0, 1, 100, 0, 96, 96),  # exactly 9216: medium and large
