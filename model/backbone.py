@@ -1,0 +1,131 @@
+"""torchvision's Faster R-CNN, built by torchvision's own constructors from a ModelConfig."""
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from model.config import ModelConfig
+
+
+class FrozenNorm2d(FrozenBatchNorm2d):
+    """Batch norm with fixed statistics that answers in its input's type, in one pass.
+
+    y = x * s + (bias - mean * s), s = weight / sqrt(var + epsilon). torchvision's returns float32 under autocast, which
+    doubles the traffic of every activation after it. Same buffers, same names.
+    """
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        scale_C = self.weight * (self.running_var + self.eps).rsqrt()
+        shift_C = self.bias - self.running_mean * scale_C
+        scale_C11, shift_C11 = scale_C.to(x_BCHW.dtype)[:, None, None], shift_C.to(x_BCHW.dtype)[:, None, None]
+        return torch.addcmul(shift_C11, x_BCHW, scale_C11)
+
+
+def norm_layer(config: ModelConfig, frozen_class: type[nn.Module]):
+    """What torchvision's constructors take: a callable of the number of channels."""
+    cls = frozen_class if config.frozen_norm else nn.BatchNorm2d
+
+    def make(num_features: int) -> nn.Module:
+        return cls(num_features, eps=config.norm_epsilon)
+
+    return make
+
+
+def build_body(config: ModelConfig, frozen_class: type[nn.Module] = FrozenNorm2d) -> tuple[nn.Module, list[str]]:
+    """The classifier network without its pyramid, and the names of its stages, first to last."""
+    constructor = getattr(torchvision.models, config.backbone)
+    body = constructor(weights=None, norm_layer=norm_layer(config, frozen_class))
+    if config.family == "resnet":
+        return body, ["conv1", "layer1", "layer2", "layer3", "layer4"]
+    body = body.features
+    strided = [index for index, block in enumerate(body) if getattr(block, "_is_cn", False)]
+    return body, [str(index) for index in (0, *strided, len(body) - 1)]
+
+
+def freeze_stages(body: nn.Module, stages: list[str], config: ModelConfig) -> None:
+    """Leave the last `trainable_layers` stages to learn, counted as torchvision counts them."""
+    num_stages = len(stages)
+    trainable = config.trainable_layers
+    if trainable is None:
+        trainable = 3 if config.weights != "none" else num_stages
+    if not 0 <= trainable <= num_stages:
+        raise ValueError(
+            f"ModelConfig.trainable_layers: got {trainable} for {config.backbone}; allowed: 0 to {num_stages}"
+        )
+    if config.family == "resnet":
+        learning = set(stages[num_stages - trainable :]) | ({"bn1"} if trainable == num_stages else set())
+        for name, parameter in body.named_parameters():
+            parameter.requires_grad_(name.split(".")[0] in learning)
+        return
+    first = len(body) if trainable == 0 else int(stages[num_stages - trainable])
+    for parameter in body[:first].parameters():
+        parameter.requires_grad_(False)
+
+
+def build_backbone(config: ModelConfig, frozen_class: type[nn.Module] = FrozenNorm2d) -> BackboneWithFPN:
+    """Body and pyramid. torchvision's helpers fix the pyramid at 256 channels, so its class is called directly."""
+    body, stages = build_body(config, frozen_class)
+    freeze_stages(body, stages, config)
+    layers = config.resolved_returned_layers
+    if not layers or sorted(set(layers)) != list(layers) or layers[0] < 0 or layers[-1] >= len(stages):
+        raise ValueError(
+            f"ModelConfig.returned_layers: got {layers} for {config.backbone}; allowed: rising numbers, 0 to "
+            f"{len(stages) - 1}"
+        )
+    if config.family == "resnet":
+        if layers[0] < 1:
+            raise ValueError(f"ModelConfig.returned_layers: got {layers}; a ResNet's are 1 to 4")
+        channels = [body.inplanes // 8 * 2 ** (layer - 1) for layer in layers]
+    else:
+        channels = [body[int(stages[layer])].out_channels for layer in layers]
+    return_layers = {stages[layer]: str(level) for level, layer in enumerate(layers)}
+    return BackboneWithFPN(body, return_layers, channels, config.fpn_channels)
+
+
+def faster_rcnn_arguments(config: ModelConfig, num_classes: int, frozen_class: type[nn.Module] = FrozenNorm2d) -> dict:
+    """The keyword arguments of torchvision's FasterRCNN that describe this detector."""
+    if num_classes < 2:
+        raise ValueError(f"num_classes: got {num_classes}; allowed: 2 or more, the background is one of them")
+    backbone = build_backbone(config, frozen_class)
+    sizes = config.resolved_anchor_sizes
+    pool = MultiScaleRoIAlign(
+        featmap_names=[str(level) for level in range(len(sizes) - 1)],
+        output_size=7,
+        sampling_ratio=2,
+        canonical_scale=config.roi_canonical_scale,
+    )
+    return {
+        "backbone": backbone,
+        "rpn_anchor_generator": AnchorGenerator(sizes, (config.anchor_ratios,) * len(sizes)),
+        "rpn_pre_nms_top_n_train": config.rpn_pre_nms_train,
+        "rpn_pre_nms_top_n_test": config.rpn_pre_nms_test,
+        "rpn_post_nms_top_n_train": config.rpn_post_nms_train,
+        "rpn_post_nms_top_n_test": config.rpn_post_nms_test,
+        "rpn_nms_thresh": config.rpn_nms_threshold,
+        "rpn_fg_iou_thresh": config.rpn_foreground_iou,
+        "rpn_bg_iou_thresh": config.rpn_background_iou,
+        "rpn_batch_size_per_image": config.rpn_samples_per_image,
+        "rpn_positive_fraction": config.rpn_positive_fraction,
+        "rpn_score_thresh": config.rpn_score_threshold,
+        "box_roi_pool": pool,
+        "box_head": TwoMLPHead(config.fpn_channels * 7 * 7, config.representation_size),
+        "box_predictor": FastRCNNPredictor(config.representation_size, num_classes),
+        "box_fg_iou_thresh": config.roi_foreground_iou,
+        "box_bg_iou_thresh": config.roi_background_iou,
+        "box_batch_size_per_image": config.regions_per_image,
+        "box_positive_fraction": config.roi_positive_fraction,
+        "box_score_thresh": config.score_threshold,
+        "box_nms_thresh": config.nms_threshold,
+        "box_detections_per_img": config.detections_per_image,
+    }
+
+
+def build_torchvision(config: ModelConfig, num_classes: int) -> FasterRCNN:
+    """The same detector as torchvision alone would run it, stock frozen norm included: the reference and the export."""
+    return FasterRCNN(**faster_rcnn_arguments(config, num_classes, FrozenBatchNorm2d))

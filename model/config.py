@@ -1,0 +1,128 @@
+"""What a detector is made of. Numbers default to torchvision's Faster R-CNN; `None` means the backbone's own default."""
+
+from dataclasses import dataclass, replace
+
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
+
+# Stages whose maps enter the pyramid, in torchvision's `returned_layers` numbering. ResNet: layer1..layer4. MobileNets:
+# the strided blocks; torchvision's own choice for V3 (both maps at stride 32), and strides 8, 16 and 32 for V2, for
+# which torchvision publishes no detector and whose own default would see no small object.
+RETURNED_LAYERS = {"resnet": (1, 2, 3, 4), "mobilenet_v2": (2, 3, 5), "mobilenet_v3_large": (4, 5)}
+
+ANCHOR_SIZES = {
+    "resnet": ((32,), (64,), (128,), (256,), (512,)),
+    "mobilenet_v2": ((16, 24), (32, 48), (64, 96), (128, 192)),
+    "mobilenet_v3_large": ((32, 64, 128, 256, 512),) * 3,
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Faster R-CNN with a feature pyramid.
+
+    The canvas it is for decides the anchor sizes: with images of about 200 pixels' height use `small_model()`.
+    """
+
+    backbone: str = "resnet50"
+    weights: str = "imagenet"  # of the backbone at the start: "none", "imagenet" or a file
+    norm: str = "auto"  # "frozen", "batch", or "auto": frozen unless weights is "none"
+    norm_epsilon: float = 1e-5  # torchvision's COCO_V1 ResNet-50 weights need 0.0
+    trainable_layers: int | None = None  # last backbone stages that learn; None: 3 of a pretrained backbone, else all
+    returned_layers: tuple[int, ...] | None = None
+    fpn_channels: int = 256
+    representation_size: int = 1024  # width of the box head
+    anchor_sizes: tuple[tuple[int, ...], ...] | None = None  # one tuple per level, the pooled one included
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
+    roi_canonical_scale: int = 224  # a box of this side goes to level 4 (stride 16)
+
+    rpn_pre_nms_train: int = 2000  # per level
+    rpn_pre_nms_test: int = 1000
+    rpn_post_nms_train: int = 2000  # per image
+    rpn_post_nms_test: int = 1000
+    rpn_nms_threshold: float = 0.7
+    rpn_foreground_iou: float = 0.7
+    rpn_background_iou: float = 0.3
+    rpn_samples_per_image: int = 256
+    rpn_positive_fraction: float = 0.5
+    rpn_score_threshold: float = 0.0
+
+    roi_foreground_iou: float = 0.5
+    roi_background_iou: float = 0.5
+    regions_per_image: int = 512
+    roi_positive_fraction: float = 0.25
+    ignore_overlap: float = 0.5  # a background candidate with this share of its area on an ignored box is not sampled
+
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    detections_per_image: int = 100
+
+    def __post_init__(self):
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"ModelConfig.backbone: got {self.backbone!r}; allowed: {', '.join(BACKBONES)}")
+        if self.norm not in ("auto", "frozen", "batch"):
+            raise ValueError(f"ModelConfig.norm: got {self.norm!r}; allowed: auto, frozen, batch")
+        for name in ("rpn_nms_threshold", "nms_threshold", "rpn_foreground_iou", "rpn_background_iou",
+                     "roi_foreground_iou", "roi_background_iou", "rpn_positive_fraction", "roi_positive_fraction"):  # fmt: skip
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"ModelConfig.{name}: got {getattr(self, name)}; allowed: 0 to 1")
+        for name in ("rpn_pre_nms_train", "rpn_pre_nms_test", "rpn_post_nms_train", "rpn_post_nms_test",
+                     "rpn_samples_per_image", "regions_per_image", "detections_per_image", "fpn_channels",
+                     "representation_size"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"ModelConfig.{name}: got {getattr(self, name)}; allowed: 1 or more")
+        for samples, fraction in (("rpn_samples_per_image", "rpn_positive_fraction"),
+                                  ("regions_per_image", "roi_positive_fraction")):  # fmt: skip
+            if int(getattr(self, samples) * getattr(self, fraction)) < 1:
+                raise ValueError(
+                    f"ModelConfig.{samples}: got {getattr(self, samples)} with {fraction} {getattr(self, fraction)}; "
+                    "their product must be 1 or more, or no box is ever learnt"
+                )
+        if len(self.resolved_anchor_sizes) != self.num_levels:
+            raise ValueError(
+                f"ModelConfig.anchor_sizes: got {len(self.resolved_anchor_sizes)} levels of anchors for "
+                f"{self.num_levels} levels of features (returned_layers {self.resolved_returned_layers} and the pooled "
+                "one); give one tuple per level"
+            )
+        if len({len(sizes) for sizes in self.resolved_anchor_sizes}) > 1:
+            raise ValueError(
+                f"ModelConfig.anchor_sizes: got {self.resolved_anchor_sizes}; every level needs the same number of "
+                "sizes, because torchvision's RPN head is shared by the levels"
+            )
+
+    @property
+    def family(self) -> str:
+        return "resnet" if self.backbone.startswith("resnet") else self.backbone
+
+    @property
+    def resolved_returned_layers(self) -> tuple[int, ...]:
+        return RETURNED_LAYERS[self.family] if self.returned_layers is None else tuple(self.returned_layers)
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.resolved_returned_layers) + 1
+
+    @property
+    def resolved_anchor_sizes(self) -> tuple[tuple[int, ...], ...]:
+        sizes = ANCHOR_SIZES[self.family] if self.anchor_sizes is None else self.anchor_sizes
+        return tuple(tuple(level) for level in sizes)
+
+    @property
+    def frozen_norm(self) -> bool:
+        return self.norm == "frozen" or (self.norm == "auto" and self.weights != "none")
+
+
+def small_model(**changes) -> ModelConfig:
+    """MobileNetV2 for canvases of about 200 x 350 pixels and two CPU cores; every part is torchvision's, only narrower."""
+    small = ModelConfig(
+        backbone="mobilenet_v2",
+        trainable_layers=5,
+        fpn_channels=128,
+        representation_size=256,
+        rpn_pre_nms_train=600,
+        rpn_pre_nms_test=400,
+        rpn_post_nms_train=400,
+        rpn_post_nms_test=150,
+        rpn_samples_per_image=128,
+        regions_per_image=64,
+    )
+    return replace(small, **changes)
