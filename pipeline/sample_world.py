@@ -1,0 +1,272 @@
+"""A procedural street world in the benchmark's own layout: `python -m pipeline.sample_world --out data/sample`.
+
+Five domains (clear day, clear night, rainy dusk, rainy night, foggy day), seven classes, boxes tight to the visible
+pixels. Every picture is a pure function of (seed, domain, split, number), whatever the number of workers; a picture
+that is already there is skipped, and the lists are written last, so an interrupted run continues where it stopped.
+
+    <out>/<domain>/VOC2007/Annotations/<name>.xml      VOC: 1-based, both ends inside the box
+    <out>/<domain>/VOC2007/JPEGImages/<name>.jpg
+    <out>/<domain>/VOC2007/ImageSets/Main/{train,test}.txt    targets have no test.txt, as in the benchmark
+"""
+
+import json
+import os
+import re
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+
+from pipeline.console import Progress, run_entry, say
+from pipeline.world_draw import SAMPLES, Surfaces, make_noise, rasterise, shade
+from pipeline.world_scene import CLASSES, flatten, make_ground_map, make_scene
+from pipeline.world_weather import DOMAINS, draw_weather, make_light, through_weather
+
+SOURCE = DOMAINS[0]
+SPLITS = ("train", "test")
+WORLD_VERSION = 1  # raised whenever the same seed would draw other pictures
+JPEG_QUALITY = 92
+SMALLEST_SIDE, LARGEST_SIDE = 64, 4096
+
+# An object is labelled when something of it can be made out.
+FEWEST_PIXELS = 6
+LEAST_VISIBLE = 0.08  # share of what would be seen of the object if nothing stood before it
+DIFFICULT_BELOW = 0.20  # visible share under which VOC's difficult flag is set
+
+_noise: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class SampleWorld:
+    """What to draw."""
+
+    out: Path = Path("data/sample")
+    train: int = 400  # pictures of daytime_clear to train on
+    test: int = 100  # pictures of daytime_clear to test on
+    target: int = 100  # pictures of each of the four target domains
+    size: str = "640x360"  # width x height
+    seed: int = 0
+    workers: int | None = None  # processes; all cores when not given
+
+
+class LabelledObject(NamedTuple):
+    name: str
+    box: tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, 0-based, the right and lower ends outside
+    truncated: bool
+    difficult: bool
+    visible: float
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "640x360" to (640, 360)."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise ValueError(f"--size: got {text!r}, expected WIDTHxHEIGHT in pixels, for example 640x360")
+    width, height = int(match[1]), int(match[2])
+    if min(width, height) < SMALLEST_SIDE or max(width, height) > LARGEST_SIDE:
+        raise ValueError(f"--size: got {text}, allowed are sides of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels")
+    return width, height
+
+
+def find_objects(owner_HW: np.ndarray, names: list[str], alone_N: np.ndarray) -> list[LabelledObject]:
+    """The objects that can be made out in an id buffer, with the tightest box around their visible pixels.
+
+    `alone_N` counts the samples each object would cover with nothing before it.
+    """
+    height, width = owner_HW.shape
+    rows, columns = np.nonzero(owner_HW >= 0)
+    owners = owner_HW[rows, columns]
+    number = len(names)
+    pixels_N = np.bincount(owners, minlength=number)
+    low_N2, high_N2 = np.full((number, 2), np.iinfo(np.int64).max), np.full((number, 2), -1)
+    places = np.stack([columns, rows], axis=1)
+    np.minimum.at(low_N2, owners, places)
+    np.maximum.at(high_N2, owners, places)
+    found = []
+    for index, name in enumerate(names):
+        visible = float(pixels_N[index] * SAMPLES**2 / max(alone_N[index], 1))
+        if pixels_N[index] < FEWEST_PIXELS or visible < LEAST_VISIBLE:
+            continue
+        x1, y1 = (int(v) for v in low_N2[index])
+        x2, y2 = (int(v) + 1 for v in high_N2[index])
+        truncated = x1 == 0 or y1 == 0 or x2 == width or y2 == height
+        found.append(LabelledObject(name, (x1, y1, x2, y2), truncated, visible < DIFFICULT_BELOW, min(visible, 1.0)))
+    return found
+
+
+def render(
+    domain: str, split: str, number: int, width: int, height: int, seed: int
+) -> tuple[np.ndarray, list[LabelledObject], np.ndarray]:
+    """One picture: (H, W, 3) uint8 RGB, its labelled objects, and the object number of every pixel (-1 none)."""
+    global _noise
+    if _noise is None:
+        _noise = make_noise()
+    rng = np.random.default_rng([seed, DOMAINS.index(domain), SPLITS.index(split), number])
+    weather = draw_weather(domain, rng)
+    scene = make_scene(
+        rng, width, height, lamp_colour=weather.lamp_colour, lamp_power=weather.lamp_power, glow=weather.glow,
+        beams=weather.beams, umbrellas=weather.umbrellas,
+    )  # fmt: skip
+    light, shadow_blur = make_light(weather, scene, rng)
+    vertices_M3, start_P, rows_P9, owner_P = flatten(scene)
+    camera = scene.camera
+    surface, inverse_depth, normal_P3, alone_N = rasterise(
+        vertices_M3, start_P, owner_P, rows_P9[:, 7].copy(), len(scene.objects), camera.focal * SAMPLES,
+        camera.centre_x * SAMPLES, camera.centre_y * SAMPLES, height * SAMPLES, width * SAMPLES,
+    )  # fmt: skip
+    surfaces = Surfaces(
+        normal_P3=normal_P3.astype(np.float64) @ camera.axes_33,
+        albedo_P3=rows_P9[:, 1:4].copy(),
+        emission_P3=rows_P9[:, 4:7].copy(),
+        material_P=rows_P9[:, 0].astype(np.int64),
+        owner_P=owner_P,
+        seed_P=rows_P9[:, 8].copy(),
+    )
+    ground_map = make_ground_map(scene, light.sun_direction_3, shadow_blur)
+    image, depth, owner_HW, ground = shade(surface, inverse_depth, surfaces, camera, light, ground_map, _noise)
+    picture = through_weather(image, depth, ground, scene, weather, light, _noise, rng)
+    return picture, find_objects(owner_HW, scene.objects, alone_N), owner_HW
+
+
+def write_annotation(path: Path, name: str, width: int, height: int, objects: list[LabelledObject]) -> None:
+    """A VOC2007 annotation. VOC counts pixels from 1 and both corners lie inside the box."""
+    root = ElementTree.Element("annotation")
+
+    def child(parent: ElementTree.Element, tag: str, text: object = None) -> ElementTree.Element:
+        element = ElementTree.SubElement(parent, tag)
+        element.text = None if text is None else str(text)
+        return element
+
+    child(root, "folder", "VOC2007")
+    child(root, "filename", f"{name}.jpg")
+    child(child(root, "source"), "database", "Fairweather sample world")
+    size = child(root, "size")
+    for tag, value in (("width", width), ("height", height), ("depth", 3)):
+        child(size, tag, value)
+    child(root, "segmented", 0)
+    for item in objects:
+        element = child(root, "object")
+        child(element, "name", item.name)
+        child(element, "pose", "Unspecified")
+        child(element, "truncated", int(item.truncated))
+        child(element, "difficult", int(item.difficult))
+        box = child(element, "bndbox")
+        x1, y1, x2, y2 = item.box
+        for tag, value in (("xmin", x1 + 1), ("ymin", y1 + 1), ("xmax", x2), ("ymax", y2)):
+            child(box, tag, value)
+    ElementTree.indent(root)
+    write_whole(path, ElementTree.tostring(root) + b"\n")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def picture_paths(out: Path, domain: str, name: str) -> tuple[Path, Path]:
+    folder = out / domain / "VOC2007"
+    return folder / "JPEGImages" / f"{name}.jpg", folder / "Annotations" / f"{name}.xml"
+
+
+def write_picture(task: tuple[str, str, str, int, int, int, int]) -> None:
+    """Draw and write one picture; the annotation comes last and marks it finished."""
+    out, domain, split, number, width, height, seed = task
+    cv2.setNumThreads(1)  # one process a core does the sharing out
+    name = picture_name(domain, split, number)
+    image_path, annotation_path = picture_paths(Path(out), domain, name)
+    picture, objects, _ = render(domain, split, number, width, height, seed)
+    done, encoded = cv2.imencode(
+        ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    )
+    assert done
+    write_whole(image_path, encoded.tobytes())
+    write_annotation(annotation_path, name, width, height, objects)
+
+
+def picture_name(domain: str, split: str, number: int) -> str:
+    return f"{domain}_{split}_{number:06d}"
+
+
+def check_same_world(out: Path, settings: dict) -> None:
+    """Refuse to continue a folder that was begun with another seed, size or version."""
+    path = out / "world.json"
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: not readable as JSON ({error}); remove {out} and run again") from error
+        if found != settings:
+            changed = ", ".join(
+                f"{key} {found.get(key)} (now {value})" for key, value in settings.items() if found.get(key) != value
+            )
+            raise ValueError(f"{out}: holds another sample world: {changed}; choose another --out or remove this one")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(path, (json.dumps(settings) + "\n").encode())
+
+
+def make_sample_world(config: SampleWorld, quiet: bool = False) -> dict[str, list[str]]:
+    """Write the whole world; returns the names in every list, by "domain/split"."""
+    width, height = parse_size(config.size)
+    workers = config.workers if config.workers is not None else len(os.sched_getaffinity(0))
+    for option, value, least in (("train", config.train, 0), ("test", config.test, 0), ("target", config.target, 0),
+                                 ("seed", config.seed, 0), ("workers", workers, 1)):  # fmt: skip
+        if value < least:
+            raise ValueError(f"--{option}: got {value}, must be at least {least}")
+    check_same_world(config.out, {"version": WORLD_VERSION, "seed": config.seed, "width": width, "height": height})
+    lists: dict[str, list[str]] = {}
+    tasks = []
+    for domain in DOMAINS:
+        folder = config.out / domain / "VOC2007"
+        for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        numbers = {"train": config.train, "test": config.test} if domain == SOURCE else {"train": config.target}
+        for split, count in numbers.items():
+            lists[f"{domain}/{split}"] = [picture_name(domain, split, number) for number in range(count)]
+            for number in range(count):
+                if not all(
+                    path.exists() for path in picture_paths(config.out, domain, picture_name(domain, split, number))
+                ):
+                    tasks.append((str(config.out), domain, split, number, width, height, config.seed))
+    total = sum(map(len, lists.values()))
+    with Progress("sample world", total, done=total - len(tasks), quiet=quiet) as progress:
+        if workers == 1 or len(tasks) < 4:
+            for task in tasks:
+                write_picture(task)
+                progress.advance()
+        else:
+            # Compile here once, so that the workers find Numba's cache. They are fresh processes: forked ones would
+            # inherit the threads of whoever calls this.
+            render(SOURCE, "train", 0, SMALLEST_SIDE, SMALLEST_SIDE, 0)
+            pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+            try:
+                for _ in pool.map(write_picture, tasks, chunksize=4):
+                    progress.advance()
+            finally:
+                pool.shutdown(cancel_futures=True)
+    for key, names in lists.items():
+        domain, split = key.split("/")
+        path = config.out / domain / "VOC2007" / "ImageSets" / "Main" / f"{split}.txt"
+        write_whole(path, "".join(f"{name}\n" for name in names).encode())
+    return lists
+
+
+def main() -> None:
+    import tyro
+
+    config = tyro.cli(SampleWorld, description=__doc__)
+    workers = config.workers if config.workers is not None else len(os.sched_getaffinity(0))
+    say(f"sample world: {config.size}, seed {config.seed}, {workers} processes, classes {', '.join(CLASSES)}")
+    lists = make_sample_world(config)
+    say(f"wrote {sum(map(len, lists.values()))} pictures to {config.out}: {asdict(config)}")
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,326 @@
+"""The sample world's five skies and what lies between the street and the picture: light, wet road, rain, lens, sensor.
+
+Everything here follows from the scene: its lamps, its depth, its road. None of it is one of the corruptions that
+students train on.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numba import njit
+
+from pipeline.world_draw import Camera, Light
+from pipeline.world_scene import Scene
+
+DOMAINS = ("daytime_clear", "night_sunny", "dusk_rainy", "night_rainy", "daytime_foggy")
+
+
+@dataclass(frozen=True)
+class Weather:
+    """What one picture's domain decides, drawn once per picture."""
+
+    domain: str
+    night: bool
+    rain: float  # 0 dry .. 1 pouring
+    lamp_colour: tuple[float, float, float]
+    lamp_power: float
+    glow: float  # of vehicles' lamps
+    beams: bool
+    umbrellas: float  # share of people
+    exposure: float
+    grain: float  # sensor noise: standard deviation at full gain, in linear light
+
+
+def draw_weather(domain: str, rng: np.random.Generator) -> Weather:
+    sodium, white = (1.0, 0.62, 0.27), (0.95, 0.92, 0.85)
+    lamp_colour = sodium if rng.random() < 0.65 else white
+    if domain == "daytime_clear":
+        return Weather(domain, False, 0.0, lamp_colour, 0.0, 0.04, False, 0.0, rng.uniform(0.75, 1.05), 0.004)
+    if domain == "daytime_foggy":
+        return Weather(domain, False, 0.0, lamp_colour, 0.0, 0.25, False, 0.0, rng.uniform(0.85, 1.05), 0.005)
+    if domain == "night_sunny":
+        return Weather(
+            domain, True, 0.0, lamp_colour, rng.uniform(2.0, 4.0), 1.0, True, 0.0, rng.uniform(1.1, 1.8), 0.012
+        )
+    if domain == "dusk_rainy":
+        rain = rng.uniform(0.4, 0.9)
+        return Weather(domain, False, rain, lamp_colour, 0.35, 0.6, True, 0.45, rng.uniform(0.8, 1.1), 0.010)
+    if domain == "night_rainy":
+        rain = rng.uniform(0.45, 1.0)
+        return Weather(
+            domain, True, rain, lamp_colour, rng.uniform(1.8, 3.4), 1.0, True, 0.45, rng.uniform(1.1, 1.8), 0.018
+        )
+    raise ValueError(f"domain: got {domain!r}, allowed are {', '.join(DOMAINS)}")
+
+
+def direction(azimuth: float, elevation: float) -> np.ndarray:
+    return np.array([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
+
+
+def make_light(weather: Weather, scene: Scene, rng: np.random.Generator) -> tuple[Light, float]:
+    """The light of the picture and how soft its shadows are (in ground cells)."""
+
+    def colour(*values, spread=0.08):
+        return np.array(values) * (1 + spread * rng.uniform(-1, 1)) * (1 + 0.3 * spread * rng.uniform(-1, 1, 3))
+
+    lamps = sorted(scene.lamps, key=lambda lamp: abs(lamp[2]))
+    lamps = [lamp for lamp in lamps if lamp[9] < 0.5][:7] + [lamp for lamp in lamps if lamp[9] >= 0.5][:5]
+    none = np.zeros(3)
+    if weather.domain == "daytime_clear":
+        overcast = rng.random() < 0.2
+        power = rng.uniform(1.5, 2.4) if not overcast else 0.25
+        sun = direction(rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(28, 65)))
+        light = Light(
+            sun,
+            colour(1.0, 0.93, 0.80) * power,
+            colour(0.62, 0.74, 0.95) * (0.75 if not overcast else 1.2),
+            colour(0.34, 0.32, 0.29),
+            colour(0.10, 0.26, 0.72) if not overcast else colour(0.55, 0.6, 0.66),
+            colour(0.62, 0.76, 0.92),
+            colour(1.15, 1.13, 1.1),
+            rng.uniform(0.15, 0.75) if not overcast else 0.95,
+            rng.uniform(0, 400),
+            colour(0.62, 0.72, 0.85),
+            rng.uniform(0.0004, 0.0012),
+            np.zeros((0, 11)),
+            0.0,
+            1.0,
+            0.0,
+        )
+        return light, (1.2 if not overcast else 6.0)
+    if weather.domain == "daytime_foggy":
+        air = colour(0.66, 0.69, 0.72, spread=0.12)
+        visibility = float(np.exp(rng.uniform(np.log(40), np.log(130))))  # metres at which 5 % contrast is left
+        light = Light(
+            direction(rng.uniform(-np.pi, np.pi), 1.0),
+            none,
+            air * 0.95,
+            air * 0.5,
+            air,
+            air,
+            air,
+            0.0,
+            0.0,
+            air,
+            3.0 / visibility,
+            np.zeros((0, 11)),
+            0.1,
+            1.0,
+            0.15,
+        )
+        return light, 9.0
+    ego = (scene.camera.position_3[0], 0.75, 0.8)
+    ahead = scene.camera.axes_33[2] * (1, 0, 1) + (0, -0.035, 0)
+    ahead /= np.linalg.norm(ahead)
+    if weather.domain == "dusk_rainy":
+        # The last daylight: a violet-blue sky over a warm horizon.
+        level = rng.uniform(0.22, 0.48)
+        sky = colour(0.46, 0.54, 0.80) * level
+        lamps.append((*ego, *ahead, 0.8, 0.75, 0.6, 0.90, 45.0))
+        light = Light(
+            direction(rng.uniform(-0.8, 0.8), 0.12),
+            colour(0.10, 0.055, 0.03) * level,
+            sky,
+            sky * 0.45,
+            colour(0.32, 0.40, 0.66) * level,
+            colour(0.82, 0.62, 0.55) * level,
+            colour(0.30, 0.32, 0.45) * level,
+            0.85,
+            rng.uniform(0, 400),
+            colour(0.58, 0.57, 0.68) * level,
+            0.006 + 0.012 * weather.rain,
+            np.array(lamps),
+            0.28,
+            0.75,
+            0.9,
+        )
+        return light, 9.0
+    level = rng.uniform(0.03, 0.07)
+    sky = colour(0.55, 0.66, 1.0) * level
+    glow = np.array(weather.lamp_colour) * rng.uniform(0.008, 0.03)  # the town's light in the air
+    lamps.append((*ego, *ahead, 3.4, 3.2, 2.7, 0.91, 60.0))
+    wet = 0.95 if weather.rain else 0.0
+    light = Light(
+        direction(rng.uniform(-np.pi, np.pi), 0.7),
+        none,
+        sky,
+        sky * 0.6,
+        colour(0.10, 0.14, 0.30) * level * 1.5,
+        glow + sky * 0.5,
+        glow * 0.8,
+        0.5 if not weather.rain else 0.9,
+        rng.uniform(0, 400),
+        glow * 1.5 + sky * 0.3,
+        0.0015 + 0.013 * weather.rain,
+        np.array(lamps),
+        rng.uniform(0.2, 0.45),
+        1.0,
+        wet,
+    )
+    return light, 9.0
+
+
+@njit(cache=True)
+def mirror_road(image, depth, ground, camera, noise, strength):
+    """Add what a wet road mirrors.
+
+    The mirrored ray of a road pixel stays in its own plane with the camera's vertical, so on the picture it climbs the
+    same column (for a level camera). With k the way gone as a share of the way from eye to road, it is at depth
+    z (1 + k) and at row horizon + f (H - H k) / (z (1 + k)): the first row whose surface is not behind is what we see.
+    """
+    height, width = depth.shape
+    forward, down = camera.axes_33[2], camera.axes_33[1]
+    horizon = camera.centre_y - camera.focal * forward[1] / np.sqrt(1 - forward[1] ** 2) * -np.sign(-down[1])
+    eye = camera.position_3[1]
+    mirrored = np.zeros_like(image)
+    for row in range(height):
+        below = row + 0.5 - horizon
+        if below < 1:
+            continue
+        for column in range(width):
+            if ground[row, column] < 0.2:
+                continue
+            z = depth[row, column]
+            px = camera.position_3[0] + (column - camera.centre_x) / camera.focal * z
+            ripple = noise[int(11 * z) % 512, int(11 * px + 4000) % 512] - 0.5
+            pool = noise[int(1.3 * z) % 512, int(2.1 * px + 900) % 512]
+            wet = min(max((pool - 0.25) * 2.2, 0.18), 1.0)
+            grazing = 0.10 + 0.75 * (1 - min(eye / (z + 0.1) * 1.8, 1.0)) ** 2
+            found = -1
+            target = row - 1
+            while target >= 0:
+                above = target + 0.5 - horizon
+                if above < -below:
+                    break
+                ratio = above / below  # (1 - k) / (1 + k)
+                k = (1 - ratio) / (1 + ratio) if ratio > -0.999 else 1e6
+                there = depth[target, column]
+                if ground[target, column] < 0.2 and there > 0 and there < z * (1 + k) * 1.03:
+                    if there > z * 0.9:
+                        found = target
+                    break
+                target -= 1 if row - target < 12 else 2
+            if found < 0:
+                found = int(2 * horizon - row)
+            found += int(ripple * 9)
+            source = column + int(ripple * 3)
+            if found < 0:
+                found = 0
+            if found >= height or source < 0 or source >= width:
+                continue
+            amount = strength * wet * grazing * ground[row, column]
+            for k3 in range(3):
+                mirrored[row, column, k3] = amount * min(image[found, source, k3], 6.0)
+    return mirrored
+
+
+def add_wet_road(image, depth, ground, camera: Camera, noise, strength: float) -> np.ndarray:
+    mirrored = mirror_road(image, depth, ground, camera, noise, strength)
+    # Rough water smears a mirror image along the line of sight: lamps become columns.
+    tall = cv2.blur(mirrored, (1, max(3, camera.height // 26)))
+    taller = cv2.blur(tall, (3, max(5, camera.height // 9)))
+    wet = (ground > 0.2)[..., None]
+    return np.where(wet, image * 0.9 + 0.45 * mirrored + 0.5 * tall + 0.55 * taller, image).astype(np.float32)
+
+
+def add_glare(image: np.ndarray, strength: float, haze: float) -> np.ndarray:
+    """Light that the lens and wet air spread around lamps: wide tails of what is brighter than white."""
+    height, width = image.shape[:2]
+    small = cv2.resize(
+        np.minimum(np.maximum(image - 0.9, 0), 40),
+        (max(width // 4, 1), max(height // 4, 1)),
+        interpolation=cv2.INTER_AREA,
+    )
+    size = max(height, width) / 640
+    narrow = cv2.GaussianBlur(small, (0, 0), max(0.8 * size, 0.3))
+    middle = cv2.GaussianBlur(small, (0, 0), max(3.0 * size, 0.3))
+    wide = cv2.GaussianBlur(small, (0, 0), max(10.0 * size, 0.3))
+    spread = strength * (0.25 * narrow + 0.28 * middle) + haze * 0.9 * wide
+    return image + cv2.resize(spread, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def add_streaks(
+    image, depth, rain: float, scale: float, brightness: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Falling drops drawn out by the exposure: thin bright lines, longer and fewer when near, lit by what is around."""
+    height, width = image.shape[:2]
+    slant = rng.normal(0, 0.12)
+    mask = np.zeros((height, width), np.uint8)
+    for length, count, tone, thickness in ((9, 420, 60, 1), (20, 170, 80, 1), (46, 36, 90, 2)):
+        number = int(count * rain * height * width / (640 * 360))
+        x, y = rng.uniform(-20, width + 20, number), rng.uniform(-40, height, number)
+        spread = length * scale * rng.uniform(0.6, 1.4, number)
+        ends = np.stack([x, y, x + slant * spread + rng.normal(0, 0.6, number), y + spread], axis=1)
+        layer = np.zeros_like(mask)
+        lines = np.round(ends * 16).astype(np.int32).reshape(-1, 2, 2)
+        cv2.polylines(layer, list(lines), False, tone, max(1, round(thickness * scale)), cv2.LINE_AA, 4)
+        mask = cv2.max(mask, layer)
+    alpha = (cv2.GaussianBlur(mask, (0, 0), 0.6).astype(np.float32) / 255)[..., None]
+    around = cv2.blur(image, (max(3, width // 12), max(3, height // 6)))
+    return image * (1 - alpha) + alpha * (1.5 * around + brightness.astype(np.float32))
+
+
+def add_drops_on_lens(image: np.ndarray, rain: float, rng: np.random.Generator) -> np.ndarray:
+    """Drops on the glass before the lens: each shows the scene upside down, small and out of focus."""
+    height, width = image.shape[:2]
+    scale = max(height, width) / 640
+    yy, xx = np.mgrid[0:height, 0:width].astype(np.float32)
+    map_x, map_y, inside = xx.copy(), yy.copy(), np.zeros((height, width), np.float32)
+    for _ in range(int(rng.poisson(16 * rain))):
+        radius = scale * float(rng.gamma(3.0, 3.2)) + 2.5
+        cx, cy = rng.uniform(0, width), rng.uniform(0, height)
+        stretch = rng.uniform(1.0, 1.5)
+        x0, x1 = int(max(cx - radius - 2, 0)), int(min(cx + radius + 3, width))
+        y0, y1 = int(max(cy - radius * stretch - 2, 0)), int(min(cy + radius * stretch + 3, height))
+        if x1 <= x0 or y1 <= y0:
+            continue
+        dx, dy = (xx[y0:y1, x0:x1] - cx) / radius, (yy[y0:y1, x0:x1] - cy) / (radius * stretch)
+        reach = dx * dx + dy * dy
+        cover = np.clip((1.0 - reach) * 2.5, 0, 1)
+        bend = radius * rng.uniform(2.0, 4.5)
+        hit = reach < 1
+        map_x[y0:y1, x0:x1] = np.where(hit, cx - dx * bend, map_x[y0:y1, x0:x1])
+        map_y[y0:y1, x0:x1] = np.where(hit, cy - dy * bend, map_y[y0:y1, x0:x1])
+        inside[y0:y1, x0:x1] = np.maximum(inside[y0:y1, x0:x1], cover)
+    bent = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    bent = cv2.GaussianBlur(bent, (0, 0), 1.1 * scale)
+    alpha = (inside * 0.9)[..., None]
+    return image * (1 - alpha) + bent * alpha * 1.05
+
+
+def expose(image: np.ndarray, weather: Weather, rng: np.random.Generator) -> np.ndarray:
+    """Linear light to an 8-bit picture: shot and read noise, a film-like shoulder (Narkowicz's ACES fit), sRGB's gamma.
+
+    ACES fit: f(x) = x (2.51 x + 0.03) / (x (2.43 x + 0.59) + 0.14).
+    """
+    x = np.maximum(image * (weather.exposure * 0.6), 0)
+    deviation = weather.grain * np.sqrt(0.12 + np.minimum(x, 1.5))
+    noise = rng.standard_normal(x.shape, dtype=np.float32)
+    if weather.night:  # demosaicing and the camera's denoising make noise coarser
+        noise = 0.6 * noise + 1.3 * cv2.GaussianBlur(noise, (0, 0), 0.8)
+    x = np.maximum(x + deviation * noise, 0)
+    x = np.clip(x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14), 0, 1)
+    return np.round(255 * x ** np.float32(1 / 2.2)).astype(np.uint8)
+
+
+def through_weather(
+    image, depth, ground, scene: Scene, weather: Weather, light: Light, noise, rng: np.random.Generator
+) -> np.ndarray:
+    """The lit street as the camera records it: (H, W, 3) uint8 RGB."""
+    camera = scene.camera
+    scale = max(camera.height, camera.width) / 640
+    if weather.rain:
+        image = add_wet_road(image, depth, ground, camera, noise, 0.75 if weather.night else 0.62)
+    if weather.night:
+        image = add_glare(image, 1.0 if not weather.rain else 1.3, 0.5 if not weather.rain else 1.0)
+    elif weather.rain:
+        image = add_glare(image, 0.6, 0.5)
+    else:
+        image = add_glare(image, 0.12, 0.1)
+    if weather.rain:
+        image = add_streaks(image, depth, weather.rain, scale, light.airlight_3 * 0.8, rng)
+        grey = image.mean(axis=2, keepdims=True)
+        image = grey + (image - grey) * (0.8 if weather.night else 0.7)
+        image = add_drops_on_lens(image, weather.rain, rng)
+    return expose(image.astype(np.float32), weather, rng)
