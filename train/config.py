@@ -1,0 +1,171 @@
+"""The configuration of a run: frozen dataclasses, written beside the run as JSON and read back from it."""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from model.config import ModelConfig
+from pipeline.views import ViewConfig
+from train.distill import CdFkdConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """SGD with momentum, as in the paper."""
+
+    learning_rate: float = 0.02
+    """Peak rate for a global batch of `base_batch_size`; the rate used is scaled linearly to the run's batch size."""
+    base_batch_size: int = 16
+    """The global batch the learning rate is meant for."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_steps: int = 500
+    """Steps over which the rate rises linearly from a thousandth."""
+    schedule: Literal["step", "cosine"] = "step"
+    """step: times 0.1 at each milestone. cosine: falls to 0 over the run."""
+    milestones: tuple[float, ...] = (8 / 12, 11 / 12)
+    """Where the step schedule falls, as fractions of the run (the usual 1x schedule: epochs 8 and 11 of 12)."""
+    clip_norm: float = 35.0
+    """Largest norm of the whole gradient; 0 does not clip."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of the weights that is evaluated and shipped instead of them; 0 keeps none."""
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, "optimizer.learning_rate", "above 0", self.learning_rate)
+        require(self.base_batch_size > 0, "optimizer.base_batch_size", "at least 1", self.base_batch_size)
+        require(0 <= self.momentum < 1, "optimizer.momentum", "in [0, 1)", self.momentum)
+        require(self.weight_decay >= 0, "optimizer.weight_decay", "0 or more", self.weight_decay)
+        require(self.warmup_steps >= 0, "optimizer.warmup_steps", "0 or more", self.warmup_steps)
+        require(self.clip_norm >= 0, "optimizer.clip_norm", "0 or more", self.clip_norm)
+        require(0 <= self.ema_decay < 1, "optimizer.ema_decay", "in [0, 1)", self.ema_decay)
+        increasing = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
+        inside = all(0 < milestone < 1 for milestone in self.milestones)
+        require(increasing and inside, "optimizer.milestones", "rising fractions between 0 and 1", self.milestones)
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """How images reach the device; none of it changes what is trained on."""
+
+    name: Literal["auto", "cpu", "dali", "ffcv"] = "auto"
+    """auto: dali on a GPU, cpu without one."""
+    threads: int | None = None
+    """Decoding threads per rank; none: the loader's own default."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run."""
+
+    data: Path
+    """Packed dataset to train on, made by `python -m pipeline.pack`."""
+    out: Path
+    """Run directory; the same command on it continues an interrupted run."""
+    val: Path | None = None
+    """Packed dataset of the source domain on which AP is measured during training."""
+    teacher: Path | None = None
+    """The trained teacher of a distilling run: a run directory or a checkpoint."""
+    student_init: str = "weights"
+    """Where the student starts: weights (model.weights, the paper), teacher, or a run directory or checkpoint."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    """What the trained network sees of an image."""
+    distill: CdFkdConfig | None = None
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+
+    epochs: float = 12.0
+    """Passes over the data."""
+    steps: int = 0
+    """Length of the run in steps instead of epochs, when above 0."""
+    batch_size: int = 16
+    """Images per step over all ranks together."""
+    seed: int = 0
+    """Every random draw of the run (order, views, sampling, new layers) is a function of it."""
+
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """auto: bfloat16 autocast on a GPU, float32 without one."""
+    compile: Literal["auto", "on", "cuda_graphs", "off"] = "auto"
+    """Compile forward and losses as one graph; auto: on with a GPU, off without one."""
+
+    log_every: int = 20
+    """Steps between two log lines; a GPU is waited for only then."""
+    save_every: int = 1000
+    """Steps between two checkpoints."""
+    keep: int = 2
+    """Checkpoints kept besides the best one."""
+    val_every: int = 2000
+    """Steps between two measurements of AP on `val`; it is always measured at the end."""
+    val_images: int = 0
+    """Images of `val` used while training, 0 for all of them."""
+    max_skipped: int = 10
+    """Steps in a row with a loss or gradient that is not finite before the run stops; each is skipped."""
+    profile: bool = False
+    """Write a trace of steps 10 to 15 into the run directory and stop after them."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, "batch_size", "at least 1", self.batch_size)
+        require(self.steps > 0 or self.epochs > 0, "epochs", "above 0", self.epochs)
+        require(self.steps >= 0, "steps", "0 or more", self.steps)
+        for name in ("log_every", "save_every", "keep", "val_every"):
+            require(getattr(self, name) > 0, name, "at least 1", getattr(self, name))
+        require(self.max_skipped >= 0, "max_skipped", "0 or more", self.max_skipped)
+        require(self.val_images >= 0, "val_images", "0 or more", self.val_images)
+
+
+def require(condition: bool, name: str, allowed: str, got: object) -> None:
+    if not condition:
+        raise ValueError(f"{name} must be {allowed}, got {got}; set it with --{name.replace('_', '-')}")
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Plain JSON values; paths become strings, tuples lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def from_json(kind: Any, value: Any, where: str = "config") -> Any:
+    """Inverse of to_json for a dataclass `kind`; a name that `kind` lacks is an error."""
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None:
+        if type(None) not in options:
+            raise ValueError(f"{where} must be a {kind}, got null")
+        return None
+    (kind,) = [option for option in options if option is not type(None)]
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        if unknown := sorted(set(value) - set(hints)):
+            raise ValueError(f"{where} has {unknown}, which this version of {kind.__name__} does not know")
+        return kind(**{name: from_json(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)
+        kinds = [inner[0]] * len(value) if inner[1:] == (Ellipsis,) else inner
+        return tuple(from_json(a, b, where) for a, b in zip(kinds, value, strict=True))
+    if kind in (Path, float):
+        return kind(value)
+    return value
+
+
+# Changing these on an existing run changes neither what is trained nor what its files mean. The data may move: its
+# checksum is compared instead of its path.
+FREE = ("data", "val", "out", "loader", "save_every", "keep", "val_every", "profile")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Lines "optimizer.learning_rate: 0.02 in the run, 0.01 asked for" of what differs, free fields left out."""
+
+    def walk(a: Any, b: Any, name: str) -> Iterator[str]:
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in sorted(a.keys() | b.keys()):
+                yield from walk(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+        elif a != b:
+            yield f"{name}: {a} in the run, {b} asked for"
+
+    kept_old, kept_new = ({k: v for k, v in config.items() if k not in FREE} for config in (old, new))
+    return list(walk(kept_old, kept_new, ""))

@@ -1,0 +1,113 @@
+"""What a run is made of before its first step: data that agree, a frozen teacher, a student, the compiled learner."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from model.detector import Detector, build_detector
+from model.weights import load_detector
+from pipeline.packed import PackedDataset
+from pipeline.views import ViewMaker
+from train import distributed
+from train.config import Config
+from train.distill import METHODS
+from train.distributed import World
+from train.step import Learner, Teacher
+
+
+def open_data(config: Config, world: World) -> tuple[PackedDataset, PackedDataset | None]:
+    """Training data and, where given, validation data of the same classes."""
+    if config.batch_size % world.size:
+        raise ValueError(f"batch_size {config.batch_size} does not divide over {world.size} ranks; choose a multiple")
+    data = PackedDataset(config.data)
+    val = None if config.val is None else PackedDataset(config.val)
+    if val is not None:
+        check_classes(config.data, data.classes, config.val, val.classes)
+    return data, val
+
+
+def check_classes(data: Path, data_classes: tuple[str, ...], other: object, other_classes: tuple[str, ...]) -> None:
+    """Numbers mean the same classes only when the lists are equal, order included."""
+    if tuple(data_classes) != tuple(other_classes):
+        raise ValueError(
+            f"the class lists differ: {data} has {list(data_classes)}, {other} has {list(other_classes)}; "
+            "pack the data with --classes in the other's order, or give the one that belongs to it"
+        )
+
+
+def check_strides(config: Config, who: str, detector: Detector) -> None:
+    assert config.distill is not None
+    if missing := [stride for stride in config.distill.strides if stride not in detector.strides]:
+        raise ValueError(f"distill.strides: the {who} has no level of stride {missing}, it has {detector.strides}")
+
+
+def resolve_precision(config: Config, device: torch.device) -> torch.dtype:
+    if config.precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+
+
+def load_teacher(config: Config, classes: tuple[str, ...], world: World) -> tuple[Teacher, Any] | tuple[None, None]:
+    """The frozen teacher of a distilling run and its card."""
+    if config.distill is None:
+        if config.teacher is not None and config.student_init != "teacher":
+            raise ValueError("--teacher is given, but this recipe does not distil; use a cdfkd recipe, or leave it out")
+        return None, None
+    if config.teacher is None:
+        raise ValueError("a distilling run needs a trained teacher: --teacher runs/NAME of a teacher recipe's run")
+    detector, card = load_detector(config.teacher, world.device)
+    check_classes(config.data, classes, config.teacher, card.classes)
+    check_strides(config, "teacher", detector)
+    detector = detector.to(memory_format=torch.channels_last)
+    return Teacher(detector, config.distill.strides, resolve_precision(config, world.device)), card
+
+
+def make_student(config: Config, classes: tuple[str, ...], world: World) -> Detector:
+    """New layers are drawn from the seed; the rest starts from the backbone's weights or from another checkpoint."""
+    torch.manual_seed(config.seed)
+    student = build_detector(config.model, len(classes) + 1)
+    if config.distill is not None:
+        check_strides(config, "student", student)
+    if config.student_init != "weights":
+        path = config.teacher if config.student_init == "teacher" else Path(config.student_init)
+        if path is None:
+            raise ValueError("student_init is teacher, but no --teacher is given")
+        source, card = load_detector(path, "cpu")
+        check_classes(config.data, classes, path, card.classes)
+        try:
+            student.load_state_dict(source.state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                f"student_init: {path} holds another network than this run builds ({config.model.backbone}); "
+                f"give the same --model options, or start from weights. {error}"
+            ) from None
+    return student.to(world.device, memory_format=torch.channels_last).train()
+
+
+def make_learner(config: Config, student: Detector, world: World) -> Learner:
+    method = None
+    if config.distill is not None:
+        method = METHODS[type(config.distill)](config.distill, distributed.mean, world.size)
+    return Learner(student, method, resolve_precision(config, world.device), distributed.mean)
+
+
+def wrap(config: Config, world: World, learner: Learner, teacher: Teacher | None, num_canvases: int) -> tuple[Any, Any]:
+    """(learner, teacher), compiled as one graph each where that is asked for, the learner in DDP on several ranks."""
+    wrapped: Any = learner
+    look: Any = teacher
+    if config.compile in ("on", "cuda_graphs") or (config.compile == "auto" and world.device.type == "cuda"):
+        mode = "reduce-overhead" if config.compile == "cuda_graphs" else "default"
+        # Each canvas compiles once; with fullgraph, one more than there are canvases is an error and not a slow run.
+        torch._dynamo.config.recompile_limit = max(8, num_canvases)
+        wrapped = torch.compile(learner, fullgraph=True, dynamic=False, mode=mode)
+        if teacher is not None:
+            look = torch.compile(teacher.__call__, fullgraph=True, dynamic=False, mode=mode)
+    if world.size > 1:
+        wrapped = nn.parallel.DistributedDataParallel(wrapped, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return wrapped, look
+
+
+def make_views(config: Config, world: World) -> ViewMaker:
+    return ViewMaker(config.views, device=world.device, teacher=config.distill is not None)

@@ -1,0 +1,82 @@
+"""What a run writes down: log.jsonl always, TensorBoard beside it, and the live display. Rank 0 only."""
+
+import json
+import math
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.console import Progress, say
+from train.checkpoint import flush
+
+
+class RunLog:
+    """Appends one JSON object a line. Continuing from a checkpoint first drops the lines after it."""
+
+    def __init__(self, run: Path, step: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = run / "log.jsonl"
+        kept = [line for line in read_log(self.path) if line["step"] <= step]
+        temporary = self.path.with_name(".log.jsonl.writing")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        flush(temporary)
+        temporary.replace(self.path)
+        self.file = self.path.open("a")
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+
+    def write(self, line: dict[str, Any]) -> None:
+        self.file.write(json.dumps(line, default=str) + "\n")
+        self.file.flush()
+        for name, value in flatten(line):
+            self.board.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Every whole line; a last line that a kill cut short is left out."""
+    lines: list[dict[str, Any]] = []
+    if not path.exists():
+        return lines
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def flatten(line: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """("losses/global", 0.1), ... of the numbers in a log line."""
+    numbers = []
+    for name, value in line.items():
+        if isinstance(value, dict):
+            numbers += flatten(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and name != "step" and math.isfinite(value):
+            numbers.append((prefix + name, float(value)))
+    return numbers
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Most memory this rank has used: the GPU's, or the process's own without one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def show(progress: Progress, line: dict[str, Any], images: int) -> None:
+    """Advance the live display by what a log line covers."""
+    terms = ", ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
+    cosines = "".join(f", {name.replace('_', ' ')} {value:.4f}" for name, value in line["cosines"].items())
+    waiting = f"waiting {100 * line['waiting_share']:.0f} %, {line['memory_gb']:.1f} GB"
+    progress.advance(images, f"step {line['step']}: {terms}{cosines}, {waiting}")
+
+
+def say_skipped(step: int, names: list[str], ids: list[int]) -> None:
+    shown = ", ".join(map(str, ids)) or "not known, they were drawn before the restart"
+    say(f"step {step} was skipped: {', '.join(names)} not finite; image ids {shown}")

@@ -1,0 +1,86 @@
+"""SGD, its learning rate over a run, and the moving average of the weights."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from train.config import OptimizerConfig
+
+WARMUP_START = 0.001  # fraction of the rate at step 0
+
+
+def scaled_rate(config: OptimizerConfig, batch_size: int) -> float:
+    """Linear scaling (Goyal et al., arXiv 1706.02677): rate * batch / base batch."""
+    return config.learning_rate * batch_size / config.base_batch_size
+
+
+def rate_factor(config: OptimizerConfig, step: int, total: int) -> float:
+    """What the scaled rate is multiplied by at a step: linear warm-up times the schedule."""
+    warmup = min(1.0, WARMUP_START + (1 - WARMUP_START) * step / max(config.warmup_steps, 1))
+    if config.warmup_steps == 0:
+        warmup = 1.0
+    if config.schedule == "cosine":
+        return warmup * 0.5 * (1 + math.cos(math.pi * step / total))
+    # A milestone at 8/12 of 24 steps is step 16 although 8/12 is not exact in binary.
+    return warmup * 0.1 ** sum(step >= round(milestone * total) for milestone in config.milestones)
+
+
+class Sgd:
+    """torch's fused SGD with a switch on the device: a step whose gradient is not finite changes nothing at all."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], config: OptimizerConfig):
+        self.parameters = parameters
+        self.sgd = torch.optim.SGD(
+            parameters.values(), lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+        )
+        # Zero buffers from the start: torch would leave them uninitialised when the first step is skipped.
+        for parameter in parameters.values():
+            self.sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+    def step(self, rate: float, skip: Tensor) -> None:
+        """`skip` is a float32 scalar on the device: 1 leaves weights and momentum as they are."""
+        self.sgd.param_groups[0]["lr"] = rate
+        self.sgd.found_inf = skip  # type: ignore[attr-defined]
+        self.sgd.step()
+        self.sgd.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: self.sgd.state[value]["momentum_buffer"] for name, value in self.parameters.items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        for name, buffer in self.state().items():
+            buffer.copy_(state[name])
+
+
+def clip_gradient(parameters: list[nn.Parameter], largest: float) -> Tensor:
+    """Scale the gradient to the largest norm where it exceeds it; returns its norm before. Never waits for a GPU."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    if largest > 0:
+        torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+class Ema:
+    """Moving average of the trained weights: average = decay * average + (1 - decay) * weight.
+
+    The decay rises as (1 + step) / (10 + step) to its value, so that the start is forgotten.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], decay: float):
+        self.decay = decay
+        self.weights = {name: value.detach().clone() for name, value in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: dict[str, nn.Parameter], step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.weights.values()), [parameters[name] for name in self.weights], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Exchange the network's weights and the average; called again, it exchanges them back."""
+        for name, average in self.weights.items():
+            held = average.clone()
+            average.copy_(parameters[name])
+            parameters[name].copy_(held)

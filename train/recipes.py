@@ -1,0 +1,77 @@
+"""A run is a Python function that returns its whole configuration. Any field is overridden on the command line.
+
+teacher_*        clean images; the frozen teacher of the other runs (and the plain detector of the comparison)
+plain_*          the same run under the name it has in the ablation: a detector trained on clean images only
+corrupt_only_*   corrupted and downscaled images, no teacher
+cdfkd_*          corrupted and downscaled images and the teacher's features; --distill.beta 0 leaves L_global
+                 alone, --distill.alpha 0 L_instance
+
+*_r101  the paper's network, *_r50 a lighter one, *_small a MobileNetV2 for the sample world on two CPU cores.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from tyro import MISSING
+
+from model.config import ModelConfig, small_model
+from pipeline.views import ViewConfig
+from train.config import Config, OptimizerConfig
+from train.distill import CdFkdConfig
+
+# The teacher sees the image as it is; only the flip remains.
+CLEAN = ViewConfig(corruptions=(), ratio_range=(1.0, 1.0))
+
+
+def r101() -> Config:
+    """Faster R-CNN ResNet-101-FPN, 12 epochs, SGD; rate 0.02 for 16 images (the paper's lab: 0.01 for a batch of 4)."""
+    return Config(data=MISSING, out=MISSING, model=ModelConfig(backbone="resnet101"))
+
+
+def r50() -> Config:
+    """As r101 with ResNet-50."""
+    return replace(r101(), model=ModelConfig(backbone="resnet50"))
+
+
+def small() -> Config:
+    """MobileNetV2 on canvases of about 192x352: a few minutes on two CPU cores."""
+    return replace(
+        r101(),
+        model=small_model(),
+        optimizer=OptimizerConfig(
+            learning_rate=0.02, base_batch_size=8, warmup_steps=50, schedule="cosine", clip_norm=10.0
+        ),
+        batch_size=8,
+        steps=300,
+        log_every=10,
+        save_every=100,
+        val_every=10_000,
+    )
+
+
+def clean(base: Callable[[], Config]) -> Callable[[], Config]:
+    return lambda: replace(base(), views=CLEAN)
+
+
+def corrupt_only(base: Callable[[], Config]) -> Callable[[], Config]:
+    return lambda: replace(base(), views=ViewConfig())
+
+
+def cdfkd(base: Callable[[], Config]) -> Callable[[], Config]:
+    return lambda: replace(base(), views=ViewConfig(), distill=CdFkdConfig(), teacher=MISSING)
+
+
+KINDS = {
+    "teacher": (clean, "detector on clean images, to be the frozen teacher"),
+    "plain": (clean, "detector on clean images only (the ablation's first row)"),
+    "corrupt_only": (corrupt_only, "detector on corrupted and downscaled images, no teacher"),
+    "cdfkd": (cdfkd, "CD-FKD student: corrupted and downscaled images and the teacher's features"),
+}
+SIZES = {"r101": (r101, "ResNet-101-FPN"), "r50": (r50, "ResNet-50-FPN"), "small": (small, "MobileNetV2-FPN, CPU")}
+
+# name: (description, function)
+RECIPES = {
+    f"{kind}_{size}": (f"{description}; {network}", make(base))
+    for kind, (make, description) in KINDS.items()
+    for size, (base, network) in SIZES.items()
+}

@@ -1,0 +1,100 @@
+"""Train a detector: `python -m train.run RECIPE --data DIR --out runs/NAME`, or under torchrun for several GPUs.
+
+The first argument is a recipe (see train/recipes.py) or the config.json of an earlier run, which repeats that run.
+The same command on a run directory continues it; a finished run says so and does nothing.
+"""
+
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import tyro
+
+from pipeline.console import describe_hardware, run_entry, say
+from train import distributed
+from train.checkpoint import Checkpoints, lock, read_state, write_json
+from train.config import Config, differences, from_json, to_json
+from train.distributed import World
+from train.recipes import RECIPES
+
+DESCRIPTION = """Train a detector on clear-day images so that it works at night, in rain and in fog.
+
+Two phases: a teacher_* recipe first, then cdfkd_* with --teacher. `python -m train.run RECIPE --help` lists every
+option of a recipe with its default. A config.json of an earlier run may stand in the place of RECIPE. Run the same
+command again to continue an interrupted run."""
+
+
+def read_command(arguments: list[str]) -> Config:
+    """A recipe's or a config file's values, overridden by options."""
+    if arguments and arguments[0].endswith(".json"):
+        path = Path(arguments[0])
+        default = from_json(Config, json.loads(path.read_text()), str(path))
+        return tyro.cli(Config, default=default, args=arguments[1:], prog=f"train.run {path}")
+    recipes = {name: (description, make()) for name, (description, make) in RECIPES.items()}
+    return tyro.extras.overridable_config_cli(
+        recipes, args=arguments, prog="python -m train.run", description=DESCRIPTION
+    )
+
+
+def open_run(config: Config) -> Checkpoints:
+    """The run directory, made or found to hold this very run; rank 0, holding its lock."""
+    checkpoints = Checkpoints(config.out, config.keep)
+    checkpoints.tidy()
+    path = config.out / "config.json"
+    # Without a checkpoint there is nothing yet that another configuration could spoil.
+    started = path.exists() and checkpoints.newest() is not None
+    if started and (changed := differences(json.loads(path.read_text()), to_json(config))):
+        raise ValueError(
+            f"{config.out} holds a run with another configuration:\n  " + "\n  ".join(changed) + "\n"
+            f"choose another --out, remove the folder, or continue it as it was: python -m train.run {path}"
+        )
+    write_json(path, to_json(config))
+    return checkpoints
+
+
+def train(config: Config, world: World) -> int:
+    held = lock(config.out) if world.first else nullcontext()
+    with held:
+        if world.first:
+            open_run(config)
+        distributed.barrier()
+        checkpoints = Checkpoints(config.out, config.keep)
+        newest = checkpoints.newest()
+        if newest is not None and read_state(newest)["finished"]:
+            if world.first:
+                say(f"{config.out} is finished ({newest.name}); give another --out to train again")
+            return 0
+        # Imported late, so that mistakes in the command are answered at once.
+        from train.trainer import Trainer
+
+        if world.first:
+            say(describe_hardware())
+        try:
+            return Trainer(config, world, checkpoints).train()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"out of memory with {config.batch_size // world.size} images on a rank: lower --batch-size (now "
+                f"{config.batch_size} over {world.size} ranks; the learning rate follows), --model.regions-per-image "
+                f"(now {config.model.regions_per_image}) or --model.rpn-post-nms-train (now "
+                f"{config.model.rpn_post_nms_train}), or pack the images smaller. {error}"
+            ) from None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """On a GPU torch has its own type for it, on a CPU only a message."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def main() -> int:
+    config = read_command(sys.argv[1:])
+    with distributed.joined(config.device) as world:
+        return train(config, world)
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,94 @@
+"""One training step. Read this first.
+
+    batch --views--> clean view ----teacher, frozen--> its maps ---.
+                 \\-> student's view --student--> maps --losses-----+--> weighted sum --> gradient --> SGD
+
+`Learner` is what torch.compile makes one graph of and what DDP wraps. Nothing here waits for a GPU: a loss that is
+not finite is noticed on the device and makes the optimizer skip the step, and the host reads about it later.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from model.detector import Detector
+from pipeline.batch import Batch, Views
+from train.distill import CdFkd
+from train.losses import DETECTION_TERMS, weigh
+from train.optimizer import Ema, Sgd, clip_gradient
+from train.window import Window
+
+
+class Learner(nn.Module):
+    """Student's view and teacher's maps -> (total loss, every scalar to log), in one graph."""
+
+    def __init__(self, student: Detector, method: CdFkd | None, dtype: torch.dtype, global_mean: Callable):
+        super().__init__()
+        self.student, self.method, self.dtype, self.global_mean = student, method, dtype, global_mean
+
+    def names(self) -> tuple[str, ...]:
+        """Of the scalars, in order."""
+        if self.method is None:
+            return (*DETECTION_TERMS, "total")
+        return (*DETECTION_TERMS, *self.method.weights, "total", *(f"cosine_{name}" for name in self.method.weights))
+
+    def forward(self, views: Views, teacher_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        images = views.student_B3hw
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            maps = self.student.features(images)
+            terms = self.student.losses(
+                maps, images.shape[-2:], views.student_sizes_B2, views.student_boxes_BG4, views.labels_BG,
+                views.ignore_BG, views.keys_B, self.global_mean,
+            )  # fmt: skip
+            cosines: dict[str, Tensor] = {}
+            if self.method is not None:
+                student_maps = dict(zip(self.student.strides, maps, strict=True))
+                distilled, cosines = self.method(
+                    student_maps, dict(zip(self.method.taps, teacher_maps, strict=True)), views
+                )
+                terms = terms | distilled
+        total = weigh(terms, {} if self.method is None else self.method.weights)
+        scalars = {**terms, "total": total, **cosines}
+        return total, torch.stack([scalars[name].detach().float() for name in self.names()])
+
+
+class Teacher:
+    """A frozen network and the maps the method taps; not a module, so that no parent can train, move or save it."""
+
+    def __init__(self, detector: Detector, taps: tuple[int, ...], dtype: torch.dtype):
+        self.detector, self.taps, self.dtype = detector.eval().requires_grad_(False), taps, dtype
+
+    @torch.no_grad()
+    def __call__(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast(images_B3HW.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.detector.features(images_B3HW, strides=self.taps)
+
+
+class Step:
+    """Everything one step needs; calling it with a batch makes one step."""
+
+    def __init__(
+        self,
+        make_views: Callable[[Batch, int], Views],
+        learner: Callable[[Views, tuple[Tensor, ...]], tuple[Tensor, Tensor]],  # a Learner, compiled or in DDP
+        teacher: Callable[[Tensor], tuple[Tensor, ...]] | None,
+        parameters: dict[str, nn.Parameter],
+        optimizer: Sgd,
+        ema: Ema | None,
+        window: Window,
+        clip_norm: float,
+    ):
+        self.make_views, self.learner, self.teacher, self.parameters = make_views, learner, teacher, parameters
+        self.optimizer, self.ema, self.window, self.clip_norm = optimizer, ema, window, clip_norm
+
+    def __call__(self, batch: Batch, step: int, rate: float, stop: bool = False) -> None:
+        views = self.make_views(batch, step)
+        teacher_maps = self.teacher(views.teacher_B3HW) if self.teacher is not None else ()
+        total, scalars_T = self.learner(views, teacher_maps)
+        total.backward()
+        norm = clip_gradient(list(self.parameters.values()), self.clip_norm)
+        skip = self.window.record(step, torch.cat([scalars_T, norm[None]]), batch.ids_B, stop)
+        self.optimizer.step(rate, skip)
+        if self.ema is not None:
+            self.ema.update(self.parameters, step)

@@ -1,0 +1,281 @@
+"""The loop around a step: load once, then step, log, measure, save, until done or asked to stop."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.weights import load_detector, save_detector
+from pipeline.console import Progress, say
+from pipeline.loader import open_loader
+from train import load, logs
+from train.checkpoint import Checkpoints, read_state
+from train.config import Config
+from train.distributed import World
+from train.optimizer import Ema, Sgd, rate_factor, scaled_rate
+from train.step import Step
+from train.validation import source_ap
+from train.window import Window
+
+STOPPED = 143  # exit code of a run that SIGTERM ended: saved, not finished
+CHANCE_AP50 = 1.0  # a teacher below this has learned nothing
+PROFILED_STEPS = (10, 15)
+
+
+class Trainer:
+    def __init__(self, config: Config, world: World, checkpoints: Checkpoints):
+        self.config, self.world, self.checkpoints = config, world, checkpoints
+        self.data, self.val = load.open_data(config, world)
+        self.teacher, teacher_card = load.load_teacher(config, self.data.classes, world)
+        self.student = load.make_student(config, self.data.classes, world)
+        self.parameters = {name: p for name, p in self.student.named_parameters() if p.requires_grad}
+        self.optimizer = Sgd(self.parameters, config.optimizer)
+        self.ema = Ema(self.parameters, config.optimizer.ema_decay) if config.optimizer.ema_decay > 0 else None
+        learner = load.make_learner(config, self.student, world)
+        self.window = Window((*learner.names(), "gradient_norm"), config.log_every, world.device)
+
+        self.step = self.last_read = 0
+        place = self.resume()
+        self.loader = open_loader(
+            self.data, config.batch_size // world.size, device=str(world.device), name=config.loader.name,
+            seed=config.seed, rank=world.rank, world=world.size, threads=config.loader.threads, **place,
+        )  # fmt: skip
+        self.total = config.steps or max(1, round(config.epochs * self.loader.batches_per_epoch))
+        self.rate = scaled_rate(config.optimizer, config.batch_size)
+        make_views = load.make_views(config, world)
+        num_canvases = sum(len(make_views.student_canvases(canvas)) for canvas in self.data.canvases.values())
+        wrapped, look = load.wrap(config, world, learner, self.teacher, num_canvases)
+        self.one_step = Step(
+            make_views,
+            wrapped,
+            look,
+            self.parameters,
+            self.optimizer,
+            self.ema,
+            self.window,
+            config.optimizer.clip_norm,
+        )
+        self.stopping = False
+        if world.first:
+            self.describe()
+        if self.teacher is not None and self.step == 0:
+            self.judge_teacher(teacher_card)
+
+    def resume(self) -> dict[str, int]:
+        """Load the newest complete checkpoint; returns where the data continues."""
+        newest = self.checkpoints.newest()
+        if newest is None:
+            return {}
+        state = read_state(newest)
+        if state["data_checksum"] != self.data.checksum:
+            raise ValueError(
+                f"{self.config.data} is not the data this run was trained on (its checksum differs); "
+                "give the same packed dataset, or start another run with another --out"
+            )
+        device = str(self.world.device)
+        source, _ = load_detector(newest, self.world.device)
+        self.student.load_state_dict(source.state_dict())
+        tensors = load_file(newest / "training.safetensors", device=device)
+        self.optimizer.load(strip(tensors, "momentum."))
+        if self.ema is not None:
+            with torch.no_grad():
+                for name, weight in strip(tensors, "weights.").items():
+                    self.ema.weights[name].copy_(self.parameters[name])
+                    self.parameters[name].copy_(weight)
+        self.window.table_nT.copy_(tensors["window"])
+        self.window.in_a_row = state["in_a_row"]
+        self.step, self.last_read = state["step"], state["last_read"]
+        return state["place"]
+
+    # -- saying -------------------------------------------------------------------------------------------------
+
+    def describe(self) -> None:
+        config, data = self.config, self.data
+        canvases = ", ".join(f"{name} {height}x{width}" for name, (height, width) in data.canvases.items())
+        epochs = self.total / self.loader.batches_per_epoch
+        say(f"data: {len(data)} images of {len(data.classes)} classes, canvas {canvases}, loader {self.loader.name}")
+        say(f"run: {self.total} steps of {config.batch_size} images on {self.world.size} rank(s), {epochs:.1f} epochs")
+        optimizer = config.optimizer
+        say(
+            f"learning rate {self.rate:g}: {optimizer.learning_rate:g} for {optimizer.base_batch_size} images, scaled "
+            f"linearly to {config.batch_size}; {optimizer.schedule} schedule, {optimizer.warmup_steps} warm-up steps"
+        )
+        if self.step:
+            say(f"continuing {config.out} from step {self.step}")
+
+    def judge_teacher(self, card: Any) -> None:
+        """Say how good the teacher is, and warn when it is no better than chance."""
+        assert self.teacher is not None
+        score = card.extra.get("AP50")
+        if score is None and self.val is not None:
+            score = source_ap(self.teacher.detector, self.val, self.config, self.world)["AP50"]
+        if not self.world.first:
+            return
+        if score is None:
+            say("warning: the teacher's AP on its source is not known; give --val DIR to measure it first")
+        elif score < CHANCE_AP50:
+            say(f"warning: the teacher's AP50 on its source is {score:.1f}, no better than chance: it teaches nothing")
+        else:
+            say(f"the teacher's AP50 on its source is {score:.1f}")
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    def train(self) -> int:
+        """Train to the end, or until SIGTERM; returns the exit code."""
+        config, world = self.config, self.world
+        previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
+        log = logs.RunLog(config.out, self.step) if world.first else None
+        images, done = config.batch_size * self.total, config.batch_size * self.step
+        code = 0
+        try:
+            with (
+                self.loader,
+                Progress("training", images, done=done, quiet=not world.first) as self.progress,
+                self.profiler() as profiler,
+            ):
+                self.restart_clock()
+                batches = iter(self.loader)
+                while self.step < self.total and code == 0:
+                    self.one_step(next(batches), self.step, self.rate_now(), self.stopping)
+                    self.step += 1
+                    code = self.after_step(log)
+                    if profiler is not None:
+                        profiler.step()
+                        if profiler.step_num == PROFILED_STEPS[1]:
+                            break
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            if log is not None:
+                log.close()
+        return code
+
+    def profiler(self) -> Any:
+        """With --profile, a trace of a few steps past warm-up and compilation, for chrome://tracing or Perfetto."""
+        if not self.config.profile:
+            return nullcontext()
+        first, last = PROFILED_STEPS
+        path = self.config.out / f"trace-rank{self.world.rank}.json"
+
+        def write(profile: torch.profiler.profile) -> None:
+            profile.export_chrome_trace(str(path))
+            say(f"wrote {path}; the run can be continued without --profile")
+
+        schedule = torch.profiler.schedule(wait=first - 1, warmup=1, active=last - first, repeat=1)
+        return torch.profiler.profile(schedule=schedule, on_trace_ready=write)
+
+    def after_step(self, log: logs.RunLog | None) -> int:
+        config, done = self.config, self.step == self.total
+        stop = False
+        if self.step % config.log_every == 0 or self.step == 1 or done:
+            stop = self.read_out(log)
+        elif self.world.device.type == "cpu":
+            stop = self.window.asks_to_stop(self.step - 1)
+        score = None
+        if self.val is not None and (self.step % config.val_every == 0 or done):
+            with self.shipped_weights():
+                score = source_ap(self.student, self.val, config, self.world)
+            if log is not None:
+                log.write({"step": self.step, "validation": score})
+                say(f"step {self.step}: AP50 on {config.val} is {score['AP50']:.1f}")
+        if self.step % config.save_every == 0 or score is not None or stop or done:
+            self.save(score)
+            self.restart_clock()
+        if stop and not done:
+            if self.world.first:
+                say(f"stopped at step {self.step} of {self.total}, saved; run the same command again to continue")
+            return STOPPED
+        return 0
+
+    def rate_now(self) -> float:
+        return self.rate * rate_factor(self.config.optimizer, self.step, self.total)
+
+    def restart_clock(self) -> None:
+        """Images per second count training only, not measuring and saving."""
+        self.clock, self.clock_step, self.clock_waiting = time.monotonic(), self.step, self.loader.wait_seconds
+
+    def read_out(self, log: logs.RunLog | None) -> bool:
+        """Bring the window to the host, log it, and judge it; returns whether to stop."""
+        reading = self.window.read(self.last_read, self.step)
+        seconds = time.monotonic() - self.clock
+        images = (self.step - self.clock_step) * self.config.batch_size
+        if log is not None:
+            names = list(reading.means)
+            line = {
+                "step": self.step,
+                "epoch": round(self.step / self.loader.batches_per_epoch, 4),
+                "losses": {n: reading.means[n] for n in names if not n.startswith(("cosine_", "gradient_norm"))},
+                "cosines": {n: reading.means[n] for n in names if n.startswith("cosine_")},
+                "gradient_norm": reading.means["gradient_norm"],
+                "learning_rate": self.rate_now(),
+                "images_per_second": images / max(seconds, 1e-9),
+                "waiting_share": (self.loader.wait_seconds - self.clock_waiting) / max(seconds, 1e-9),
+                "memory_gb": logs.peak_memory_gb(self.world.device),
+                "seconds": seconds,
+            }
+            log.write(line)
+            logs.show(self.progress, line, (self.step - self.last_read) * self.config.batch_size)
+            for step, terms, ids in reading.skipped:
+                log.write({"step": step + 1, "skipped": terms, "ids": ids})
+                logs.say_skipped(step, terms, ids)
+        self.last_read = self.step
+        self.restart_clock()
+        if reading.longest > self.config.max_skipped:
+            step, terms, ids = reading.skipped[-1]
+            raise ValueError(
+                f"{reading.longest} steps in a row had a loss or gradient that is not finite, and max_skipped is "
+                f"{self.config.max_skipped}; at step {step}: {', '.join(terms)}, image ids {ids}. Lower "
+                f"--optimizer.learning-rate (now {self.config.optimizer.learning_rate:g}) or --optimizer.clip-norm, "
+                f"or look at these images; skipped steps changed no weight"
+            )
+        return reading.stop
+
+    # -- saving -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def shipped_weights(self) -> Iterator[None]:
+        """The student holds what is evaluated and shipped: the moving average where there is one."""
+        if self.ema is not None:
+            self.ema.swap(self.parameters)
+        self.student.eval()
+        try:
+            yield
+        finally:
+            self.student.train()
+            if self.ema is not None:
+                self.ema.swap(self.parameters)
+
+    def save(self, score: dict[str, float] | None) -> None:
+        if not self.world.first:
+            return
+
+        def write(folder: Path) -> None:
+            tensors = {f"momentum.{name}": value for name, value in self.optimizer.state().items()}
+            tensors["window"] = self.window.table_nT
+            if self.ema is not None:
+                tensors |= {f"weights.{name}": value.detach() for name, value in self.parameters.items()}
+            save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "training.safetensors")
+            with self.shipped_weights():
+                extra = {"step": self.step, **(score or {})}
+                save_detector(folder, self.student, self.config.model, self.data.classes, extra)
+
+        state = {
+            "step": self.step,
+            "last_read": self.last_read,
+            "in_a_row": self.window.in_a_row,
+            "place": self.loader.state_dict(),
+            "score": None if score is None else score["AP50"],
+            "finished": self.step == self.total,
+            "ranks": self.world.size,
+            "data_checksum": self.data.checksum,
+            "torch": torch.__version__,
+        }
+        self.checkpoints.save(self.step, write, state)
+
+
+def strip(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
