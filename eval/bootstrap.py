@@ -10,12 +10,12 @@ import zlib
 import numpy as np
 from numba import njit, prange
 
-from eval.matching import AREA_RANGES, IGNORED, RECALLS_R, TRUE, Matches
+from eval.matching import AREA_RANGES, FALSE, IGNORED, RECALLS_R, Matches
 from eval.voc07 import ELEVEN_RECALLS_R
 
 NUM_RESAMPLES = 1000
 _CHUNK = 100  # resamples drawn at a time: bounds the memory of their counts
-_AREA = np.empty(0)  # no recall points: integrate instead
+RECALLS_OF = {"voc07": ELEVEN_RECALLS_R, "area": np.empty(0)}  # no points: the area itself; other metrics COCO's 101
 METRICS = ("voc07", "area", "coco", "small", "medium", "large")
 
 
@@ -34,25 +34,33 @@ def replicates(
     matches: Matches, coco_ATD: np.ndarray, voc_D: np.ndarray, seed: int = 0, num_resamples: int = NUM_RESAMPLES
 ) -> dict[str, np.ndarray]:
     """{metric: replicate_B} in percent: means over classes with objects in the resample; NaN where none has."""
+    curves = {metric: _curves(matches, coco_ATD, voc_D, metric) for metric in METRICS}
     chunks: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
-    labels = range(1, len(matches.truth.classes) + 1)
-    for counts_BN in draw_counts(len(matches.truth.image_ids_N), matches.truth.domain, seed, num_resamples):
+    truth = matches.truth
+    for counts_BN in draw_counts(len(truth.image_ids_N), truth.domain, seed, num_resamples):
         for metric in METRICS:
-            area = metric if metric in AREA_RANGES else "all"
-            ap_KB = []
-            for label in labels:
-                objects_N = matches.objects_per_image(label, area)
-                if not objects_N.any():
-                    continue
-                places = matches.by_class(label)
-                if metric in ("voc07", "area"):
-                    verdict_TD, recalls_R = voc_D[None, places], (ELEVEN_RECALLS_R if metric == "voc07" else _AREA)
-                else:
-                    verdict_TD, recalls_R = coco_ATD[list(AREA_RANGES).index(area)][:, places], RECALLS_R
-                arrays = (np.ascontiguousarray(verdict_TD), matches.image_D[places], objects_N, counts_BN, recalls_R)
-                ap_KB.append(resampled_ap(*arrays))
+            ap_KB = [resampled_ap(*curve, counts_BN, RECALLS_OF.get(metric, RECALLS_R)) for curve in curves[metric]]
             chunks[metric].append(_mean_over_classes(ap_KB, len(counts_BN)))
     return {metric: 100 * np.concatenate(parts) if parts else np.empty(0) for metric, parts in chunks.items()}
+
+
+def _curves(matches: Matches, coco_ATD: np.ndarray, voc_D: np.ndarray, metric: str) -> list[tuple]:
+    """For each class with objects: image_D of its detections by falling score, events (see below), objects_N."""
+    area = metric if metric in AREA_RANGES else "all"
+    verdict_TD = voc_D[None] if metric in ("voc07", "area") else coco_ATD[list(AREA_RANGES).index(area)]
+    curves = []
+    for label in range(1, len(matches.truth.classes) + 1):
+        objects_N = matches.objects_per_image(label, area)
+        if not objects_N.any():
+            continue
+        places = matches.by_class(label)
+        verdict_TP = verdict_TD[:, places]
+        counted = ~(verdict_TP == IGNORED).all(axis=0)
+        places, verdict_TP = places[counted], verdict_TP[:, counted]
+        event_T, event_D = np.nonzero(verdict_TP != FALSE)
+        bounds_T = np.searchsorted(event_T, np.arange(len(verdict_TP) + 1))
+        curves.append((matches.image_D[places], event_D, verdict_TP[event_T, event_D], bounds_T, objects_N))
+    return curves
 
 
 def _mean_over_classes(ap_KB: list[np.ndarray], num_resamples: int) -> np.ndarray:
@@ -65,9 +73,13 @@ def _mean_over_classes(ap_KB: list[np.ndarray], num_resamples: int) -> np.ndarra
 
 
 @njit(cache=True, parallel=True)
-def resampled_ap(verdict_TD, image_D, objects_N, counts_BN, recalls_R):
-    """ap_B of one class: mean over thresholds T (and recalls R; the area when there are none); NaN without objects."""
-    num_thresholds, num_detections = verdict_TD.shape
+def resampled_ap(image_D, event_E, verdict_E, bounds_T, objects_N, counts_BN, recalls_R):
+    """ap_B of one class: mean over thresholds T (and recalls R; the area when there are none); NaN without objects.
+
+    The events of threshold t, bounds_T[t] to bounds_T[t + 1], are the detections that are not false there (place in D,
+    verdict). Precision peaks only at true ones, and the false ones before it are all that came, less right and ignored.
+    """
+    num_detections, num_thresholds = len(image_D), len(bounds_T) - 1
     ap_B = np.empty(len(counts_BN))
     for b in prange(len(counts_BN)):
         num_objects = 0.0
@@ -76,21 +88,24 @@ def resampled_ap(verdict_TD, image_D, objects_N, counts_BN, recalls_R):
         if num_objects == 0:
             ap_B[b] = np.nan
             continue
+        seen = np.empty(num_detections + 1)  # detections before each place, counted as often as their image
+        seen[0] = 0
+        for d in range(num_detections):
+            seen[d + 1] = seen[d] + counts_BN[b, image_D[d]]
         reached, precision = np.empty(num_detections), np.empty(num_detections)
         total = 0.0
         for t in range(num_thresholds):
-            right, wrong, place = 0.0, 0.0, 0
-            for d in range(num_detections):
-                verdict, count = verdict_TD[t, d], counts_BN[b, image_D[d]]
-                if verdict == IGNORED or count == 0:
-                    continue
-                if verdict == TRUE:
+            right, ignored, place = 0.0, 0.0, 0
+            for e in range(bounds_T[t], bounds_T[t + 1]):
+                d = event_E[e]
+                count = seen[d + 1] - seen[d]
+                if verdict_E[e] == IGNORED:
+                    ignored += count
+                elif count > 0:
                     right += count
                     reached[place] = right
-                    precision[place] = right / (right + wrong)
+                    precision[place] = right / (seen[d + 1] - ignored)
                     place += 1
-                else:
-                    wrong += count
             best, r = 0.0, len(recalls_R) - 1
             for p in range(place - 1, -1, -1):
                 while r >= 0 and recalls_R[r] > reached[p] / num_objects:

@@ -141,7 +141,8 @@ def check_detections(detections: Detections, truth: GroundTruth, where: str) -> 
     if len(unknown):
         raise ValueError(
             f"{where}: {len(unknown)} image ids are not in the domain {truth.domain} "
-            f"({len(truth.image_ids_N)} images), the first is {unknown[0]}; score the file against the data it was made from"
+            f"({len(truth.image_ids_N)} images), the first is {unknown[0]}; "
+            "score the file against the data it was made from"
         )
     strange = np.setdiff1d(detections.labels_D, np.arange(1, len(truth.classes) + 1))
     if len(strange):
