@@ -1,0 +1,120 @@
+"""The `dali` loader: bytes from the index into NVIDIA DALI, which decodes them (with nvJPEG on a GPU).
+
+On a GPU DALI also lays out the canvas, and its output reaches torch by DLPack: one copy on the device, none through
+the host. On a CPU the canvas is laid out here, because DALI's own padding there takes as long as its decoding.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.order import Step
+from pipeline.packed import PackedDataset
+
+HARDWARE_SHARE = 0.12  # of the images go to the GPU's JPEG engine and the rest to its cores, about the best on Hopper
+DEPTH = 2  # batches DALI itself works on ahead
+
+
+class DaliDecoder:
+    def __init__(
+        self,
+        dataset: PackedDataset,
+        batch_size: int,
+        device: torch.device,
+        threads: int,
+        hardware_share: float = HARDWARE_SHARE,
+    ):
+        try:
+            from nvidia.dali import fn, pipeline_def, types
+        except ImportError as error:
+            mend = "install nvidia-dali-cuda130 or choose the loader 'cpu'"
+            raise ValueError(f"the loader 'dali' needs NVIDIA DALI ({error}); {mend}") from None
+        self.dataset, self.batch_size, self.gpu = dataset, batch_size, device.type == "cuda"
+        self.waiting: deque[Step] = deque()  # steps DALI was given and has not returned
+        self.steps: Iterator[Step] = iter(())
+        gpu, device_id = self.gpu, torch.cuda.current_device() if self.gpu and device.index is None else device.index
+
+        @pipeline_def(
+            batch_size=batch_size,
+            num_threads=threads,
+            device_id=device_id if gpu else None,
+            prefetch_queue_depth=DEPTH,
+            exec_dynamic=True,  # outputs are owned by who holds them, not overwritten by the next batch
+        )
+        def decode() -> Any:
+            encoded, canvas = fn.external_source(
+                source=self._feed, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT32], ndim=[1, 1]
+            )
+            if not gpu:
+                return fn.decoders.image(encoded, device="cpu", output_type=types.RGB, adjust_orientation=False)
+            images = fn.decoders.image(
+                encoded,
+                device="mixed",
+                output_type=types.RGB,
+                adjust_orientation=False,
+                hw_decoder_load=hardware_share,
+            )
+            start = (0.0, 0.0)
+            return fn.slice(images, rel_start=start, shape=canvas, axes=(0, 1), out_of_bounds_policy="pad")
+
+        self.pipeline = decode()
+        self.pipeline.build()
+
+    def _canvas(self, step: Step) -> tuple[int, int]:
+        return self.dataset.canvases["portrait" if step.portrait else "landscape"]
+
+    def _feed(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        step = next(self.steps)  # its StopIteration ends the pipeline
+        real = [index for index in step.indices_B.tolist() if index >= 0] or [0]  # DALI takes no empty batch
+        encoded = [np.frombuffer(self.dataset.jpeg(index), np.uint8) for index in real]
+        self.waiting.append(step)
+        return encoded, [np.array(self._canvas(step), np.int32)] * len(real)
+
+    def open(self, steps: Iterator[Step]) -> Iterator[tuple[Step, torch.Tensor]]:
+        self.steps = steps
+        held: deque[Any] = deque(maxlen=4)  # DALI's memory, kept while copies out of it may still run
+        while True:
+            try:
+                (output,) = self.pipeline.run()
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                names = ", ".join(self.dataset.describe(int(i)) for i in self.waiting[0].indices_B if i >= 0)
+                raise ValueError(f"DALI failed on a batch of {names}: {str(error)[:1000]}") from None
+            step = self.waiting.popleft()
+            num_real = int((step.indices_B >= 0).sum())
+            shape = (self.batch_size, *self._canvas(step), 3)
+            if self.gpu:
+                tensor = output.as_tensor()
+                images = torch.from_dlpack(tensor)
+                batch = torch.empty(shape, dtype=torch.uint8, device=images.device)
+                batch[:num_real].copy_(images[:num_real], non_blocking=True)
+                batch[num_real:].zero_()
+                held.append((output, tensor, images))
+                # The copy ran on this thread's stream; whoever takes the batch works on another.
+                torch.cuda.current_stream(images.device).synchronize()
+            else:
+                batch = torch.empty(shape, dtype=torch.uint8)
+                self._lay_out(batch.numpy(), output, step)
+            yield step, batch
+
+    def _lay_out(self, canvas_BHW3: np.ndarray, output: Any, step: Step) -> None:
+        for b, index in enumerate(step.indices_B.tolist()):
+            if index < 0:
+                canvas_BHW3[b] = 0
+                continue
+            image = np.asarray(output[b])
+            h, w = image.shape[:2]
+            if (h, w) != tuple(self.dataset.sizes_N2[index]):
+                raise ValueError(f"{self.dataset.describe(index)} is {h}x{w} where the index says another size")
+            canvas_BHW3[b, :h, :w] = image
+            canvas_BHW3[b, h:] = 0
+            canvas_BHW3[b, :h, w:] = 0
+
+    def close(self) -> None:
+        self.steps = iter(())
+        self.waiting.clear()
+        self.pipeline = None

@@ -1,0 +1,334 @@
+"""Pack any annotated dataset once, at training size: `python -m pipeline.pack ROOT OUT [options]`.
+
+A killed run continues where it was when started again. When ROOT has the layout of the diverse-weather benchmark, OUT
+gets one packed dataset for every scored part (daytime_clear_train, night_sunny_train, ...), otherwise OUT is it.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tyro
+
+from pipeline import diverse_weather
+from pipeline.annotated import relative
+from pipeline.card import build_card, report
+from pipeline.classes import split_names
+from pipeline.console import Progress, run_entry, say
+from pipeline.problems import check_allowed, problem_list
+from pipeline.shards import (
+    INDEX_SCHEMA,
+    WORK,
+    Encoding,
+    Record,
+    ShardJob,
+    ShardResult,
+    make_shard,
+    read_shard,
+    replace_file,
+)
+from pipeline.sources import Source, read_source
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """Read an annotated dataset, check it, and pack it for training and evaluation."""
+
+    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")]
+    """Folder of the dataset: Pascal VOC, the diverse-weather benchmark, YOLO, COCO or BDD100K."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """Folder to write; made when missing."""
+    format: Literal["auto", "voc", "yolo", "coco", "bdd"] = "auto"
+    split: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Which lists to read (--split train); 'all' for every one. Not needed when there is only one."""
+    classes: tuple[str, ...] = ()
+    """Class names in the order of their numbers. Default: the dataset's own order, or the benchmark's seven."""
+    map: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Rename a class: --map motorcycle=motor, as often as needed."""
+    drop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Leave a class's objects out: --drop ambulance, as often as needed."""
+    domain: str = ""
+    """Name of the domain the images belong to. Default: the folder's name, or what the format itself says."""
+    short_side: int = 600
+    long_side: int = 1000
+    quality: int = 92
+    """JPEG quality, 1 to 100."""
+    chroma: Literal["4:2:0", "4:2:2", "4:4:4"] = "4:2:0"
+    """JPEG colour resolution; 4:4:4 keeps all of it."""
+    raw: bool = False
+    """Store the resized pixels without loss (PPM), about ten times larger."""
+    workers: int = 0
+    """Processes; 0 means one a core. The output does not depend on it."""
+    images_per_shard: int = 0
+    """0 chooses by the number of images alone: 8 shards at least, 512 images a shard at most."""
+    allow_bad: int = 0
+    """Accept up to this many problems; they are left out and listed in OUT/problems.txt."""
+    beton: bool = False
+    """Also write data.beton for the FFCV loader."""
+    part: str = ""
+    """i/n: do only the i-th of n parts of the shards (for array jobs on one file system), then stop."""
+    merge: bool = False
+    """Finish a dataset whose parts are all done; makes nothing itself."""
+
+
+def check_options(options: PackOptions) -> None:
+    sides = options.short_side, options.long_side
+    if not 1 <= sides[0] <= sides[1] <= 16384:
+        raise ValueError(f"--short-side {sides[0]} --long-side {sides[1]}: expected 1 <= short <= long <= 16384")
+    if not 1 <= options.quality <= 100:
+        raise ValueError(f"--quality {options.quality}: expected 1 to 100")
+    for name in ("workers", "images_per_shard", "allow_bad"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 0 or more")
+    if options.merge and options.part:
+        raise ValueError("--part makes shards and --merge only joins them: use one of the two")
+    if options.beton and options.part:
+        raise ValueError("--beton belongs to the last step: give it with --merge, not with --part")
+    parse_part(options.part)
+    root, out = options.root.resolve(), options.out.resolve()
+    if out == root or root.is_relative_to(out):
+        raise ValueError(f"{options.out} holds the source {options.root}; choose another output folder")
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """'2/5' -> (2, 5); '' -> (1, 1)."""
+    if not text:
+        return 1, 1
+    first, _, second = text.partition("/")
+    if not (first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
+        raise ValueError(f"--part {text}: expected i/n with 1 <= i <= n, for example 1/4")
+    return int(first), int(second)
+
+
+def digest(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def plan_shards(source: Source, options: PackOptions) -> tuple[list[ShardJob], str]:
+    """The shards to be, and the fingerprint of the whole; both depend on the source and the options, not on workers."""
+    encoding = Encoding(options.short_side, options.long_side, options.quality, options.chroma, options.raw)
+    records = [
+        Record(
+            sample.id,
+            str(sample.path),
+            relative(sample.path, source.root),
+            sample.size,
+            sample.boxes_N4.tobytes(),
+            tuple(sample.labels_N.tolist()),
+            tuple(sample.ignore_N.tolist()),
+            sample.domain,
+        )
+        for sample in source.samples
+    ]
+    per_shard = options.images_per_shard or min(512, max(16, -(-len(records) // 8)))
+    head = (1, encoding, source.classes, per_shard)
+    prints, stamps = [], []
+    for record in records:
+        status = os.stat(record.path)
+        prints.append((record.id, *record[2:4], record.boxes.hex(), *record[5:], status.st_size))
+        stamps.append(status.st_mtime_ns)
+    jobs = []
+    for number, start in enumerate(range(0, len(records), per_shard)):
+        chosen = slice(start, start + per_shard)
+        fingerprint = digest(head, number, prints[chosen], stamps[chosen])
+        jobs.append(ShardJob(str(options.out), number, tuple(records[chosen]), encoding, source.classes, fingerprint))
+    return jobs, digest(head, prints, [str(problem) for problem in source.problems])
+
+
+def _die_with_parent() -> None:
+    """A worker whose parent was killed must not stay behind."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def make_shards(jobs: list[ShardJob], workers: int, progress: Progress) -> None:
+    """Every job in a pool of processes; the first failure stops the rest and is raised here."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _die_with_parent) as pool:
+        try:
+            for future in as_completed([pool.submit(make_shard, job) for job in jobs]):
+                progress.advance(future.result())
+        except BrokenProcessPool:
+            raise ValueError(
+                "a packing process died (killed, or out of memory?); "
+                "run the same command again to continue, with fewer --workers"
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def pack(options: PackOptions) -> list[Path]:
+    """Pack ROOT into OUT; returns the packed datasets that are finished."""
+    check_options(options)
+    classes = split_names(options.classes)
+    parts = diverse_weather.scored_parts(options.root) if options.format in ("auto", "voc") else []
+    if parts:
+        wanted = [part for part in parts if not options.split or part[3] in options.split or options.split == ("all",)]
+        if not wanted:
+            raise ValueError(f"--split {' '.join(options.split)}: the diverse-weather benchmark has train and test")
+        made = []
+        for name, domain, folder, split in wanted:
+            source = read_source(
+                folder,
+                "voc",
+                classes=classes or diverse_weather.CLASSES,
+                rename=options.map,
+                drop=options.drop,
+                splits=(split,),
+                domain=options.domain or domain,
+            )
+            made += pack_source(source, replace(options, out=options.out / name, split=(split,)), name)
+        return made
+    source = read_source(
+        options.root,
+        options.format,
+        classes=classes,
+        rename=options.map,
+        drop=options.drop,
+        splits=options.split,
+        domain=options.domain,
+    )
+    return pack_source(source, options, options.out.resolve().name)
+
+
+def pack_source(source: Source, options: PackOptions, name: str) -> list[Path]:
+    out = options.out
+    check_allowed(source.problems, options.allow_bad, f"{source.root}")
+    if not source.samples:
+        raise ValueError(f"{source.root}: no image is left to pack")
+    jobs, fingerprint = plan_shards(source, options)
+    if (out / "dataset.json").exists():
+        check_same(out, fingerprint)
+        say(f"{out} is already packed from the same images and options")
+    else:
+        shards = run_jobs(jobs, source, options)
+        if shards is None:
+            return []
+        finish(shards, jobs, source, options, name, fingerprint)
+    shutil.rmtree(out / WORK, ignore_errors=True)
+    if options.beton:
+        from pipeline.beton import add_beton
+
+        add_beton(out)
+    card = json.loads((out / "dataset.json").read_text())
+    say(report(card))
+    counts = {label: sum(row.values()) for label, row in card["objects"].items()}
+    for line in diverse_weather.compare(name, card["num_images"], counts):
+        say(f"  {line}")
+    return [out]
+
+
+def check_same(out: Path, fingerprint: str) -> None:
+    try:
+        same = json.loads((out / "dataset.json").read_text())["fingerprint"] == fingerprint
+    except (ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise ValueError(
+            f"{out} already holds a packed dataset of other images or options; delete it or choose another folder"
+        )
+
+
+def run_jobs(jobs: list[ShardJob], source: Source, options: PackOptions) -> list[ShardResult] | None:
+    """Make what is missing. The finished shards in order, or None after one part of several."""
+    (options.out / WORK).mkdir(parents=True, exist_ok=True)
+    part, num_parts = parse_part(options.part)
+    mine = [job for job in jobs if job.number % num_parts == part - 1]
+    done = {job.number: result for job in mine if (result := read_shard(job))}
+    missing = [job for job in mine if job.number not in done]
+    if options.merge and missing:
+        names = ", ".join(job.tar.name for job in missing[:10])
+        raise ValueError(
+            f"{options.out}: {len(missing)} of {len(jobs)} shards are not made yet ({names}); run every --part first"
+        )
+    if missing:
+        workers = min(options.workers or len(os.sched_getaffinity(0)), len(missing))
+        total, left = (sum(len(job.records) for job in some) for some in (mine, missing))
+        with Progress(f"packing {options.out.name}", total, done=total - left) as progress:
+            make_shards(missing, workers, progress)
+    results = []
+    for job in mine:
+        result = done.get(job.number) or read_shard(job)
+        if result is None:
+            raise ValueError(f"{job.tar} changed while packing; is another run writing {options.out}?")
+        results.append(result)
+    problems = [*source.problems, *(problem for result in results for problem in result.problems)]
+    (options.out / "problems.txt").unlink(missing_ok=True)
+    if problems:
+        replace_file(options.out / "problems.txt", problem_list(problems).encode())
+    check_allowed(problems, options.allow_bad, f"{source.root}")
+    if num_parts > 1:
+        say(
+            f"{options.out}: part {part} of {num_parts} is done ({len(mine)} shards); "
+            "when all are, run the command with --merge"
+        )
+        return None
+    return results
+
+
+def finish(
+    shards: list[ShardResult], jobs: list[ShardJob], source: Source, options: PackOptions, name: str, fingerprint: str
+) -> None:
+    """index.parquet, then dataset.json: with it the dataset exists."""
+    index = (
+        pa.concat_tables([shard.table.replace_schema_metadata(None) for shard in shards])
+        .cast(INDEX_SCHEMA)
+        .combine_chunks()
+    )
+    if not len(index):
+        raise ValueError(f"{source.root}: no image is left to pack")
+    sink = pa.BufferOutputStream()
+    pq.write_table(index, sink, compression="zstd")
+    data = sink.getvalue().to_pybytes()
+    replace_file(options.out / "index.parquet", data)
+    problems = [*source.problems, *(problem for shard in shards for problem in shard.problems)]
+    kinds = {kind: sum(problem.skips == kind for problem in problems) for kind in ("image", "box", "clip")}
+    card = build_card(
+        name,
+        index,
+        {"file": "index.parquet", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
+        [
+            {"file": job.tar.name, "bytes": shard.bytes, "images": len(shard.table), "sha256": shard.sha256}
+            for job, shard in zip(jobs, shards, strict=True)
+        ],
+        source.classes,
+        jobs[0].encoding._asdict(),
+        {
+            "format": source.format,
+            "folder": source.root.name,
+            "splits": list(options.split),
+            "map": list(options.map),
+            "drop": list(options.drop),
+        },
+        {
+            "bad images": kinds["image"],
+            "bad boxes": kinds["box"],
+            "boxes clipped by more than 2 px": kinds["clip"],
+            "boxes clipped by less than 2 px": source.num_clipped - sum(p.skips == "clip" for p in source.problems),
+            **{f"objects of dropped class {label}": count for label, count in source.dropped.items()},
+        },
+        fingerprint,
+    )
+    kept = {shard["file"] for shard in card["shards"]}
+    for path in options.out.glob("shard-*.tar"):  # left by an unfinished run over more images
+        if path.name not in kept:
+            path.unlink()
+    replace_file(options.out / "dataset.json", json.dumps(card, indent=1).encode())
+
+
+def main() -> None:
+    pack(tyro.cli(PackOptions))
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,123 @@
+"""Picture files: size without decoding, strict decoding to RGB, resizing to training size, encoding.
+
+JPEG goes through libjpeg-turbo in strict mode (simplejpeg), because OpenCV and Pillow pass cut or corrupt JPEG data
+silently as grey blocks; everything else goes through Pillow.
+"""
+
+import io
+import warnings
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+MAX_PIXELS = 100_000_000
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+
+# EXIF orientation -> what to do with the stored pixels to display them (EXIF 2.32, tag 0x0112).
+ROTATIONS = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.transpose(1, 0, 2),
+    6: lambda image: np.rot90(image, k=-1),
+    7: lambda image: image.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda image: np.rot90(image, k=1),
+}
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"is not a picture of a known format ({', '.join(FORMATS)})") from None
+    except Exception as error:  # Pillow's parsers raise all sorts on damaged headers
+        raise ValueError(f"has a damaged header ({error})") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"is {image.width}x{image.height}, more than {MAX_PIXELS // 10**6} megapixels")
+    if getattr(image, "n_frames", 1) != 1:
+        raise ValueError(f"holds {image.n_frames} pictures; expected one")
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a damaged EXIF block says nothing about the orientation; viewers ignore it too
+        return 1
+
+
+def read_size(data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((h, w) as displayed after EXIF rotation, (h, w) as stored), from the header alone."""
+    image = _open(data)
+    stored = (image.height, image.width)
+    return (stored[::-1] if _orientation(image) in (5, 6, 7, 8) else stored), stored
+
+
+def decode_rgb(data: bytes) -> np.ndarray:
+    """uint8 RGB (h, w, 3), EXIF rotation applied. Cut or damaged data is a ValueError, never a grey block.
+
+    Grey is repeated, CMYK converted, 16-bit divided by 257, palettes looked up, transparency ignored.
+    """
+    image = _open(data)
+    orientation = _orientation(image)
+    try:
+        if image.format == "JPEG" and image.mode in ("RGB", "L"):
+            rgb = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+        elif image.mode.startswith("I;16"):
+            grey = np.asarray(image, dtype=np.uint16)
+            rgb = np.repeat(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
+        elif image.mode in ("F", "I"):
+            raise ValueError(
+                f"has {image.mode} pixels (32 bits a channel), whose range is unknown; convert it to 8 bits"
+            )
+        else:
+            if image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")
+            rgb = np.asarray(image.convert("RGB"))
+    except ValueError as error:
+        raise ValueError(f"cannot be decoded ({error})") from None
+    except Exception as error:  # Pillow: OSError when cut, SyntaxError, struct.error, zlib.error ...
+        raise ValueError(f"cannot be decoded ({error})") from None
+    if orientation in ROTATIONS:
+        rgb = ROTATIONS[orientation](rgb)
+    return np.ascontiguousarray(rgb)
+
+
+def training_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
+    """(h, w) after scaling by min(short_side / min(h, w), long_side / max(h, w)), at least one pixel a side."""
+    scale = min(short_side / min(size), long_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Antialiased: each target pixel is the mean of the area it covers; bilinear where the picture grows."""
+    if image.shape[:2] == size:
+        return image
+    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
+    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def encode(image: np.ndarray, quality: int, chroma: str, raw: bool) -> bytes:
+    """JPEG, or with `raw` a binary PPM: a short header and the pixels as they are."""
+    if raw:
+        return b"P6\n%d %d\n255\n" % (image.shape[1], image.shape[0]) + image.tobytes()
+    return simplejpeg.encode_jpeg(image, quality, "RGB", chroma.replace(":", ""))
+
+
+def decode_packed(data: memoryview) -> np.ndarray:
+    """uint8 RGB of a record written by `encode`."""
+    if bytes(data[:2]) == b"\xff\xd8":
+        return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    header = bytes(data[:32]).split(b"\n", 3)
+    if header[0] != b"P6" or len(header) < 4:
+        raise ValueError("is neither JPEG nor PPM")
+    w, h = (int(number) for number in header[1].split())
+    start = len(b"\n".join(header[:3])) + 1
+    return np.frombuffer(data, np.uint8, offset=start).reshape(h, w, 3)

@@ -1,0 +1,50 @@
+"""What is wrong with someone's data, collected and shown together: file, place, fault and mend."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SHOWN = 40
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One fault. `skips` says what `--allow-bad` does: leave out the image, leave out the box, or clip the box."""
+
+    file: str  # relative to the dataset's root
+    where: str  # line, field or object; "" for the file as a whole
+    what: str
+    mend: str
+    skips: str = "image"  # "image", "box" or "clip"
+
+    def __str__(self) -> str:
+        place = f"{self.file}, {self.where}" if self.where else self.file
+        return f"{place}: {self.what}; {self.mend}"
+
+
+SKIP_TEXT = {"image": "the image was left out", "box": "the box was left out", "clip": "the box was clipped"}
+
+
+def describe_problems(problems: Sequence[Problem], limit: int | None = SHOWN) -> str:
+    lines = [f"  {problem}" for problem in problems[:limit]]
+    if limit is not None and len(problems) > limit:
+        lines.append(f"  ... and {len(problems) - limit} more")
+    return "\n".join(lines)
+
+
+def problem_list(problems: Sequence[Problem]) -> str:
+    """The text of problems.txt: every problem on a line, with what was done about it."""
+    return "".join(f"{problem} [{SKIP_TEXT[problem.skips]}]\n" for problem in problems)
+
+
+def check_allowed(problems: Sequence[Problem], allow_bad: int, what: str) -> None:
+    """Raise with all problems together when there are more than the user allowed."""
+    if len(problems) <= allow_bad:
+        return
+    kinds = {kind: sum(problem.skips == kind for problem in problems) for kind in SKIP_TEXT}
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    raise ValueError(
+        f"{what} has {len(problems)} problems (by what would be left out or clipped: {counts}), "
+        f"{allow_bad} are allowed:\n"
+        f"{describe_problems(problems)}\n"
+        f"Mend them, or accept up to this many with --allow-bad {len(problems)}"
+    )

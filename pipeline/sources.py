@@ -1,0 +1,154 @@
+"""Any annotated dataset as Samples: which format it is, and the checks every image and box must pass."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.annotated import Annotated, AnnotatedBox, relative
+from pipeline.batch import Sample
+from pipeline.classes import build_class_table, nearest, parse_renames
+from pipeline.console import track
+from pipeline.parse import MAX_IMAGE_BYTES, read_bytes
+from pipeline.pixels import read_size
+from pipeline.problems import Problem
+from pipeline.source_bdd import read_bdd
+from pipeline.source_coco import read_coco
+from pipeline.source_json import find_json
+from pipeline.source_voc import find_voc, read_voc
+from pipeline.source_yolo import find_yolo, read_yolo
+
+FORMATS = ("voc", "yolo", "coco", "bdd")
+CLIP_BELOW = 2.0  # pixels a box may stick out of its image and be clipped without a word
+
+
+@dataclass
+class Source:
+    """What was read: good samples, the class order, and every problem found on the way."""
+
+    root: Path
+    format: str
+    classes: tuple[str, ...]
+    samples: list[Sample]
+    problems: list[Problem] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)  # {class name: objects left out by --drop}
+    num_clipped: int = 0  # boxes that stuck out by less than CLIP_BELOW
+
+
+def detect_format(root: Path) -> str:
+    """voc, yolo, coco or bdd, by the files that only that format has; exactly one must fit."""
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder")
+    found = [name for name, fits in (("voc", find_voc), ("yolo", find_yolo)) if fits(root)]
+    found += sorted({kind for _, kind in find_json(root).values()})
+    if len(found) != 1:
+        expected = (
+            "Annotations + ImageSets/Main (voc), data.yaml (yolo), annotations/*.json (coco) or labels/*.json (bdd)"
+        )
+        what = f"looks like {' and '.join(found)}" if found else "has no annotations that are known"
+        raise ValueError(f"{root} {what}; expected {expected}; say which with --format {{{','.join(FORMATS)}}}")
+    return found[0]
+
+
+def read_source(
+    root: Path | str,
+    format: str = "auto",
+    *,
+    classes: Sequence[str] = (),
+    rename: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    splits: Sequence[str] = (),
+    domain: str = "",
+    quiet: bool = False,
+) -> Source:
+    """Read and check a whole dataset. A wrong option or class name raises; faults of the data are in `.problems`.
+
+    rename: 'OLD=NEW' pairs; drop: class names whose objects are left out; splits: several, or 'all'.
+    """
+    root = Path(root).absolute()
+    if format == "auto":
+        format = detect_format(root)
+    domain = domain or root.name
+    problems: list[Problem] = []
+    listed: list[str] = []
+    if format == "voc":
+        images = read_voc(root, list(splits), domain, problems)
+    elif format == "yolo":
+        images, listed = read_yolo(root, list(splits), domain, problems)
+    elif format == "coco":
+        images, listed = read_coco(root, list(splits), domain, problems)
+    elif format == "bdd":
+        images = read_bdd(root, list(splits), domain, problems)
+    else:
+        raise ValueError(f"--format {format}: expected auto, {', '.join(FORMATS)}{nearest(format, FORMATS)}")
+    found = Counter(box.name for image in images for box in image.boxes)
+    class_order, table = build_class_table(found, listed, tuple(classes), parse_renames(rename), drop)
+    source = Source(root, format, class_order, [], problems, {name: found[name] for name in drop if name in found})
+    for image in track(images, f"reading {root.name}", len(images), quiet=quiet):
+        sample = check_image(image, table, source)
+        if sample is not None:
+            source.samples.append(sample)
+    return source
+
+
+def check_image(image: Annotated, table: dict[str, int], source: Source) -> Sample | None:
+    picture = relative(image.image, source.root)
+    try:
+        size, stored = read_size(read_bytes(image.image, MAX_IMAGE_BYTES))
+    except ValueError as error:
+        source.problems.append(Problem(picture, "", str(error), "replace the picture or take it out of the list"))
+        return None
+    if image.size is not None and image.size != size:
+        declared = f"{image.size[1]}x{image.size[0]}"
+        if image.size == stored:
+            what = (
+                f"the annotation says {declared}, the size before the EXIF rotation: its boxes do not fit the picture"
+            )
+            mend = "turn the boxes, or remove the EXIF orientation tag from the picture"
+        else:
+            what = f"the annotation says {declared} but the picture is {size[1]}x{size[0]}"
+            mend = "mend the size, or give the picture that was annotated"
+        source.problems.append(Problem(image.file, picture, what, mend))
+        return None
+    boxes, labels, ignore = [], [], []
+    for box in image.boxes:
+        label = table[box.name]
+        if label:
+            corners = check_box(box, size, image, source)
+            if corners is not None:
+                boxes.append(corners)
+                labels.append(label)
+                ignore.append(box.ignore)
+    return Sample(
+        path=image.image,
+        size=size,
+        boxes_N4=np.array(boxes, np.float32).reshape(-1, 4),
+        labels_N=np.array(labels, np.int64),
+        ignore_N=np.array(ignore, bool),
+        domain=image.domain,
+        id=image.id,
+    )
+
+
+def check_box(box: AnnotatedBox, size: tuple[int, int], image: Annotated, source: Source) -> np.ndarray | None:
+    """float32 corners inside the image with positive area, or None and a problem."""
+    h, w = size
+    corners = np.array((box.x1, box.y1, box.x2, box.y2), np.float64)
+    if image.normalised:
+        corners *= (w, h, w, h)
+    shown = f"box {[round(float(value), 2) for value in corners]} in a picture of {w}x{h}"
+    if corners[2] <= corners[0] or corners[3] <= corners[1]:
+        source.problems.append(Problem(image.file, box.where, f"{shown} has no area", "mend or remove the box", "box"))
+        return None
+    outside = max(-corners[0], -corners[1], corners[2] - w, corners[3] - h)
+    clipped = np.clip(corners, 0, (w, h, w, h)).astype(np.float32)
+    empty = clipped[2] <= clipped[0] or clipped[3] <= clipped[1]
+    if empty or outside >= CLIP_BELOW:
+        what = f"{shown} lies outside" if empty else f"{shown} sticks out by {outside:.1f} px"
+        source.problems.append(
+            Problem(image.file, box.where, what, "mend or remove the box", "box" if empty else "clip")
+        )
+    source.num_clipped += bool(outside > 0 and not empty)
+    return None if empty else clipped

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Pack an annotated dataset once for training: scripts/build_dataset.sh ROOT OUT [options]; --help lists the options.
+set -euo pipefail
+python="$(dirname "${BASH_SOURCE[0]}")/../.venv/bin/python"
+[ -x "$python" ] || python=python3
+exec "$python" -P -m pipeline.pack "$@" # -P: nothing in the caller's folder can stand in for our modules
