@@ -31,5 +31,5 @@ def _make_anchors(cells_LS4: Tensor, canvas: tuple[int, int], map_sizes: tuple[t
     return torch.cat(levels)
 
 
-# A run sees a handful of canvases. Tensors hash by identity, so the cells of each detector and device are their own key.
+# A run sees a handful of canvases. Tensors hash by identity: the cells of each detector and device are their own key.
 _cached_anchors = lru_cache(maxsize=64)(_make_anchors)

@@ -23,8 +23,8 @@ def real_boxes(boxes_BG4: Tensor, labels_BG: Tensor) -> Tensor:
 def assign(
     candidates_BN4: Tensor,
     boxes_BG4: Tensor,
-    real_BG: Tensor,
-    ignore_BG: Tensor,
+    owner_BG: Tensor,
+    ignored_BG: Tensor,
     foreground_iou: float,
     background_iou: float,
     keep_best: bool,
@@ -34,13 +34,12 @@ def assign(
 
     A candidate's box is the one it overlaps most (first of equals). State 1 from `foreground_iou` up, 0 below
     `background_iou`, -1 between. `keep_best`: the candidates with the highest overlap of a box, ties included, are
-    foreground whatever their overlap (Ren et al. 2015, 3.1.2). Ignored boxes own no candidate; a background candidate
-    with at least `ignore_overlap` of its own area on one becomes -1.
+    foreground whatever their overlap (Ren et al. 2015, 3.1.2). Only the boxes in owner_BG own candidates; a background
+    candidate with at least `ignore_overlap` of its own area on a box of ignored_BG becomes -1.
     """
-    owner_BG = real_BG & ~ignore_BG
     area_BN = area(candidates_BN4)
     inter_BGN = intersection(boxes_BG4, candidates_BN4)
-    on_ignored_BN = (inter_BGN * (real_BG & ignore_BG)[:, :, None]).amax(1) >= ignore_overlap * area_BN
+    on_ignored_BN = (inter_BGN * ignored_BG[:, :, None]).amax(1) >= ignore_overlap * area_BN
     union_BGN = (area(boxes_BG4)[:, :, None] + area_BN[:, None]).sub_(inter_BGN)
     iou_BGN = inter_BGN.div_(union_BGN).masked_fill_(~owner_BG[:, :, None], -1.0)
 

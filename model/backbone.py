@@ -1,6 +1,5 @@
 """torchvision's Faster R-CNN, built by torchvision's own constructors from a ModelConfig."""
 
-import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
@@ -14,7 +13,7 @@ from model.config import ModelConfig
 
 
 class FrozenNorm2d(FrozenBatchNorm2d):
-    """Batch norm with fixed statistics that answers in its input's type, in one pass.
+    """Batch norm with fixed statistics that answers in its input's type.
 
     y = x * s + (bias - mean * s), s = weight / sqrt(var + epsilon). torchvision's returns float32 under autocast, which
     doubles the traffic of every activation after it. Same buffers, same names.
@@ -24,7 +23,8 @@ class FrozenNorm2d(FrozenBatchNorm2d):
         scale_C = self.weight * (self.running_var + self.eps).rsqrt()
         shift_C = self.bias - self.running_mean * scale_C
         scale_C11, shift_C11 = scale_C.to(x_BCHW.dtype)[:, None, None], shift_C.to(x_BCHW.dtype)[:, None, None]
-        return torch.addcmul(shift_C11, x_BCHW, scale_C11)
+        # In place: one activation less to allocate, and the same rounding as torchvision's x * scale + bias.
+        return (x_BCHW * scale_C11).add_(shift_C11)
 
 
 def norm_layer(config: ModelConfig, frozen_class: type[nn.Module]):
@@ -37,8 +37,8 @@ def norm_layer(config: ModelConfig, frozen_class: type[nn.Module]):
     return make
 
 
-def build_body(config: ModelConfig, frozen_class: type[nn.Module] = FrozenNorm2d) -> tuple[nn.Module, list[str]]:
-    """The classifier network without its pyramid, and the names of its stages, first to last."""
+def build_body(config: ModelConfig, frozen_class: type[nn.Module] = FrozenNorm2d):
+    """(the classifier's layers without its head, the names of its stages from first to last)."""
     constructor = getattr(torchvision.models, config.backbone)
     body = constructor(weights=None, norm_layer=norm_layer(config, frozen_class))
     if config.family == "resnet":
@@ -48,7 +48,7 @@ def build_body(config: ModelConfig, frozen_class: type[nn.Module] = FrozenNorm2d
     return body, [str(index) for index in (0, *strided, len(body) - 1)]
 
 
-def freeze_stages(body: nn.Module, stages: list[str], config: ModelConfig) -> None:
+def freeze_stages(body, stages: list[str], config: ModelConfig) -> None:
     """Leave the last `trainable_layers` stages to learn, counted as torchvision counts them."""
     num_stages = len(stages)
     trainable = config.trainable_layers

@@ -1,4 +1,4 @@
-"""What a detector is made of. Numbers default to torchvision's Faster R-CNN; `None` means the backbone's own default."""
+"""What a detector is made of. Numbers default to torchvision's Faster R-CNN; `None` is the backbone's own default."""
 
 from dataclasses import dataclass, replace
 
@@ -14,6 +14,32 @@ ANCHOR_SIZES = {
     "mobilenet_v2": ((16, 24), (32, 48), (64, 96), (128, 192)),
     "mobilenet_v3_large": ((32, 64, 128, 256, 512),) * 3,
 }
+
+SHARES = (
+    "rpn_nms_threshold",
+    "rpn_foreground_iou",
+    "rpn_background_iou",
+    "rpn_positive_fraction",
+    "rpn_score_threshold",
+    "roi_foreground_iou",
+    "roi_background_iou",
+    "roi_positive_fraction",
+    "ignore_overlap",
+    "score_threshold",
+    "nms_threshold",
+)
+COUNTS = (
+    "fpn_channels",
+    "representation_size",
+    "roi_canonical_scale",
+    "rpn_pre_nms_train",
+    "rpn_pre_nms_test",
+    "rpn_post_nms_train",
+    "rpn_post_nms_test",
+    "rpn_samples_per_image",
+    "regions_per_image",
+    "detections_per_image",
+)
 
 
 @dataclass(frozen=True)
@@ -61,17 +87,16 @@ class ModelConfig:
             raise ValueError(f"ModelConfig.backbone: got {self.backbone!r}; allowed: {', '.join(BACKBONES)}")
         if self.norm not in ("auto", "frozen", "batch"):
             raise ValueError(f"ModelConfig.norm: got {self.norm!r}; allowed: auto, frozen, batch")
-        for name in ("rpn_nms_threshold", "nms_threshold", "rpn_foreground_iou", "rpn_background_iou",
-                     "roi_foreground_iou", "roi_background_iou", "rpn_positive_fraction", "roi_positive_fraction"):  # fmt: skip
+        for name in SHARES:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"ModelConfig.{name}: got {getattr(self, name)}; allowed: 0 to 1")
-        for name in ("rpn_pre_nms_train", "rpn_pre_nms_test", "rpn_post_nms_train", "rpn_post_nms_test",
-                     "rpn_samples_per_image", "regions_per_image", "detections_per_image", "fpn_channels",
-                     "representation_size"):  # fmt: skip
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"ModelConfig.{name}: got {getattr(self, name)}; allowed: 1 or more")
-        for samples, fraction in (("rpn_samples_per_image", "rpn_positive_fraction"),
-                                  ("regions_per_image", "roi_positive_fraction")):  # fmt: skip
+        for samples, fraction in (
+            ("rpn_samples_per_image", "rpn_positive_fraction"),
+            ("regions_per_image", "roi_positive_fraction"),
+        ):
             if int(getattr(self, samples) * getattr(self, fraction)) < 1:
                 raise ValueError(
                     f"ModelConfig.{samples}: got {getattr(self, samples)} with {fraction} {getattr(self, fraction)}; "
@@ -112,7 +137,7 @@ class ModelConfig:
 
 
 def small_model(**changes) -> ModelConfig:
-    """MobileNetV2 for canvases of about 200 x 350 pixels and two CPU cores; every part is torchvision's, only narrower."""
+    """MobileNetV2 for canvases of about 200 x 350 pixels and two CPU cores: torchvision's parts, only narrower."""
     small = ModelConfig(
         backbone="mobilenet_v2",
         trainable_layers=5,

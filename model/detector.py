@@ -43,6 +43,16 @@ class Proposals(NamedTuple):
     real_BP: Tensor
 
 
+class Truth(NamedTuple):
+    """The annotated boxes of a batch, as assignment needs them."""
+
+    boxes_BG4: Tensor
+    labels_BG: Tensor
+    owner_BG: Tensor  # may be responsible for candidates: neither padding nor ignored
+    ignored_BG: Tensor
+    present_B1: Tensor  # False for the rows that fill up a last batch
+
+
 def take(values_BN: Tensor, index_BS: Tensor) -> Tensor:
     """Rows (B, S, ...) of values (B or 1, N, ...) at index (B, S)."""
     values_BN = values_BN.expand(index_BS.shape[0], *values_BN.shape[1:])
@@ -60,7 +70,7 @@ def box_loss(deltas_BS4: Tensor, target_BS4: Tensor, reference_BS4: Tensor, posi
 
 
 class Detector(FasterRCNN):
-    """A torchvision FasterRCNN (its forward still works and is the reference) with `features`, `losses` and `detect`."""
+    """A torchvision FasterRCNN with `features`, `losses` and `detect`; torchvision's own forward still works."""
 
     cells_LS4: Tensor
 
@@ -77,14 +87,38 @@ class Detector(FasterRCNN):
             self.train(was_training)
         self.strides = tuple(256 // feature.shape[-1] for feature in maps.values())
 
-    def features(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
-        """Maps of the pyramid, finest first, the pooled one last. Height and width are multiples of 32."""
+    def features(self, images_B3HW: Tensor, strides: tuple[int, ...] | None = None) -> tuple[Tensor, ...]:
+        """Maps of the pyramid, finest first, the pooled one last. Height and width are multiples of 32.
+
+        With `strides` only those maps, and no more of the pyramid than they need: its finest level is the dearest.
+        """
         height, width = images_B3HW.shape[-2:]
         if height % 32 or width % 32:
             raise ValueError(
-                f"Detector.features: got a canvas of {height} x {width}; both sides must be multiples of 32: pad the images"
+                f"Detector.features: got a canvas of {height} x {width}; pad both sides to multiples of 32"
             )
-        return tuple(self.backbone(images_B3HW).values())
+        if strides is None:
+            return tuple(self.backbone(images_B3HW).values())
+        unknown = sorted(set(strides) - set(self.strides))
+        if unknown or not strides:
+            raise ValueError(f"Detector.features: got strides {strides}; this pyramid has {self.strides}")
+        fpn = self.backbone.fpn
+        stages = list(self.backbone.body(images_B3HW).values())
+        last = len(stages) - 1
+        maps = {}
+        inner = fpn.inner_blocks[last](stages[last])
+        if {self.strides[last], self.strides[-1]} & set(strides):
+            maps[last] = fpn.layer_blocks[last](inner)
+        if self.strides[-1] in strides:
+            maps[last + 1] = F.max_pool2d(maps[last], kernel_size=1, stride=2, padding=0)
+        for level in range(last - 1, -1, -1):
+            if not set(self.strides[: level + 1]) & set(strides):
+                break
+            lateral = fpn.inner_blocks[level](stages[level])
+            inner = lateral + F.interpolate(inner, size=lateral.shape[-2:], mode="nearest")
+            if self.strides[level] in strides:
+                maps[level] = fpn.layer_blocks[level](inner)
+        return tuple(maps[level] for level, stride in enumerate(self.strides) if stride in strides)
 
     def anchors(self, features: tuple[Tensor, ...], canvas: tuple[int, int]) -> Tensor:
         return make_anchors(self.cells_LS4, canvas, tuple((f.shape[-2], f.shape[-1]) for f in features))
@@ -155,45 +189,37 @@ class Detector(FasterRCNN):
         keys_B: Tensor,
         global_mean: Callable[[Tensor], Tensor] = lambda count: count,
     ) -> dict[str, Tensor]:
-        """The four losses of a batch. Labels 0 and boxes without area are padding.
+        """The four losses of a batch. Labels 0 and boxes without area are padding; images of size 0 do not count.
 
         Each sum is divided by `global_mean` of the number of sampled candidates: with the mean over ranks, averaging
         gradients over ranks gives those of the whole batch on one. Sampling is a pure function of keys_B.
         """
+        present_B1 = (sizes_B2 > 0).all(dim=1, keepdim=True)
         boxes_BG4 = boxes_BG4.float()
-        real_BG = real_boxes(boxes_BG4, labels_BG)
+        real_BG = real_boxes(boxes_BG4, labels_BG) & present_B1
+        truth = Truth(boxes_BG4, labels_BG, real_BG & ~ignore_BG, real_BG & ignore_BG, present_B1)
         level_logits, level_deltas = self.rpn_outputs(features)
         anchors_A4 = self.anchors(features, images_size)
-        rpn = self.rpn_losses(
-            level_logits, level_deltas, anchors_A4, boxes_BG4, real_BG, ignore_BG, keys_B, global_mean
-        )
-        proposals = self.proposals(
-            level_logits,
-            level_deltas,
-            anchors_A4,
-            sizes_B2,
-            self.config.rpn_pre_nms_train,
-            self.config.rpn_post_nms_train,
-        )
-        roi = self.roi_losses(
-            features, images_size, proposals, boxes_BG4, labels_BG, real_BG, ignore_BG, keys_B, global_mean
-        )
-        return {**rpn, **roi}
+        rpn = self.rpn_losses(level_logits, level_deltas, anchors_A4, truth, keys_B, global_mean)
+        pre_nms, post_nms = self.config.rpn_pre_nms_train, self.config.rpn_post_nms_train
+        proposals = self.proposals(level_logits, level_deltas, anchors_A4, sizes_B2, pre_nms, post_nms)
+        return {**rpn, **self.roi_losses(features, images_size, proposals, truth, keys_B, global_mean)}
 
     def rpn_losses(
-        self, level_logits, level_deltas, anchors_A4, boxes_BG4, real_BG, ignore_BG, keys_B, global_mean
+        self, level_logits, level_deltas, anchors_A4: Tensor, truth: Truth, keys_B: Tensor, global_mean
     ) -> dict[str, Tensor]:
         config = self.config
         matched_BA, state_BA = assign(
             anchors_A4[None],
-            boxes_BG4,
-            real_BG,
-            ignore_BG,
+            truth.boxes_BG4,
+            truth.owner_BG,
+            truth.ignored_BG,
             config.rpn_foreground_iou,
             config.rpn_background_iou,
             True,
             config.ignore_overlap,
         )
+        state_BA = torch.where(truth.present_B1, state_BA, -1)
         index_BS, kind_BS = draw_samples(
             state_BA, config.rpn_samples_per_image, config.rpn_positive_fraction, keys_B, RPN_STREAM
         )
@@ -203,35 +229,34 @@ class Detector(FasterRCNN):
         # Only the first slots can be foreground.
         num_positive = int(config.rpn_samples_per_image * config.rpn_positive_fraction)
         index_BS, positive_BS = index_BS[:, :num_positive], kind_BS[:, :num_positive] == 1
-        target_BS4 = take(boxes_BG4, take(matched_BA, index_BS))
+        target_BS4 = take(truth.boxes_BG4, take(matched_BA, index_BS))
         deltas_BS4 = take(torch.cat(level_deltas, dim=1), index_BS)
         box = box_loss(deltas_BS4, target_BS4, take(anchors_A4[None], index_BS), positive_BS, RPN_WEIGHTS)
         return {"rpn_class": (class_BS * (kind_BS >= 0)).sum() / normaliser, "rpn_box": box / normaliser}
 
     def roi_losses(
-        self, features, canvas, proposals, boxes_BG4, labels_BG, real_BG, ignore_BG, keys_B, global_mean
+        self, features, canvas: tuple[int, int], proposals: Proposals, truth: Truth, keys_B: Tensor, global_mean
     ) -> dict[str, Tensor]:
         config = self.config
         # The annotated boxes are proposals too, so that the head sees foreground before the RPN has learnt any.
-        owner_BG = real_BG & ~ignore_BG
-        candidates_BN4 = torch.cat((proposals.boxes_BP4, boxes_BG4), dim=1)
+        candidates_BN4 = torch.cat((proposals.boxes_BP4, truth.boxes_BG4), dim=1)
         matched_BN, state_BN = assign(
             candidates_BN4,
-            boxes_BG4,
-            real_BG,
-            ignore_BG,
+            truth.boxes_BG4,
+            truth.owner_BG,
+            truth.ignored_BG,
             config.roi_foreground_iou,
             config.roi_background_iou,
             False,
             config.ignore_overlap,
         )
-        state_BN = torch.where(torch.cat((proposals.real_BP, owner_BG), dim=1), state_BN, -1)
+        state_BN = torch.where(torch.cat((proposals.real_BP, truth.owner_BG), dim=1), state_BN, -1)
         index_BR, kind_BR = draw_samples(
             state_BN, config.regions_per_image, config.roi_positive_fraction, keys_B, ROI_STREAM
         )
         regions_BR4 = torch.where((kind_BR >= 0)[..., None], take(candidates_BN4, index_BR), 0.0)
         matched_BR = take(matched_BN, index_BR)
-        labels_BR = torch.where(kind_BR == 1, take(labels_BG, matched_BR), 0)
+        labels_BR = torch.where(kind_BR == 1, take(truth.labels_BG, matched_BR), 0)
         logits_BRK, deltas_BRK4 = self.roi_outputs(features, regions_BR4, canvas)
 
         normaliser = global_mean((kind_BR >= 0).sum().float()).clamp(min=1)
@@ -240,14 +265,16 @@ class Detector(FasterRCNN):
         positive_BR = kind_BR[:, :num_positive] == 1
         label_BR114 = labels_BR[:, :num_positive, None, None].expand(-1, -1, 1, 4)
         deltas_BR4 = deltas_BRK4[:, :num_positive].gather(2, label_BR114)[:, :, 0]
-        target_BR4 = take(boxes_BG4, matched_BR[:, :num_positive])
+        target_BR4 = take(truth.boxes_BG4, matched_BR[:, :num_positive])
         box = box_loss(deltas_BR4, target_BR4, regions_BR4[:, :num_positive], positive_BR, ROI_WEIGHTS)
         return {"roi_class": (class_BR * (kind_BR >= 0)).sum() / normaliser, "roi_box": box / normaliser}
 
     @torch.no_grad()
     def detect(self, images_B3HW: Tensor, sizes_B2: Tensor) -> Detections:
         """What is in the images: the best `detections_per_image`, each class thinned on its own."""
-        return self.detect_features(self.features(images_B3HW), tuple(images_B3HW.shape[-2:]), sizes_B2)
+        return self.detect_features(
+            self.features(images_B3HW), (images_B3HW.shape[-2], images_B3HW.shape[-1]), sizes_B2
+        )
 
     @torch.no_grad()
     def detect_features(self, features: tuple[Tensor, ...], canvas: tuple[int, int], sizes_B2: Tensor) -> Detections:

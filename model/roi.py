@@ -26,7 +26,7 @@ def map_levels(boxes_BR4: Tensor, finest: int, coarsest: int, canonical_scale: i
 def roi_align(
     feature_BCHW: Tensor, boxes_BR4: Tensor, scale: float, output_size: int, sampling_ratio: int = 2
 ) -> Tensor:
-    """Crops (B * R, C, S, S) of one map at given boxes in view pixels; scale = map / view (torchvision, aligned=False)."""
+    """Crops (B * R, C, S, S) of one map at boxes in view pixels; scale = map / view (torchvision, aligned=False)."""
     num_images, num_regions = boxes_BR4.shape[:2]
     image_BR1 = torch.arange(num_images, device=boxes_BR4.device, dtype=torch.float32)[:, None, None]
     rois_N5 = torch.cat((image_BR1.expand(-1, num_regions, 1), boxes_BR4.float()), dim=2).flatten(0, 1)
@@ -40,8 +40,8 @@ def roi_align_levels(
 ) -> Tensor:
     """Crops (B * R, C, S, S), each from the level that its size asks for.
 
-    torchvision picks the boxes of a level with nonzero(). Here every level is asked for all boxes, those of other levels
-    moved out of the map, where the crop is exactly zero; the sum over levels is the wanted crop.
+    torchvision picks the boxes of a level with nonzero(). Here every level is asked for all boxes, those of other
+    levels moved out of the map, where the crop is exactly zero; the sum over levels is the wanted crop.
     """
     scales = [level_scale(canvas, feature) for feature in features]
     finest, coarsest = round(-math.log2(scales[0])), round(-math.log2(scales[-1]))

@@ -117,7 +117,7 @@ def load_body(body: nn.Module, path: Path, backbone: str) -> None:
     for new, old in pairs.items():
         if own[new].shape != state[old].shape:
             raise ValueError(
-                f"weights: {path}: {old} has shape {tuple(state[old].shape)}, {backbone}'s {new} {tuple(own[new].shape)}"
+                f"weights: {path}: {old} has shape {tuple(state[old].shape)}; {backbone} needs {tuple(own[new].shape)}"
             )
     body.load_state_dict({new: state[old] for new, old in pairs.items()}, strict=False)
     say(f"weights: {backbone} from {path}")
@@ -273,6 +273,7 @@ def infer_config(state: Mapping[str, Tensor], path: Path) -> tuple[ModelConfig, 
     usual = len(config.resolved_anchor_sizes[0]) * len(config.anchor_ratios)
     if num_anchors != usual:
         raise ValueError(
-            f"{path}: {num_anchors} anchors per place, {backbone}'s usual number is {usual}; save it with model.json instead"
+            f"{path}: {num_anchors} anchors per place, {backbone}'s usual number is {usual}; "
+            "give a checkpoint directory with model.json, which says which anchors they are"
         )
     return config, num_classes

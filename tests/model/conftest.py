@@ -1,0 +1,85 @@
+"""Detectors with weights that make a test mean something: statistics as after training, scores that differ."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from model.config import ModelConfig
+from model.detector import Detector, build_detector
+
+
+def make_lively_detector(config: ModelConfig, num_classes: int = 4, seed: int = 0) -> Detector:
+    """Random weights, but every norm's statistics are those of its input and the heads disagree about places.
+
+    With untouched frozen norms activations die out over depth, all scores tie, and any comparison passes or fails by
+    rounding alone.
+    """
+    torch.manual_seed(seed)
+    detector = build_detector(config, num_classes)
+
+    def calibrate(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+        norm.running_var.copy_(inputs[0].var((0, 2, 3)))
+
+    norms = [module for module in detector.modules() if isinstance(module, FrozenBatchNorm2d | nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(calibrate) for norm in norms]
+    with torch.no_grad():
+        detector.eval().features(torch.randn(4, 3, 128, 128))
+        for layer, deviation in (
+            (detector.rpn.head.cls_logits, 0.2),
+            (detector.rpn.head.bbox_pred, 0.02),
+            (detector.roi_heads.box_predictor.cls_score, 0.3),
+            (detector.roi_heads.box_predictor.bbox_pred, 0.1),
+        ):
+            nn.init.normal_(layer.weight, std=deviation)
+    for hook in hooks:
+        hook.remove()
+    return detector.train()
+
+
+def make_random_batch(generator: torch.Generator, num_images: int, canvas: tuple[int, int], num_boxes: int = 6):
+    """images_B3HW (zero outside the sizes), sizes_B2 (odd, filling the canvas once), boxes_BG4, labels_BG (0 = padding
+    anywhere, some images without boxes), keys_B.
+    """
+
+    def draw(low: int, high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(low, high, shape, generator=generator)
+
+    sizes_B2 = torch.stack((draw(40, canvas[0], num_images), draw(40, canvas[1], num_images)), dim=1) | 1
+    sizes_B2[0] = torch.tensor([canvas[0] - 3, canvas[1] - 9])
+    images_B3HW = torch.zeros(num_images, 3, *canvas)
+    for image_3HW, (height, width) in zip(images_B3HW, sizes_B2.tolist(), strict=True):
+        image_3HW[:, :height, :width] = torch.randn(3, height, width, generator=generator)
+    limit_B14 = sizes_B2.flip(1).repeat(1, 2)[:, None].float()
+    corners_BG22 = torch.rand(num_images, num_boxes, 2, 2, generator=generator).sort(dim=2).values
+    boxes_BG4 = corners_BG22.flatten(2) * limit_B14
+    labels_BG = draw(0, 4, num_images, num_boxes)
+    labels_BG[draw(0, num_images, 1)] = 0
+    keys_B = draw(0, 2**62, num_images)
+    return (
+        images_B3HW.contiguous(memory_format=torch.channels_last),
+        sizes_B2.to(torch.int32),
+        boxes_BG4,
+        labels_BG,
+        keys_B,
+    )
+
+
+@pytest.fixture(scope="session")
+def lively_detector():
+    return make_lively_detector
+
+
+@pytest.fixture(scope="session")
+def random_batch():
+    return make_random_batch
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Two builders share two cores; and sums in one thread have one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
