@@ -121,6 +121,34 @@ def concatenate(parts: list[Detections]) -> Detections:
     return Detections(ids_D[order_D], boxes_D4[order_D], labels_D[order_D], scores_D[order_D])
 
 
+def restrict(truth: GroundTruth, detections: Detections, ids: np.ndarray) -> tuple[GroundTruth, Detections]:
+    """The part of both that is about the images `ids`."""
+    kept_N = np.isin(truth.image_ids_N, ids)
+    kept_M, kept_D = kept_N[truth.image_M], np.isin(detections.image_ids_D, truth.image_ids_N[kept_N])
+    row_N = np.cumsum(kept_N) - 1
+    part = GroundTruth(
+        domain=truth.domain,
+        classes=truth.classes,
+        image_ids_N=truth.image_ids_N[kept_N],
+        sizes_N2=truth.sizes_N2[kept_N],
+        image_M=row_N[truth.image_M[kept_M]],
+        boxes_M4=truth.boxes_M4[kept_M],
+        labels_M=truth.labels_M[kept_M],
+        ignore_M=truth.ignore_M[kept_M],
+        areas_M=truth.areas_M[kept_M],
+    )
+    return part, select(detections, kept_D)
+
+
+def select(detections: Detections, kept_D: np.ndarray) -> Detections:
+    return Detections(
+        detections.image_ids_D[kept_D],
+        detections.boxes_D4[kept_D],
+        detections.labels_D[kept_D],
+        detections.scores_D[kept_D],
+    )
+
+
 def check_detections(detections: Detections, truth: GroundTruth, where: str) -> None:
     """Refuse what cannot be scored honestly: NaN, boxes of negative size, images or classes not in the data."""
     broken_D = ~(np.isfinite(detections.boxes_D4).all(axis=1) & np.isfinite(detections.scores_D))

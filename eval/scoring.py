@@ -4,7 +4,7 @@ import numpy as np
 
 from eval import bootstrap, coco, domains, voc07
 from eval.interchange import Detections, GroundTruth, check_detections
-from eval.matching import Matches
+from eval.matching import IGNORED, TRUE, Matches
 
 MEANS = {"voc07": "mAP", "area": "mAP", "coco": "mAP"}
 
@@ -44,6 +44,7 @@ def score_domain(
         "voc07": {"mAP": _mean(voc["voc07"].values()), "AP": voc["voc07"]},
         "area": {"mAP": _mean(voc["area"].values()), "AP": voc["area"]},
         "coco": coco.summarise(precision_TRKA, truth.classes),
+        "best_score": best_score(matches, voc_D),
     }
     samples = {}
     if num_resamples:
@@ -54,6 +55,22 @@ def score_domain(
             figures["coco"][f"interval_{size}"] = bootstrap.interval(samples[size])
     curves = {name: None if points is None else points.round(4).tolist() for name, points in voc["curve"].items()}
     return figures, curves, samples
+
+
+def best_score(matches: Matches, verdict_D: np.ndarray) -> dict:
+    """The score from which on the detections of all classes together have the best F1 = 2 right / (found + objects).
+
+    Pictures show detections from this score on; a detector's scores mean nothing by themselves.
+    """
+    order_D = np.argsort(-matches.scores_D, kind="stable")
+    order_D = order_D[verdict_D[order_D] != IGNORED]
+    num_objects = int((~matches.ignore_M).sum())
+    right_D = np.cumsum(verdict_D[order_D] == TRUE)
+    f1_D = 2 * right_D / (np.arange(1, len(order_D) + 1) + num_objects)
+    if len(order_D) == 0 or right_D[-1] == 0:
+        return {"score": 1.0, "f1": 0.0}
+    best = int(f1_D.argmax())
+    return {"score": float(matches.scores_D[order_D[best]]), "f1": 100 * float(f1_D[best])}
 
 
 def mean_of_targets(

@@ -1,0 +1,134 @@
+"""What an evaluation leaves behind, and reading it back to compare runs.
+
+RUN/eval/results.json               every figure, settings, data, versions, hardware, speed
+RUN/eval/curves.json                {domain: {class: precision at 101 recalls}} at IoU 0.5
+RUN/eval/bootstrap.npz              replicates, "domain|metric", for intervals of differences
+RUN/eval/detections-DOMAIN.json     COCO results, original pixels
+RUN/eval/pictures/                  pictures.json and JPEGs for the report
+RUN/eval/robustness.json            mPC, once measured
+RUN/report.html
+"""
+
+import json
+import os
+import platform
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from eval import bootstrap, domains
+
+FORMAT = 1
+PACKAGES = ("fairweather", "torch", "torchvision", "numpy", "numba", "pycocotools", "opencv-python-headless")
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """An evaluation on disk."""
+
+    name: str
+    path: Path
+    results: dict
+    folder: Path = field(default=Path())  # holds results.json
+
+    @cached_property
+    def samples(self) -> dict[str, np.ndarray]:
+        path = self.folder / "bootstrap.npz"
+        if not path.is_file():
+            return {}
+        with np.load(path) as data:
+            return {name: data[name] for name in data.files}
+
+    def read(self, name: str):
+        """A JSON file beside results.json; None when this evaluation has none."""
+        path = self.folder / name
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    @property
+    def domains(self) -> list[str]:
+        return domains.ordered(self.results["domains"])
+
+    def figure(self, domain: str, metric: str = "voc07", key: str = "mAP") -> float | None:
+        """A figure of a domain, or of the mean of targets; None where there is none."""
+        if domain == "mean_of_targets":
+            return self.results["mean_of_targets"].get(metric)
+        part = self.results["domains"].get(domain)
+        return None if part is None else part[metric].get(key)
+
+    def interval(self, domain: str, metric: str = "voc07") -> list[float] | None:
+        if domain == "mean_of_targets":
+            return self.results["mean_of_targets"].get(f"interval_{metric}")
+        part = self.results["domains"].get(domain)
+        return None if part is None else part[metric].get("interval")
+
+
+def load_run(path: Path | str, name: str | None = None) -> EvaluatedRun:
+    path = Path(path)
+    for folder in (path / "eval", path):
+        file = folder / "results.json"
+        if file.is_file():
+            try:
+                results = json.loads(file.read_text())
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{file} is damaged ({error}); evaluate {path} again") from None
+            if not isinstance(results, dict) or results.get("format") != FORMAT:
+                raise ValueError(f"{file} was written by another version; evaluate {path} again")
+            return EvaluatedRun(name or path.resolve().name, path, results, folder)
+    raise ValueError(f"{path} has not been evaluated; run: python -m eval.run {path} --data DIR...")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """a - b of a figure; the interval is of the paired difference, None where the two cannot be paired."""
+
+    value: float
+    interval: list[float] | None
+
+    @property
+    def sure(self) -> bool:
+        """The whole interval lies on one side of zero."""
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+
+def difference(a: EvaluatedRun, b: EvaluatedRun, domain: str, metric: str = "voc07") -> Difference | None:
+    first, second = a.figure(domain, metric), b.figure(domain, metric)
+    if first is None or second is None:
+        return None
+    interval = None
+    key = f"{domain}|{metric}"
+    if key in a.samples and key in b.samples and _paired(a, b, domain):
+        interval = bootstrap.interval(a.samples[key] - b.samples[key])
+    return Difference(first - second, interval)
+
+
+def _paired(a: EvaluatedRun, b: EvaluatedRun, domain: str) -> bool:
+    """Both runs drew the same resamples of the same images."""
+
+    def drawn(run: EvaluatedRun):
+        names = run.results["mean_of_targets"]["domains"] if domain == "mean_of_targets" else [domain]
+        settings = run.results["settings"]
+        images = [(name, run.results["domains"][name]["checksum"]) for name in names]
+        return images, settings["resamples"], settings["seed"]
+
+    return drawn(a) == drawn(b)
+
+
+def write_json(path: Path, value) -> None:
+    """Replace a file at once: a reader sees the old or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def describe_versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

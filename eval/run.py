@@ -1,0 +1,305 @@
+"""Evaluate a detector: `python -m eval.run RUN_OR_CHECKPOINT --data DIR...`, or under torchrun on several ranks.
+
+The student alone looks at every image; the same detections give VOC07, area and COCO figures, per class and domain,
+with bootstrap intervals. Results lie in RUN/eval, the report in RUN/report.html.
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+
+from eval import domains
+from eval.detect import Detect, Found, detect_dataset, gather, match_classes
+from eval.interchange import Detections, GroundTruth, ground_truth_of, read_results, restrict, write_results
+from eval.light import choose_dtype
+from eval.ranks import World, joined
+from eval.results import FORMAT, describe_versions, load_run, write_json
+from eval.scoring import mean_of_targets, score_domain
+from eval.table import domain_table
+from model.detector import Detector
+from model.weights import load_detector
+from pipeline.console import describe_hardware, run_entry, say
+from pipeline.packed import PackedDataset
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Score a detector on one or more domains and write figures, detections and a report."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run, a checkpoint, a torchvision Faster R-CNN state dict; with --detections any folder to write to."""
+    data: tuple[Path, ...]
+    """Packed datasets, one or more domains."""
+    compare: tuple[Path, ...] = ()
+    """Evaluated runs to show beside this one, with intervals of the differences."""
+    detections: tuple[Path, ...] = ()
+    """Score these COCO results files, one per --data, instead of running a detector."""
+    out: Path | None = None
+    """Write eval/ and report.html here instead of into the run."""
+    source: str | None = None
+    """The domain that was trained on; daytime_clear, or the first."""
+    classes: tuple[str, ...] = ()
+    """Class names of a bare state dict, in its order, without background."""
+    map: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Rename a class of the detector: --map motorcycle=motor, as often as needed."""
+    allow_other_classes: bool = False
+    """Drop detections of classes that the data does not have."""
+    corruptions: Literal["none", "benchmark", "training", "all"] = "none"
+    """Also measure robustness: mPC over these corruptions at severities 1 to 5, on the source domain."""
+    corruption_images: int = 0
+    """Images for robustness, spread evenly; 0 takes all."""
+    originals: Path | None = None
+    """Root of the unpacked source images: corruptions are then made at their resolution, before resizing."""
+    resamples: int = 1000
+    """Bootstrap resamples; 0 gives no intervals."""
+    seed: int = 0
+    """Seed of the resamples and of the corruptions."""
+    scorer: Literal["fast", "pycocotools"] = "fast"
+    """Who computes the COCO figures; both give the same numbers."""
+    voc_side_offset: Literal[0, 1] = 0
+    """1 counts a box's last pixel as inside for the VOC figures, as the VOC kit and some papers do."""
+    batch_size: int = 8
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    """auto: compile on a GPU."""
+    loader: Literal["auto", "cpu", "dali", "ffcv"] = "auto"
+    threads: int | None = None
+    pictures: bool = True
+    """Save example pictures for the report."""
+    report: bool = True
+    """Write report.html."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: a detector, or only a name when detections come from files."""
+
+    detector: Detector | None
+    classes: tuple[str, ...]
+    detect: Detect | None
+    about: dict
+
+
+@dataclass
+class Evaluation:
+    """Everything that scoring gave, by domain."""
+
+    truths: dict[str, GroundTruth] = field(default_factory=dict)
+    detections: dict[str, Detections] = field(default_factory=dict)
+    figures: dict[str, dict] = field(default_factory=dict)
+    curves: dict[str, dict] = field(default_factory=dict)
+    samples: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    speed: dict = field(default_factory=dict)
+
+
+def evaluate(
+    subject: Subject, datasets: list[PackedDataset], options: EvaluationOptions, world: World
+) -> Evaluation | None:
+    """Detect on all ranks, score on rank 0 (the others get None)."""
+    truths = collect_truths(datasets) if world.first else {}
+    evaluation = Evaluation(truths={domain: truth for domain, (truth, _) in truths.items()})
+    images, seconds, waiting = 0, 0.0, 0.0
+    for number, dataset in enumerate(datasets):
+        if subject.detector is None:
+            found = files_as_found(options.detections[number], dataset)
+        else:
+            found = gather(run_detector(subject, dataset, options, world), world.size)
+        images, seconds, waiting = images + len(found.ids_N), seconds + found.seconds, waiting + found.waiting_seconds
+        if not world.first:
+            continue
+        where = str(options.detections[number]) if options.detections else str(dataset.path)
+        for domain, (truth, home) in truths.items():
+            if home is not dataset:
+                continue
+            _, detections = restrict(truth, found.detections, truth.image_ids_N)
+            figures, curves, samples = score_domain(
+                truth,
+                detections,
+                where=where,
+                scorer=options.scorer,
+                num_resamples=options.resamples,
+                seed=options.seed,
+                side_offset=options.voc_side_offset,
+            )
+            evaluation.detections[domain], evaluation.curves[domain] = detections, curves
+            evaluation.figures[domain], evaluation.samples[domain] = figures, samples
+            figures["checksum"], figures["path"] = dataset.checksum, str(dataset.path)
+    if subject.detector is not None:
+        evaluation.speed = {
+            "images": images,
+            "seconds": round(seconds, 2),
+            "images_per_second": round(images / max(seconds, 1e-9), 2),
+            "waiting_share": round(waiting / max(seconds, 1e-9), 4),
+            "batch_size": options.batch_size,
+            "ranks": world.size,
+        }
+    return evaluation if world.first else None
+
+
+def collect_truths(datasets: list[PackedDataset]) -> dict[str, tuple[GroundTruth, PackedDataset]]:
+    truths: dict[str, tuple[GroundTruth, PackedDataset]] = {}
+    for dataset in datasets:
+        for truth in ground_truth_of(dataset):
+            if truth.domain in truths:
+                raise ValueError(
+                    f"--data: {truths[truth.domain][1].path} and {dataset.path} both hold the domain {truth.domain}; "
+                    "evaluate them one at a time, each with its own --out"
+                )
+            truths[truth.domain] = truth, dataset
+    return {domain: truths[domain] for domain in domains.ordered(truths)}
+
+
+def run_detector(subject: Subject, dataset: PackedDataset, options: EvaluationOptions, world: World) -> Found:
+    assert subject.detector is not None
+    renames = dict(read_rename(text) for text in options.map)
+    return detect_dataset(
+        subject.detector,
+        dataset,
+        match_classes(subject.classes, dataset.classes, renames, options.allow_other_classes),
+        batch_size=options.batch_size,
+        device=world.device,
+        dtype=choose_dtype(options.precision, world.device),
+        rank=world.rank,
+        world=world.size,
+        detect=subject.detect,
+        loader=options.loader,
+        threads=options.threads,
+        description=f"detecting in {dataset.path.name}",
+    )
+
+
+def read_rename(text: str) -> tuple[str, str]:
+    old, equals, new = text.partition("=")
+    if not (old and equals and new):
+        raise ValueError(f"--map {text}: write detector_name=data_name")
+    return old, new
+
+
+def files_as_found(path: Path, dataset: PackedDataset) -> Found:
+    """Somebody's detections instead of a detector's; ids that the data does not have are an error."""
+    detections = read_results(path)
+    unknown = np.setdiff1d(detections.image_ids_D, dataset.ids_N)
+    if len(unknown):
+        raise ValueError(
+            f"{path}: {len(unknown)} image ids are not in {dataset.path} ({len(dataset)} images), the first is "
+            f"{unknown[0]}; score the file against the data it was made from"
+        )
+    return Found(dataset.ids_N, detections, 0.0, 0.0)
+
+
+def open_subject(options: EvaluationOptions, world: World) -> Subject:
+    if options.detections:
+        if len(options.detections) != len(options.data):
+            raise ValueError(
+                f"--detections: {len(options.detections)} files for {len(options.data)} datasets; give one per --data, "
+                "in the same order"
+            )
+        if options.corruptions != "none":
+            raise ValueError("--corruptions needs a detector to look at the corrupted images; leave out --detections")
+        if world.size > 1:
+            raise ValueError("--detections: scoring files needs one process; leave out torchrun")
+        return Subject(None, (), None, {"detections": [str(path) for path in options.detections]})
+    detector, card = load_detector(options.run, world.device, options.classes or None)
+    about = {"backbone": card.config.backbone, "score_threshold": card.config.score_threshold, **card.extra}
+    detect: Detect = detector.detect
+    if options.compile == "on" or (options.compile == "auto" and world.device.type == "cuda"):
+        detect = torch.compile(detector.detect, fullgraph=True, dynamic=False)
+    return Subject(detector, card.classes, detect, about)
+
+
+def output_folder(options: EvaluationOptions) -> Path:
+    if options.out is not None:
+        return options.out
+    if options.run.is_file():
+        raise ValueError(f"{options.run} is a file, so its results need a folder: add --out DIR")
+    return options.run
+
+
+def write_results_of(evaluation: Evaluation, subject: Subject, options: EvaluationOptions, folder: Path) -> dict:
+    """Write everything but pictures and report; results.json last, so that what it stands for is there."""
+    source = domains.find_source(evaluation.figures, options.source)
+    mean, joined_samples = mean_of_targets(evaluation.figures, source, evaluation.samples)
+    results = {
+        "format": FORMAT,
+        "run": str(options.run),
+        "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
+        "classes": list(next(iter(evaluation.truths.values())).classes),
+        "source": source,
+        "domains": {name: evaluation.figures[name] for name in domains.ordered(evaluation.figures)},
+        "mean_of_targets": mean,
+        "detector": subject.about,
+        "settings": {
+            "resamples": options.resamples,
+            "seed": options.seed,
+            "scorer": options.scorer,
+            "voc_side_offset": options.voc_side_offset,
+            "precision": options.precision,
+            "map": list(options.map),
+        },
+        "speed": evaluation.speed,
+        "versions": describe_versions(),
+        "hardware": describe_hardware(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for domain, detections in evaluation.detections.items():
+        write_results(folder / f"detections-{safe_name(domain)}.json", detections)
+    write_json(folder / "curves.json", evaluation.curves)
+    samples = {
+        f"{name}|{metric}": values for name, part in evaluation.samples.items() for metric, values in part.items()
+    }
+    samples |= {f"mean_of_targets|{metric}": values for metric, values in joined_samples.items()}
+    np.savez_compressed(folder / "bootstrap.part.npz", **samples)
+    os.replace(folder / "bootstrap.part.npz", folder / "bootstrap.npz")
+    write_json(folder / "results.json", results)
+    return results
+
+
+def safe_name(domain: str) -> str:
+    """A domain's name as part of a file name."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in domain)
+
+
+def distilled_from(run: Path) -> list[Path]:
+    """The run's own teacher, when it has been evaluated."""
+    config = run / "config.json"
+    if not config.is_file():
+        return []
+    teacher = json.loads(config.read_text()).get("teacher")
+    return [Path(teacher)] if teacher and (Path(teacher) / "eval" / "results.json").is_file() else []
+
+
+def run(options: EvaluationOptions, world: World) -> None:
+    started = time.monotonic()
+    if world.first:
+        say(f"{describe_hardware()}; {world.size} rank{'s' if world.size > 1 else ''}")
+    if not options.data:
+        raise ValueError("--data: name at least one packed dataset")
+    folder = output_folder(options)
+    subject = open_subject(options, world)
+    datasets = [PackedDataset(path) for path in options.data]
+    compare = [load_run(path) for path in options.compare]
+    evaluation = evaluate(subject, datasets, options, world)
+    if evaluation is not None:
+        write_results_of(evaluation, subject, options, folder / "eval")
+        others = compare or [load_run(path) for path in distilled_from(options.run)]
+        say(domain_table([*others, load_run(folder)]))
+        say(f"results: {folder / 'eval' / 'results.json'} ({time.monotonic() - started:.0f} s)")
+
+
+def main() -> None:
+    options = tyro.cli(EvaluationOptions)
+    with joined(options.device) as world:
+        run(options, world)
+
+
+if __name__ == "__main__":
+    run_entry(main)
