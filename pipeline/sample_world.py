@@ -16,29 +16,19 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 from xml.etree import ElementTree
 
 import cv2
-import numpy as np
 
 from pipeline.console import Progress, run_entry, say
-from pipeline.world_draw import SAMPLES, Surfaces, make_noise, rasterise, shade
-from pipeline.world_scene import CLASSES, flatten, make_ground_map, make_scene
-from pipeline.world_weather import DOMAINS, draw_weather, make_light, through_weather
+from pipeline.world_picture import LabelledObject, draw_picture
+from pipeline.world_traffic import CLASSES
+from pipeline.world_weather import DOMAINS
 
 SOURCE = DOMAINS[0]
-SPLITS = ("train", "test")
 WORLD_VERSION = 1  # raised whenever the same seed would draw other pictures
 JPEG_QUALITY = 92
 SMALLEST_SIDE, LARGEST_SIDE = 64, 4096
-
-# An object is labelled when something of it can be made out.
-FEWEST_PIXELS = 6
-LEAST_VISIBLE = 0.08  # share of what would be seen of the object if nothing stood before it
-DIFFICULT_BELOW = 0.20  # visible share under which VOC's difficult flag is set
-
-_noise: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -54,14 +44,6 @@ class SampleWorld:
     workers: int | None = None  # processes; all cores when not given
 
 
-class LabelledObject(NamedTuple):
-    name: str
-    box: tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, 0-based, the right and lower ends outside
-    truncated: bool
-    difficult: bool
-    visible: float
-
-
 def parse_size(text: str) -> tuple[int, int]:
     """ "640x360" to (640, 360)."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)
@@ -71,66 +53,6 @@ def parse_size(text: str) -> tuple[int, int]:
     if min(width, height) < SMALLEST_SIDE or max(width, height) > LARGEST_SIDE:
         raise ValueError(f"--size: got {text}, allowed are sides of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels")
     return width, height
-
-
-def find_objects(owner_HW: np.ndarray, names: list[str], alone_N: np.ndarray) -> list[LabelledObject]:
-    """The objects that can be made out in an id buffer, with the tightest box around their visible pixels.
-
-    `alone_N` counts the samples each object would cover with nothing before it.
-    """
-    height, width = owner_HW.shape
-    rows, columns = np.nonzero(owner_HW >= 0)
-    owners = owner_HW[rows, columns]
-    number = len(names)
-    pixels_N = np.bincount(owners, minlength=number)
-    low_N2, high_N2 = np.full((number, 2), np.iinfo(np.int64).max), np.full((number, 2), -1)
-    places = np.stack([columns, rows], axis=1)
-    np.minimum.at(low_N2, owners, places)
-    np.maximum.at(high_N2, owners, places)
-    found = []
-    for index, name in enumerate(names):
-        visible = float(pixels_N[index] * SAMPLES**2 / max(alone_N[index], 1))
-        if pixels_N[index] < FEWEST_PIXELS or visible < LEAST_VISIBLE:
-            continue
-        x1, y1 = (int(v) for v in low_N2[index])
-        x2, y2 = (int(v) + 1 for v in high_N2[index])
-        truncated = x1 == 0 or y1 == 0 or x2 == width or y2 == height
-        found.append(LabelledObject(name, (x1, y1, x2, y2), truncated, visible < DIFFICULT_BELOW, min(visible, 1.0)))
-    return found
-
-
-def render(
-    domain: str, split: str, number: int, width: int, height: int, seed: int
-) -> tuple[np.ndarray, list[LabelledObject], np.ndarray]:
-    """One picture: (H, W, 3) uint8 RGB, its labelled objects, and the object number of every pixel (-1 none)."""
-    global _noise
-    if _noise is None:
-        _noise = make_noise()
-    rng = np.random.default_rng([seed, DOMAINS.index(domain), SPLITS.index(split), number])
-    weather = draw_weather(domain, rng)
-    scene = make_scene(
-        rng, width, height, lamp_colour=weather.lamp_colour, lamp_power=weather.lamp_power, glow=weather.glow,
-        beams=weather.beams, umbrellas=weather.umbrellas,
-    )  # fmt: skip
-    light, shadow_blur = make_light(weather, scene, rng)
-    vertices_M3, start_P, rows_P9, owner_P = flatten(scene)
-    camera = scene.camera
-    surface, inverse_depth, normal_P3, alone_N = rasterise(
-        vertices_M3, start_P, owner_P, rows_P9[:, 7].copy(), len(scene.objects), camera.focal * SAMPLES,
-        camera.centre_x * SAMPLES, camera.centre_y * SAMPLES, height * SAMPLES, width * SAMPLES,
-    )  # fmt: skip
-    surfaces = Surfaces(
-        normal_P3=normal_P3.astype(np.float64) @ camera.axes_33,
-        albedo_P3=rows_P9[:, 1:4].copy(),
-        emission_P3=rows_P9[:, 4:7].copy(),
-        material_P=rows_P9[:, 0].astype(np.int64),
-        owner_P=owner_P,
-        seed_P=rows_P9[:, 8].copy(),
-    )
-    ground_map = make_ground_map(scene, light.sun_direction_3, shadow_blur)
-    image, depth, owner_HW, ground = shade(surface, inverse_depth, surfaces, camera, light, ground_map, _noise)
-    picture = through_weather(image, depth, ground, scene, weather, light, _noise, rng)
-    return picture, find_objects(owner_HW, scene.objects, alone_N), owner_HW
 
 
 def write_annotation(path: Path, name: str, width: int, height: int, objects: list[LabelledObject]) -> None:
@@ -181,13 +103,13 @@ def write_picture(task: tuple[str, str, str, int, int, int, int]) -> None:
     cv2.setNumThreads(1)  # one process a core does the sharing out
     name = picture_name(domain, split, number)
     image_path, annotation_path = picture_paths(Path(out), domain, name)
-    picture, objects, _ = render(domain, split, number, width, height, seed)
+    picture = draw_picture(domain, split, number, width, height, seed)
     done, encoded = cv2.imencode(
-        ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        ".jpg", cv2.cvtColor(picture.image_HW3, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     )
     assert done
     write_whole(image_path, encoded.tobytes())
-    write_annotation(annotation_path, name, width, height, objects)
+    write_annotation(annotation_path, name, width, height, picture.objects)
 
 
 def picture_name(domain: str, split: str, number: int) -> str:
@@ -236,15 +158,16 @@ def make_sample_world(config: SampleWorld, quiet: bool = False) -> dict[str, lis
                 ):
                     tasks.append((str(config.out), domain, split, number, width, height, config.seed))
     total = sum(map(len, lists.values()))
+    if tasks:
+        # Compile the loops here, once; the workers find them in Numba's cache.
+        draw_picture("night_rainy", "train", 0, SMALLEST_SIDE, SMALLEST_SIDE, 0)
     with Progress("sample world", total, done=total - len(tasks), quiet=quiet) as progress:
         if workers == 1 or len(tasks) < 4:
             for task in tasks:
                 write_picture(task)
                 progress.advance()
         else:
-            # Compile here once, so that the workers find Numba's cache. They are fresh processes: forked ones would
-            # inherit the threads of whoever calls this.
-            render(SOURCE, "train", 0, SMALLEST_SIDE, SMALLEST_SIDE, 0)
+            # Fresh processes: forked ones would inherit the threads of whoever calls this.
             pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
             try:
                 for _ in pool.map(write_picture, tasks, chunksize=4):

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numba import njit
 
-from pipeline.world_draw import Camera, Light
+from pipeline.world_light import Light
+from pipeline.world_raster import Camera
 from pipeline.world_scene import Scene
 
 DOMAINS = ("daytime_clear", "night_sunny", "dusk_rainy", "night_rainy", "daytime_foggy")
