@@ -4,11 +4,16 @@ Shape legend, used in names everywhere: B images, H W canvas (h w the student's)
 C channels, K classes with background 0, L pyramid levels, A anchors, P proposals, R sampled regions.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
+
+if TYPE_CHECKING:  # packing works without torch, which takes seconds to import
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Batch:
 
     images, boxes, labels and ignore lie on the training device. sizes_B2 and ids_B come from the index and stay on the
     host, so that drawing the views never has to read the device. A row with id -1 and size 0 is padding (the last
-    batch of an evaluation).
+    batch of an orientation in an epoch or an evaluation): it counts nowhere.
     """
 
     images_BHW3: Tensor  # uint8, RGB
