@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from eval.light import source_ap
+from model.detector import Detector
 from model.weights import load_detector, save_detector
 from pipeline.console import Progress, say
 from pipeline.loader import open_loader
@@ -19,7 +21,6 @@ from train.config import Config
 from train.distributed import World
 from train.optimizer import Ema, Sgd, rate_factor, scaled_rate
 from train.step import Step
-from train.validation import source_ap
 from train.window import Window
 
 STOPPED = 143  # exit code of a run that SIGTERM ended: saved, not finished
@@ -87,8 +88,7 @@ class Trainer:
                 for name, weight in strip(tensors, "weights.").items():
                     self.ema.weights[name].copy_(self.parameters[name])
                     self.parameters[name].copy_(weight)
-        self.window.table_nT.copy_(tensors["window"])
-        self.window.in_a_row = state["in_a_row"]
+        self.window.load(tensors["window"], state["in_a_row"])
         self.step, self.last_read = state["step"], state["last_read"]
         return state["place"]
 
@@ -113,7 +113,7 @@ class Trainer:
         assert self.teacher is not None
         score = card.extra.get("AP50")
         if score is None and self.val is not None:
-            score = source_ap(self.teacher.detector, self.val, self.config, self.world)["AP50"]
+            score = self.measure(self.teacher.detector)["AP50"]
         if not self.world.first:
             return
         if score is None:
@@ -141,7 +141,7 @@ class Trainer:
                 self.restart_clock()
                 batches = iter(self.loader)
                 while self.step < self.total and code == 0:
-                    self.one_step(next(batches), self.step, self.rate_now(), self.stopping)
+                    self.one_step(next(batches), self.step, self.rate_at(self.step), self.stopping)
                     self.step += 1
                     code = self.after_step(log)
                     if profiler is not None:
@@ -178,7 +178,7 @@ class Trainer:
         score = None
         if self.val is not None and (self.step % config.val_every == 0 or done):
             with self.shipped_weights():
-                score = source_ap(self.student, self.val, config, self.world)
+                score = self.measure(self.student)
             if log is not None:
                 log.write({"step": self.step, "validation": score})
                 say(f"step {self.step}: AP50 on {config.val} is {score['AP50']:.1f}")
@@ -191,8 +191,17 @@ class Trainer:
             return STOPPED
         return 0
 
-    def rate_now(self) -> float:
-        return self.rate * rate_factor(self.config.optimizer, self.step, self.total)
+    def measure(self, detector: Detector) -> dict[str, float]:
+        """AP on the validation data, by all ranks together."""
+        assert self.val is not None
+        config, world = self.config, self.world
+        return source_ap(
+            detector, self.val, batch_size=config.batch_size // world.size, device=world.device, rank=world.rank,
+            world=world.size, max_images=config.val_images, precision=config.precision,
+        )  # fmt: skip
+
+    def rate_at(self, step: int) -> float:
+        return self.rate * rate_factor(self.config.optimizer, step, self.total)
 
     def restart_clock(self) -> None:
         """Images per second count training only, not measuring and saving."""
@@ -211,7 +220,7 @@ class Trainer:
                 "losses": {n: reading.means[n] for n in names if not n.startswith(("cosine_", "gradient_norm"))},
                 "cosines": {n: reading.means[n] for n in names if n.startswith("cosine_")},
                 "gradient_norm": reading.means["gradient_norm"],
-                "learning_rate": self.rate_now(),
+                "learning_rate": self.rate_at(self.step - 1),
                 "images_per_second": images / max(seconds, 1e-9),
                 "waiting_share": (self.loader.wait_seconds - self.clock_waiting) / max(seconds, 1e-9),
                 "memory_gb": logs.peak_memory_gb(self.world.device),

@@ -32,6 +32,12 @@ class Window:
         self.ids: dict[int, list[int]] = {}
         self.in_a_row = 0
 
+    def load(self, table_nT: Tensor, in_a_row: int) -> None:
+        """Continue a saved table; the request to stop that ended the earlier process is not carried over."""
+        self.table_nT.copy_(table_nT)
+        self.table_nT[:, -1] = 0
+        self.in_a_row = in_a_row
+
     def record(self, step: int, values_T: Tensor, ids_B: Tensor, stop: bool) -> Tensor:
         """Write one step's row; returns 1 where it is not finite, else 0, as float32 on the device."""
         flag = torch.full((1,), float(stop), device=values_T.device)

@@ -1,0 +1,251 @@
+"""Whole runs, small: two phases, resuming to the bit, skipped steps, mistakes of the user."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from train.checkpoint import Checkpoints
+from train.config import OptimizerConfig
+from train.distributed import World
+from train.logs import read_log
+from train.recipes import RECIPES
+from train.run import read_command, train
+from train.trainer import STOPPED, Trainer
+
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def student_config(make_config, packed, teacher_run, tmp_path):
+    config = make_config(RECIPES["cdfkd_small"][1]())
+    return replace(config, data=packed, teacher=teacher_run, out=tmp_path / "student")
+
+
+def losses(run):
+    return [(line["step"], line["losses"], line["cosines"]) for line in read_log(run / "log.jsonl") if "losses" in line]
+
+
+def tensors(run):
+    newest = Checkpoints(run, 1).newest()
+    return load_file(newest / "model.safetensors") | load_file(newest / "training.safetensors")
+
+
+def assert_same_run(run, other):
+    assert losses(run) == losses(other)
+    ours, theirs = tensors(run), tensors(other)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_two_phases_and_what_they_leave_behind(student_config, teacher_run, packed):
+    before = {path: path.read_bytes() for path in teacher_run.rglob("*.safetensors")}
+    config = replace(student_config, val=packed, val_every=3)
+    assert train(config, WORLD) == 0
+
+    lines = [line for line in read_log(config.out / "log.jsonl") if "losses" in line]
+    assert [line["step"] for line in lines] == [1, 2, 4, 6]  # the first line is about the very first step
+    for line in lines:
+        assert set(line["losses"]) == {"rpn_class", "rpn_box", "roi_class", "roi_box", "global", "instance", "total"}
+        assert set(line["cosines"]) == {"cosine_global", "cosine_instance"}
+        parts = [value for name, value in line["losses"].items() if name != "total"]
+        assert line["losses"]["total"] == pytest.approx(sum(parts), rel=1e-5)
+        assert line["losses"]["global"] == pytest.approx(1 - line["cosines"]["cosine_global"], abs=1e-5)
+        assert line["images_per_second"] > 0
+        assert 0 <= line["waiting_share"] <= 1
+        assert line["memory_gb"] > 0
+    scores = [line["validation"] for line in read_log(config.out / "log.jsonl") if "validation" in line]
+    assert len(scores) == 2
+    assert all(0 <= score["AP50"] <= 100 and score["num_images"] == 22 for score in scores)
+
+    weights = load_file(Checkpoints(config.out, 1).newest() / "model.safetensors")
+    teacher = load_file(Checkpoints(teacher_run, 1).newest() / "model.safetensors")
+    assert weights.keys() == teacher.keys()  # the student's own tensors and nothing of the teacher
+    assert any(not torch.equal(weights[name], teacher[name]) for name in weights)
+    assert {path: path.read_bytes() for path in teacher_run.rglob("*.safetensors")} == before
+
+
+def test_the_teacher_is_frozen_in_eval_mode_and_bit_identical(student_config):
+    trainer = Trainer(student_config, WORLD, Checkpoints(student_config.out, 2))
+    student_config.out.mkdir(exist_ok=True)
+    teacher = trainer.teacher.detector
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    assert trainer.train() == 0
+    assert not any(module.training for module in teacher.modules())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+
+
+def test_each_network_is_given_its_own_image_and_boxes(student_config, monkeypatch):
+    trainer = Trainer(student_config, WORLD, Checkpoints(student_config.out, 2))
+    seen = []
+    features, find_losses = trainer.student.features, trainer.student.losses
+    teacher_features = trainer.teacher.detector.features
+    monkeypatch.setattr(trainer.student, "features", lambda x: seen.append(("student", x)) or features(x))
+    monkeypatch.setattr(
+        trainer.teacher.detector, "features", lambda x, **k: seen.append(("teacher", x)) or teacher_features(x, **k)
+    )
+    monkeypatch.setattr(trainer.student, "losses", lambda *a: seen.append(("losses", a)) or find_losses(*a))
+    views = []
+    make_views = trainer.one_step.make_views
+    trainer.one_step.make_views = lambda batch, draw: views.append(make_views(batch, draw)) or views[-1]
+    with trainer.loader:
+        trainer.one_step(next(trainer.loader), 0, 0.01)
+    seen = dict(seen)
+    assert seen["student"] is views[0].student_B3hw
+    assert seen["teacher"] is views[0].teacher_B3HW
+    _, canvas, sizes, boxes, *_ = seen["losses"]
+    assert canvas == views[0].student_B3hw.shape[-2:]
+    assert sizes is views[0].student_sizes_B2
+    assert boxes is views[0].student_boxes_BG4
+    assert not torch.equal(views[0].student_boxes_BG4, views[0].teacher_boxes_BG4)
+
+
+@pytest.mark.parametrize("stop_at", [1, 4])
+def test_stopped_and_continued_equals_uninterrupted_to_the_bit(student_config, stop_at, tmp_path):
+    """SIGTERM's path: the run stops after `stop_at` steps, in the middle of a log window, and is started again."""
+    config = replace(student_config, optimizer=replace(student_config.optimizer, ema_decay=0.9), log_every=3)
+    whole = replace(config, out=tmp_path / "whole")
+    assert train(whole, WORLD) == 0
+
+    config.out.mkdir()
+    trainer = Trainer(config, WORLD, Checkpoints(config.out, 2))
+    one_step = trainer.one_step
+
+    def step_and_ask(batch, step, rate, stop):
+        trainer.stopping = step + 2 >= stop_at
+        one_step(batch, step, rate, step + 1 >= stop_at)
+
+    trainer.one_step = step_and_ask
+    assert trainer.train() == STOPPED
+    assert Checkpoints(config.out, 1).newest().name == f"step-{stop_at:08d}"
+    assert train(config, WORLD) == 0
+    assert_same_run(config.out, whole.out)
+
+
+def test_a_finished_run_is_left_alone(student_config, capsys):
+    assert train(student_config, WORLD) == 0
+    files = {path: path.stat().st_mtime_ns for path in student_config.out.rglob("*") if path.is_file()}
+    assert train(student_config, WORLD) == 0
+    assert "finished" in capsys.readouterr().out
+    changed = {path for path, time in files.items() if path.stat().st_mtime_ns != time}
+    assert {path.name for path in changed} <= {".lock", "config.json"}
+
+
+def test_a_changed_configuration_is_an_error_that_shows_the_fields(student_config):
+    assert train(replace(student_config, steps=1), WORLD) == 0
+    changed = replace(student_config, steps=1, optimizer=replace(student_config.optimizer, learning_rate=0.5))
+    with pytest.raises(ValueError, match=r"(?s)optimizer.learning_rate: 0.01 in the run, 0.5 asked for.*another --out"):
+        train(changed, WORLD)
+    assert train(replace(student_config, steps=1, save_every=5), WORLD) == 0  # changes nothing that is trained
+
+
+def test_config_json_repeats_the_run(student_config):
+    assert train(replace(student_config, steps=1), WORLD) == 0
+    again = read_command([str(student_config.out / "config.json")])
+    assert again == replace(student_config, steps=1)
+    assert read_command([str(student_config.out / "config.json"), "--seed", "5"]).seed == 5
+
+
+def poison(trainer, steps):
+    """At these steps one pixel of the student's view is not a number."""
+    make_views = trainer.one_step.make_views
+
+    def make(batch, draw):
+        views = make_views(batch, draw)
+        if draw in steps:
+            views.student_B3hw[0, 0, 0, 0] = float("nan")
+        return views
+
+    trainer.one_step.make_views = make
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_named(student_config, capsys):
+    student_config.out.mkdir()
+    trainer = Trainer(student_config, WORLD, Checkpoints(student_config.out, 2))
+    poison(trainer, {0, 3})
+    assert trainer.train() == 0
+    skipped = [line for line in read_log(student_config.out / "log.jsonl") if "skipped" in line]
+    assert [line["step"] for line in skipped] == [1, 4]
+    assert "total" in skipped[0]["skipped"]
+    assert "gradient_norm" in skipped[0]["skipped"]
+    assert len(skipped[0]["ids"]) == 4
+    assert "step 3 was skipped" in capsys.readouterr().out
+    assert all(value.isfinite().all() for name, value in tensors(student_config.out).items() if name != "window")
+
+
+def test_too_many_bad_steps_in_a_row_end_the_run_and_spoil_nothing(student_config):
+    config = replace(student_config, max_skipped=1)
+    config.out.mkdir()
+    trainer = Trainer(config, WORLD, Checkpoints(config.out, 2))
+    before = {name: value.detach().clone() for name, value in trainer.parameters.items()}
+    poison(trainer, set(range(10)))
+    with pytest.raises(ValueError, match=r"2 steps in a row .* max_skipped is 1.*image ids"):
+        trainer.train()
+    assert all(torch.equal(before[name], value) for name, value in trainer.parameters.items())
+
+
+def test_mistakes_are_explained(student_config, packed, packed_other_classes, teacher_run):
+    for change, message in (
+        ({"data": packed_other_classes}, r"class lists differ.*person.*car"),
+        ({"val": packed_other_classes}, r"class lists differ"),
+        ({"teacher": None}, r"needs a trained teacher: --teacher"),
+        ({"teacher": student_config.out / "nowhere"}, r"no checkpoint at"),
+        ({"distill": replace(student_config.distill, strides=(4,))}, r"no level of stride \[4\]"),
+        ({"distill": None}, r"--teacher is given, but this recipe does not distil"),
+        ({"student_init": "somewhere"}, r"no checkpoint at somewhere"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Trainer(replace(student_config, **change), WORLD, Checkpoints(student_config.out, 1))
+    with pytest.raises(ValueError, match="does not divide over 3 ranks"):
+        Trainer(student_config, World(0, 3, torch.device("cpu")), Checkpoints(student_config.out, 1))
+
+
+def test_other_data_under_the_same_name_is_noticed(student_config, packed_other_classes, tmp_path):
+    first = replace(RECIPES["plain_small"][1](), **{
+        name: getattr(student_config, name)
+        for name in ("data", "out", "model", "optimizer", "loader", "batch_size", "device", "compile")
+    }, steps=2, save_every=1, log_every=1)  # fmt: skip
+    first.out.mkdir()
+    trainer = Trainer(first, WORLD, Checkpoints(first.out, 2))
+    trainer.total = 1
+    trainer.train()
+    with pytest.raises(ValueError, match="not the data this run was trained on"):
+        Trainer(replace(first, data=packed_other_classes), WORLD, Checkpoints(first.out, 2))
+
+
+def test_the_student_may_start_from_the_teacher(student_config, teacher_run):
+    config = replace(student_config, student_init="teacher")
+    trainer = Trainer(config, WORLD, Checkpoints(config.out, 1))
+    trainer.loader.close()
+    teacher = load_file(Checkpoints(teacher_run, 1).newest() / "model.safetensors")
+    assert all(torch.equal(value, teacher[name]) for name, value in trainer.student.state_dict().items())
+    other = replace(config, model=replace(config.model, fpn_channels=24))
+    with pytest.raises(ValueError, match="holds another network"):
+        Trainer(other, WORLD, Checkpoints(config.out, 1))
+
+
+def test_the_teachers_quality_is_said(student_config, teacher_run, packed, capsys):
+    Trainer(student_config, WORLD, Checkpoints(student_config.out, 1)).loader.close()
+    assert "AP on its source is not known" in capsys.readouterr().out
+    config = replace(student_config, val=packed)
+    Trainer(config, WORLD, Checkpoints(student_config.out, 1)).loader.close()
+    assert "AP50 on its source is" in capsys.readouterr().out
+
+
+def test_the_learning_rate_is_scaled_and_said(student_config, capsys):
+    config = replace(student_config, optimizer=OptimizerConfig(learning_rate=0.02, base_batch_size=16))
+    trainer = Trainer(config, WORLD, Checkpoints(student_config.out, 1))
+    trainer.loader.close()
+    assert trainer.rate == pytest.approx(0.005)
+    assert "learning rate 0.005: 0.02 for 16 images, scaled linearly to 4" in capsys.readouterr().out
+
+
+def test_profile_writes_a_trace(student_config):
+    config = replace(student_config, profile=True, steps=40)
+    assert train(config, WORLD) == 0
+    trace = json.loads((config.out / "trace-rank0.json").read_text())
+    assert len(trace["traceEvents"]) > 100
