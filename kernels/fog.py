@@ -3,22 +3,36 @@
     out = (x + 255 c p) * top / (top + c)      x in 0..255, top: the image's own largest value / 255
 
 p in 0..1 is a diamond-square map as large as the next power of two of the image's longer side (Hendrycks and Dietterich
-2019, `imagecorruptions.corruptions.fog`). It never looks at the image, so it comes from the pool. A diamond-square map
-is periodic, and every second point of it is such a map of half the side: so a small image reads the pool's map with a
-stride and gets fog of the reference's coarseness.
+2019, `imagecorruptions.corruptions.fog`). It never looks at the image, so it comes from the pool (`kernels.pool`). A
+diamond-square map is periodic, and every second point of it is such a map of half the side: so a small image reads the
+pool's map with a stride and gets fog of the reference's coarseness.
 """
 
+from collections.abc import Callable
+
 import numpy as np
-from numba import njit
+from numba import float32, int32, uint8
 
-# strength c, and how fast the wobble decays: its amplitude falls by decay^2 from one step to the next
-PARAMETERS = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))
+from kernels.jit import compiled
+from kernels.masks import read_mask
+from kernels.severity import TABLES
+
+UNIT = 65535  # the pool's number for p = 1
 
 
-def plasma_map(side: int, decay: float, uniform) -> np.ndarray:
+def decay(severity: int) -> float:
+    return TABLES["fog"][severity - 1][1]
+
+
+def map_side(height: int, width: int) -> int:
+    """Side of the reference's map for an image of this size."""
+    return 1 << (max(height, width, 3) - 1).bit_length()
+
+
+def plasma_map(side: int, wobble_decay: float, uniform: Callable) -> np.ndarray:
     """A diamond-square map of a power-of-two side, float32 in 0..1.
 
-    `uniform(low, high, size)` gives the wobbles, drawn in the reference's order, so that the same draws make the same map.
+    `uniform(low, high, size)` gives the wobbles in the reference's order: the same draws make the same map.
     """
     plasma = np.empty((side, side), dtype=np.float32)
     plasma[0, 0] = 0
@@ -37,20 +51,31 @@ def plasma_map(side: int, decay: float, uniform) -> np.ndarray:
         plasma[::step, half::step] = mean_and_wobble(above_below + (corners + np.roll(corners, -1, axis=1)))
         left_right = centres + np.roll(centres, 1, axis=1)
         plasma[half::step, ::step] = mean_and_wobble(left_right + (corners + np.roll(corners, -1, axis=0)))
-        step, wobble = half, wobble / decay
+        step, wobble = half, wobble / wobble_decay
     plasma -= plasma.min()
-    # A map of one point is flat: the reference divides by zero there.
-    return plasma / max(plasma.max(), np.float32(np.finfo(np.float32).tiny))
+    return plasma / plasma.max()
 
 
-def map_side(height: int, width: int) -> int:
-    """Side of the reference's map for an image of this size."""
-    return 1 << (max(height, width, 3) - 1).bit_length()
+@compiled
+def blend(task, y0, y1, x0, x1):
+    """target: the source in fog; extra[0]: c, statistics[3]: the image's largest value."""
+    row, thickness = task.row, task.extra[0]
+    x1 = min(x1, row.width)
+    if x0 >= x1:
+        return
+    top = float32(task.statistics[3]) * float32(1.0 / 255.0)
+    dim = top / (top + thickness)
+    unit = float32(255.0 / UNIT) * thickness
+    plasma = task.line[: x1 - x0]
+    for y in range(y0, min(y1, row.height)):
+        read_mask(plasma, task.pool, row.mask_start + y * row.mask_step_y + x0 * row.mask_step_x, row.mask_step_x)
+        pixels = task.source[y, 3 * x0 : 3 * x1]
+        out = task.target[y - task.origin_y, 3 * (x0 - task.origin_x) :]
+        for i in range(x1 - x0):
+            added = plasma[i] * unit
+            out[3 * i] = uint8(int32(min((float32(pixels[3 * i]) + added) * dim, float32(255.0))))
+            out[3 * i + 1] = uint8(int32(min((float32(pixels[3 * i + 1]) + added) * dim, float32(255.0))))
+            out[3 * i + 2] = uint8(int32(min((float32(pixels[3 * i + 2]) + added) * dim, float32(255.0))))
 
 
-@njit(inline="never")
-def fog_value(value, plasma, strength, top):
-    """One channel value (float32, 0..255) in fog; `top` is the image's largest value / 255."""
-    if top <= np.float32(0.0):
-        return np.float32(0.0)
-    return min((value + np.float32(255.0) * strength * plasma) * (top / (top + strength)), np.float32(255.0))
+STAGES = (blend,)

@@ -3,8 +3,8 @@
     out = a x + b f        x and the texture f in 0..255
 
 (Hendrycks and Dietterich 2019, `imagecorruptions.corruptions.frost`). The textures come from the pool. The reference's
-six photographs are part of that package and not of ours, so by default the textures are drawn by `frost_tile`:
-feathered crystals with the colour, mean and deviation of the reference's. They are frost, but not the same pictures, and
+six photographs are part of that package and not of ours, so by default the textures are drawn by `frost_texture`:
+feathered crystals with the colour, mean and deviation of the reference's. They are frost, but not the same pictures:
 a robustness score is comparable with published ones only when the reference's textures are given (`load_textures`).
 """
 
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numba import njit
+from numba import float32, int32, int64, uint8, uint64
 
-# share a of the image, share b of the texture
-PARAMETERS = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))
+from kernels.jit import compiled
+from kernels.masks import read_mask
 
 # mean RGB and mean deviation of the six textures of imagecorruptions-imaug 1.1.5 (the second and third are one picture)
 LOOKS = (
@@ -27,30 +27,30 @@ LOOKS = (
     ((112, 123, 135), 43),
     ((71, 95, 105), 42),
 )
-REACH = 256  # the longest crystal
+LONGEST = 256  # pixels of the longest crystal
 
 
-def frost_tile(random: np.random.Generator, side: int, look: int) -> np.ndarray:
-    """A texture f_HW3 (uint8 RGB) of side x side that continues into itself at its borders."""
-    crystals = np.zeros((side, side), dtype=np.float32)
-    for longest in (REACH, REACH // 2, REACH // 4):
-        num_crystals = max(round(9 * (side / longest) ** 2), 1)
-        crystals += _crystals(random, side, longest, num_crystals) / np.float32(255)
-    grain = random.standard_normal((side, side)).astype(np.float32)
-    light = _smooth(random.standard_normal((side, side)).astype(np.float32), side / 8)
-    texture = _standardised(crystals) + _standardised(light) * 0.6 + _standardised(_smooth(grain, 1.0)) * 0.3
-    mean_3, deviation = LOOKS[look]
+def frost_texture(random: np.random.Generator, height: int, width: int, look: int) -> np.ndarray:
+    """A drawn texture f_HW3 (uint8 RGB)."""
+    crystals = np.zeros((height, width), dtype=np.float32)
+    for longest in (LONGEST, LONGEST // 2, LONGEST // 4):
+        crystals += _crystals(random, height, width, longest)
+    light = cv2.GaussianBlur(random.standard_normal((height // 8 + 1, width // 8 + 1)).astype(np.float32), (0, 0), 16)
+    light = cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR)
+    grain = cv2.GaussianBlur(random.standard_normal((height, width)).astype(np.float32), (0, 0), 1)
+    texture = _standardised(crystals) + _standardised(light) * 0.6 + _standardised(grain) * 0.3
+    mean_3, deviation = LOOKS[look % len(LOOKS)]
     texture = _standardised(texture)[..., None] * np.float32(deviation) + np.array(mean_3, dtype=np.float32)
     return np.clip(np.round(texture), 0, 255).astype(np.uint8)
 
 
-def _crystals(random: np.random.Generator, side: int, longest: int, num_crystals: int) -> np.ndarray:
+def _crystals(random: np.random.Generator, height: int, width: int, longest: int) -> np.ndarray:
     """Feathers: a stem, and barbs at 60 degrees on both its sides that grow shorter towards the tip."""
     bits = 3  # of a pixel, for cv2's fixed-point coordinates
-    canvas = np.zeros((side + 2 * longest, side + 2 * longest), dtype=np.uint8)
-    for _ in range(num_crystals):
+    canvas = np.zeros((height, width), dtype=np.uint8)
+    for _ in range(round(9 * (height / longest + 1) * (width / longest + 1))):
         length = longest * random.uniform(0.3, 1.0)
-        start = random.uniform(longest, longest + side, 2)
+        start = random.uniform((-longest / 2, -longest / 2), (width + longest / 2, height + longest / 2))
         angle = random.uniform(0, 2 * math.pi)
         stem = np.array([math.cos(angle), math.sin(angle)])
         roots = start + np.arange(0, length, random.uniform(4, 9))[:, None] * stem
@@ -61,22 +61,7 @@ def _crystals(random: np.random.Generator, side: int, longest: int, num_crystals
             lines += list(np.stack([roots, roots + reach[:, None] * barb], axis=1))
         fixed = [np.round(line * 2**bits).astype(np.int32) for line in lines]
         cv2.polylines(canvas, fixed, False, int(random.integers(60, 256)), 1, cv2.LINE_AA, bits)
-    # What grew over a border comes back in at the opposite one.
-    for _ in range(2):
-        middle = canvas[longest : longest + side]
-        rows = np.arange(-longest, 0) % side
-        np.maximum.at(middle, rows, canvas[:longest])
-        np.maximum.at(middle, np.arange(longest) % side, canvas[longest + side :])
-        canvas = middle.T
-    return np.ascontiguousarray(canvas)
-
-
-def _smooth(field_HW: np.ndarray, sigma: float) -> np.ndarray:
-    """A gaussian blur of a field that continues into itself, through its spectrum."""
-    rows = np.fft.fftfreq(field_HW.shape[0])[:, None]
-    columns = np.fft.rfftfreq(field_HW.shape[1])
-    response = np.exp(-2 * (math.pi * sigma) ** 2 * (rows**2 + columns**2))
-    return np.fft.irfft2(np.fft.rfft2(field_HW) * response, s=field_HW.shape).astype(np.float32)
+    return canvas.astype(np.float32)
 
 
 def _standardised(field_HW: np.ndarray) -> np.ndarray:
@@ -108,7 +93,27 @@ def scaled_texture(texture_HW3: np.ndarray, height: int, width: int) -> np.ndarr
     return cv2.resize(texture_HW3, dsize=size, interpolation=cv2.INTER_CUBIC)
 
 
-@njit(inline="never")
-def frost_value(value, texture, keep, strength):
-    """One channel value (float32, 0..255) under the texture's value."""
-    return min(keep * value + strength * texture, np.float32(255.0))
+@compiled
+def blend(task, y0, y1, x0, x1):
+    """target: the source under its texture; extra[0]: a, extra[1]: b. The texture's three channels lie side by side."""
+    row, keep, strength = task.row, task.extra[0], task.extra[1]
+    x1 = min(x1, row.width)
+    if x0 >= x1:
+        return
+    step = int64(row.mask_step_x)
+    textures = task.line[: 3 * (x1 - x0)]
+    for y in range(y0, min(y1, row.height)):
+        start = row.mask_start + y * row.mask_step_y + x0 * step
+        if step == 3:
+            read_mask(textures, task.pool, start, 1)
+        else:
+            for i in range(x1 - x0):
+                for channel in range(3):
+                    textures[3 * i + channel] = float32(task.pool[uint64(start + i * step + channel)])
+        pixels = task.source[y, 3 * x0 : 3 * x1]
+        out = task.target[y - task.origin_y, 3 * (x0 - task.origin_x) :]
+        for i in range(3 * (x1 - x0)):
+            out[i] = uint8(int32(min(keep * float32(pixels[i]) + strength * textures[i], float32(255.0))))
+
+
+STAGES = (blend,)

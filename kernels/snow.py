@@ -10,19 +10,12 @@ blurred along a line. Each pixel gets the layer twice, the second time turned by
 import math
 
 import numpy as np
-from numba import njit
+from numba import float32, int32, uint8
 from scipy.ndimage import zoom
 
-# mean and deviation of the noise, zoom, threshold, radius and sigma of the motion blur, share c of the image that stays
-PARAMETERS = (
-    (0.1, 0.3, 3.0, 0.5, 10, 4.0, 0.8),
-    (0.2, 0.3, 2.0, 0.5, 12, 4.0, 0.7),
-    (0.55, 0.3, 4.0, 0.9, 12, 8.0, 0.7),
-    (0.55, 0.3, 4.5, 0.85, 12, 8.0, 0.65),
-    (0.55, 0.3, 2.5, 0.85, 12, 12.0, 0.55),
-)
-# The longest streak: a tile is made with this much of itself repeated around it.
-REACH = 32
+from kernels.jit import compiled
+from kernels.masks import read_mask
+from kernels.severity import TABLES
 
 
 def snow_layer(normal_HW: np.ndarray, severity: int, angle: float) -> np.ndarray:
@@ -30,29 +23,12 @@ def snow_layer(normal_HW: np.ndarray, severity: int, angle: float) -> np.ndarray
 
     `angle` is in degrees, -135 to -45 in the reference.
     """
-    zoom_factor = PARAMETERS[severity - 1][2]
+    mean, deviation, zoom_factor, threshold, radius, sigma, _ = TABLES["snow"][severity - 1]
     height, width = normal_HW.shape
     part = [math.ceil(side / zoom_factor) for side in (height, width)]
     top, left = (height - part[0]) // 2, (width - part[1]) // 2
-    zoomed = zoom(normal_HW[top : top + part[0], left : left + part[1]], zoom_factor, order=1)
-    return _streaks(zoomed, severity, angle)[:height, :width]
-
-
-def snow_tile(random: np.random.Generator, side: int, severity: int) -> np.ndarray:
-    """A layer of side x side that continues into itself at its borders, at an angle of its own."""
-    cells = max(round(side / PARAMETERS[severity - 1][2]), 1)
-    normal = random.standard_normal((cells, cells))
-    position = np.arange(-REACH, side + REACH) * (cells / side)
-    low = np.floor(position).astype(np.int64)
-    high_share = position - low
-    rows = normal[low % cells] * (1 - high_share)[:, None] + normal[(low + 1) % cells] * high_share[:, None]
-    zoomed = rows[:, low % cells] * (1 - high_share) + rows[:, (low + 1) % cells] * high_share
-    return _streaks(zoomed, severity, random.uniform(-135, -45))[REACH : REACH + side, REACH : REACH + side]
-
-
-def _streaks(zoomed_HW: np.ndarray, severity: int, angle: float) -> np.ndarray:
-    mean, deviation, _, threshold, radius, sigma, _ = PARAMETERS[severity - 1]
-    flakes = mean + deviation * zoomed_HW
+    noise = mean + deviation * normal_HW[top : top + part[0], left : left + part[1]]
+    flakes = zoom(noise, zoom_factor, order=1)
     flakes[flakes < threshold] = 0
     flakes = np.clip(flakes, 0, 1)
 
@@ -61,33 +37,48 @@ def _streaks(zoomed_HW: np.ndarray, severity: int, angle: float) -> np.ndarray:
     taps /= taps.sum()
     ahead = (length * math.sin(math.radians(angle)), length * math.cos(math.radians(angle)))
     distance = math.hypot(*ahead)
+    # The border line is repeated where a moved layer left it.
+    padded = np.pad(flakes, length, mode="edge")
     streaks = np.zeros(flakes.shape)
     for step in range(length):
         down = -math.ceil(step * ahead[0] / distance - 0.5)
         right = -math.ceil(step * ahead[1] / distance - 0.5)
         if abs(down) >= flakes.shape[0] or abs(right) >= flakes.shape[1]:
             break
-        streaks += taps[step] * _shift(flakes, down, right)
-    return np.round(streaks * 255)
+        top, left = length - down, length - right
+        streaks += taps[step] * padded[top : top + flakes.shape[0], left : left + flakes.shape[1]]
+    return np.round(streaks[:height, :width] * 255)
 
 
-def _shift(image_HW: np.ndarray, down: int, right: int) -> np.ndarray:
-    """The image moved by whole pixels; the border line is repeated where it left."""
-    height, width = image_HW.shape
-    rows = np.clip(np.arange(height) - down, 0, height - 1)
-    columns = np.clip(np.arange(width) - right, 0, width - 1)
-    return image_HW[rows[:, None], columns]
+@compiled
+def snowed(value, gray, keep, flakes):
+    """One channel value, whitened, under its flakes."""
+    white = max(value, gray * float32(1.5) + float32(127.5))
+    return uint8(int32(min(keep * value + (float32(1.0) - keep) * white + flakes, float32(255.0))))
 
 
-@njit(inline="never")
-def snow_pixel(red, green, blue, layer, turned_layer, keep):
-    """One pixel (float32, 0..255); `layer` and `turned_layer` are s here and at the point turned by 180 degrees."""
-    gray = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
-    white = gray * np.float32(1.5) + np.float32(127.5)
-    whiten, top = np.float32(1.0) - keep, np.float32(255.0)
-    flakes = layer + turned_layer
-    return (
-        min(keep * red + whiten * max(red, white) + flakes, top),
-        min(keep * green + whiten * max(green, white) + flakes, top),
-        min(keep * blue + whiten * max(blue, white) + flakes, top),
-    )
+@compiled
+def blend(task, y0, y1, x0, x1):
+    """target: the source in snow; extra[6]: c."""
+    row, keep = task.row, task.extra[6]
+    x1 = min(x1, row.width)
+    if x0 >= x1:
+        return
+    num = x1 - x0
+    here, turned = task.line[:num], task.line[num : 2 * num]
+    for y in range(y0, min(y1, row.height)):
+        read_mask(here, task.pool, row.mask_start + y * row.mask_step_y + x0 * row.mask_step_x, row.mask_step_x)
+        back = row.mask_start + (row.height - 1 - y) * row.mask_step_y + (row.width - 1 - x0) * row.mask_step_x
+        read_mask(turned, task.pool, back, -row.mask_step_x)
+        pixels = task.source[y, 3 * x0 : 3 * x1]
+        out = task.target[y - task.origin_y, 3 * (x0 - task.origin_x) :]
+        for i in range(num):
+            red, green, blue = float32(pixels[3 * i]), float32(pixels[3 * i + 1]), float32(pixels[3 * i + 2])
+            gray = float32(0.299) * red + float32(0.587) * green + float32(0.114) * blue
+            flakes = here[i] + turned[i]
+            out[3 * i] = snowed(red, gray, keep, flakes)
+            out[3 * i + 1] = snowed(green, gray, keep, flakes)
+            out[3 * i + 2] = snowed(blue, gray, keep, flakes)
+
+
+STAGES = (blend,)
