@@ -1,7 +1,7 @@
 """The 19 corruptions of ImageNet-C (Hendrycks and Dietterich 2019) and their five severities.
 
-Names, order and numbers are those of the package `imagecorruptions`; its function of the same name says what each number
-means. Everything else in Fairweather reads its strengths here.
+Names, order and numbers are those of the package `imagecorruptions`; its function of the same name says what each
+number means. Everything else in Fairweather reads its strengths here.
 """
 
 SEVERITIES = (1, 2, 3, 4, 5)

@@ -4,22 +4,24 @@ A corruption is a tuple of *stages*, plain Python functions compiled by `kernels
 
     def stage(task, y0, y1, x0, x1): ...
 
-A stage computes the pixels [y0, y1) x [x0, x1) of its output, whatever the region. The CPU calls it with bands of whole rows,
-so that the inner loop over x is vectorised; a CUDA thread calls the very same function with one pixel. So there is one
-definition, and both processors do the same arithmetic in the same order. Rules that make it work on both:
+A stage computes the pixels [y0, y1) x [x0, x1) of its output, whatever the region. The CPU calls it with bands of whole
+rows, so that the inner loop over x is vectorised; a CUDA thread calls the very same function with one pixel. So there
+is one definition, and both processors do the same arithmetic in the same order. Rules that make it work on both:
 
-- no allocation, no NumPy function, no Python object; scalars are float32(...) or int, never a double (write float32(0.5));
+- no allocation, no NumPy function, no Python object; scalars are float32(...) or int, never a double: write
+  float32(0.5);
 - unsigned wrapping arithmetic only through uint32(...) around every operation;
 - the only scratch is `task.line`: 3 * (x1 - x0) float32, the accumulators of this call's own pixels;
 - a stage may read what the stages before it wrote anywhere in the image, and writes only its own region;
-- every stage but the last writes float32 into task.a or task.b at [y, 3 * x + channel]; what it stores there is its own matter
-  (other shapes than the image's are fine inside the canvas: clip the region to your own domain first);
-- the last stage writes uint8 to task.target[y - task.origin_y, 3 * (x - task.origin_x) + channel]. On the CPU the origin is 0; on
-  the GPU the target is a tile in shared memory, from which the view is downscaled, flipped, normalised and stored at once;
+- every stage but the last writes float32 into task.a or task.b at [y, 3 * x + channel]; what it stores there is its own
+  matter (other shapes than the image's are fine inside the canvas: clip the region to your own domain first);
+- the last stage writes uint8 to task.target[y - task.origin_y, 3 * (x - task.origin_x) + channel]. On the CPU the
+  origin is 0; on the GPU the target is a tile in shared memory, from which the view is downscaled, flipped, normalised
+  and stored at once;
 - pixels are truncated like np.uint8(...) does, after clipping to 0..255.
 
-Images are seen as rows of interleaved values: X = 3 * W. Anything that depends on an image alone and costs little (weights, the angle,
-layers) is computed on the host in float64 by `parameters.py` and travels in `extra_E`.
+Images are seen as rows of interleaved values: X = 3 * W. Anything that depends on an image alone and costs little
+(weights, the angle, layers) is computed on the host in float64 by `parameters.py` and travels in `extra_E`.
 """
 
 from typing import Any, NamedTuple
@@ -60,7 +62,6 @@ class Task(NamedTuple):
     row: Any  # one ROW record
     extra: Any  # EXTRA float32
     statistics: Any  # 4 uint32: sums of R, G, B over the valid region, and the largest value
-    normals: Any  # rng.normal_table()
     shots: Any  # noise.shot_table()
     pool: Any  # uint16 masks, one flat array
     origin_y: int

@@ -1,0 +1,119 @@
+"""The CPU driver: images over threads, the stages of one image after the other.
+
+The compiled stages release the GIL, so plain Python threads run them side by side; no OpenMP, which would not survive
+a fork, and no second thread pool beside torch's.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+
+import numpy as np
+
+from kernels import color, noise, resize
+from kernels.jpeg import LINE
+from kernels.severity import ALL, NONE
+from kernels.stages import CPU_STAGES, NEED_STATISTICS
+from kernels.task import Task
+
+
+@lru_cache(maxsize=1)
+def shots() -> np.ndarray:
+    return noise.shot_table()
+
+
+NO_POOL = np.zeros(1, dtype=np.uint16)
+
+
+class Workspace:
+    """The scratch of one thread, for images up to a canvas."""
+
+    def __init__(self, height: int, width: int):
+        self.shape = (height, width)
+        self.a = np.empty((height, 3 * width), dtype=np.float32)
+        self.b = np.empty((height, 3 * width), dtype=np.float32)
+        self.corrupted = np.empty((height, 3 * width), dtype=np.uint8)
+        self.line = np.empty(max(3 * width, LINE), dtype=np.float32)
+        self.taps = np.empty(8 * width + 64, dtype=np.float32)
+        self.statistics = np.zeros(4, dtype=np.uint32)
+
+
+class Workspaces:
+    """Workspaces waiting for their next use: kept from batch to batch, one for each thread that ever worked."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.idle: dict[tuple[int, int], list[Workspace]] = {}
+
+    @contextmanager
+    def borrow(self, height: int, width: int) -> Iterator[Workspace]:
+        with self.lock:
+            idle = self.idle.setdefault((height, width), [])
+            workspace = idle.pop() if idle else None
+        workspace = workspace or Workspace(height, width)
+        try:
+            yield workspace
+        finally:
+            with self.lock:
+                idle.append(workspace)
+
+
+def corrupt_image(source_HX: np.ndarray, target_HX: np.ndarray, row, extra_E, pool_M, workspace: Workspace) -> None:
+    """target = corrupted source, inside the row's valid region; the rest of target is left alone."""
+    name, height, width = ALL[row["corruption"]], int(row["height"]), int(row["width"])
+    if name in NEED_STATISTICS:
+        color.gather_statistics(source_HX, workspace.statistics, height, width)
+    task = Task(
+        source=source_HX,
+        target=target_HX,
+        a=workspace.a,
+        b=workspace.b,
+        line=workspace.line,
+        row=row,
+        extra=extra_E,
+        statistics=workspace.statistics,
+        shots=shots(),
+        pool=pool_M,
+        origin_y=0,
+        origin_x=0,
+    )
+    for stage in CPU_STAGES[name]:
+        stage(task, 0, height, 0, width)
+
+
+def make_views(
+    images_BHX: np.ndarray,
+    rows_B: np.ndarray,
+    extra_BE: np.ndarray,
+    pool_M: np.ndarray,
+    teacher_BHX: np.ndarray | None,
+    student_Bhx: np.ndarray,
+    workspaces: Workspaces,
+    executor: ThreadPoolExecutor | None,
+) -> None:
+    """Both views of a batch, float32; every element of the outputs is written."""
+    height, width = images_BHX.shape[1], images_BHX.shape[2] // 3
+
+    def one(b: int) -> None:
+        row = rows_B[b]
+        with workspaces.borrow(height, width) as workspace:
+            if teacher_BHX is not None:
+                resize.teacher_rows(images_BHX[b], teacher_BHX[b], row, 0, height)
+            corrupted = images_BHX[b]
+            if row["corruption"] != NONE:
+                corrupted = workspace.corrupted
+                corrupt_image(images_BHX[b], corrupted, row, extra_BE[b], pool_M, workspace)
+            rows = student_Bhx.shape[1]
+            resize.student_rows(corrupted, student_Bhx[b], row, workspace.line, workspace.taps, 0, rows)
+
+    run(one, range(len(rows_B)), executor)
+
+
+def run(function: Callable[[int], None], items: Sequence[int], executor: ThreadPoolExecutor | None) -> None:
+    if executor is None:
+        for item in items:
+            function(item)
+    else:
+        list(executor.map(function, items))  # raises what a thread raised

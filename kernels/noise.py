@@ -1,0 +1,134 @@
+"""gaussian_noise, shot_noise, impulse_noise, speckle_noise: one draw of 32 bits a channel value.
+
+Formulas (`imagecorruptions`, x in 0..1, n standard normal): x + c n; poisson(c x) / c; a share c of the values becomes
+0 or 1; x + c x n. All are clipped to 0..1 and truncated to 8 bits.
+"""
+
+import numpy as np
+from numba import float32, int32, uint8, uint32, uint64
+
+from kernels import severity
+from kernels.jit import compiled
+from kernels.rng import NOISE, bits, normal
+
+SHOT_COLUMNS = 64  # at least one more than the most photons that matter (60)
+
+
+@compiled
+def truncate(value):
+    """np.uint8 of a value clipped to 0..255."""
+    return uint8(min(max(value, float32(0)), float32(255)))
+
+
+@compiled
+def gaussian_noise(task, y0, y1, x0, x1):
+    """extra[0]: 255 c."""
+    source, target = task.source, task.target
+    key0, key1, scale = task.row.key0, task.row.key1, task.extra[0]
+    origin = 3 * task.origin_x
+    for y in range(y0, y1):
+        out = y - task.origin_y
+        for i in range(3 * x0, 3 * x1):
+            n = normal(bits(key0, key1, NOISE, y, i))
+            target[uint64(out), uint64(i - origin)] = truncate(float32(source[uint64(y), uint64(i)]) + scale * n)
+
+
+@compiled
+def speckle_noise(task, y0, y1, x0, x1):
+    """extra[0]: c."""
+    source, target = task.source, task.target
+    key0, key1, scale = task.row.key0, task.row.key1, task.extra[0]
+    origin = 3 * task.origin_x
+    for y in range(y0, y1):
+        out = y - task.origin_y
+        for i in range(3 * x0, 3 * x1):
+            n = normal(bits(key0, key1, NOISE, y, i))
+            x = float32(source[uint64(y), uint64(i)])
+            target[uint64(out), uint64(i - origin)] = truncate(x + x * (scale * n))
+
+
+@compiled
+def impulse_noise(task, y0, y1, x0, x1):
+    """extra[0]: c times 2^23; 23 bits decide whether, one bit whether salt or pepper."""
+    source, target = task.source, task.target
+    key0, key1 = task.row.key0, task.row.key1
+    threshold = uint32(task.extra[0])
+    origin = 3 * task.origin_x
+    for y in range(y0, y1):
+        out = y - task.origin_y
+        for i in range(3 * x0, 3 * x1):
+            word = bits(key0, key1, NOISE, y, i)
+            extreme = uint8(255) if word & uint32(1) else uint8(0)
+            hit = uint32(word >> uint32(9)) < threshold
+            value = extreme if hit else source[uint64(y), uint64(i)]
+            target[uint64(out), uint64(i - origin)] = value
+
+
+@compiled
+def shot_noise(task, y0, y1, x0, x1):
+    """One entry of the alias table: 6 bits choose its column, 16 bits choose between its two levels.
+
+    Two loops, because the first is vectorised and the second, which reads the table, is not: the 22 bits wait in
+    task.line, where a float32 holds them exactly.
+    """
+    source, target, shots, line = task.source, task.target, task.shots, task.line
+    key0, key1 = task.row.key0, task.row.key1
+    table = (task.row.severity - 1) * 256 * SHOT_COLUMNS
+    first, origin = 3 * x0, 3 * task.origin_x
+    for y in range(y0, y1):
+        out = y - task.origin_y
+        for i in range(first, 3 * x1):
+            line[uint64(i - first)] = float32(uint32(bits(key0, key1, NOISE, y, i) >> uint32(10)))
+        for i in range(first, 3 * x1):
+            word = int32(line[uint64(i - first)])
+            value = int32(source[uint64(y), uint64(i)])
+            entry = shots[uint64(table + value * SHOT_COLUMNS + (word & (SHOT_COLUMNS - 1)))]
+            own = uint32(word >> 6) < uint32(entry & uint32(0xFFFF))
+            shift = uint32(16) if own else uint32(24)
+            target[uint64(out), uint64(i - origin)] = uint8(uint32(entry >> shift) & uint32(0xFF))
+
+
+def shot_table() -> np.ndarray:
+    """Alias tables (Walker 1977) of what shot noise makes of each value, for all severities, flat: 5 x 256 x 64 uint32.
+
+    A white pixel has c <= 60 photons and more than c are clipped, so a value v has c + 1 outcomes with the
+    probabilities of Poisson(c v / 255), the last one holding the whole tail. An entry holds a threshold (16 bits), the
+    level of its own column and the level of its alias (8 bits each), already scaled, clipped and truncated.
+    """
+    from scipy.special import gammainc, gammaln, xlogy
+
+    tables = []
+    for photons in severity.TABLES["shot_noise"]:
+        counts = np.arange(SHOT_COLUMNS)
+        mean_V1 = (np.arange(256) / 255.0 * photons)[:, None]
+        mass_VS = np.exp(xlogy(counts, mean_V1) - mean_V1 - gammaln(counts + 1))
+        probability_VS = np.where(counts < photons, mass_VS, 0.0)
+        probability_VS[:, photons] = gammainc(photons, mean_V1[:, 0])  # P(count >= photons)
+        levels_S = np.uint8(np.clip(counts / float(photons), 0, 1) * 255)
+
+        rest_VS = probability_VS * SHOT_COLUMNS  # mean 1 a column; move the surplus of the rich to the poor
+        threshold_VS = np.full(rest_VS.shape, 65536.0)
+        alias_VS = np.tile(counts, (256, 1))
+        open_VS = np.ones(rest_VS.shape, dtype=bool)
+        rows = np.arange(256)
+        for _ in range(SHOT_COLUMNS - 1):
+            poor = np.where(open_VS, rest_VS, np.inf).argmin(axis=1)
+            rich = np.where(open_VS, rest_VS, -np.inf).argmax(axis=1)
+            threshold_VS[rows, poor] = np.rint(rest_VS[rows, poor] * 65536)
+            alias_VS[rows, poor] = rich
+            rest_VS[rows, rich] -= 1.0 - rest_VS[rows, poor]
+            open_VS[rows, poor] = False
+        # A threshold of 65,536 does not fit 16 bits: such a column is its own alias, whatever the threshold.
+        full = threshold_VS >= 65536
+        alias_VS = np.where(full, counts, alias_VS)
+        threshold_VS = np.where(full, 0, np.maximum(threshold_VS, 0))
+        own_VS = np.broadcast_to(levels_S, rest_VS.shape)
+        packed = threshold_VS.astype(np.uint32) | own_VS.astype(np.uint32) << 16
+        tables.append(packed | levels_S[alias_VS].astype(np.uint32) << 24)
+    return np.concatenate([table.ravel() for table in tables])
+
+
+GAUSSIAN_STAGES = (gaussian_noise,)
+SHOT_STAGES = (shot_noise,)
+IMPULSE_STAGES = (impulse_noise,)
+SPECKLE_STAGES = (speckle_noise,)

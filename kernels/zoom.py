@@ -1,0 +1,65 @@
+"""zoom_blur: the mean of the image and its linear enlargements about the centre.
+
+A layer with factor z takes the centred crop of ceil(side / z) pixels, enlarges it to round(crop * z) with
+`scipy.ndimage.zoom(order=1)` (corner to corner: output y reads top + y (crop - 1) / (enlarged - 1)), and keeps the top
+left part of the image's size. extra[0]: number of layers; then top, step in y, left, step in x of each.
+"""
+
+import math
+
+import numpy as np
+from numba import float32, uint64
+
+from kernels import severity
+from kernels.gaussian import store_line
+from kernels.jit import compiled
+
+
+@compiled
+def zoom_blur(task, y0, y1, x0, x1):
+    source, line, extra = task.source, task.line, task.extra
+    height, width = task.row.height, task.row.width
+    layers = int(extra[0])
+    share = float32(1) / float32(layers + 1)
+    first = 3 * x0
+    for y in range(y0, y1):
+        for i in range(first, 3 * x1):
+            line[uint64(i - first)] = share * float32(source[uint64(y), uint64(i)])
+        for layer in range(layers):
+            from_y = extra[1 + 4 * layer] + float32(y) * extra[2 + 4 * layer]
+            above = int(from_y)
+            below = min(above + 1, height - 1)
+            low = share * (from_y - float32(above))
+            high = share - low
+            left, step = extra[3 + 4 * layer], extra[4 + 4 * layer]
+            for x in range(x0, x1):
+                from_x = left + float32(x) * step
+                before = int(from_x)
+                after = min(before + 1, width - 1)
+                right = from_x - float32(before)
+                p, q = 3 * before, 3 * after
+                for c in range(3):
+                    near = high * float32(source[uint64(above), uint64(p + c)])
+                    near += low * float32(source[uint64(below), uint64(p + c)])
+                    far = high * float32(source[uint64(above), uint64(q + c)])
+                    far += low * float32(source[uint64(below), uint64(q + c)])
+                    line[uint64(3 * (x - x0) + c)] += near + right * (far - near)
+        store_line(task, y, x0, x1)
+
+
+def axis(side: int, factor: float) -> tuple[float, float]:
+    """First position and step along one axis."""
+    crop = math.ceil(side / float(factor))
+    enlarged = round(crop * factor)
+    step = (crop - 1) / (enlarged - 1) if enlarged > 1 else 0.0
+    return float((side - crop) // 2), step
+
+
+def extra(level: int, height: int, width: int) -> np.ndarray:
+    end, step = severity.TABLES["zoom_blur"][level - 1]
+    factors = np.arange(1, end, step)
+    values = [axis(height, factor) + axis(width, factor) for factor in factors]
+    return np.concatenate([[len(factors)], np.ravel(values)])
+
+
+STAGES = (zoom_blur,)

@@ -1,0 +1,258 @@
+"""The two views of a batch: the teacher's clean one, the student's corrupted and downscaled one.
+
+Every draw is a pure function of (seed, epoch, sample id), and the bucket of ratios of (seed, draw): the same images
+give the same pixels on a CPU and on a GPU, in any batch, on any rank. Order, as in CD-FKD: corrupt at the full size,
+then downscale with antialiasing (a plain bilinear downscale would alias the noise away), then mirror and normalise.
+"""
+
+import itertools
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels import parameters, rng, severity
+from kernels.pool import Pool
+from kernels.stages import NEED_MASK
+from kernels.task import EXTRA, ROW
+from pipeline.batch import Batch, Views
+
+STRIDE = 32  # canvases are multiples of it
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How the student's view differs from the teacher's."""
+
+    corruptions: tuple[str, ...] = severity.TRAINING  # all equally likely; () for none
+    severities: tuple[int, ...] = severity.SEVERITIES  # all equally likely
+    ratio_range: tuple[float, float] = (0.6, 1.0)  # student size / teacher size, uniform
+    full_size_probability: float = 0.0  # of a batch to keep its size (ratio 1) whatever the range
+    ratio_buckets: int = 4  # a batch draws one, its images a ratio inside it: that many canvases an orientation
+    flip_probability: float = 0.5
+    masks: int = 8  # weather masks of each kind in the pool
+
+    def __post_init__(self) -> None:
+        for name in self.corruptions:
+            severity.check_name(name)
+        for level in self.severities:
+            severity.check_severity(level)
+        low, high = self.ratio_range
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"views: ratio_range must be 0 < low <= high <= 1; got ({low}, {high})")
+        for field in ("full_size_probability", "flip_probability"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"views: {field} must lie in 0..1; got {getattr(self, field)}")
+        for field in ("ratio_buckets", "masks"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"views: {field} must be at least 1; got {getattr(self, field)}")
+        if not self.severities:
+            raise ValueError("views: severities is empty; to train without corruption set corruptions to ()")
+
+    def buckets(self) -> list[tuple[float, float]]:
+        """Ratio ranges, from the smallest."""
+        low, high = self.ratio_range
+        num = self.ratio_buckets if high > low else 1
+        edges = [low + (high - low) * index / num for index in range(num + 1)]
+        return list(itertools.pairwise(edges))
+
+
+def student_canvas(canvas: tuple[int, int], highest: float) -> tuple[int, int]:
+    """The canvas that holds every image of `canvas` downscaled by at most `highest`."""
+    height, width = (max(math.floor(side * highest + 0.5), 1) for side in canvas)
+    return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
+
+
+class ViewMaker:
+    """Makes Views of Batches.
+
+    On a CPU the images are spread over `threads` threads. On a GPU everything is queued on a stream of its own, without
+    waiting for the device; the views come back ordered before whatever the caller's current stream does next.
+    """
+
+    def __init__(
+        self,
+        config: ViewConfig,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        teacher: bool = True,
+        threads: int | None = None,
+    ):
+        self.config, self.device, self.teacher = config, torch.device(device), teacher
+        self.dtype = dtype or (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
+        self.kinds_N = np.array([severity.INDEX[name] for name in config.corruptions], dtype=np.int32)
+        self.severities_S = np.array(config.severities, dtype=np.int32)
+        self.pools: dict[tuple[int, int], Pool] = {}
+        self.executor: ThreadPoolExecutor | None = None
+        if self.device.type == "cuda":
+            from kernels.gpu import GpuViews
+
+            self.gpu = GpuViews(self.device, self.dtype)
+        elif self.device.type == "cpu":
+            from kernels.cpu import Workspaces
+
+            self.workspaces = Workspaces()
+            threads = threads or len(os.sched_getaffinity(0))
+            if threads > 1:
+                self.executor = ThreadPoolExecutor(threads, thread_name_prefix="views")
+        else:
+            raise ValueError(f"views: device must be cpu or cuda; got {self.device}")
+
+    def student_canvases(self, canvas: tuple[int, int]) -> list[tuple[int, int]]:
+        """Every (h, w) the student's images can have for one canvas, smallest first."""
+        highest = [high for _, high in self.config.buckets()]
+        if self.config.full_size_probability > 0:
+            highest.append(1.0)
+        return sorted({student_canvas(canvas, high) for high in highest})
+
+    def draw_bucket(self, seed: int, draw: int) -> tuple[float, float]:
+        """The ratio range of a batch."""
+        key = np.uint64(rng.image_key(seed, draw, rng.BUCKET))
+        if rng.draw(key, rng.FLIP) < self.config.full_size_probability:
+            return 1.0, 1.0
+        buckets = self.config.buckets()
+        return buckets[int(rng.draw(key, rng.BUCKET) * len(buckets))]
+
+    def draw_table(self, batch: Batch, bucket: tuple[float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """One ROW, one line of numbers and one key an image."""
+        num = len(batch.ids_B)
+        rows_B, extra_BE, keys_B = np.zeros(num, ROW), np.zeros((num, EXTRA), np.float32), np.zeros(num, np.int64)
+        sizes_B2, ids_B = batch.sizes_B2.numpy(), batch.ids_B.numpy()
+        config, kinds = self.config, (self.kinds_N, self.severities_S)
+        parameters.draw_rows(
+            rows_B, keys_B, ids_B, sizes_B2, batch.seed, batch.epoch, *kinds, *bucket, config.flip_probability
+        )
+        parameters.fill_extra(rows_B, extra_BE)
+        return rows_B, extra_BE, keys_B
+
+    def pool(self, canvas: tuple[int, int]) -> Pool | None:
+        """The weather masks for a canvas, made when it is first seen."""
+        names = tuple(name for name in self.config.corruptions if name in NEED_MASK)
+        if not names:
+            return None
+        if canvas not in self.pools:
+            config = self.config
+            self.pools[canvas] = Pool(canvas, names, severities=config.severities, size=config.masks)
+        return self.pools[canvas]
+
+    def __call__(self, batch: Batch, draw: int | None = None) -> Views:
+        """The views of a batch. Batches of one global step pass the same `draw` and so get the same student canvas;
+        without one, it follows from the epoch and the batch's first id."""
+        check(batch, self.device)
+        num, height, width = batch.images_BHW3.shape[:3]
+        if draw is None:
+            draw = int(rng.image_key(batch.seed, batch.epoch, int(batch.ids_B[0])) >> np.uint64(1))
+        bucket = self.draw_bucket(batch.seed, draw)
+        small_height, small_width = student_canvas((height, width), bucket[1])
+        rows_B, extra_BE, keys_B = self.draw_table(batch, bucket)
+        pool = self.pool((height, width))
+        if pool is not None:
+            pool.place(rows_B)
+        if self.device.type == "cuda":
+            return self.gpu.make_views(batch, rows_B, extra_BE, keys_B, pool, (small_height, small_width), self.teacher)
+
+        from kernels import cpu
+
+        teacher_BHW3 = torch.empty(num, height, width, 3) if self.teacher else None
+        student_Bhw3 = torch.empty(num, small_height, small_width, 3)
+        cpu.make_views(
+            batch.images_BHW3.contiguous().numpy().reshape(num, height, 3 * width),
+            rows_B,
+            extra_BE,
+            cpu.NO_POOL if pool is None else pool.values_M,
+            None if teacher_BHW3 is None else teacher_BHW3.numpy().reshape(num, height, 3 * width),
+            student_Bhw3.numpy().reshape(num, small_height, 3 * small_width),
+            self.workspaces,
+            self.executor,
+        )
+        sizes_B4 = torch.from_numpy(
+            np.stack([rows_B[name] for name in ("height", "width", "student_height", "student_width")], axis=1)
+        )
+        teacher_boxes, student_boxes, ratio_B = place_boxes(batch, sizes_B4, torch.from_numpy(rows_B["flip"].copy()))
+        return Views(
+            teacher_B3HW=None if teacher_BHW3 is None else teacher_BHW3.permute(0, 3, 1, 2).to(self.dtype),
+            student_B3hw=student_Bhw3.permute(0, 3, 1, 2).to(self.dtype),
+            ratio_B=ratio_B,
+            teacher_sizes_B2=sizes_B4[:, :2].contiguous(),
+            student_sizes_B2=sizes_B4[:, 2:].contiguous(),
+            teacher_boxes_BG4=teacher_boxes,
+            student_boxes_BG4=student_boxes,
+            labels_BG=batch.labels_BG,
+            ignore_BG=batch.ignore_BG,
+            keys_B=torch.from_numpy(keys_B),
+            ids_B=batch.ids_B,
+        )
+
+
+def place_boxes(batch: Batch, sizes_B4: Tensor, flip_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes as the teacher and the student see them, and the ratio of their sizes.
+
+    Mirroring maps x to width - x; padding (no extent) stays zero. The student's boxes follow its whole-pixel size, each
+    axis with its own factor.
+    """
+    sizes_B4 = sizes_B4.to(torch.float32)
+    height_B, width_B, small_height_B, small_width_B = sizes_B4.unbind(1)
+    boxes_BG4 = batch.boxes_BG4
+    real_BG = boxes_BG4[..., 2] > boxes_BG4[..., 0]
+    mirrored_BG4 = boxes_BG4.clone()
+    mirrored_BG4[..., 0] = width_B[:, None] - boxes_BG4[..., 2]
+    mirrored_BG4[..., 2] = width_B[:, None] - boxes_BG4[..., 0]
+    teacher_BG4 = torch.where((real_BG & (flip_B[:, None] == 1))[..., None], mirrored_BG4, boxes_BG4)
+    factor_x = small_width_B / width_B.clamp(min=1)
+    factor_y = small_height_B / height_B.clamp(min=1)
+    factor_B4 = torch.stack([factor_x, factor_y, factor_x, factor_y], dim=1)
+    area_B = height_B * width_B
+    ratio_B = torch.where(area_B > 0, torch.sqrt(small_height_B * small_width_B / area_B.clamp(min=1)), 1.0)
+    return teacher_BG4, teacher_BG4 * factor_B4[:, None], ratio_B
+
+
+def clean_view(batch: Batch, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    """images_B3HW normalised and channels-last, zero where padded, and sizes_B2 on the device: what evaluation sees."""
+    images_BHW3 = batch.images_BHW3
+    device = images_BHW3.device
+    check(batch, device)
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    num, height, width = images_BHW3.shape[:3]
+    from kernels import resize
+
+    if device.type == "cpu":
+        out_BHW3 = torch.empty(num, height, width, 3)
+        rows_B = np.zeros(num, ROW)
+        rows_B["height"], rows_B["width"] = batch.sizes_B2.numpy().T
+        images_BHX = images_BHW3.contiguous().numpy().reshape(num, height, 3 * width)
+        out_BHX = out_BHW3.numpy().reshape(num, height, 3 * width)
+        for b in range(num):
+            resize.teacher_rows(images_BHX[b], out_BHX[b], rows_B[b], 0, height)
+        return out_BHW3.permute(0, 3, 1, 2).to(dtype), batch.sizes_B2.clone()
+    sizes_B2 = batch.sizes_B2.to(device, non_blocking=True)
+    mean = torch.tensor(resize.MEAN, device=device) * 255
+    scale = 1 / (torch.tensor(resize.DEVIATION, device=device) * 255)
+    inside_BHW = torch.arange(height, device=device)[None, :, None] < sizes_B2[:, 0, None, None]
+    inside_BHW = inside_BHW & (torch.arange(width, device=device)[None, None] < sizes_B2[:, 1, None, None])
+    out_BHW3 = torch.where(inside_BHW[..., None], (images_BHW3.float() - mean) * scale, 0).to(dtype)
+    return out_BHW3.permute(0, 3, 1, 2), sizes_B2
+
+
+def check(batch: Batch, device: torch.device) -> None:
+    images, sizes, ids = batch.images_BHW3, batch.sizes_B2, batch.ids_B
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        got = f"{images.dtype} {tuple(images.shape)}"
+        raise ValueError(f"views: images_BHW3 must be uint8 of shape (B, H, W, 3); got {got}")
+    num, height, width = images.shape[:3]
+    if num == 0 or height == 0 or width == 0:
+        raise ValueError(f"views: the batch is empty: images have shape {tuple(images.shape)}")
+    if images.device.type != device.type:
+        raise ValueError(f"views: images lie on {images.device} but the views are made on {device}; move one of them")
+    if sizes.device.type != "cpu" or ids.device.type != "cpu":
+        raise ValueError("views: sizes_B2 and ids_B must lie on the host; call .cpu() where the batch is made")
+    if sizes.shape != (num, 2) or ids.shape != (num,):
+        raise ValueError(f"views: {num} images, but sizes {tuple(sizes.shape)} and ids {tuple(ids.shape)}")
+    if max(height, width) > rng.LARGEST_SIDE:
+        raise ValueError(f"views: images can be at most {rng.LARGEST_SIDE} pixels a side; got {height} x {width}")
+    low, (most_high, most_wide) = int(sizes.min()), sizes.amax(0).tolist()
+    if low < 0 or most_high > height or most_wide > width:
+        raise ValueError(f"views: a size lies outside the canvas of {height} x {width}: {sizes.tolist()}")
