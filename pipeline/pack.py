@@ -54,9 +54,9 @@ class PackOptions:
     classes: tuple[str, ...] = ()
     """Class names in the order of their numbers. Default: the dataset's own order, or the benchmark's seven."""
     map: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Rename a class: --map motorcycle=motor, as often as needed."""
+    """Rename a class: --map motorcycle=motor,bicycle=bike, or as often as needed."""
     drop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Leave a class's objects out: --drop ambulance, as often as needed."""
+    """Leave a class's objects out: --drop ambulance,bike, or as often as needed."""
     domain: str = ""
     """Name of the domain the images belong to. Default: the folder's name, or what the format itself says."""
     short_side: int = 600
@@ -170,6 +170,7 @@ def make_shards(jobs: list[ShardJob], workers: int, progress: Progress) -> None:
 def pack(options: PackOptions) -> list[Path]:
     """Pack ROOT into OUT; returns the packed datasets that are finished."""
     check_options(options)
+    options = replace(options, **{name: split_names(getattr(options, name)) for name in ("split", "map", "drop")})
     classes = split_names(options.classes)
     parts = diverse_weather.scored_parts(options.root) if options.format in ("auto", "voc") else []
     if parts:

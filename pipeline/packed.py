@@ -203,6 +203,12 @@ class PackedDataset:
         """How messages call a record."""
         return f"{self.path}: record {self.ids_N[i]:012d} of {self.info['shards'][self._shard_N[i]]['file']}"
 
+    def length_of(self, i: int) -> int:
+        return int(self._length_N[i])
+
+    def sha256_of(self, i: int) -> bytes:
+        return self._sha256_N[i].tobytes()
+
     def _map(self, shard: int) -> mmap.mmap:
         with self._lock:
             if shard in self._maps:
@@ -222,7 +228,7 @@ class PackedDataset:
         """The encoded image (JPEG, or PPM when packed with --raw), without a copy, its checksum verified."""
         start, length = int(self._offset_N[i]), int(self._length_N[i])
         view = memoryview(self._map(int(self._shard_N[i])))[start : start + length]
-        if hashlib.sha256(view).digest() != self._sha256_N[i].tobytes():
+        if hashlib.sha256(view).digest() != self.sha256_of(i):
             raise ValueError(
                 f"{self.describe(i)} is damaged (its checksum differs from the index); pack the dataset again"
             )
