@@ -26,9 +26,9 @@ STAGES: dict[str, tuple] = {
     "glass_blur": glass.STAGES,
     "motion_blur": motion.STAGES,
     "zoom_blur": zoom.STAGES,
-    "snow": getattr(snow, "STAGES", None),
-    "frost": getattr(frost, "STAGES", None),
-    "fog": getattr(fog, "STAGES", None),
+    "snow": snow.STAGES,
+    "frost": frost.STAGES,
+    "fog": fog.STAGES,
     "brightness": color.BRIGHTNESS_STAGES,
     "contrast": color.CONTRAST_STAGES,
     "elastic_transform": elastic.STAGES,
@@ -36,7 +36,7 @@ STAGES: dict[str, tuple] = {
     "jpeg_compression": jpeg.STAGES,
     "speckle_noise": noise.SPECKLE_STAGES,
     "gaussian_blur": gaussian.STAGES,
-    "spatter": getattr(spatter, "STAGES", None),
+    "spatter": spatter.STAGES,
     "saturate": color.SATURATE_STAGES,
 }
 assert tuple(STAGES) == ALL

@@ -1,0 +1,80 @@
+"""`corrupt`: one image, one corruption, the way `imagecorruptions.corrupt` is called, with a seed."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from kernels import cpu, parameters, rng
+from kernels.pool import Pool
+from kernels.severity import ALL, check_name, check_severity
+from kernels.stages import NEED_MASK
+from kernels.task import EXTRA
+
+POOL_MASKS = 8
+_workspaces = cpu.Workspaces()
+
+
+@lru_cache(maxsize=16)
+def _pool(name: str, level: int, height: int, width: int) -> Pool:
+    return Pool((height, width), (name,), (level,), size=POOL_MASKS)
+
+
+def corrupt(
+    image: Any,
+    severity: int = 1,
+    corruption_name: str | None = None,
+    corruption_number: int = -1,
+    seed: int = 0,
+) -> Any:
+    """The image corrupted: same size, uint8, RGB; a new array, or a tensor on the image's device.
+
+    image: uint8 NumPy array or torch tensor, height x width (grey, given back as RGB) or height x width x channels (1
+    or 3), of any size from 1 x 1. severity: 1 to 5. corruption_name, or corruption_number, its place in
+    `get_corruption_names("all")`. The same seed gives the same pixels, on a CPU and on a GPU.
+    """
+    if corruption_name is None and corruption_number == -1:
+        raise ValueError("corrupt: give corruption_name or corruption_number")
+    if corruption_name is None:
+        if not 0 <= corruption_number < len(ALL):
+            raise ValueError(f"corrupt: corruption_number must be 0 to 18; got {corruption_number}")
+        corruption_name = ALL[corruption_number]
+    name, level = check_name(corruption_name), check_severity(severity)
+    is_array = isinstance(image, np.ndarray)
+    if not is_array and not hasattr(image, "device"):
+        raise ValueError(f"corrupt: image must be a NumPy array or a torch tensor; got {type(image).__name__}")
+    if str(image.dtype).removeprefix("torch.") != "uint8":
+        raise ValueError(f"corrupt: image must hold uint8 in 0..255; got {image.dtype}; convert it first")
+    shape = tuple(image.shape)
+    if image.ndim not in (2, 3) or (image.ndim == 3 and shape[2] not in (1, 3)):
+        raise ValueError(f"corrupt: image must be height x width or height x width x (1 or 3); got shape {shape}")
+    height, width = shape[:2]
+    if height == 0 or width == 0:
+        raise ValueError(f"corrupt: the image is empty, its shape is {shape}")
+    if max(height, width) > rng.LARGEST_SIDE:
+        raise ValueError(f"corrupt: at most {rng.LARGEST_SIDE} pixels a side; got {height} x {width}")
+
+    rows_B = parameters.single_row(name, level, height, width, int(rng.image_key(int(seed), 0, 0)))
+    extra_BE = np.zeros((1, EXTRA), dtype=np.float32)
+    parameters.fill_extra(rows_B, extra_BE)
+    values_M = cpu.NO_POOL
+    if name in NEED_MASK:
+        pool = _pool(name, level, height, width)
+        pool.place(rows_B)
+        values_M = pool.values_M
+    if not is_array and image.device.type == "cuda":
+        from kernels import gpu
+
+        return gpu.corrupt_tensor(image.reshape(height, width, -1).expand(-1, -1, 3), rows_B, extra_BE, values_M)
+    array = image if is_array else image.numpy()
+    array = np.broadcast_to(array.reshape(height, width, -1), (height, width, 3))
+    source_HX = np.require(array, requirements=["C", "W"]).reshape(height, 3 * width)
+    target_HX = np.empty_like(source_HX)
+    with _workspaces.borrow(height, width) as workspace:
+        cpu.corrupt_image(source_HX, target_HX, rows_B[0], extra_BE[0], values_M, workspace)
+    result = target_HX.reshape(height, width, 3)
+    if is_array:
+        return result
+    import torch
+
+    return torch.from_numpy(result)
