@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
-from pipeline.views import clean_view
 
 from eval.interchange import BOX_DECIMALS, SCORE_DECIMALS, Detections, concatenate
 from model.detector import Detector
@@ -20,6 +19,7 @@ from pipeline.console import Progress
 from pipeline.loader import open_loader
 from pipeline.packed import PackedDataset
 from pipeline.pixels import decode_packed
+from pipeline.views import clean_view
 
 Detect = Callable  # Detector.detect, possibly compiled
 

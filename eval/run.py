@@ -20,7 +20,10 @@ from eval import domains
 from eval.detect import Detect, Found, detect_dataset, gather, match_classes
 from eval.interchange import Detections, GroundTruth, ground_truth_of, read_results, restrict, write_results
 from eval.light import choose_dtype
+from eval.pictures import image_detector, save_pictures
 from eval.ranks import World, joined
+from eval.report import write_report
+from eval.report_training import trim_card
 from eval.results import FORMAT, describe_versions, load_run, write_json
 from eval.scoring import mean_of_targets, score_domain
 from eval.table import domain_table
@@ -133,6 +136,7 @@ def evaluate(
             evaluation.detections[domain], evaluation.curves[domain] = detections, curves
             evaluation.figures[domain], evaluation.samples[domain] = figures, samples
             figures["checksum"], figures["path"] = dataset.checksum, str(dataset.path)
+            figures["data"] = trim_card(dataset.info)
     if subject.detector is not None:
         evaluation.speed = {
             "images": images,
@@ -160,11 +164,10 @@ def collect_truths(datasets: list[PackedDataset]) -> dict[str, tuple[GroundTruth
 
 def run_detector(subject: Subject, dataset: PackedDataset, options: EvaluationOptions, world: World) -> Found:
     assert subject.detector is not None
-    renames = dict(read_rename(text) for text in options.map)
     return detect_dataset(
         subject.detector,
         dataset,
-        match_classes(subject.classes, dataset.classes, renames, options.allow_other_classes),
+        map_labels(subject, dataset, options),
         batch_size=options.batch_size,
         device=world.device,
         dtype=choose_dtype(options.precision, world.device),
@@ -175,6 +178,11 @@ def run_detector(subject: Subject, dataset: PackedDataset, options: EvaluationOp
         threads=options.threads,
         description=f"detecting in {dataset.path.name}",
     )
+
+
+def map_labels(subject: Subject, dataset: PackedDataset, options: EvaluationOptions) -> np.ndarray:
+    renames = dict(read_rename(text) for text in options.map)
+    return match_classes(subject.classes, dataset.classes, renames, options.allow_other_classes)
 
 
 def read_rename(text: str) -> tuple[str, str]:
@@ -277,6 +285,26 @@ def distilled_from(run: Path) -> list[Path]:
     return [Path(teacher)] if teacher and (Path(teacher) / "eval" / "results.json").is_file() else []
 
 
+def save_examples(
+    evaluation: Evaluation,
+    subject: Subject,
+    datasets: list[PackedDataset],
+    options: EvaluationOptions,
+    world: World,
+    folder: Path,
+) -> None:
+    source = domains.find_source(evaluation.figures, options.source)
+    homes = {domain: home for domain, (_, home) in collect_truths(datasets).items()}
+    detect_image = None
+    if subject.detector is not None and subject.detect is not None:
+        label_map = map_labels(subject, homes[source], options)
+        dtype = choose_dtype(options.precision, world.device)
+        detect_image = image_detector(subject.detector, subject.detector.detect, label_map, world.device, dtype)
+    truths = {domain: (truth, homes[domain]) for domain, truth in evaluation.truths.items()}
+    score = evaluation.figures[source]["best_score"]["score"]
+    save_pictures(folder, truths, evaluation.detections, source, score, detect_image)
+
+
 def run(options: EvaluationOptions, world: World) -> None:
     started = time.monotonic()
     if world.first:
@@ -290,8 +318,13 @@ def run(options: EvaluationOptions, world: World) -> None:
     evaluation = evaluate(subject, datasets, options, world)
     if evaluation is not None:
         write_results_of(evaluation, subject, options, folder / "eval")
-        others = compare or [load_run(path) for path in distilled_from(options.run)]
-        say(domain_table([*others, load_run(folder)]))
+        if options.pictures:
+            save_examples(evaluation, subject, datasets, options, world, folder / "eval" / "pictures")
+        runs = [*(compare or [load_run(path) for path in distilled_from(options.run)]), load_run(folder)]
+        say(domain_table(runs))
+        if options.report:
+            write_report(runs, folder / "report.html")
+            say(f"report: {(folder / 'report.html').resolve()}")
         say(f"results: {folder / 'eval' / 'results.json'} ({time.monotonic() - started:.0f} s)")
 
 
