@@ -1,12 +1,18 @@
 """What stands along the sample world's street and has no label: trees, lamps, signs, bins."""
 
+from functools import cache
+
 import numpy as np
 
 from pipeline.world_shape import BLACK, CIRCLE, FOLIAGE, LAMP, PAINT, STEEL, Shape, pick, vary
 
+NUM_TREES = 40
 
-def tree(rng: np.random.Generator) -> Shape:
-    """A trunk and a crown of leafy blobs."""
+
+@cache
+def tree(number: int) -> Shape:
+    """A trunk and a crown of leafy blobs; trees are many and costly, so a forest of NUM_TREES is grown once."""
+    rng = np.random.default_rng([NUM_TREES, number])
     shape = Shape()
     height, spread = rng.uniform(5, 10), rng.uniform(1.4, 2.6)
     bark = vary(rng, (0.09, 0.06, 0.04), 0.3)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.world_light import Surfaces, make_noise, shade
+from pipeline.world_light import make_noise, shade
 from pipeline.world_raster import SAMPLES, make_camera, rasterise
 from pipeline.world_scene import Scene, flatten, make_ground_map
 from pipeline.world_street import build_sides, lay_ground, plan_street
@@ -85,22 +85,18 @@ def draw_picture(domain: str, split: str, number: int, width: int, height: int, 
     rng = np.random.default_rng([seed, DOMAINS.index(domain), SPLITS.index(split), number])
     weather = draw_weather(domain, rng)
     scene = make_scene(rng, width, height, weather)
-    light, shadow_blur = make_light(weather, scene, rng)
+    light, lamps_N11, shadow_blur = make_light(weather, scene, rng)
     vertices_M3, start_P, rows_P9, owner_P = flatten(scene)
     camera = scene.camera
     surface, inverse_depth, normal_P3, alone_N = rasterise(
         vertices_M3, start_P, owner_P, rows_P9[:, 7].copy(), len(scene.objects), camera.focal * SAMPLES,
         camera.centre_x * SAMPLES, camera.centre_y * SAMPLES, height * SAMPLES, width * SAMPLES,
     )  # fmt: skip
-    surfaces = Surfaces(
-        normal_P3=normal_P3.astype(np.float64) @ camera.axes_33,
-        albedo_P3=rows_P9[:, 1:4].copy(),
-        emission_P3=rows_P9[:, 4:7].copy(),
-        material_P=rows_P9[:, 0].astype(np.int64),
-        owner_P=owner_P,
-        seed_P=rows_P9[:, 8].copy(),
+    material_P1, colours_P6, seed_P1 = rows_P9[:, 0:1], rows_P9[:, 1:7], rows_P9[:, 8:9]
+    table_P11 = np.concatenate([normal_P3 @ camera.axes_33, colours_P6, material_P1, seed_P1], axis=1)
+    ground_map = make_ground_map(scene, np.array(light.sun_direction), shadow_blur)
+    image, depth, owner_HW, ground = shade(
+        surface, inverse_depth, table_P11, owner_P, camera, light, lamps_N11, ground_map, noise_tile()
     )
-    ground_map = make_ground_map(scene, light.sun_direction_3, shadow_blur)
-    image, depth, owner_HW, ground = shade(surface, inverse_depth, surfaces, camera, light, ground_map, noise_tile())
     image_HW3 = through_weather(image, depth, ground, scene, weather, light, noise_tile(), rng)
     return Picture(image_HW3, find_objects(owner_HW, alone_N, scene.objects), owner_HW, alone_N, scene.objects)

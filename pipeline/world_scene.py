@@ -44,22 +44,16 @@ class Scene:
         self.objects.append(name)
         return len(self.objects) - 1
 
-    def add(self, shape: Shape, position, heading: float, owner: int = -1) -> None:
+    def add(self, shape: Shape, position, heading: float, owner: int = -1, size: float = 1.0) -> None:
         """Turn a model to `heading` (0 looks along the road, away from the camera) and put it down."""
-        turn = turn_matrix(heading)
-        if shape.points:
-            self.points.append(np.array(shape.points) @ turn.T + position)
-            self.counts.append(np.array(shape.counts))
-            self.rows.append(np.array(shape.rows))
-            self.owners.append(np.full(len(shape.counts), owner))
-        if shape.capsules:
-            table = np.array(shape.capsules)
-            a, b = table[:, 0:3] @ turn.T + position, table[:, 3:6] @ turn.T + position
-            points = self._outline(a, b, table[:, 6], table[:, 7])
-            self.points.append(points.reshape(-1, 3))
-            self.counts.append(np.full(len(table), points.shape[1]))
-            self.rows.append(np.concatenate([table[:, 8:16], np.zeros((len(table), 1))], axis=1))
-            self.owners.append(np.full(len(table), owner))
+        turn = turn_matrix(heading).T * size
+        points, counts, rows, capsules = shape.arrays
+        a, b = capsules[:, 0:3] @ turn + position, capsules[:, 3:6] @ turn + position
+        outlines = self._outline(a, b, size * capsules[:, 6], size * capsules[:, 7])
+        self.points += [points @ turn + position, outlines.reshape(-1, 3)]
+        self.counts += [counts, np.full(len(capsules), outlines.shape[1])]
+        self.rows += [rows, np.concatenate([capsules[:, 8:16], np.zeros((len(capsules), 1))], axis=1)]
+        self.owners.append(np.full(len(counts) + len(capsules), owner))
 
     def _outline(self, a_N3, b_N3, radius_a_N, radius_b_N) -> np.ndarray:
         """Outlines of tapered capsules, turned towards the camera. No tube gets thinner than half a sample."""

@@ -5,6 +5,8 @@ tube: two ends and two radii, turned towards the camera when it is placed. Colou
 as numbers than on the screen.
 """
 
+from functools import cached_property
+
 import numpy as np
 
 # Materials: how a surface answers light, and which pattern it wears.
@@ -39,6 +41,12 @@ class Shape:
         self.counts: list[int] = []
         self.rows: list[tuple] = []  # material, colour, emission, bias, seed of each polygon
         self.capsules: list[tuple] = []  # end a, end b, radius a, radius b, material, colour, emission, bias
+
+    @cached_property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Points (M, 3), counts (P,), rows (P, 9), capsules (N, 16): the finished shape."""
+        points, rows = np.array(self.points).reshape(-1, 3), np.array(self.rows).reshape(-1, 9)
+        return points, np.array(self.counts, np.int64), rows, np.array(self.capsules).reshape(-1, 16)
 
     def polygon(self, points, colour, material=MATTE, emission=DARK, bias=0.0, seed=0.0) -> None:
         self.points.extend(points)

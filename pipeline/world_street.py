@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from pipeline.world_furniture import furniture, sign, street_lamp, traffic_light, tree
+from pipeline.world_furniture import NUM_TREES, furniture, sign, street_lamp, traffic_light, tree
 from pipeline.world_scene import Scene
 from pipeline.world_shape import GRASS, MARK, MATTE, PAVEMENT, ROAD, WALL, Colour, pick, vary
 
@@ -230,5 +230,7 @@ def plant_trees(scene: Scene, street: Street, rng: np.random.Generator, out: int
         if street.in_crossing(z, 5):
             continue
         x, _ = scene.on_road(side, z)
-        scene.add(tree(rng), (x, 0.1, z), rng.uniform(0, np.pi))
+        scene.add(
+            tree(int(rng.integers(NUM_TREES))), (x, 0.1, z), rng.uniform(0, 2 * np.pi), size=rng.uniform(0.75, 1.15)
+        )
         scene.box_shadow(np.array([x, 3.5, z]), rng.uniform(0, 1), (2.6, 4.0, 2.6))

@@ -59,107 +59,122 @@ def direction(azimuth: float, elevation: float) -> np.ndarray:
     return np.array([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
 
 
-def make_light(weather: Weather, scene: Scene, rng: np.random.Generator) -> tuple[Light, float]:
-    """The light of the picture and how soft its shadows are (in ground cells)."""
+def make_light(weather: Weather, scene: Scene, rng: np.random.Generator) -> tuple[Light, np.ndarray, float]:
+    """The light of the picture, its lamps (N, 11), and how soft shadows on the ground are (in cells of its map)."""
+    makers = {
+        "daytime_clear": clear_day,
+        "night_sunny": night,
+        "dusk_rainy": dusk,
+        "night_rainy": night,
+        "daytime_foggy": foggy_day,
+    }
+    values, headlights, blur = makers[weather.domain](weather, rng)
+    numbers = {name: tuple(v.tolist()) if isinstance(v, np.ndarray) else float(v) for name, v in values.items()}
+    lamps = []
+    if headlights > 0:
+        # The street lamps and beams nearest to us, and our own head lights.
+        lamps = sorted(scene.lamps, key=lambda lamp: lamp[2])
+        lamps = [lamp for lamp in lamps if lamp[9] < 0.5][:8] + [lamp for lamp in lamps if lamp[9] >= 0.5][:5]
+        ahead = scene.camera.axes_33[2] * (1, 0, 1) - np.array([0, 0.035, 0])
+        ahead /= np.linalg.norm(ahead)
+        own = np.array((1.0, 0.95, 0.8)) * headlights
+        lamps.append((scene.camera.position_3[0], 0.75, 0.8, *ahead, *own, 0.91, 60.0))
+    return Light(**numbers), np.array(lamps, np.float64).reshape(-1, 11), blur
 
-    def colour(*values, spread=0.08):
-        return np.array(values) * (1 + spread * rng.uniform(-1, 1)) * (1 + 0.3 * spread * rng.uniform(-1, 1, 3))
 
-    lamps = sorted(scene.lamps, key=lambda lamp: abs(lamp[2]))
-    lamps = [lamp for lamp in lamps if lamp[9] < 0.5][:7] + [lamp for lamp in lamps if lamp[9] >= 0.5][:5]
-    none = np.zeros(3)
-    if weather.domain == "daytime_clear":
-        overcast = rng.random() < 0.2
-        power = rng.uniform(1.5, 2.4) if not overcast else 0.25
-        sun = direction(rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(28, 65)))
-        light = Light(
-            sun,
-            colour(1.0, 0.93, 0.80) * power,
-            colour(0.62, 0.74, 0.95) * (0.75 if not overcast else 1.2),
-            colour(0.34, 0.32, 0.29),
-            colour(0.10, 0.26, 0.72) if not overcast else colour(0.55, 0.6, 0.66),
-            colour(0.62, 0.76, 0.92),
-            colour(1.15, 1.13, 1.1),
-            rng.uniform(0.15, 0.75) if not overcast else 0.95,
-            rng.uniform(0, 400),
-            colour(0.62, 0.72, 0.85),
-            rng.uniform(0.0004, 0.0012),
-            np.zeros((0, 11)),
-            0.0,
-            1.0,
-            0.0,
-        )
-        return light, (1.2 if not overcast else 6.0)
-    if weather.domain == "daytime_foggy":
-        air = colour(0.66, 0.69, 0.72, spread=0.12)
-        visibility = float(np.exp(rng.uniform(np.log(40), np.log(130))))  # metres at which 5 % contrast is left
-        light = Light(
-            direction(rng.uniform(-np.pi, np.pi), 1.0),
-            none,
-            air * 0.95,
-            air * 0.5,
-            air,
-            air,
-            air,
-            0.0,
-            0.0,
-            air,
-            3.0 / visibility,
-            np.zeros((0, 11)),
-            0.1,
-            1.0,
-            0.15,
-        )
-        return light, 9.0
-    ego = (scene.camera.position_3[0], 0.75, 0.8)
-    ahead = scene.camera.axes_33[2] * (1, 0, 1) + (0, -0.035, 0)
-    ahead /= np.linalg.norm(ahead)
-    if weather.domain == "dusk_rainy":
-        # The last daylight: a violet-blue sky over a warm horizon.
-        level = rng.uniform(0.22, 0.48)
-        sky = colour(0.46, 0.54, 0.80) * level
-        lamps.append((*ego, *ahead, 0.8, 0.75, 0.6, 0.90, 45.0))
-        light = Light(
-            direction(rng.uniform(-0.8, 0.8), 0.12),
-            colour(0.10, 0.055, 0.03) * level,
-            sky,
-            sky * 0.45,
-            colour(0.32, 0.40, 0.66) * level,
-            colour(0.82, 0.62, 0.55) * level,
-            colour(0.30, 0.32, 0.45) * level,
-            0.85,
-            rng.uniform(0, 400),
-            colour(0.58, 0.57, 0.68) * level,
-            0.006 + 0.012 * weather.rain,
-            np.array(lamps),
-            0.28,
-            0.75,
-            0.9,
-        )
-        return light, 9.0
+def tinted(rng: np.random.Generator, *values: float, spread: float = 0.08) -> np.ndarray:
+    """A colour, a little brighter or darker, a little off in hue."""
+    return np.array(values) * (1 + spread * rng.uniform(-1, 1)) * (1 + 0.3 * spread * rng.uniform(-1, 1, 3))
+
+
+def clear_day(weather: Weather, rng: np.random.Generator) -> tuple[dict, float, float]:
+    overcast = rng.random() < 0.2
+    values = {
+        "sun_direction": direction(rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(28, 65))),
+        "sun": tinted(rng, 1.0, 0.93, 0.80) * (0.25 if overcast else rng.uniform(1.5, 2.4)),
+        "ambient_sky": tinted(rng, 0.62, 0.74, 0.95) * (1.2 if overcast else 0.75),
+        "ambient_ground": tinted(rng, 0.34, 0.32, 0.29),
+        "zenith": tinted(rng, 0.55, 0.60, 0.66) if overcast else tinted(rng, 0.10, 0.26, 0.72),
+        "horizon": tinted(rng, 0.62, 0.76, 0.92),
+        "cloud": tinted(rng, 1.15, 1.13, 1.1),
+        "airlight": tinted(rng, 0.62, 0.72, 0.85),
+        "cloud_cover": 0.95 if overcast else rng.uniform(0.15, 0.75),
+        "cloud_seed": rng.uniform(0, 400),
+        "extinction": rng.uniform(0.0004, 0.0012),
+        "lit_windows": 0.0,
+        "lights_on": 1.0,
+        "wetness": 0.0,
+    }
+    return values, 0.0, 6.0 if overcast else 1.2
+
+
+def foggy_day(weather: Weather, rng: np.random.Generator) -> tuple[dict, float, float]:
+    air = tinted(rng, 0.66, 0.69, 0.72, spread=0.12)
+    visibility = float(np.exp(rng.uniform(np.log(40), np.log(130))))  # metres at which 5 % contrast is left
+    values = {
+        "sun_direction": direction(rng.uniform(-np.pi, np.pi), 1.0),
+        "sun": np.zeros(3),
+        "ambient_sky": air * 0.95,
+        "ambient_ground": air * 0.5,
+        "zenith": air,
+        "horizon": air,
+        "cloud": air,
+        "airlight": air,
+        "cloud_cover": 0.0,
+        "cloud_seed": 0.0,
+        "extinction": -np.log(0.05) / visibility,
+        "lit_windows": 0.1,
+        "lights_on": 1.0,
+        "wetness": 0.15,
+    }
+    return values, 0.0, 9.0
+
+
+def dusk(weather: Weather, rng: np.random.Generator) -> tuple[dict, float, float]:
+    """The last daylight: a violet-blue sky over a warm horizon."""
+    level = rng.uniform(0.22, 0.48)
+    sky = tinted(rng, 0.46, 0.54, 0.80) * level
+    values = {
+        "sun_direction": direction(rng.uniform(-0.8, 0.8), 0.12),
+        "sun": tinted(rng, 0.10, 0.055, 0.03) * level,
+        "ambient_sky": sky,
+        "ambient_ground": sky * 0.45,
+        "zenith": tinted(rng, 0.32, 0.40, 0.66) * level,
+        "horizon": tinted(rng, 0.82, 0.62, 0.55) * level,
+        "cloud": tinted(rng, 0.30, 0.32, 0.45) * level,
+        "airlight": tinted(rng, 0.58, 0.57, 0.68) * level,
+        "cloud_cover": 0.85,
+        "cloud_seed": rng.uniform(0, 400),
+        "extinction": 0.006 + 0.012 * weather.rain,
+        "lit_windows": 0.28,
+        "lights_on": 0.75,
+        "wetness": 0.9,
+    }
+    return values, 0.8, 9.0
+
+
+def night(weather: Weather, rng: np.random.Generator) -> tuple[dict, float, float]:
+    """A dark sky, the glow of the town in the air."""
     level = rng.uniform(0.03, 0.07)
-    sky = colour(0.55, 0.66, 1.0) * level
-    glow = np.array(weather.lamp_colour) * rng.uniform(0.008, 0.03)  # the town's light in the air
-    lamps.append((*ego, *ahead, 3.4, 3.2, 2.7, 0.91, 60.0))
-    wet = 0.95 if weather.rain else 0.0
-    light = Light(
-        direction(rng.uniform(-np.pi, np.pi), 0.7),
-        none,
-        sky,
-        sky * 0.6,
-        colour(0.10, 0.14, 0.30) * level * 1.5,
-        glow + sky * 0.5,
-        glow * 0.8,
-        0.5 if not weather.rain else 0.9,
-        rng.uniform(0, 400),
-        glow * 1.5 + sky * 0.3,
-        0.0015 + 0.013 * weather.rain,
-        np.array(lamps),
-        rng.uniform(0.2, 0.45),
-        1.0,
-        wet,
-    )
-    return light, 9.0
+    sky = tinted(rng, 0.55, 0.66, 1.0) * level
+    glow = np.array(weather.lamp_colour) * rng.uniform(0.008, 0.03)
+    values = {
+        "sun_direction": direction(rng.uniform(-np.pi, np.pi), 0.7),
+        "sun": np.zeros(3),
+        "ambient_sky": sky,
+        "ambient_ground": sky * 0.6,
+        "zenith": tinted(rng, 0.10, 0.14, 0.30) * level * 1.5,
+        "horizon": glow + sky * 0.5,
+        "cloud": glow * 0.8,
+        "airlight": glow * 1.5 + sky * 0.3,
+        "cloud_cover": 0.9 if weather.rain else 0.5,
+        "cloud_seed": rng.uniform(0, 400),
+        "extinction": 0.0015 + 0.013 * weather.rain,
+        "lit_windows": rng.uniform(0.2, 0.45),
+        "lights_on": 1.0,
+        "wetness": 0.95 if weather.rain else 0.0,
+    }
+    return values, 3.4, 9.0
 
 
 @njit(cache=True)
@@ -179,7 +194,7 @@ def mirror_road(image, depth, ground, camera, noise, strength):
         below = row + 0.5 - horizon
         if below < 1:
             continue
-        for column in range(width):
+        for column in range(0, width, 2):
             if ground[row, column] < 0.2:
                 continue
             z = depth[row, column]
@@ -212,7 +227,10 @@ def mirror_road(image, depth, ground, camera, noise, strength):
                 continue
             amount = strength * wet * grazing * ground[row, column]
             for k3 in range(3):
-                mirrored[row, column, k3] = amount * min(image[found, source, k3], 6.0)
+                value = amount * min(image[found, source, k3], 6.0)
+                mirrored[row, column, k3] = value
+                if column + 1 < width:
+                    mirrored[row, column + 1, k3] = value
     return mirrored
 
 
@@ -290,19 +308,40 @@ def add_drops_on_lens(image: np.ndarray, rain: float, rng: np.random.Generator) 
     return image * (1 - alpha) + bent * alpha * 1.05
 
 
-def expose(image: np.ndarray, weather: Weather, rng: np.random.Generator) -> np.ndarray:
-    """Linear light to an 8-bit picture: shot and read noise, a film-like shoulder (Narkowicz's ACES fit), sRGB's gamma.
+def film_curve() -> np.ndarray:
+    """8-bit values for linear light x, in steps of sqrt(x / 4): a film-like shoulder, then sRGB's rough gamma of 2.2.
 
-    ACES fit: f(x) = x (2.51 x + 0.03) / (x (2.43 x + 0.59) + 0.14).
+    The shoulder is Narkowicz's fit of ACES: f(x) = x (2.51 x + 0.03) / (x (2.43 x + 0.59) + 0.14).
     """
-    x = np.maximum(image * (weather.exposure * 0.6), 0)
-    deviation = weather.grain * np.sqrt(0.12 + np.minimum(x, 1.5))
-    noise = rng.standard_normal(x.shape, dtype=np.float32)
+    x = 4 * np.linspace(0, 1, 4096) ** 2
+    return np.round(255 * np.clip(x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14), 0, 1) ** (1 / 2.2)).astype(
+        np.uint8
+    )
+
+
+FILM = film_curve()
+
+
+@njit(cache=True)
+def develop(image, noise, gain, grain, film):
+    """Shot and read noise on linear light, then the film curve."""
+    picture = np.empty(image.shape, np.uint8)
+    for row in range(image.shape[0]):
+        for column in range(image.shape[1]):
+            for k in range(3):
+                x = max(image[row, column, k] * gain, 0.0)
+                x += grain * np.sqrt(0.12 + min(x, 1.5)) * noise[row, column, k]
+                x = min(max(x, 0.0), 4.0)
+                picture[row, column, k] = film[int(np.sqrt(x / 4.0) * 4095 + 0.5)]
+    return picture
+
+
+def expose(image: np.ndarray, weather: Weather, rng: np.random.Generator) -> np.ndarray:
+    """Linear light to an 8-bit picture."""
+    noise = rng.standard_normal(image.shape, dtype=np.float32)
     if weather.night:  # demosaicing and the camera's denoising make noise coarser
         noise = 0.6 * noise + 1.3 * cv2.GaussianBlur(noise, (0, 0), 0.8)
-    x = np.maximum(x + deviation * noise, 0)
-    x = np.clip(x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14), 0, 1)
-    return np.round(255 * x ** np.float32(1 / 2.2)).astype(np.uint8)
+    return develop(image, noise, weather.exposure * 0.6, weather.grain, FILM)
 
 
 def through_weather(
@@ -320,7 +359,7 @@ def through_weather(
     else:
         image = add_glare(image, 0.12, 0.1)
     if weather.rain:
-        image = add_streaks(image, depth, weather.rain, scale, light.airlight_3 * 0.8, rng)
+        image = add_streaks(image, depth, weather.rain, scale, np.array(light.airlight) * 0.8, rng)
         grey = image.mean(axis=2, keepdims=True)
         image = grey + (image - grey) * (0.8 if weather.night else 0.7)
         image = add_drops_on_lens(image, weather.rain, rng)
