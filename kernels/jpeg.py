@@ -7,8 +7,8 @@ The arithmetic is libjpeg's, which Pillow calls: integer RGB -> YCbCr, chroma at
 jcsample.c, jdsample.c, jccolor.c and jdcolor.c. The result equals Pillow's bit for bit.
 
 Two stages. `blocks`: 16 x 16 regions (MCUs) -> decoded samples, Y in a[y, x], Cb in b[y, x] and Cr in b[y, w + x] at
-half size. It works on 16 MCUs side by side, so that the inner loop, over blocks, is vectorised; a CUDA thread does one.
-`colours`: upsampling and conversion, any region.
+half size. `colours`: upsampling and conversion, any region. The first comes in two widths of one source: the CPU works
+on 16 regions side by side, so that the innermost loop, over their blocks, is vectorised; a CUDA thread does one.
 """
 
 import numpy as np
@@ -18,9 +18,9 @@ from kernels.jit import compiled
 from kernels.severity import TABLES
 
 BLOCK = 16  # `blocks` must be called for whole multiples of 16 x 16, the image's end excepted
-CHUNK = 16  # MCUs worked on at once
-LINE_PER_MCU = 3 * 2 * 64 + 6 * 16  # coefficients of 3 x 2 blocks and six lines of samples
-LINE = CHUNK * LINE_PER_MCU  # floats that task.line must have on the CPU; on CUDA LINE_PER_MCU
+CHUNK = 16  # regions side by side on the CPU
+CUDA_LINE = 3 * 2 * 64 + 6 * 16  # floats of task.line: coefficients of 3 x 2 blocks and six lines of samples
+LINE = CHUNK * CUDA_LINE  # the same on the CPU
 
 # Quantisation tables of quality 50, ITU-T T.81 annex K, in rows.
 LUMINANCE = (
@@ -121,8 +121,9 @@ def quantised(coefficient, step, reciprocal):
 
 
 @compiled
-def read_line(pixels, luma, blue, red, valid):
+def read_line(pixels, luma, blue, red):
     """RGB pixels of one line to Y - 128, Cb and Cr; the last one is repeated to the end."""
+    valid = pixels.shape[0] // 3
     for i in range(valid):
         r, g, b = int32(pixels[3 * i]), int32(pixels[3 * i + 1]), int32(pixels[3 * i + 2])
         y = int32(int32(int32(19595) * r) + int32(int32(38470) * g)) + int32(int32(7471) * b)
@@ -147,10 +148,18 @@ def halve(upper, lower, out):
 
 
 @compiled
-def forward_line(samples, out, num):
-    """One line of `num` blocks; coefficient u of block b goes to out[u * num + b]."""
-    out0, out1, out2, out3 = out[:num], out[num : 2 * num], out[2 * num : 3 * num], out[3 * num : 4 * num]
-    out4, out5, out6, out7 = out[4 * num : 5 * num], out[5 * num : 6 * num], out[6 * num : 7 * num], out[7 * num :]
+def blocks_side_by_side(wide):
+    """How many blocks a line has. `wide` is None or 0: Numba decides by its type, when compiling, so that the loops
+    have a constant length and LLVM sees without a check that their lines do not overlap."""
+    if wide is None:
+        return 2 * CHUNK
+    return 2
+
+
+@compiled
+def forward_line(samples, out, wide):
+    """Rows of one line of blocks; coefficient u of block b goes to out[u * num + b]."""
+    num = blocks_side_by_side(wide)
     for b in range(num):
         i = 8 * b
         c0, c1, c2, c3, c4, c5, c6, c7 = forward(
@@ -164,31 +173,9 @@ def forward_line(samples, out, num):
             int32(samples[i + 7]),
             int32(11),
         )
-        out0[b], out1[b], out2[b], out3[b] = float32(c0), float32(c1), float32(c2), float32(c3)
-        out4[b], out5[b], out6[b], out7[b] = float32(c4), float32(c5), float32(c6), float32(c7)
-
-
-@compiled
-def inverse_line(coefficients, out, num):
-    """The way back of `forward_line`, to samples 0..255."""
-    in0, in1, in2, in3 = coefficients[:num], coefficients[num:], coefficients[2 * num :], coefficients[3 * num :]
-    in4, in5, in6 = coefficients[4 * num :], coefficients[5 * num :], coefficients[6 * num :]
-    in7 = coefficients[7 * num :]
-    for b in range(num):
-        i = 8 * b
-        s0, s1, s2, s3, s4, s5, s6, s7 = inverse(
-            int32(in0[b]),
-            int32(in1[b]),
-            int32(in2[b]),
-            int32(in3[b]),
-            int32(in4[b]),
-            int32(in5[b]),
-            int32(in6[b]),
-            int32(in7[b]),
-            int32(18),
-        )
-        out[i], out[i + 1], out[i + 2], out[i + 3] = sample(s0), sample(s1), sample(s2), sample(s3)
-        out[i + 4], out[i + 5], out[i + 6], out[i + 7] = sample(s4), sample(s5), sample(s6), sample(s7)
+        out[b], out[num + b], out[2 * num + b], out[3 * num + b] = float32(c0), float32(c1), float32(c2), float32(c3)
+        out[4 * num + b], out[5 * num + b], out[6 * num + b] = float32(c4), float32(c5), float32(c6)
+        out[7 * num + b] = float32(c7)
 
 
 @compiled
@@ -197,34 +184,54 @@ def sample(value):
 
 
 @compiled
-def columns(group, steps, num):
+def inverse_line(group, out, wide):
+    """The way back of `forward_line`, to samples 0..255."""
+    num = blocks_side_by_side(wide)
+    for b in range(num):
+        i = 8 * b
+        s0, s1, s2, s3, s4, s5, s6, s7 = inverse(
+            int32(group[b]),
+            int32(group[num + b]),
+            int32(group[2 * num + b]),
+            int32(group[3 * num + b]),
+            int32(group[4 * num + b]),
+            int32(group[5 * num + b]),
+            int32(group[6 * num + b]),
+            int32(group[7 * num + b]),
+            int32(18),
+        )
+        out[i], out[i + 1], out[i + 2], out[i + 3] = sample(s0), sample(s1), sample(s2), sample(s3)
+        out[i + 4], out[i + 5], out[i + 6], out[i + 7] = sample(s4), sample(s5), sample(s6), sample(s7)
+
+
+@compiled
+def columns(group, steps, wide):
     """Columns of all blocks of a group: forward transform, quantisation, inverse transform.
 
     group[(8 y + u) num + b]; steps are the quantisation table by [u, v].
     """
+    num = blocks_side_by_side(wide)
+    line = 8 * num
     for u in range(8):
         q0, q1, q2, q3 = steps[8 * u], steps[8 * u + 1], steps[8 * u + 2], steps[8 * u + 3]
         q4, q5, q6, q7 = steps[8 * u + 4], steps[8 * u + 5], steps[8 * u + 6], steps[8 * u + 7]
         eighth = float32(0.125)
         r0, r1, r2, r3 = eighth / q0, eighth / q1, eighth / q2, eighth / q3
         r4, r5, r6, r7 = eighth / q4, eighth / q5, eighth / q6, eighth / q7
-        row0, row1 = group[u * num : (u + 1) * num], group[(8 + u) * num : (9 + u) * num]
-        row2, row3 = group[(16 + u) * num : (17 + u) * num], group[(24 + u) * num : (25 + u) * num]
-        row4, row5 = group[(32 + u) * num : (33 + u) * num], group[(40 + u) * num : (41 + u) * num]
-        row6, row7 = group[(48 + u) * num : (49 + u) * num], group[(56 + u) * num : (57 + u) * num]
+        at = group[u * num :]
         for b in range(num):
             c0, c1, c2, c3, c4, c5, c6, c7 = forward(
-                int32(row0[b]),
-                int32(row1[b]),
-                int32(row2[b]),
-                int32(row3[b]),
-                int32(row4[b]),
-                int32(row5[b]),
-                int32(row6[b]),
-                int32(row7[b]),
+                int32(at[b]),
+                int32(at[line + b]),
+                int32(at[2 * line + b]),
+                int32(at[3 * line + b]),
+                int32(at[4 * line + b]),
+                int32(at[5 * line + b]),
+                int32(at[6 * line + b]),
+                int32(at[7 * line + b]),
                 int32(15),
             )
-            c0, c1, c2, c3, c4, c5, c6, c7 = inverse(
+            s0, s1, s2, s3, s4, s5, s6, s7 = inverse(
                 quantised(c0, q0, r0),
                 quantised(c1, q1, r1),
                 quantised(c2, q2, r2),
@@ -235,8 +242,9 @@ def columns(group, steps, num):
                 quantised(c7, q7, r7),
                 int32(11),
             )
-            row0[b], row1[b], row2[b], row3[b] = float32(c0), float32(c1), float32(c2), float32(c3)
-            row4[b], row5[b], row6[b], row7[b] = float32(c4), float32(c5), float32(c6), float32(c7)
+            at[b], at[line + b], at[2 * line + b] = float32(s0), float32(s1), float32(s2)
+            at[3 * line + b], at[4 * line + b], at[5 * line + b] = float32(s3), float32(s4), float32(s5)
+            at[6 * line + b], at[7 * line + b] = float32(s6), float32(s7)
 
 
 @compiled
@@ -246,70 +254,66 @@ def copied(values, out):
 
 
 @compiled
-def blocks(task, y0, y1, x0, x1):
-    """Y in a, Cb and Cr in b, as a decoder has them before upsampling."""
-    height, width = int64(task.row.height), int64(task.row.width)
-    y1, x1 = min(y1, height), min(x1, width)
-    for top in range(y0, y1, BLOCK):
-        for left in range(x0, x1, BLOCK * CHUNK):
-            num_mcus = min((x1 - left + BLOCK - 1) // BLOCK, CHUNK)
-            if num_mcus > 1:
-                num_mcus = CHUNK  # a full vector, whatever lies beyond the image
-            encode(task, top, left, min(x1 - left, BLOCK * num_mcus), num_mcus)
-            decode(task, top, left, num_mcus)
+def chunk(task, top, left, wide):
+    """Encode and decode the regions from (top, left) on that lie side by side, as far as they are in the image.
 
-
-@compiled
-def encode(task, top, left, valid, num_mcus):
-    """task.line: coefficients of `num_mcus` regions, after their rows' forward transform.
-
-    Three groups of 2 num_mcus blocks: the upper luma blocks, the lower ones, the chroma blocks (all Cb, then all Cr).
+    task.line holds three groups of blocks (the upper luma blocks, the lower ones, all Cb then all Cr), and six lines.
     """
-    num, size, height = 2 * num_mcus, BLOCK * num_mcus, int64(task.row.height)
+    num = blocks_side_by_side(wide)
     line = 8 * num
-    coefficients, lines = task.line[: 3 * 8 * line], task.line[3 * 8 * line :]
-    luma0, luma1 = lines[:size], lines[size : 2 * size]
-    blue0, blue1 = lines[2 * size : 3 * size], lines[3 * size : 4 * size]
-    red0, red1 = lines[4 * size : 5 * size], lines[5 * size : 6 * size]
+    height, width = int64(task.row.height), int64(task.row.width)
+    source, a, b = task.source, task.a, task.b
+    groups, lines = task.line[: 24 * line], task.line[24 * line : 30 * line]
+    luma0, luma1 = lines[:line], lines[line : 2 * line]
+    blue0, blue1 = lines[2 * line : 3 * line], lines[3 * line : 4 * line]
+    red0, red1 = lines[4 * line : 5 * line], lines[5 * line : 6 * line]
+    luma_end = min(left + line, width)
     for pair in range(8):
         y = top + 2 * pair
-        even, chroma = 2 * pair * line, (16 + pair) * line
+        even, odd, chroma = groups[2 * pair * line :], groups[(2 * pair + 1) * line :], groups[(16 + pair) * line :]
         if y < height:
-            read_line(task.source[y, 3 * left :], luma0, blue0, red0, valid)
-            read_line(task.source[min(y + 1, height - 1), 3 * left :], luma1, blue1, red1, valid)
-            forward_line(luma0, coefficients[even : even + line], num)
-            forward_line(luma1, coefficients[even + line : even + 2 * line], num)
-            halve(blue0, blue1, luma0[: size // 2])
-            halve(red0, red1, luma0[size // 2 :])
-            forward_line(luma0, coefficients[chroma : chroma + line], num)
+            read_line(source[y, 3 * left : 3 * luma_end], luma0, blue0, red0)
+            read_line(source[min(y + 1, height - 1), 3 * left : 3 * luma_end], luma1, blue1, red1)
+            forward_line(luma0, even, wide)
+            forward_line(luma1, odd, wide)
+            halve(blue0, blue1, luma0[: line // 2])
+            halve(red0, red1, luma0[line // 2 :])
+            forward_line(luma0, chroma, wide)
         else:  # below the image the last line goes on, in each plane by itself
-            copied(coefficients[even - line : even], coefficients[even : even + line])
-            copied(coefficients[even - line : even], coefficients[even + line : even + 2 * line])
-            copied(coefficients[chroma - line : chroma], coefficients[chroma : chroma + line])
+            above = groups[(2 * pair - 1) * line :]
+            copied(above, even[:line])
+            copied(above, odd[:line])
+            copied(groups[(15 + pair) * line :], chroma[:line])
+
+    chroma_height, chroma_left = (height + 1) // 2, left // 2
+    chroma_end = min(chroma_left + line // 2, (width + 1) // 2)
+    for group in range(3):
+        table = 64 if group == 2 else 0
+        columns(groups[8 * group * line :], task.extra[table : table + 64], wide)
+        for row in range(8):
+            inverse_line(groups[(8 * group + row) * line :], luma0, wide)
+            y, chroma_y = top + 8 * group + row, top // 2 + row
+            if group < 2 and y < height:
+                copied(luma0, a[y, left:luma_end])
+            elif group == 2 and chroma_y < chroma_height:
+                copied(luma0, b[chroma_y, chroma_left:chroma_end])
+                copied(luma0[line // 2 :], b[chroma_y, width + chroma_left : width + chroma_end])
 
 
 @compiled
-def decode(task, top, left, num_mcus):
-    """task.line to samples in a and b."""
-    num, size = 2 * num_mcus, BLOCK * num_mcus
-    height, width = int64(task.row.height), int64(task.row.width)
-    chroma_height, chroma_width = (height + 1) // 2, (width + 1) // 2
-    line = 8 * num
-    samples = task.line[3 * 8 * line : 3 * 8 * line + size]
-    luma_end, chroma_left = min(left + size, width), left // 2
-    chroma_end = min(chroma_left + size // 2, chroma_width)
-    for group in range(3):
-        start = group * 8 * line
-        table = 64 if group == 2 else 0
-        columns(task.line[start : start + 8 * line], task.extra[table : table + 64], num)
-        for row in range(8):
-            inverse_line(task.line[start + row * line : start + (row + 1) * line], samples, num)
-            y, chroma_y = top + 8 * group + row, top // 2 + row
-            if group < 2 and y < height:
-                copied(samples, task.a[y, left:luma_end])
-            elif group == 2 and chroma_y < chroma_height:
-                copied(samples, task.b[chroma_y, chroma_left:chroma_end])
-                copied(samples[size // 2 :], task.b[chroma_y, width + chroma_left : width + chroma_end])
+def blocks(task, y0, y1, x0, x1):
+    """Y in a, Cb and Cr in b, as a decoder has them before upsampling. One region after the other."""
+    for top in range(y0, min(y1, int64(task.row.height)), BLOCK):
+        for left in range(x0, min(x1, int64(task.row.width)), BLOCK):
+            chunk(task, top, left, 0)
+
+
+@compiled
+def wide_blocks(task, y0, y1, x0, x1):
+    """The same, sixteen regions at once; x0 must be 0 and x1 the image's end."""
+    for top in range(y0, min(y1, int64(task.row.height)), BLOCK):
+        for left in range(x0, min(x1, int64(task.row.width)), BLOCK * CHUNK):
+            chunk(task, top, left, None)
 
 
 @compiled
@@ -380,3 +384,4 @@ def colours(task, y0, y1, x0, x1):
 
 
 STAGES = (blocks, colours)
+CPU_STAGES = (wide_blocks, colours)
