@@ -7,10 +7,8 @@ and mirrored too (Simard et al. 2003, as `imagecorruptions.corruptions.elastic_t
 amplitude 0.005 of the height. Stages: noise -> a, the gaussian's columns a -> b, its rows b -> a, sampling -> target.
 Field 0 (displacement in y) lies in columns [0, w) of the scratch, field 1 (in x) in columns [w, 2 w). The third stage
 splits the displacements into fractions (there) and whole pixels (both packed into one number in columns [2 w, 3 w)):
-rounding down is slow in the scalar loop that samples, and fast in a vectorised one.
+rounding is slow in the scalar loop that samples, and fast in a vectorised one.
 """
-
-import math
 
 import numpy as np
 from numba import float32, int32, int64, uint8, uint64
@@ -62,16 +60,22 @@ def mirror_once(index, size):
 
 
 @compiled
+def noise_line(out, key0, key1, stage, y, x0):
+    for i in range(out.shape[0]):
+        out[i] = rng.uniform(rng.bits(key0, key1, stage, y, x0 + i)) * float32(2.0) - float32(1.0)
+
+
+@compiled
 def noise(task, y0, y1, x0, x1):
     """a: two fields, uniform in [-1, 1)."""
     height, width = task.row.height, task.row.width
     key0, key1 = task.row.key0, task.row.key1
     x1 = min(x1, width)
+    if x0 >= x1:
+        return
     for y in range(y0, min(y1, height)):
-        field_y, field_x = task.a[y, :width], task.a[y, width : 2 * width]
-        for x in range(x0, x1):
-            field_y[x] = rng.uniform(rng.bits(key0, key1, rng.FIELD_Y, y, x)) * float32(2.0) - float32(1.0)
-            field_x[x] = rng.uniform(rng.bits(key0, key1, rng.FIELD_X, y, x)) * float32(2.0) - float32(1.0)
+        noise_line(task.a[y, x0:x1], key0, key1, rng.FIELD_Y, y, x0)
+        noise_line(task.a[y, width + x0 : width + x1], key0, key1, rng.FIELD_X, y, x0)
 
 
 @compiled
@@ -182,6 +186,21 @@ def along_line(sums, padded, values, weights):
 
 
 @compiled
+def split(parts_y, parts_x, wholes, scale):
+    """Displacements (scale times the fields) to fractions, and whole pixels packed.
+
+    Rounding after the offset has been added may put a fraction 0.0003 outside [0, 1): of no consequence.
+    """
+    offset = float32(WHOLE // 2)
+    for i in range(wholes.shape[0]):
+        move_y, move_x = scale * parts_y[i] + offset, scale * parts_x[i] + offset
+        whole_y, whole_x = float32(int32(move_y)), float32(int32(move_x))
+        parts_y[i] = scale * parts_y[i] - (whole_y - offset)
+        parts_x[i] = scale * parts_x[i] - (whole_x - offset)
+        wholes[i] = whole_y * float32(WHOLE) + whole_x
+
+
+@compiled
 def along(task, y0, y1, x0, x1):
     """a: the fields of b smoothed along x, in pixels: fractions of both, then their whole pixels packed."""
     height, width = task.row.height, task.row.width
@@ -200,12 +219,7 @@ def along(task, y0, y1, x0, x1):
             else:
                 for x in range(x0, x1):
                     moves[x] = along_at(values, weights, x)
-        for x in range(x0, x1):
-            move_y, move_x = scale * parts_y[x], scale * parts_x[x]
-            floor_y, floor_x = float32(math.floor(move_y)), float32(math.floor(move_x))
-            parts_y[x] = move_y - floor_y
-            parts_x[x] = move_x - floor_x
-            wholes[x] = floor_y * float32(WHOLE) + floor_x
+        split(parts_y[x0:x1], parts_x[x0:x1], wholes[x0:x1], scale)
 
 
 @compiled
@@ -227,7 +241,7 @@ def sample(task, y0, y1, x0, x1):
         parts_y, parts_x, wholes = task.a[y, :width], task.a[y, width : 2 * width], task.a[y, 2 * width : 3 * width]
         out = target[y - task.origin_y]
         for x in range(x0, min(x1, width)):
-            packed = int32(wholes[x]) + int32(WHOLE // 2 * WHOLE + WHOLE // 2)
+            packed = int32(wholes[x])
             top, left = y + (packed >> WHOLE_BITS) - WHOLE // 2, x + (packed & (WHOLE - 1)) - WHOLE // 2
             bottom, right = top + 1, left + 1
             if top < 0 or bottom >= height:
