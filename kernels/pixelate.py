@@ -1,8 +1,15 @@
 """pixelate: shrink with Pillow's box filter, enlarge with its nearest one.
 
 Pillow shrinks along rows, then along columns, rounding to 8 bits after each, with weights of 22 fractional bits. Small
-pixel i covers the pixels whose centre lies in (i s, (i + 1) s], s = side / small side. extra[0], extra[1]: small height
-and width.
+pixel i covers the pixels whose centre lies in (i s, (i + 1) s], s = side / small side; when enlarging, pixel x reads
+floor((x + 1/2) / s). Both are whole-number arithmetic here, except for ties, which Pillow decides by the rounding of
+its doubles (of a running sum, when it enlarges). Which way they fall is found on the host by doing as Pillow does; it
+changes only a few times along a side, so the places of the changes travel in `extra`. Equal to Pillow bit for bit, but
+for images more than twice as high as wide: some versions shrink those along columns first, which rounds differently
+(1).
+
+extra: small height, small width, then six lists of changes: first covered pixel, last covered pixel, pixel read; for y
+and for x.
 """
 
 import numpy as np
@@ -11,65 +18,149 @@ from numba import float32, int32, uint8, uint64
 from kernels import severity
 from kernels.jit import compiled
 
+CHANGES = 12  # room for each list; at most 6 occur for sides up to 2,600
+FIRST_Y, END_Y, READ_Y, FIRST_X, END_X, READ_X = (2 + CHANGES * index for index in range(6))
+
 
 @compiled
-def first_covered(i, side, small):
-    """The first pixel whose centre lies beyond i * side / small, that is floor(i * side / small + 1/2)."""
-    return min((2 * i * side + small) // (2 * small), side)
+def flipped(extra, begin, i):
+    """1 where an odd number of changes lies at or before i."""
+    count = 0
+    for change in range(CHANGES):
+        count += 1 if float32(i) >= extra[begin + change] else 0
+    return count & 1
+
+
+@compiled
+def covered(extra, begin, i, side, small):
+    """First pixel whose centre lies beyond i * side / small; on a tie the host decides whether it counts."""
+    twice = 2 * i * side + small
+    k = twice // (2 * small)
+    if twice == 2 * small * k and flipped(extra, begin, i) == 1:
+        k -= 1
+    return min(max(k, 0), side)
+
+
+@compiled
+def read_by(extra, begin, i, side, small):
+    """The small pixel that pixel i reads."""
+    twice = (2 * i + 1) * small
+    k = twice // (2 * side)
+    if twice == 2 * side * k and flipped(extra, begin, i) == 1:
+        k -= 1
+    return k
 
 
 @compiled
 def box_rows(task, y0, y1, x0, x1):
     """a[y, small x]: the means along rows."""
-    source, a, width = task.source, task.a, task.row.width
-    small = int(task.extra[1])
-    for sx in range(x0, min(x1, small)):
-        begin, end = first_covered(sx, width, small), first_covered(sx + 1, width, small)
-        weight = int32(float32(1 << 22) / float32(end - begin) + float32(0.5))
-        for y in range(y0, y1):
-            for c in range(3):
-                total = int32(0)
-                for x in range(begin, end):
-                    total += int32(source[uint64(y), uint64(3 * x + c)])
-                a[uint64(y), uint64(3 * sx + c)] = float32((total * weight + int32(1 << 21)) >> 22)
+    source, a, line, width, extra = task.source, task.a, task.line, task.row.width, task.extra
+    small = int(extra[1])
+    num = min(x1, small) - x0
+    for j in range(num):
+        begin, end = covered(extra, FIRST_X, x0 + j, width, small), covered(extra, END_X, x0 + j + 1, width, small)
+        line[uint64(3 * j)] = float32(3 * begin)
+        line[uint64(3 * j + 1)] = float32(3 * end)
+        line[uint64(3 * j + 2)] = float32(int32(float32(1 << 22) / float32(end - begin) + float32(0.5)))
+    for y in range(y0, y1):
+        for j in range(num):
+            begin, end = int32(line[uint64(3 * j)]), int32(line[uint64(3 * j + 1)])
+            weight = int32(line[uint64(3 * j + 2)])
+            red = int32(source[uint64(y), uint64(begin)])
+            green = int32(source[uint64(y), uint64(begin + 1)])
+            blue = int32(source[uint64(y), uint64(begin + 2)])
+            for i in range(begin + 3, end, 3):
+                red += int32(source[uint64(y), uint64(i)])
+                green += int32(source[uint64(y), uint64(i + 1)])
+                blue += int32(source[uint64(y), uint64(i + 2)])
+            at = 3 * (x0 + j)
+            a[uint64(y), uint64(at)] = float32((red * weight + int32(1 << 21)) >> 22)
+            a[uint64(y), uint64(at + 1)] = float32((green * weight + int32(1 << 21)) >> 22)
+            a[uint64(y), uint64(at + 2)] = float32((blue * weight + int32(1 << 21)) >> 22)
 
 
 @compiled
 def box_columns(task, y0, y1, x0, x1):
-    """b[small y, small x]: the means of those along columns."""
-    a, b, line, height = task.a, task.b, task.line, task.row.height
-    small_height, small_width = int(task.extra[0]), int(task.extra[1])
-    first, last = 3 * x0, 3 * min(x1, small_width)
+    """b[small y, x]: the means of those along columns, each already at all pixels x that read it."""
+    a, b, line, height, width, extra = task.a, task.b, task.line, task.row.height, task.row.width, task.extra
+    small_height, small_width = int(extra[0]), int(extra[1])
+    first = read_by(extra, READ_X, x0, width, small_width)
+    num = 3 * (read_by(extra, READ_X, x1 - 1, width, small_width) + 1 - first)
     for sy in range(y0, min(y1, small_height)):
-        begin, end = first_covered(sy, height, small_height), first_covered(sy + 1, height, small_height)
+        begin = covered(extra, FIRST_Y, sy, height, small_height)
+        end = covered(extra, END_Y, sy + 1, height, small_height)
         weight = int32(float32(1 << 22) / float32(end - begin) + float32(0.5))
-        for i in range(first, last):
-            line[uint64(i - first)] = float32(0)
+        for i in range(num):
+            line[uint64(i)] = float32(0)
         for y in range(begin, end):
-            for i in range(first, last):
-                line[uint64(i - first)] += a[uint64(y), uint64(i)]
-        for i in range(first, last):
-            total = int32(line[uint64(i - first)])
-            b[uint64(sy), uint64(i)] = float32((total * weight + int32(1 << 21)) >> 22)
+            for i in range(num):
+                line[uint64(i)] += a[uint64(y), uint64(3 * first + i)]
+        for i in range(num):
+            line[uint64(i)] = float32((int32(line[uint64(i)]) * weight + int32(1 << 21)) >> 22)
+        # read_by(x), step by step: whole is its integer part, rest what remains of (2 x + 1) * small_width.
+        whole = (2 * x0 + 1) * small_width // (2 * width)
+        rest = (2 * x0 + 1) * small_width - 2 * width * whole
+        for x in range(x0, x1):
+            k = whole
+            if rest == 0 and flipped(extra, READ_X, x) == 1:
+                k -= 1
+            for c in range(3):
+                b[uint64(sy), uint64(3 * x + c)] = line[uint64(3 * (k - first) + c)]
+            rest += 2 * small_width
+            if rest >= 2 * width:
+                rest -= 2 * width
+                whole += 1
 
 
 @compiled
 def enlarge(task, y0, y1, x0, x1):
-    b, target, origin = task.b, task.target, task.origin_x
-    height, width = task.row.height, task.row.width
-    small_height, small_width = int(task.extra[0]), int(task.extra[1])
+    b, target, height, origin = task.b, task.target, task.row.height, 3 * task.origin_x
     for y in range(y0, y1):
         out = y - task.origin_y
-        sy = (2 * y + 1) * small_height // (2 * height)
-        for x in range(x0, x1):
-            sx = (2 * x + 1) * small_width // (2 * width)
-            for c in range(3):
-                target[uint64(out), uint64(3 * (x - origin) + c)] = uint8(b[uint64(sy), uint64(3 * sx + c)])
+        sy = read_by(task.extra, READ_Y, y, height, int(task.extra[0]))
+        for i in range(3 * x0, 3 * x1):
+            target[uint64(out), uint64(i - origin)] = uint8(b[uint64(sy), uint64(i)])
+
+
+def changes(positions: np.ndarray, flips: np.ndarray) -> np.ndarray:
+    """Where the flips along the positions change, from none at first; padded with a position that is never reached."""
+    where = positions[np.flatnonzero(np.diff(np.concatenate([[0], flips])))][:CHANGES]
+    return np.concatenate([where, np.full(CHANGES - len(where), 1e9)])
+
+
+def axis_changes(side: int, small: int) -> np.ndarray:
+    """The three lists of one axis, by Pillow's own arithmetic (Resample.c and Geometry.c)."""
+    i = np.arange(small)
+    scale = side / small
+    support = 0.5 * scale
+    centre = (i + 0.5) * scale
+    lists = []
+    for boundary in (i, i + 1):
+        tie = (2 * boundary * side) % (2 * small) == small
+        k = (2 * boundary * side + small) // (2 * small)  # pixel k - 1 has its centre on the boundary
+        distance = (k - 1 - centre + 0.5) * (1 / scale)
+        if boundary is i:
+            begins = np.maximum((centre - support + 0.5).astype(np.int64), 0)
+            flips = (distance > -0.5) & (begins <= k - 1)
+        else:
+            ends = np.minimum((centre + support + 0.5).astype(np.int64), side)
+            flips = ~((distance <= 0.5) & (ends > k - 1))
+        lists.append(changes(boundary[tie], flips[tie]))
+    x = np.arange(side)
+    step = small / side
+    position = np.add.accumulate(np.concatenate([[step * 0.5], np.full(side - 1, step)]))
+    exact = (2 * x + 1) * small // (2 * side)
+    tie = ((2 * x + 1) * small) % (2 * side) == 0
+    lists.append(changes(x[tie], (exact > np.floor(position))[tie]))
+    return np.concatenate(lists)
 
 
 def extra(level: int, height: int, width: int) -> np.ndarray:
     scale = severity.TABLES["pixelate"][level - 1]
-    return np.array([max(int(height * scale), 1), max(int(width * scale), 1)], dtype=float)
+    small_height, small_width = max(int(height * scale), 1), max(int(width * scale), 1)
+    return np.concatenate(
+        [[small_height, small_width], axis_changes(height, small_height), axis_changes(width, small_width)]
+    )
 
 
 STAGES = (box_rows, box_columns, enlarge)
