@@ -15,9 +15,6 @@ import torch
 from numba import njit
 from torch import Tensor
 
-TILE = 32  # candidates that one block settles between two looks at the rest
-THREADS = 512
-
 
 def nms(
     boxes_BN4: Tensor, scores_BN: Tensor, groups_BN: Tensor, iou_threshold: float, num_slots: int
@@ -45,6 +42,21 @@ def round_down_to_float32(threshold: float) -> np.float32:
     """
     rounded = np.float32(threshold)
     return np.nextafter(rounded, np.float32(-np.inf)) if float(rounded) > threshold else rounded
+
+
+@njit(nogil=True, error_model="numpy")
+def overlaps(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, threshold):
+    """Intersection over union of a and b is greater than the threshold. Without any area it is 0 / 0: not greater.
+
+    No branch, so that the CPU's loop over b is SIMD; the CUDA kernel calls the same function.
+    """
+    width = min(ax2, bx2) - max(ax1, bx1)
+    height = min(ay2, by2) - max(ay1, by1)
+    width = width if width > np.float32(0) else np.float32(0)
+    height = height if height > np.float32(0) else np.float32(0)
+    intersection = width * height
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection
+    return intersection / union > threshold
 
 
 @torch.library.custom_op("fairweather::nms", mutates_args=(), device_types="cpu")
@@ -81,9 +93,7 @@ def _nms_cuda(boxes_BN4, scores_BN, groups_BN, iou_threshold, num_slots):
     scores_BN, order_BN = scores_BN.sort(dim=1, descending=True, stable=True)
     boxes_BN4 = boxes_BN4.gather(1, order_BN[..., None].expand(-1, -1, 4))
     groups_BN = groups_BN.gather(1, order_BN)
-    slots_BK, count_B = suppress_rows(
-        boxes_BN4, scores_BN, groups_BN, round_down_to_float32(iou_threshold), num_slots, TILE, THREADS
-    )
+    slots_BK, count_B = suppress_rows(boxes_BN4, scores_BN, groups_BN, round_down_to_float32(iou_threshold), num_slots)
     keep_BK = order_BN.gather(1, slots_BK)
     return torch.where(torch.arange(num_slots, device=keep_BK.device) < count_B[:, None], keep_BK, 0), count_B
 
@@ -121,7 +131,6 @@ def _suppress_rows(boxes_BN4, scores_BN, groups_BN, threshold, keep_BK, count_B)
             filled[groups[candidate]] = at + 1
             place[i] = at
             x1[at], y1[at], x2[at], y2[at] = boxes[candidate]
-        area = (x2 - x1) * (y2 - y1)
         gone = np.zeros(total, np.uint8)
         kept = 0
         for i in range(total):
@@ -132,12 +141,7 @@ def _suppress_rows(boxes_BN4, scores_BN, groups_BN, threshold, keep_BK, count_B)
             kept += 1
             if kept == num_slots:
                 break
-            ax1, ay1, ax2, ay2, a_area = x1[at], y1[at], x2[at], y2[at], area[at]
+            ax1, ay1, ax2, ay2 = x1[at], y1[at], x2[at], y2[at]
             for j in range(at + 1, ends[groups[order[i]] + 1]):
-                width = min(ax2, x2[j]) - max(ax1, x1[j])
-                height = min(ay2, y2[j]) - max(ay1, y1[j])
-                width = width if width > np.float32(0) else np.float32(0)
-                height = height if height > np.float32(0) else np.float32(0)
-                intersection = width * height
-                gone[j] |= np.uint8(intersection / (a_area + area[j] - intersection) > threshold)
+                gone[j] |= np.uint8(overlaps(ax1, ay1, ax2, ay2, x1[j], y1[j], x2[j], y2[j], threshold))
         count_B[row] = kept

@@ -1,0 +1,201 @@
+"""Fixed-slot suppression against torchvision: on the CPU, in the CUDA simulator, as PTX, on a GPU if there is one."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from numba.core import sigutils
+from torchvision.ops import batched_nms
+from torchvision.ops import nms as torchvision_nms
+
+from kernels.nms import nms, round_down_to_float32
+
+
+def per_group(boxes_N4, scores_N, groups_N, threshold):
+    """torchvision's rule group by group: batched_nms shifts coordinates of few boxes, which rounds them."""
+    kept = []
+    for group in groups_N.unique():
+        members = torch.nonzero(groups_N == group)[:, 0]
+        kept.append(members[torchvision_nms(boxes_N4[members], scores_N[members], threshold)])
+    kept = torch.cat(kept).sort().values if kept else torch.empty(0, dtype=torch.int64)
+    return kept[scores_N[kept].sort(descending=True, stable=True).indices]
+
+
+def check(boxes_N4, scores_N, groups_N, threshold, num_slots):
+    expected = per_group(boxes_N4, scores_N, groups_N, threshold)[:num_slots]
+    keep_1K, count_1 = nms(boxes_N4[None], scores_N[None], groups_N[None], threshold, num_slots)
+    assert keep_1K.shape == (1, num_slots)
+    assert count_1.tolist() == [len(expected)]
+    assert torch.equal(keep_1K[0, : len(expected)], expected)
+    assert not keep_1K[0, len(expected) :].any()
+
+
+def crowd(num_boxes, seed, whole=False, spread=300.0):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(num_boxes, 2, generator=generator) * spread
+    boxes = torch.cat((corner, corner + torch.rand(num_boxes, 2, generator=generator) * 80), dim=1)
+    scores = torch.rand(num_boxes, generator=generator)
+    groups = torch.randint(0, 4, (num_boxes,), generator=generator)
+    return (boxes.round() if whole else boxes), scores, groups
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("num_boxes", [1, 33, 700])
+def test_random_boxes(seed, num_boxes):
+    boxes, scores, groups = crowd(num_boxes, seed)
+    check(boxes, scores, groups, (0.3, 0.5, 0.7)[seed % 3], num_slots=(5, 64, 1000)[seed % 3])
+
+
+def test_whole_pixels_equal_public_batched_nms():
+    """With whole coordinates torchvision's shifted boxes are exact, so its public function is the reference itself."""
+    boxes, _, groups = crowd(400, 1, whole=True)
+    scores = torch.randperm(400, generator=torch.Generator().manual_seed(0)) / 400
+    expected = batched_nms(boxes, scores, groups, 0.5)
+    keep, count = nms(boxes[None], scores[None], groups[None], 0.5, 400)
+    assert torch.equal(keep[0, : count[0]], expected)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7, 1.0])
+def test_adversarial_boxes(threshold):
+    """Ties of score, identical boxes, overlaps of exactly the threshold, no area, corners swapped, huge and tiny."""
+    boxes = torch.tensor(
+        [
+            [0, 0, 10, 10],
+            [0, 0, 10, 10],  # the same box, the same score
+            [0, 0, 10, 5],  # overlap exactly 0.5
+            [0, 0, 10, 7],  # exactly 0.7 in single precision rounding
+            [0, 0, 10, 3],
+            [4, 4, 4, 4],  # a point
+            [4, 4, 4, 4],
+            [4, 0, 4, 10],  # a line
+            [9, 9, 1, 1],  # corners swapped
+            [-1e6, -1e6, 1e6, 1e6],
+            [1e-3, 1e-3, 2e-3, 2e-3],
+            [1e-3, 1e-3, 2e-3, 2e-3],
+            [1e18, 1e18, 2e18, 2e18],
+            [1e18, 1e18, 2e18, 2e18],  # areas of infinity in single precision
+            [0, 0, 1e-30, 1e-30],  # areas below the smallest float
+        ],
+        dtype=torch.float32,
+    )
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(boxes), generator=generator)
+        scores = torch.randint(0, 3, (len(boxes),), generator=generator) / 3
+        groups = torch.randint(0, 2, (len(boxes),), generator=generator) * (seed % 2)
+        check(boxes[order], scores, groups, threshold, num_slots=len(boxes))
+
+
+def test_rows_do_not_mix_and_missing_candidates_take_no_slot():
+    boxes, scores, groups = crowd(60, 3)
+    missing = torch.arange(60) % 3 == 0
+    batch_scores = torch.stack((scores, torch.where(missing, -torch.inf, scores), torch.full_like(scores, torch.nan)))
+    keep, count = nms(boxes.expand(3, -1, -1), batch_scores, groups.expand(3, -1), 0.5, 50)
+    present = torch.nonzero(~missing)[:, 0]
+    for row, members in enumerate((torch.arange(60), present)):
+        expected = members[per_group(boxes[members], scores[members], groups[members], 0.5)][:50]
+        assert torch.equal(keep[row, : count[row]], expected)
+    assert count[2] == 0
+    assert not keep[2].any()
+
+
+def test_nothing_to_look_at():
+    keep, count = nms(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0), 0.5, 3)
+    assert keep.tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert count.tolist() == [0, 0]
+    keep, count = nms(torch.zeros(0, 5, 4), torch.zeros(0, 5), torch.zeros(0, 5), 0.5, 3)
+    assert keep.shape == (0, 3)
+    assert count.shape == (0,)
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"\(B, N, 4\)"):
+        nms(torch.zeros(5, 4), torch.zeros(5), torch.zeros(5), 0.5, 3)
+    with pytest.raises(ValueError, match="groups"):
+        nms(torch.zeros(1, 5, 4), torch.zeros(1, 5), torch.zeros(1, 4), 0.5, 3)
+
+
+def test_operator_is_sound_for_tracing():
+    """Schema, fake kernel and dispatch, by torch's own checker."""
+    boxes, scores, groups = crowd(20, 5)
+    arguments = (boxes[None], scores[None], groups[None].to(torch.int32), 0.5, 7)
+    torch.library.opcheck(torch.ops.fairweather.nms.default, arguments)
+
+
+def test_threshold_rounds_down():
+    assert float(round_down_to_float32(0.5)) == 0.5
+    for threshold in (0.1, 0.3, 0.7):
+        rounded = round_down_to_float32(threshold)
+        assert float(rounded) <= threshold < float(np.nextafter(rounded, np.float32(1)))
+
+
+SIMULATED = """
+import numpy as np, sys
+from kernels.nms_cuda import suppress_rows_kernel
+for case in sys.argv[1:]:
+    data = np.load(case)
+    num_rows, num_candidates = data["scores"].shape
+    alive = np.full((num_rows, num_candidates), 77, np.uint8)
+    slots = np.zeros((num_rows, int(data["num_slots"])), np.int64)
+    count = np.zeros(num_rows, np.int64)
+    suppress_rows_kernel[num_rows, 32](
+        data["boxes"], data["scores"], data["groups"], np.float32(data["threshold"]), alive, slots, count
+    )
+    np.savez(case + ".out.npz", slots=slots, count=count)
+"""
+
+
+def test_simulated_cuda_kernel_equals_cpu(tmp_path):
+    """Two rows, one partly missing; fewer and more candidates than a tile; slots that run out. One process for all."""
+    expected = {}
+    for num_boxes, num_slots in ((1, 4), (50, 7), (101, 200)):
+        boxes, scores, groups = crowd(num_boxes, 9, spread=120.0)
+        rows = torch.stack((scores, torch.where(scores > 0.6, -torch.inf, scores)))
+        rows, order = rows.sort(dim=1, descending=True, stable=True)
+        boxes, groups = boxes[order], groups[order].to(torch.int32)
+        case = str(tmp_path / f"{num_boxes}.npz")
+        expected[case] = nms(boxes, rows, groups, 0.4, num_slots)
+        arrays = {"boxes": boxes.numpy(), "scores": rows.numpy(), "groups": groups.numpy()}
+        np.savez(case, threshold=round_down_to_float32(0.4), num_slots=num_slots, **arrays)
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+    subprocess.run([sys.executable, "-c", SIMULATED, *expected], check=True, env=environment, cwd=os.getcwd())
+    for case, (keep, count) in expected.items():
+        result = np.load(case + ".out.npz")
+        assert result["count"].tolist() == count.tolist()
+        assert np.array_equal(result["slots"], keep.numpy())
+
+
+@pytest.mark.parametrize("architecture", [(8, 0), (9, 0), (10, 0)])
+def test_kernel_compiles_to_ptx_in_single_precision(monkeypatch, architecture):
+    from numba import cuda
+    from numba.cuda import dispatcher
+
+    from kernels import nms_cuda
+
+    monkeypatch.setattr(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=architecture))
+    arguments, _ = sigutils.normalize_signature(nms_cuda.SIGNATURE)
+    code, _ = cuda.compile_ptx(nms_cuda.suppress_rows_body, arguments, cc=architecture)
+    assert f"sm_{architecture[0]}{architecture[1]}" in code
+    assert ".f64" not in code
+    assert ".local" not in code, "spills"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_equals_cpu_without_waiting():
+    boxes, scores, groups = crowd(3000, 11)
+    rows = [value.expand(4, *value.shape) for value in (boxes, scores, groups.to(torch.int32))]
+    expected = nms(*rows, 0.7, 500)
+    device_rows = [value.contiguous().cuda() for value in rows]
+    nms(*device_rows, 0.7, 500)  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        keep, count = nms(*device_rows, 0.7, 500)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(keep.cpu(), expected[0])
+    assert torch.equal(count.cpu(), expected[1])

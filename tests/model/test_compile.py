@@ -1,0 +1,124 @@
+"""One graph per canvas, for training and for inference; nothing recompiles once every canvas has been seen."""
+
+import re
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from model.config import ModelConfig
+from model.detector import Detections
+
+CANVASES = ((96, 128), (128, 96))
+
+
+def narrow():
+    return ModelConfig(
+        backbone="resnet18",
+        weights="none",
+        norm="frozen",
+        fpn_channels=16,
+        representation_size=16,
+        rpn_pre_nms_train=60,
+        rpn_post_nms_train=40,
+        rpn_pre_nms_test=60,
+        rpn_post_nms_test=40,
+        regions_per_image=16,
+        detections_per_image=20,
+    )
+
+
+@pytest.fixture
+def fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def train_step(detector):
+    def step(images, sizes, boxes, labels, ignore, keys):
+        return detector.losses(detector.features(images), images.shape[-2:], sizes, boxes, labels, ignore, keys)
+
+    return step
+
+
+def operators(counter) -> set[str]:
+    return {str(node.target) for graph in counter.graphs for node in graph.graph.nodes if node.op.startswith("call_")}
+
+
+def assert_shapes_never_depend_on_data(counter):
+    """No operator whose output size depends on its values, and none that reads a value back."""
+    names = operators(counter)
+    assert any("fairweather.nms" in name for name in names)
+    assert any("roi_align" in name for name in names)
+    bad = r"\b(nonzero|item|_local_scalar_dense|masked_select|unique|tolist|torchvision\.nms)\b"
+    assert not [name for name in names if re.search(bad, name)]
+
+
+def assert_same_gradients(ours, eager):
+    """In the norm of all of them: a ReLU input within rounding of zero may fall on either side."""
+    ours, eager = (torch.cat([gradient.flatten() for gradient in each]) for each in (ours, eager))
+    assert torch.linalg.vector_norm(ours - eager) < 1e-3 * torch.linalg.vector_norm(eager)
+
+
+def test_the_step_is_one_graph_per_canvas_forward_and_backward(lively_detector, random_batch, fresh_dynamo):
+    """fullgraph=True fails on any graph break; AOT autograd traces the backward too."""
+    detector = lively_detector(narrow())
+    step = train_step(detector)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(step, backend=counter, fullgraph=True, dynamic=False)
+    generator = torch.Generator().manual_seed(3)
+    for number in range(4):
+        images, sizes, boxes, labels, keys = random_batch(generator, 2, CANVASES[number % 2])
+        ignore = torch.rand(labels.shape, generator=generator) < 0.3
+        gradients = []
+        for function in (step, compiled):
+            detector.zero_grad(set_to_none=True)
+            losses = function(images, sizes, boxes, labels, ignore, keys)
+            torch.stack(list(losses.values())).sum().backward()
+            gradients.append((losses, [p.grad for p in detector.parameters() if p.grad is not None]))
+        (eager, eager_gradients), (ours, our_gradients) = gradients
+        for name in eager:
+            torch.testing.assert_close(ours[name], eager[name], rtol=1e-4, atol=1e-6)
+        assert_same_gradients(our_gradients, eager_gradients)
+    assert counter.frame_count == len(CANVASES), "compiled again for a canvas it had seen"
+    assert_shapes_never_depend_on_data(counter)
+
+
+def test_detect_is_one_graph_per_canvas(lively_detector, random_batch, fresh_dynamo):
+    detector = lively_detector(narrow()).eval()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(detector.detect, backend=counter, fullgraph=True, dynamic=False)
+    generator = torch.Generator().manual_seed(4)
+    for number in range(4):
+        images, sizes, *_ = random_batch(generator, 2, CANVASES[number % 2])
+        eager, ours = detector.detect(images, sizes), compiled(images, sizes)
+        assert isinstance(ours, Detections)
+        assert eager.count_B.sum() > 10
+        for got, wanted in zip(ours, eager, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
+    assert counter.frame_count == len(CANVASES)
+    assert_shapes_never_depend_on_data(counter)
+
+
+@pytest.mark.slow
+def test_the_core_in_generated_code_equals_eager(lively_detector, random_batch, fresh_dynamo):
+    """Inductor's own kernels for everything after the features: assignment with exact ties included."""
+    detector = lively_detector(narrow())
+    generator = torch.Generator().manual_seed(6)
+    images, sizes, boxes, labels, keys = random_batch(generator, 2, CANVASES[0])
+    boxes = boxes.round()  # whole pixels: several anchors overlap a box equally
+    features = [feature.detach().requires_grad_() for feature in detector.features(images)]
+    ignore = torch.rand(labels.shape, generator=generator) < 0.3
+
+    def core(features):
+        return detector.losses(features, CANVASES[0], sizes, boxes, labels, ignore, keys)
+
+    results = []
+    for function in (core, torch.compile(core, fullgraph=True, dynamic=False)):
+        losses = function(features)
+        results.append((losses, torch.autograd.grad(torch.stack(list(losses.values())).sum(), features)))
+    (eager, eager_gradients), (ours, our_gradients) = results
+    for name in eager:
+        torch.testing.assert_close(ours[name], eager[name], rtol=1e-4, atol=1e-6)
+    assert_same_gradients(our_gradients, eager_gradients)
