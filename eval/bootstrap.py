@@ -39,7 +39,8 @@ def replicates(
     truth = matches.truth
     for counts_BN in draw_counts(len(truth.image_ids_N), truth.domain, seed, num_resamples):
         for metric in METRICS:
-            ap_KB = [resampled_ap(*curve, counts_BN, RECALLS_OF.get(metric, RECALLS_R)) for curve in curves[metric]]
+            recalls_R = RECALLS_OF.get(metric, RECALLS_R)
+            ap_KB = [resampled_ap(*curve, counts_BN, recalls_R) for curve in curves[metric]]  # type: ignore[call-arg]
             chunks[metric].append(_mean_over_classes(ap_KB, len(counts_BN)))
     return {metric: 100 * np.concatenate(parts) if parts else np.empty(0) for metric, parts in chunks.items()}
 

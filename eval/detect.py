@@ -71,12 +71,17 @@ def match_classes(
 
 
 def detect_batches(
-    detect: Detect, batches: Iterable[Batch], dataset: PackedDataset, label_map: np.ndarray, dtype: torch.dtype
+    detect: Detect,
+    batches: Iterable[Batch],
+    dataset: PackedDataset,
+    label_map: np.ndarray,
+    dtype: torch.dtype,
+    prepare: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]] | None = None,
 ) -> Iterator[tuple[np.ndarray, Detections]]:
     """For each batch, (image ids, detections); results are fetched one batch late, so that a GPU never waits."""
     pending = None
     for batch in batches:
-        images_B3HW, sizes_B2 = clean_view(batch)
+        images_B3HW, sizes_B2 = clean_view(batch, dtype) if prepare is None else prepare(batch)
         with torch.autocast(images_B3HW.device.type, dtype, enabled=dtype != torch.float32):
             output = detect(images_B3HW, sizes_B2)
         if pending is not None:
@@ -121,17 +126,21 @@ def detect_dataset(
     max_images: int = 0,
     loader: str = "auto",
     threads: int | None = None,
-    change: Callable[[Batch], Batch] | None = None,
+    seed: int = 0,
+    prepare: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]] | None = None,
     description: str = "",
 ) -> Found:
-    """Detects in this rank's share of the dataset, or of `max_images` of it, spread evenly. `change` edits batches."""
+    """Detects in this rank's share of the dataset, or of `max_images` of it, spread evenly.
+
+    `prepare` makes the network's view of a batch; without it that is the clean one. `seed` is the batches'.
+    """
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         stack.enter_context(evaluating(detector))
         if 0 < max_images < len(dataset):
             rows = np.linspace(0, len(dataset) - 1, max_images).round().astype(int)[rank::world]
             total, reader = len(rows), None
-            batches: Iterable[Batch] = read_batches(dataset, rows, batch_size, device)
+            batches: Iterable[Batch] = read_batches(dataset, rows, batch_size, device, seed)
         else:
             reader = stack.enter_context(
                 open_loader(
@@ -139,6 +148,7 @@ def detect_dataset(
                     batch_size,
                     device=device,
                     name=loader,
+                    seed=seed,
                     rank=rank,
                     world=world,
                     shuffle=False,
@@ -146,12 +156,10 @@ def detect_dataset(
                 )
             )
             total, batches = -(-len(dataset) // world), reader
-        if change is not None:
-            batches = map(change, batches)
         quiet = rank > 0 or not description
         progress = stack.enter_context(Progress(description, total, quiet=quiet))
         ids, parts = [np.empty(0, np.int64)], [empty_detections()]
-        for ids_B, detections in detect_batches(detect or detector.detect, batches, dataset, label_map, dtype):
+        for ids_B, detections in detect_batches(detect or detector.detect, batches, dataset, label_map, dtype, prepare):
             ids.append(ids_B)
             parts.append(detections)
             progress.advance(len(ids_B))
@@ -182,7 +190,7 @@ def read_image(dataset: PackedDataset, row: int) -> np.ndarray:
         raise ValueError(f"{dataset.describe(row)} {error}") from None
 
 
-def make_batch(images: list[np.ndarray], ids: list[int], canvas: tuple[int, int], device) -> Batch:
+def make_batch(images: list[np.ndarray], ids: list[int], canvas: tuple[int, int], device, seed: int = 0) -> Batch:
     """A batch without boxes from RGB images that fit the canvas."""
     images_BHW3 = torch.zeros((len(images), *canvas, 3), dtype=torch.uint8)
     for row, image in enumerate(images):
@@ -196,11 +204,13 @@ def make_batch(images: list[np.ndarray], ids: list[int], canvas: tuple[int, int]
         ignore_BG=no_boxes.bool(),
         ids_B=torch.tensor(ids, dtype=torch.int64),
         epoch=0,
-        seed=0,
+        seed=seed,
     )
 
 
-def read_batches(dataset: PackedDataset, rows: Iterable[int], batch_size: int, device) -> Iterator[Batch]:
+def read_batches(
+    dataset: PackedDataset, rows: Iterable[int], batch_size: int, device, seed: int = 0
+) -> Iterator[Batch]:
     """Batches of chosen images, one orientation each. For few images: decoded here, one after the other."""
     waiting: dict[str, list[int]] = {name: [] for name in dataset.canvases}
 
@@ -209,8 +219,9 @@ def read_batches(dataset: PackedDataset, rows: Iterable[int], batch_size: int, d
         batch = make_batch(
             [read_image(dataset, row) for row in chosen],
             [int(dataset.ids_N[row]) for row in chosen],
-            tuple(dataset.canvases[name]),
+            dataset.canvases[name],
             device,
+            seed,
         )
         waiting[name] = []
         return batch

@@ -87,7 +87,7 @@ def build_report(runs: list[EvaluatedRun]) -> str:
         section(
             "training",
             "Training",
-            "Loss terms, cosines of teacher and student, rate and speed over the steps; each chart says where its runs end.",
+            "Loss terms, cosines of teacher and student, rate and speed; each chart says where its runs end.",
             training_section(runs, series),
         ),
         section(

@@ -118,7 +118,7 @@ def range_of(ends: list[float] | None, sign: str = "-") -> Html | None:
 
 
 def classes_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
-    panels = []
+    panels: list[tuple[str, str, Html]] = []
     for domain in domains.ordered(name for run in runs for name in run.domains):
         classes = runs[-1].results["classes"]
         groups = [(name, [class_figure(run, domain, name) for run in runs]) for name in classes]
@@ -137,7 +137,7 @@ def class_figure(run: EvaluatedRun, domain: str, name: str) -> float | None:
 
 def curves_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
     curves = [run.read("curves.json") or {} for run in runs]
-    panels = []
+    panels: list[tuple[str, str, Html]] = []
     for domain in domains.ordered(name for run in runs for name in run.domains):
         charts = []
         for name in runs[-1].results["classes"]:
@@ -206,7 +206,12 @@ def corruptions_section(runs: list[EvaluatedRun]) -> Html:
 def robustness_panel(found: dict) -> Html:
     summary = found["summary"]
     tiles = [tile({"P": summary["P"]}, f"clean images, {domains.title(found['domain'])}")]
-    for part, what in (("all", "all corruptions"), ("seen", "seen in training"), ("unseen", "never seen in training")):
+    for part, what in (
+        ("all", "all corruptions"),
+        ("seen", "seen in its training"),
+        ("unseen", "unseen in its training"),
+        ("held_out", "kept out of CD-FKD training"),
+    ):
         if summary.get(part):
             figures = {"mPC": summary[part]["mPC"], "rPC": summary[part]["rPC"]}
             tiles.append(tile(figures, f"{what} ({summary[part]['corruptions']})"))
@@ -244,7 +249,7 @@ def heat_map(found: dict, caption: str, base: dict | None = None) -> Html:
     for name, row in figures.items():
         present = [value for value in row if value is not None]
         mean = sum(present) / len(present) if present else None
-        seen = name in found["seen"]
-        label = tag("span", name.replace("_", " "), tag("small", "" if seen else " unseen"))
+        unseen = found["known_training"] and name not in found["seen"]
+        label = tag("span", name.replace("_", " "), tag("small", " unseen") if unseen else None)
         rows.append([label, *(heat_cell(v, low, high, 1, base is not None) for v in [*row, mean])])
     return table(["corruption", *(f"severity {s}" for s in range(1, 6)), "mean"], rows, "heat-map", caption)

@@ -92,7 +92,7 @@ def pictures_section(runs: list[EvaluatedRun], album: Album) -> Html:
     parts: list = [marks(), intro, tag("h3", "The same scenes"), scenes(saved, album)]
     run, found = saved[-1]
     for kind, title in (("best", "Best images"), ("worst", "Worst images")):
-        panels = []
+        panels: list[tuple[str, str, Html]] = []
         for domain in domains.ordered(view["domain"] for view in found[kind]):
             views = [view for view in found[kind] if view["domain"] == domain]
             strips = [

@@ -4,6 +4,7 @@ The student alone looks at every image; the same detections give VOC07, area and
 with bootstrap intervals. Results lie in RUN/eval, the report in RUN/report.html.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -25,6 +26,7 @@ from eval.ranks import World, joined
 from eval.report import write_report
 from eval.report_training import trim_card
 from eval.results import FORMAT, describe_versions, load_run, write_json
+from eval.robustness import SETS, measure
 from eval.scoring import mean_of_targets, score_domain
 from eval.table import domain_table
 from model.detector import Detector
@@ -60,7 +62,9 @@ class EvaluationOptions:
     corruption_images: int = 0
     """Images for robustness, spread evenly; 0 takes all."""
     originals: Path | None = None
-    """Root of the unpacked source images: corruptions are then made at their resolution, before resizing."""
+    """Folder that was packed: corruptions are then made at the source images' resolution, before resizing."""
+    corruptor: Literal["kernels", "imagecorruptions"] = "kernels"
+    """imagecorruptions: make the corruptions with that package, one image after the other, to check ours."""
     resamples: int = 1000
     """Bootstrap resamples; 0 gives no intervals."""
     seed: int = 0
@@ -265,7 +269,7 @@ def write_results_of(evaluation: Evaluation, subject: Subject, options: Evaluati
         f"{name}|{metric}": values for name, part in evaluation.samples.items() for metric, values in part.items()
     }
     samples |= {f"mean_of_targets|{metric}": values for metric, values in joined_samples.items()}
-    np.savez_compressed(folder / "bootstrap.part.npz", **samples)
+    np.savez_compressed(folder / "bootstrap.part.npz", **samples)  # type: ignore[arg-type]
     os.replace(folder / "bootstrap.part.npz", folder / "bootstrap.npz")
     write_json(folder / "results.json", results)
     return results
@@ -283,6 +287,68 @@ def distilled_from(run: Path) -> list[Path]:
         return []
     teacher = json.loads(config.read_text()).get("teacher")
     return [Path(teacher)] if teacher and (Path(teacher) / "eval" / "results.json").is_file() else []
+
+
+def measure_robustness(
+    evaluation: Evaluation | None,
+    subject: Subject,
+    datasets: list[PackedDataset],
+    options: EvaluationOptions,
+    world: World,
+    folder: Path,
+) -> None:
+    """On the source domain; all ranks take part."""
+    assert subject.detector is not None
+    assert subject.detect is not None
+    homes = {
+        domain: number
+        for number, data in enumerate(datasets)
+        for domain in sorted(map(domains.canonical, data.domains))
+    }
+    source = domains.find_source(homes, options.source)
+    dataset = datasets[homes[source]]
+    summary = measure(
+        subject.detector,
+        subject.detect,
+        map_labels(subject, dataset, options),
+        dataset,
+        evaluation.truths[source] if evaluation is not None else None,
+        SETS[options.corruptions],
+        trained_on(options.run),
+        world,
+        folder / "eval" / "robustness.json",
+        identity={"weights": fingerprint(subject.detector)},
+        num_images=options.corruption_images,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        dtype=choose_dtype(options.precision, world.device),
+        originals=options.originals,
+        corruptor=options.corruptor,
+        loader=options.loader,
+        threads=options.threads,
+    )
+    if world.first:
+        figures = summary["summary"]
+        parts = [f"{part} mPC {f['mPC']:.1f}, rPC {f['rPC'] or 0:.1f} %" for part, f in figures.items() if part != "P"]
+        say(f"robustness on {source}, {summary['images']} images: P {figures['P']:.1f}; {'; '.join(parts)}")
+
+
+def fingerprint(detector: Detector) -> str:
+    """Of the weights."""
+    digest = hashlib.sha256()
+    for name, value in detector.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def trained_on(run: Path) -> tuple[str, ...] | None:
+    """Corruptions of the run's own training; None where no config.json tells."""
+    for folder in (run, run.parent.parent):
+        if (folder / "config.json").is_file():
+            views = json.loads((folder / "config.json").read_text()).get("views") or {}
+            return tuple(views.get("corruptions") or ())
+    return None
 
 
 def save_examples(
@@ -318,6 +384,9 @@ def run(options: EvaluationOptions, world: World) -> None:
     evaluation = evaluate(subject, datasets, options, world)
     if evaluation is not None:
         write_results_of(evaluation, subject, options, folder / "eval")
+    if options.corruptions != "none":
+        measure_robustness(evaluation, subject, datasets, options, world, folder)
+    if evaluation is not None:
         if options.pictures:
             save_examples(evaluation, subject, datasets, options, world, folder / "eval" / "pictures")
         runs = [*(compare or [load_run(path) for path in distilled_from(options.run)]), load_run(folder)]

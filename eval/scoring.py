@@ -34,7 +34,7 @@ def score_domain(
         raise ValueError(f"scorer {scorer!r}: choose fast or pycocotools")
     voc = voc07.voc_ap(matches, voc_D)
     objects = truth.objects_by_class()
-    figures = {
+    figures: dict = {
         "num_images": len(truth.image_ids_N),
         "num_objects": sum(objects.values()),
         "num_ignored": int(truth.ignore_M.sum()),
@@ -46,7 +46,7 @@ def score_domain(
         "coco": coco.summarise(precision_TRKA, truth.classes),
         "best_score": best_score(matches, voc_D),
     }
-    samples = {}
+    samples: dict[str, np.ndarray] = {}
     if num_resamples:
         samples = bootstrap.replicates(matches, coco_ATD, voc_D, seed, num_resamples)
         for metric in MEANS:
