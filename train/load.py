@@ -1,5 +1,6 @@
 """What a run is made of before its first step: data that agree, a frozen teacher, a student, the compiled learner."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,12 @@ def wrap(config: Config, world: World, learner: Learner, teacher: Teacher | None
         if teacher is not None:
             look = torch.compile(teacher.__call__, fullgraph=True, dynamic=False, mode=mode)
     if world.size > 1:
-        wrapped = nn.parallel.DistributedDataParallel(wrapped, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():
+            # torch 2.14 renames broadcast_buffers; the new name does not exist in the oldest torch supported.
+            warnings.simplefilter("ignore", FutureWarning)
+            wrapped = nn.parallel.DistributedDataParallel(
+                wrapped, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
     return wrapped, look
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from train.optimizer import Ema, Sgd, clip_gradient, rate_factor, scaled_rate
 from train.config import OptimizerConfig
+from train.optimizer import Ema, Sgd, clip_gradient, rate_factor, scaled_rate
 
 
 def make_parameters(seed=0):

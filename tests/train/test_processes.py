@@ -1,0 +1,183 @@
+"""Runs as real processes: killed at any moment, on two ranks, continued on one. Slow, because each starts Python."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from train.checkpoint import Checkpoints, read_state, write_json
+from train.config import to_json
+from train.logs import read_log
+from train.recipes import RECIPES
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def student_config(make_config, packed, teacher_run, tmp_path_factory):
+    config = make_config(RECIPES["cdfkd_small"][1]())
+    out = tmp_path_factory.mktemp("processes") / "whole"
+    # A low rate, so that rounding that differs between one and two ranks does not grow within a few steps.
+    optimizer = replace(config.optimizer, learning_rate=1e-4)
+    return replace(
+        config, data=packed, teacher=teacher_run, out=out, steps=8, save_every=2, keep=10, optimizer=optimizer
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(student_config):
+    """The run nobody disturbed."""
+    assert wait(start(student_config)) == 0
+    return student_config.out
+
+
+def start(config, ranks=1):
+    path = config.out.with_suffix(".json")
+    write_json(path, to_json(config))
+    command = [sys.executable, "-m", "train.run", str(path)]
+    if ranks > 1:
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(free_port())]
+        command = [sys.executable, *launcher, "train/run.py", str(path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait(process, seconds=240):
+    """Exit code; the output is shown when the test fails."""
+    output, _ = process.communicate(timeout=seconds)
+    print(output)
+    return process.returncode
+
+
+def until(condition, process, seconds=120):
+    """Wait for a condition while the process runs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, f"it ended early:\n{process.stdout.read()}"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def losses(run):
+    lines = [line for line in read_log(run / "log.jsonl") if "losses" in line]
+    return {line["step"]: line["losses"] | {"gradient_norm": line["gradient_norm"]} for line in lines}
+
+
+def final_weights(run):
+    return load_file(Checkpoints(run, 1).newest() / "model.safetensors")
+
+
+def test_killed_at_any_moment_and_restarted_equals_undisturbed_to_the_bit(student_config, whole):
+    config = replace(student_config, out=whole.parent / "killed")
+    generator = random.Random(1)
+
+    process = start(config)  # killed inside a save
+    until(lambda: any(config.out.glob("checkpoints/.*.writing")), process)
+    process.send_signal(signal.SIGKILL)
+    wait(process)
+
+    process = start(config)  # killed somewhere in a step
+    until(lambda: Checkpoints(config.out, 1).newest() is not None, process)
+    time.sleep(generator.uniform(0, 0.3))
+    process.send_signal(signal.SIGKILL)
+    wait(process)
+    assert read_state(Checkpoints(config.out, 1).newest())["step"] < 8
+
+    assert wait(start(config)) == 0
+    assert losses(config.out) == losses(whole)
+    expected = final_weights(whole)
+    for name, value in final_weights(config.out).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_two_ranks_train_as_one_and_one_continues_what_two_began(student_config, whole):
+    config = replace(student_config, out=whole.parent / "two")
+    assert wait(start(config, ranks=2)) == 0
+    states = {path.name: read_state(path) for path in Checkpoints(config.out, 1).complete()}
+    assert {state["ranks"] for state in states.values()} == {2}
+    assert_close_losses(config.out, whole)
+
+    for number in (6, 8):  # as if it had ended after step 4
+        shutil.rmtree(config.out / "checkpoints" / f"step-{number:08d}")
+    assert wait(start(config)) == 0
+    final = read_state(Checkpoints(config.out, 1).newest())
+    assert (final["step"], final["ranks"]) == (8, 1)
+    assert final["place"] == read_state(Checkpoints(whole, 1).newest())["place"]
+    assert_close_losses(config.out, whole)
+
+
+def assert_close_losses(run, other):
+    """Same samples, views and sampled candidates: only the order of additions differs."""
+    ours, theirs = losses(run), losses(other)
+    assert ours.keys() == theirs.keys()
+    for step in ours:
+        assert ours[step] == pytest.approx(theirs[step], rel=5e-3, abs=1e-5), step
+    assert ours[1] == pytest.approx(theirs[1], rel=1e-5, abs=1e-6)
+    assert max(line["rpn_box"] for line in ours.values()) > 1.2 * min(line["rpn_box"] for line in ours.values())
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_sigterm_saves_and_exits_and_the_run_continues(student_config, ranks):
+    config = replace(student_config, out=student_config.out.parent / f"term{ranks}", steps=2000, save_every=1000)
+    process = start(config, ranks)
+    until(lambda: len(read_log(config.out / "log.jsonl")) > 1, process)
+    process.send_signal(signal.SIGTERM)
+    code = wait(process, 60)
+    assert code == 143 if ranks == 1 else code != 0
+    newest = Checkpoints(config.out, 1).newest()
+    assert 1 < read_state(newest)["step"] < 1000
+    assert not read_state(newest)["finished"]
+
+
+def test_a_rank_that_dies_ends_the_job_in_seconds(student_config):
+    config = replace(student_config, out=student_config.out.parent / "dying", steps=5000, save_every=5000)
+    process = start(config, ranks=2)
+    until(lambda: len(read_log(config.out / "log.jsonl")) > 1, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    started = time.monotonic()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    assert wait(process, 60) != 0
+    assert time.monotonic() - started < 30
+    assert json.loads((config.out / "config.json").read_text())["steps"] == 5000
+
+
+WINDOW = """
+import sys, torch
+from train import distributed
+from train.window import Window
+with distributed.joined("cpu") as world:
+    window = Window(("loss", "gradient_norm"), 2, world.device)
+    values = torch.tensor([float("nan") if world.rank == 1 else 1.0, 2.0])
+    skip = window.record(0, values, torch.tensor([10 * world.rank, 10 * world.rank + 1]), stop=world.rank == 1)
+    reading = window.read(0, 1)
+    assert skip.item() == 1 and reading.stop and window.asks_to_stop(0)
+    assert reading.skipped == [(0, ["loss"], [0, 1, 10, 11])], reading
+"""
+
+
+def test_all_ranks_agree_on_what_one_of_them_saw(tmp_path):
+    script = tmp_path / "window.py"
+    script.write_text(WINDOW)
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, *launcher, str(script)], check=True, env=environment, timeout=120)
