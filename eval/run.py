@@ -28,7 +28,7 @@ from eval.report_training import trim_card
 from eval.results import FORMAT, describe_versions, load_run, write_json
 from eval.robustness import SETS, measure
 from eval.scoring import mean_of_targets, score_domain
-from eval.table import domain_table
+from eval.table import domain_table, show
 from model.detector import Detector
 from model.weights import load_detector
 from pipeline.console import describe_hardware, run_entry, say
@@ -329,7 +329,7 @@ def measure_robustness(
     )
     if world.first:
         figures = summary["summary"]
-        parts = [f"{part} mPC {f['mPC']:.1f}, rPC {f['rPC'] or 0:.1f} %" for part, f in figures.items() if part != "P"]
+        parts = [f"{part} mPC {f['mPC']:.1f}, rPC {show(f['rPC'], None)} %" for part, f in figures.items() if part != "P"]
         say(f"robustness on {source}, {summary['images']} images: P {figures['P']:.1f}; {'; '.join(parts)}")
 
 

@@ -1,0 +1,289 @@
+"""Detect in anybody's pictures and films: `python -m eval.predict CHECKPOINT IMAGES|FOLDER|GLOB|VIDEO... --out DIR`.
+
+DIR gets every picture or film with its boxes drawn, and predictions.json with boxes (x, y, width, height) in pixels of
+the original. What cannot be read is named and skipped; the exit code is then 1.
+"""
+
+import glob
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cv2
+import numpy as np
+import torch
+import tyro
+
+from eval.detect import make_batch
+from eval.draw import class_colour, draw_boxes
+from eval.light import choose_dtype
+from eval.results import write_json
+from model.detector import Detector
+from model.weights import load_detector
+from pipeline.console import Progress, describe_hardware, run_entry, say
+from pipeline.pixels import SUFFIXES, decode_rgb, encode, resize, training_size
+from pipeline.views import clean_view
+
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Detect in images, folders, globs and videos; write drawn copies and predictions.json."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    """A run, a checkpoint, or a torchvision Faster R-CNN state dict."""
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Images, folders of images, globs, videos."""
+    out: Path
+    """Folder for the results."""
+    score: float | None = None
+    """Least score that is kept; the run's best one when it has been evaluated, else 0.5."""
+    short_side: int | None = None
+    """Size the pictures are scaled to, as in packing; what the checkpoint was trained with, else 600."""
+    long_side: int | None = None
+    """As above; else 1000."""
+    classes: tuple[str, ...] = ()
+    """Class names of a bare state dict, in its order, without background."""
+    batch_size: int = 4
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A detector with everything it needs to look at a picture."""
+
+    detector: Detector
+    classes: tuple[str, ...]
+    short_side: int
+    long_side: int
+    score: float
+    device: torch.device
+    dtype: torch.dtype
+
+    @torch.no_grad()
+    def __call__(self, images: list[np.ndarray]) -> list[list[dict]]:
+        """Detections of RGB images that scale to one canvas, best first."""
+        sizes = [training_size((image.shape[0], image.shape[1]), self.short_side, self.long_side) for image in images]
+        small = [resize(image, size) for image, size in zip(images, sizes, strict=True)]
+        batch = make_batch(small, list(range(len(images))), canvas_of(sizes[0]), self.device)
+        views_B3HW, sizes_B2 = clean_view(batch, self.dtype)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            found = [value.cpu().numpy() for value in self.detector.detect(views_B3HW, sizes_B2)]
+        results = []
+        for image, (h, w), boxes, scores, labels, count in zip(images, sizes, *found, strict=True):
+            scale = np.array([image.shape[1] / w, image.shape[0] / h] * 2)
+            corners = (boxes[:count].astype(np.float64) * scale).round(2)
+            results.append(
+                [
+                    {
+                        "box": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
+                        "class": self.classes[label - 1],
+                        "label": int(label),
+                        "score": round(float(score), 4),
+                    }
+                    for (x1, y1, x2, y2), score, label in zip(
+                        corners.tolist(), scores[:count], labels[:count], strict=True
+                    )
+                    if score >= self.score
+                ]
+            )
+        return results
+
+
+def canvas_of(size: tuple[int, int]) -> tuple[int, int]:
+    return -(-size[0] // 32) * 32, -(-size[1] // 32) * 32
+
+
+def find_inputs(inputs: tuple[str, ...]) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """([(file, where its result goes below the output folder)], inputs that name nothing)."""
+    files: list[tuple[Path, Path]] = []
+    missing = []
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in (*SUFFIXES, *VIDEOS))
+            files += [(p, p.relative_to(path)) for p in inside]
+            found = bool(inside)
+        elif path.is_file():
+            files.append((path, Path(path.name)))
+            found = True
+        else:
+            matched = [Path(name) for name in sorted(glob.glob(text, recursive=True)) if Path(name).is_file()]
+            files += [(p, Path(p.name)) for p in matched]
+            found = bool(matched)
+        if not found:
+            missing.append(text)
+    unique: dict[Path, Path] = {}
+    for file, target in dict.fromkeys(files):
+        number = 1
+        while (name := target if number == 1 else target.with_stem(f"{target.stem}-{number}")) in unique.values():
+            number += 1
+        unique[file] = name
+    return list(unique.items()), missing
+
+
+def open_predictor(options: PredictOptions) -> Predictor:
+    device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if options.device == "cuda" and device.type != "cuda":
+        raise ValueError("--device cuda: torch sees no GPU; use --device cpu, or mend the driver")
+    detector, card = load_detector(options.checkpoint, device, options.classes or None)
+    score = options.score
+    if score is None:
+        results = options.checkpoint / "eval" / "results.json"
+        score = 0.5
+        if results.is_file():
+            content = json.loads(results.read_text())
+            score = content["domains"][content["source"]]["best_score"]["score"]
+    if not 0 <= score <= 1:
+        raise ValueError(f"--score {score}: a score lies between 0 and 1")
+    short_side = options.short_side or card.extra.get("short_side") or 600
+    long_side = options.long_side or card.extra.get("long_side") or 1000
+    if short_side > long_side or short_side < 32:
+        raise ValueError(f"--short-side {short_side} --long-side {long_side}: 32 or more, the short one not the longer")
+    return Predictor(
+        detector, card.classes, short_side, long_side, score, device, choose_dtype(options.precision, device)
+    )
+
+
+def drawn(image: np.ndarray, found: list[dict]) -> np.ndarray:
+    boxes = np.array([item["box"] for item in found], np.float64).reshape(-1, 4)
+    texts = [f"{item['class']} {item['score']:.2f}" for item in found]
+    return draw_boxes(image, boxes, texts, [class_colour(item["label"]) for item in found])
+
+
+def read_image(path: Path) -> np.ndarray:
+    return decode_rgb(path.read_bytes())
+
+
+def predict_images(predictor: Predictor, files: list[tuple[Path, Path]], options: PredictOptions) -> tuple[list, list]:
+    """([entry of predictions.json], [what could not be read])."""
+    entries, skipped = [], []
+    waiting: list[tuple[Path, Path, np.ndarray]] = []
+
+    def finish() -> None:
+        for (path, target, image), found in zip(waiting, predictor([item[2] for item in waiting]), strict=True):
+            place = (options.out / target).with_suffix(".jpg")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(encode(np.ascontiguousarray(drawn(image, found)), 92, "4:2:0", False))
+            height, width = image.shape[:2]
+            entries.append(
+                {"file": str(path), "drawn": str(place), "width": width, "height": height, "detections": found}
+            )
+        waiting.clear()
+
+    with Progress("detecting", len(files)) as progress:
+        for path, target in files:
+            try:
+                image = read_image(path)
+            except (ValueError, OSError) as error:
+                skipped.append(f"{path}: {error}")
+                progress.advance()
+                continue
+            canvases = {canvas_of(training_size(i.shape[:2], predictor.short_side, predictor.long_side))  # type: ignore[arg-type]
+                        for i in (image, *(item[2] for item in waiting))}  # fmt: skip
+            if waiting and (len(waiting) == options.batch_size or len(canvases) > 1):
+                finish()
+            waiting.append((path, target, image))
+            progress.advance()
+        if waiting:
+            finish()
+    return entries, skipped
+
+
+def read_frames(path: Path) -> tuple[cv2.VideoCapture, int, float]:
+    video = cv2.VideoCapture(str(path))
+    if not video.isOpened():
+        raise ValueError("is not a video that OpenCV can read")
+    return video, int(video.get(cv2.CAP_PROP_FRAME_COUNT)), video.get(cv2.CAP_PROP_FPS) or 25.0
+
+
+def batches_of_frames(video: cv2.VideoCapture, size: int) -> Iterator[list[np.ndarray]]:
+    frames: list[np.ndarray] = []
+    while True:
+        good, frame = video.read()
+        if not good:
+            break
+        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+        if len(frames) == size:
+            yield frames
+            frames = []
+    if frames:
+        yield frames
+
+
+def predict_video(predictor: Predictor, path: Path, target: Path, options: PredictOptions) -> dict:
+    """Draw a film; its entry of predictions.json has one list of detections a frame."""
+    video, total, rate = read_frames(path)
+    place = (options.out / target).with_suffix(".mp4")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    writer = None
+    frames: list[list[dict]] = []
+    size = (0, 0)
+    try:
+        with Progress(f"detecting in {path.name}", total, "frames") as progress:
+            for images in batches_of_frames(video, options.batch_size):
+                if writer is None:
+                    size = (images[0].shape[1], images[0].shape[0])
+                    writer = cv2.VideoWriter(str(place), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+                    if not writer.isOpened():
+                        raise ValueError(f"the film cannot be written to {place}: OpenCV has no mp4 encoder here")
+                for image, found in zip(images, predictor(images), strict=True):
+                    writer.write(cv2.cvtColor(drawn(image, found), cv2.COLOR_RGB2BGR))
+                    frames.append(found)
+                progress.advance(len(images))
+    finally:
+        video.release()
+        if writer is not None:
+            writer.release()
+    if not frames:
+        raise ValueError("holds no frame that can be read")
+    return {
+        "file": str(path),
+        "drawn": str(place),
+        "width": size[0],
+        "height": size[1],
+        "frames_per_second": rate,
+        "frames": frames,
+    }
+
+
+def main() -> int:
+    options = tyro.cli(PredictOptions)
+    say(describe_hardware())
+    files, skipped = find_inputs(options.inputs)
+    skipped = [f"{text}: no such image, folder or video" for text in skipped]
+    if not files:
+        raise ValueError(
+            f"nothing to look at: {', '.join(options.inputs) or 'no input was named'} holds no image or video"
+        )
+    predictor = open_predictor(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    films = [item for item in files if item[0].suffix.lower() in VIDEOS]
+    entries, unreadable = predict_images(predictor, [item for item in files if item not in films], options)
+    for path, target in films:
+        try:
+            entries.append(predict_video(predictor, path, target, options))
+        except ValueError as error:
+            unreadable.append(f"{path}: {error}")
+    skipped += unreadable
+    content = {
+        "checkpoint": str(options.checkpoint),
+        "classes": list(predictor.classes),
+        "score": predictor.score,
+        "images": entries,
+        "skipped": skipped,
+    }
+    write_json(options.out / "predictions.json", content)
+    for line in skipped:
+        say(f"skipped {line}")
+    count = sum(len(e.get("detections", ())) + sum(len(f) for f in e.get("frames", ())) for e in entries)
+    say(f"{count} detections (score at least {predictor.score:.2f}) in {len(entries)} files: {options.out}")
+    return 1 if skipped else 0
+
+
+if __name__ == "__main__":
+    run_entry(main)
