@@ -7,13 +7,14 @@
 All three deliver the same ids, boxes and sizes in the same order; pixels agree within what JPEG decoders may differ by.
 """
 
+import contextlib
+import os
 import queue
 import threading
 import time
 from collections.abc import Iterator
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from pipeline.batch import Batch
@@ -34,64 +35,54 @@ class Decoder(Protocol):
         """Release threads, files and memory."""
 
 
-class Loader:
-    """Iterates over Batches. With `shuffle` it never ends; without, it delivers every image once and stops.
-
-    Use as a context manager or call close(). `state_dict()` names the next batch the caller has not yet received.
-    """
+class Producer(threading.Thread):
+    """The thread that makes batches ahead of the caller. It knows nothing of the Loader, so that a forgotten Loader
+    can be collected and end it."""
 
     def __init__(
         self,
         dataset: PackedDataset,
         decoder: Decoder,
         order: Order,
-        name: str,
         batch_size: int,
         device: torch.device,
         start: tuple[int, int],
-        rank: int,
-        world: int,
+        ranks: tuple[int, int],
         prefetch: int,
     ):
-        self.dataset, self.name, self.batch_size, self.device = dataset, name, batch_size, device
-        self.wait_seconds = 0.0  # time callers spent waiting in __next__
-        self.batches_per_epoch = order.batches_per_epoch(batch_size * world)
-        self._seed = order.seed
-        self._state = start
-        self._decoder = decoder
-        self._closed = threading.Event()
-        self._ready: queue.Queue[tuple[Step, Batch] | BaseException | None] = queue.Queue(maxsize=prefetch)
-        self._failed: BaseException | None = None
-        self._steps = self._iterate(order, start, rank, world)
-        self._thread = threading.Thread(target=self._produce, name=f"{name}-loader", daemon=True)
-        self._thread.start()
+        super().__init__(name="fairweather-loader", daemon=True)
+        self.dataset, self.decoder, self.order, self.batch_size = dataset, decoder, order, batch_size
+        self.first, self.ranks, self.pin = start, ranks, device.type == "cuda"
+        self.closed = threading.Event()
+        # A batch with its step; an exception; or None when there is nothing more.
+        self.ready: queue.Queue[tuple[Step, Batch] | BaseException | None] = queue.Queue(maxsize=prefetch)
 
-    def _iterate(self, order: Order, start: tuple[int, int], rank: int, world: int) -> Iterator[Step]:
-        epoch, cursor = start
-        while not self._closed.is_set():
-            step = order.step(epoch, cursor, rank, world, self.batch_size)
-            if step is None:
-                if not order.shuffle:
-                    return
-                epoch, cursor = epoch + 1, 0
-                continue
-            epoch, cursor = step.after
-            yield step
-
-    def _produce(self) -> None:
-        item: tuple[Step, Batch] | BaseException | None = None
+    def run(self) -> None:
+        last: BaseException | None = None
         try:
-            for step, images in self._decoder.open(self._steps):
+            for step, images in self.decoder.open(self._steps()):
                 if not self._put((step, self._batch(step, images))):
                     return
         except BaseException as error:
-            item = error
-        self._put(item)
+            last = error
+        self._put(last)
+
+    def _steps(self) -> Iterator[Step]:
+        epoch, cursor = self.first
+        while not self.closed.is_set():
+            step = self.order.step(epoch, cursor, *self.ranks, self.batch_size)
+            if step is not None:
+                epoch, cursor = step.after
+                yield step
+            elif self.order.shuffle:
+                epoch, cursor = epoch + 1, 0
+            else:
+                return
 
     def _put(self, item: tuple[Step, Batch] | BaseException | None) -> bool:
-        while not self._closed.is_set():
+        while not self.closed.is_set():
             try:
-                self._ready.put(item, timeout=0.1)
+                self.ready.put(item, timeout=0.1)
                 return True
             except queue.Full:
                 pass
@@ -100,23 +91,57 @@ class Loader:
     def _batch(self, step: Step, images: torch.Tensor) -> Batch:
         """Images as decoded, boxes from the index; still where the decoder left them."""
         B, G = self.batch_size, self.dataset.max_boxes
-        pin = self.device.type == "cuda"
-        boxes_BG4 = torch.zeros((B, G, 4), dtype=torch.float32, pin_memory=pin)
-        labels_BG = torch.zeros((B, G), dtype=torch.int64, pin_memory=pin)
-        ignore_BG = torch.zeros((B, G), dtype=torch.bool, pin_memory=pin)
+        boxes_BG4 = torch.zeros((B, G, 4), dtype=torch.float32, pin_memory=self.pin)
+        labels_BG = torch.zeros((B, G), dtype=torch.int64, pin_memory=self.pin)
+        ignore_BG = torch.zeros((B, G), dtype=torch.bool, pin_memory=self.pin)
         sizes_B2 = torch.zeros((B, 2), dtype=torch.int32)
         ids_B = torch.full((B,), -1, dtype=torch.int64)
         for b, index in enumerate(step.indices_B.tolist()):
-            if index < 0:
-                continue
-            boxes, labels, ignore = self.dataset.target(index)
-            n = len(labels)
-            boxes_BG4[b, :n] = torch.from_numpy(boxes.copy())
-            labels_BG[b, :n] = torch.from_numpy(labels.copy())
-            ignore_BG[b, :n] = torch.from_numpy(ignore.copy())
-            sizes_B2[b] = torch.from_numpy(self.dataset.sizes_N2[index].astype(np.int32))
-            ids_B[b] = int(self.dataset.ids_N[index])
-        return Batch(images, sizes_B2, boxes_BG4, labels_BG, ignore_BG, ids_B, step.epoch, self._seed)
+            if index >= 0:
+                boxes, labels, ignore = self.dataset.target(index)
+                n = len(labels)
+                boxes_BG4.numpy()[b, :n] = boxes
+                labels_BG.numpy()[b, :n] = labels
+                ignore_BG.numpy()[b, :n] = ignore
+                sizes_B2.numpy()[b] = self.dataset.sizes_N2[index]
+                ids_B[b] = int(self.dataset.ids_N[index])
+        return Batch(images, sizes_B2, boxes_BG4, labels_BG, ignore_BG, ids_B, step.epoch, self.order.seed)
+
+    def take(self) -> tuple[Step, Batch] | BaseException | None:
+        while True:
+            try:
+                return self.ready.get(timeout=0.5)
+            except queue.Empty:
+                if self.closed.is_set():  # by another thread
+                    return None
+
+    def close(self) -> None:
+        self.closed.set()
+        if threading.current_thread() is self:  # the garbage collector found the Loader here; run() ends by itself
+            return
+        while self.is_alive():
+            with contextlib.suppress(queue.Empty):
+                self.ready.get_nowait()
+            self.join(timeout=0.05)
+        self.decoder.close()
+        while not self.ready.empty():
+            self.ready.get_nowait()
+
+
+class Loader:
+    """Iterates over Batches. With `shuffle` it never ends; without, it delivers every image once and stops.
+
+    Use as a context manager or call close(). `state_dict()` names the next batch the caller has not yet received.
+    """
+
+    def __init__(self, producer: Producer, name: str, device: torch.device):
+        self.name, self.batch_size = name, producer.batch_size
+        self.batches_per_epoch = producer.order.batches_per_epoch(producer.batch_size * producer.ranks[1])
+        self.wait_seconds = 0.0  # time callers spent in __next__
+        self._device, self._state = device, producer.first
+        self._failed: BaseException | None = None
+        self._producer = producer
+        producer.start()
 
     def __iter__(self) -> "Loader":
         return self
@@ -124,12 +149,11 @@ class Loader:
     def __next__(self) -> Batch:
         if self._failed is not None:
             raise self._failed
-        if self._closed.is_set():
+        if self._producer.closed.is_set():
             raise StopIteration
         started = time.perf_counter()
-        item = self._ready.get()
+        item = self._producer.take()
         if item is None:
-            self.wait_seconds += time.perf_counter() - started
             self.close()
             raise StopIteration
         if isinstance(item, BaseException):
@@ -137,10 +161,10 @@ class Loader:
             self.close()
             raise item
         step, batch = item
-        if self.device.type != "cpu":
+        if self._device.type != "cpu":
             # From pinned memory on the caller's stream: asynchronous, and ordered before whatever the caller does next.
             images, boxes, labels, ignore = (
-                tensor.to(self.device, non_blocking=True)
+                tensor.to(self._device, non_blocking=True)
                 for tensor in (batch.images_BHW3, batch.boxes_BG4, batch.labels_BG, batch.ignore_BG)
             )
             batch = Batch(images, batch.sizes_B2, boxes, labels, ignore, batch.ids_B, batch.epoch, batch.seed)
@@ -155,15 +179,7 @@ class Loader:
 
     def close(self) -> None:
         """Stop and join every thread; safe to call twice."""
-        self._closed.set()
-        while self._thread.is_alive():
-            try:
-                self._ready.get_nowait()
-            except queue.Empty:
-                self._thread.join(timeout=0.05)
-        self._decoder.close()
-        while not self._ready.empty():
-            self._ready.get_nowait()
+        self._producer.close()
 
     def __enter__(self) -> "Loader":
         return self
@@ -172,7 +188,7 @@ class Loader:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_thread"):
+        if hasattr(self, "_producer"):
             self.close()
 
 
@@ -226,10 +242,9 @@ def open_loader(
         from pipeline.loader_ffcv import FfcvDecoder
 
         decoder = FfcvDecoder(dataset, batch_size, device, threads)
-    return Loader(dataset, decoder, order, name, batch_size, device, (epoch, cursor), rank, world, prefetch)
+    producer = Producer(dataset, decoder, order, batch_size, device, (epoch, cursor), (rank, world), prefetch)
+    return Loader(producer, name, device)
 
 
 def default_threads() -> int:
-    import os
-
     return min(8, len(os.sched_getaffinity(0)))

@@ -45,11 +45,12 @@ class DaliDecoder:
             exec_dynamic=True,  # outputs are owned by who holds them, not overwritten by the next batch
         )
         def decode() -> Any:
+            if not gpu:
+                encoded = fn.external_source(source=self._feed, batch=True, dtype=types.UINT8, ndim=1)
+                return fn.decoders.image(encoded, device="cpu", output_type=types.RGB, adjust_orientation=False)
             encoded, canvas = fn.external_source(
                 source=self._feed, num_outputs=2, batch=True, dtype=[types.UINT8, types.INT32], ndim=[1, 1]
             )
-            if not gpu:
-                return fn.decoders.image(encoded, device="cpu", output_type=types.RGB, adjust_orientation=False)
             images = fn.decoders.image(
                 encoded,
                 device="mixed",
@@ -66,12 +67,13 @@ class DaliDecoder:
     def _canvas(self, step: Step) -> tuple[int, int]:
         return self.dataset.canvases["portrait" if step.portrait else "landscape"]
 
-    def _feed(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def _feed(self) -> Any:
+        """What DALI's source asks for: the encoded images of the next step, and on a GPU their canvas."""
         step = next(self.steps)  # its StopIteration ends the pipeline
         real = [index for index in step.indices_B.tolist() if index >= 0] or [0]  # DALI takes no empty batch
         encoded = [np.frombuffer(self.dataset.jpeg(index), np.uint8) for index in real]
         self.waiting.append(step)
-        return encoded, [np.array(self._canvas(step), np.int32)] * len(real)
+        return (encoded, [np.array(self._canvas(step), np.int32)] * len(real)) if self.gpu else encoded
 
     def open(self, steps: Iterator[Step]) -> Iterator[tuple[Step, torch.Tensor]]:
         self.steps = steps

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
@@ -145,16 +146,21 @@ def plan_shards(source: Source, options: PackOptions) -> tuple[list[ShardJob], s
     return jobs, digest(head, prints, [str(problem) for problem in source.problems])
 
 
-def _die_with_parent() -> None:
-    """A worker whose parent was killed must not stay behind."""
+def _start_worker() -> None:
+    """One thread a process, and no worker stays behind when its parent was killed."""
+    cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def make_shards(jobs: list[ShardJob], workers: int, progress: Progress) -> None:
-    """Every job in a pool of processes; the first failure stops the rest and is raised here."""
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _die_with_parent) as pool:
+    """Every job, in a pool of processes when there are several; the first failure stops the rest and is raised here."""
+    if workers == 1:
+        for job in jobs:
+            progress.advance(make_shard(job))
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker) as pool:
         try:
             for future in as_completed([pool.submit(make_shard, job) for job in jobs]):
                 progress.advance(future.result())

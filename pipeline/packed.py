@@ -108,11 +108,16 @@ class PackedDataset:
             if len(table)
             else np.zeros((0, 32))
         )
-        labels = table["labels"].chunk(0)
+        lists = {name: table[name].chunk(0) for name in ("boxes", "labels", "ignore")}
+        if any(column.flatten().null_count for column in lists.values()):
+            raise self._error("index.parquet has empty cells inside a list")
+        if any(not column.offsets.equals(lists["labels"].offsets) for column in lists.values()):
+            raise self._error("index.parquet has images with unequal numbers of boxes, labels and flags")
+        labels = lists["labels"]
         self._start_N = labels.offsets.to_numpy().astype(np.int64)
         self._labels_M = labels.flatten().to_numpy().astype(np.int64)
-        self._ignore_M = table["ignore"].chunk(0).flatten().to_numpy(zero_copy_only=False)
-        self._boxes_M4 = table["boxes"].chunk(0).flatten().flatten().to_numpy().reshape(-1, 4)
+        self._ignore_M = lists["ignore"].flatten().to_numpy(zero_copy_only=False)
+        self._boxes_M4 = lists["boxes"].flatten().flatten().to_numpy().reshape(-1, 4)
         domain = table["domain"].chunk(0).dictionary_encode()
         self.domains: list[str] = domain.dictionary.to_pylist()
         self._domain_N = domain.indices.to_numpy()
@@ -143,8 +148,6 @@ class PackedDataset:
         if (self.sizes_N2 < 1).any() or (self.original_sizes_N2 < 1).any():
             raise self._error("index.parquet has images without a size")
         counts = np.diff(self._start_N)
-        if not (len(self._boxes_M4) == len(self._labels_M) == len(self._ignore_M) == counts.sum()):
-            raise self._error("index.parquet has unequal numbers of boxes, labels and flags")
         if len(self._labels_M):
             limits = np.repeat(self.sizes_N2[:, ::-1], counts, axis=0)
             x1y1, x2y2 = self._boxes_M4[:, :2], self._boxes_M4[:, 2:]

@@ -153,9 +153,6 @@ class TarWriter:
 
 def make_shard(job: ShardJob) -> int:
     """Write the shard and its side table; returns the number of images that were looked at. Faults go to the table."""
-    import cv2
-
-    cv2.setNumThreads(1)  # the processes are the parallelism
     temporary = job.table.with_name(f"{job.tar.name}.{os.getpid()}.tmp")
     writer = TarWriter(temporary)
     rows: list[dict[str, Any]] = []

@@ -1,0 +1,304 @@
+"""loader.py with every decoder: same ids, boxes and (nearly) pixels; exact resuming; errors arrive; clean closing."""
+
+import gc
+import threading
+from itertools import islice
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from pipeline.batch import Batch
+from pipeline.loader import open_loader
+from pipeline.packed import PackedDataset
+from pipeline.pixels import decode_packed
+
+CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
+
+
+def need(name: str) -> str:
+    if name == "ffcv":
+        pytest.importorskip("ffcv", reason="FFCV is not installed", exc_type=ImportError)
+    if name == "dali":
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    return name
+
+
+@pytest.fixture(params=["cpu", "dali", pytest.param("ffcv", marks=pytest.mark.slow)])
+def name(request) -> str:
+    return need(request.param)
+
+
+@pytest.fixture
+def dataset(make_packed, name) -> PackedDataset:
+    return make_packed(23, beton=name == "ffcv", quality=95, chroma="4:4:4")
+
+
+def check_batch(batch: Batch, dataset: PackedDataset, tolerance: float) -> None:
+    """Against the dataset read directly; everything outside the images zero."""
+    B, H, W, _ = batch.images_BHW3.shape
+    assert (H, W) in dataset.canvases.values()
+    assert batch.images_BHW3.dtype == torch.uint8
+    assert batch.sizes_B2.dtype == torch.int32
+    assert batch.boxes_BG4.shape == (B, dataset.max_boxes, 4)
+    for b in range(B):
+        image = batch.images_BHW3[b].cpu().numpy()
+        if batch.ids_B[b] < 0:
+            assert not image.any()
+            assert batch.sizes_B2[b].tolist() == [0, 0]
+            assert not batch.labels_BG[b].any()
+            assert not batch.boxes_BG4[b].any()
+            continue
+        i = dataset.index_of(int(batch.ids_B[b]))
+        h, w = batch.sizes_B2[b].tolist()
+        assert (h, w) == tuple(dataset.sizes_N2[i])
+        reference = decode_packed(dataset.jpeg(i)).astype(int)
+        assert np.abs(image[:h, :w] - reference).max() <= tolerance
+        assert not image[h:].any()
+        assert not image[:, w:].any()
+        boxes, labels, ignore = dataset.target(i)
+        n = len(labels)
+        np.testing.assert_array_equal(batch.boxes_BG4[b, :n].cpu(), boxes)
+        np.testing.assert_array_equal(batch.labels_BG[b, :n].cpu(), labels)
+        np.testing.assert_array_equal(batch.ignore_BG[b, :n].cpu(), ignore)
+        assert not batch.labels_BG[b, n:].any()
+        assert not batch.boxes_BG4[b, n:].any()
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_every_image_once_with_its_pixels_and_boxes(dataset, name, device):
+    with open_loader(dataset, 4, device=device, name=name, shuffle=False, threads=2) as loader:
+        batches = list(loader)
+    for batch in batches:
+        assert batch.images_BHW3.device.type == device
+        assert batch.ids_B.device.type == batch.sizes_B2.device.type == "cpu"
+        check_batch(batch, dataset, tolerance=12 if (name, device) != ("cpu", "cpu") else 0)
+    ids = [id for batch in batches for id in batch.ids_B.tolist()]
+    assert sorted(id for id in ids if id >= 0) == list(range(23))
+    assert len(batches) == loader.batches_per_epoch == 5 + 2  # 17 landscape and 6 portrait images in fours
+    assert loader.name == name
+
+
+def test_loaders_deliver_the_same_ids_boxes_and_nearly_the_same_pixels(dataset, name):
+    if name == "cpu":
+        pytest.skip("is the one the others are compared with")
+    with open_loader(dataset, 3, name="cpu", seed=4) as first, open_loader(dataset, 3, name=name, seed=4) as second:
+        for a, b in islice(zip(first, second, strict=True), 20):
+            torch.testing.assert_close(a.ids_B, b.ids_B, rtol=0, atol=0)
+            torch.testing.assert_close(a.boxes_BG4, b.boxes_BG4, rtol=0, atol=0)
+            torch.testing.assert_close(a.labels_BG, b.labels_BG, rtol=0, atol=0)
+            assert (a.epoch, a.seed) == (b.epoch, b.seed)
+            difference = (a.images_BHW3.int() - b.images_BHW3.int()).abs()
+            assert difference.max() <= 12
+            assert difference.float().mean() < 1
+            assert first.state_dict() == second.state_dict()
+
+
+def test_resuming_from_a_state_gives_the_same_batches(dataset, name):
+    with open_loader(dataset, 4, name=name, seed=3, prefetch=5) as loader:
+        head = list(islice(loader, 4))
+        state = loader.state_dict()  # of what was received, however far the loader has read ahead
+        tail = list(islice(loader, 9))
+    assert len(head) == 4
+    with open_loader(dataset, 4, name=name, seed=3, **state) as again:
+        for expected, batch in zip(tail, islice(again, 9), strict=True):
+            assert batch.ids_B.tolist() == expected.ids_B.tolist()
+            assert batch.epoch == expected.epoch
+            assert torch.equal(batch.images_BHW3, expected.images_BHW3)
+    assert {batch.epoch for batch in tail} >= {0, 1}
+
+
+def test_ranks_that_change_neither_repeat_nor_skip(make_packed):
+    """Two ranks for three steps, one rank for two, then four to the end of the epoch."""
+    dataset = make_packed(23)
+    seen: list[int] = []
+    state = {"epoch": 0, "cursor": 0}
+    for world, steps in ((2, 3), (1, 2), (4, 99)):
+        loaders = [open_loader(dataset, 2, rank=rank, world=world, seed=1, threads=1, **state) for rank in range(world)]
+        for _ in range(steps):
+            batches = [next(loader) for loader in loaders]
+            if batches[0].epoch == 1:
+                break
+            seen += [id for batch in batches for id in batch.ids_B.tolist() if id >= 0]
+            (state,) = {tuple(loader.state_dict().items()) for loader in loaders}
+            state = dict(state)
+        for loader in loaders:
+            loader.close()
+    assert sorted(seen) == list(range(23))
+
+
+def test_evaluation_is_split_over_ranks_in_equal_numbers_of_batches(make_packed):
+    dataset = make_packed(23)
+    parts = []
+    for rank in range(3):
+        with open_loader(dataset, 2, rank=rank, world=3, shuffle=False, threads=1) as loader:
+            parts.append([batch.ids_B.tolist() for batch in loader])
+    assert len({len(part) for part in parts}) == 1
+    assert sorted(id for part in parts for ids in part for id in ids if id >= 0) == list(range(23))
+
+
+def test_a_damaged_record_reaches_the_caller_by_name(dataset, name):
+    path = dataset.path / ("data.beton" if name == "ffcv" else "shard-000000.tar")
+    needle = bytes(dataset.jpeg(5))
+    dataset.close()
+    data = bytearray(path.read_bytes())
+    start = data.find(needle) + len(needle) // 2
+    data[start : start + 8] = bytes(8)
+    path.write_bytes(data)
+    with open_loader(PackedDataset(dataset.path), 4, name=name, shuffle=False) as loader:
+        with pytest.raises(ValueError, match=r"record 000000000005 .* is damaged"):
+            list(loader)
+        with pytest.raises(ValueError, match=r"record 000000000005 .* is damaged"):
+            next(loader)  # and again, not a hang
+
+
+def test_a_record_that_cannot_be_decoded_reaches_the_caller(dataset, name, monkeypatch):
+    """Right checksum, wrong bytes: what a faulty writer would leave."""
+    monkeypatch.setattr(PackedDataset, "jpeg", lambda self, i: memoryview(b"\xff\xd8 nonsense"))
+    monkeypatch.setattr(PackedDataset, "sha256_of", lambda self, i: b"")
+    with open_loader(dataset, 4, name=name) as loader, pytest.raises(ValueError, match=r"record 0000000000"):
+        next(loader)
+
+
+def test_an_exception_in_the_loading_thread_is_raised_not_waited_for(dataset, name, monkeypatch):
+    def fail(self, i):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(PackedDataset, "target", fail)
+    with open_loader(dataset, 4, name=name) as loader, pytest.raises(RuntimeError, match="no such luck"):
+        next(loader)
+
+
+def test_ffcv_errors_do_not_hang(make_packed, monkeypatch):
+    """FFCV's own thread would die and leave its caller waiting for ever."""
+    need("ffcv")
+    import pipeline.loader_ffcv as module
+
+    dataset = make_packed(9, beton=True)
+
+    class Broken:
+        def __init__(self, _steps):
+            pass
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise RuntimeError("order is broken")
+
+    make = module.make_iterator
+    monkeypatch.setattr(module, "make_iterator", lambda loader, steps, taken: make(loader, Broken(steps), taken))
+    with (
+        open_loader(dataset, 4, name="ffcv", threads=1) as loader,
+        pytest.raises(RuntimeError, match="order is broken"),
+    ):
+        next(loader)
+
+
+def test_beton_is_checked_before_ffcv_trusts_it(make_packed):
+    need("ffcv")
+    dataset = make_packed(9, beton=True)
+    path = dataset.path / "data.beton"
+    whole = path.read_bytes()
+    for position in (20, 6000, len(whole) - 3):  # header, metadata, allocation table
+        data = bytearray(whole)
+        data[position] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"data.beton is damaged or of another packing"):
+            open_loader(dataset, 4, name="ffcv")
+    path.unlink()
+    with pytest.raises(
+        ValueError, match=r"has no data.beton for the loader 'ffcv'; run its pack command again with --beton"
+    ):
+        open_loader(dataset, 4, name="ffcv")
+
+
+def test_importing_ffcv_leaves_torchs_threads_alone(make_packed):
+    need("ffcv")
+    before = torch.get_num_threads()
+    make_packed(3, beton=True)
+    assert torch.get_num_threads() == before
+
+
+def resources() -> tuple[int, int, int]:
+    process = psutil.Process()
+    return process.num_threads(), process.num_fds(), len(process.children(recursive=True))
+
+
+def test_fifty_rounds_of_opening_and_closing_leave_nothing(dataset, name):
+    path = dataset.path
+    dataset.close()
+
+    def round(number: int) -> None:
+        with (
+            PackedDataset(path) as opened,
+            open_loader(opened, 4, name=name, threads=2, shuffle=number % 2 == 0) as loader,
+        ):
+            if number % 3:
+                next(loader)
+
+    for number in range(6):  # libraries keep pools of their own after the first use
+        round(number)
+    gc.collect()
+    before, memory = resources(), psutil.Process().memory_info().rss
+    for number in range(50):
+        round(number)
+    gc.collect()
+    after = resources()
+    assert after[1:] == before[1:], "files or processes were left open"
+    assert after[0] <= before[0], "threads were left"
+    grown = psutil.Process().memory_info().rss - memory
+    assert grown < 32 << 20, f"memory grew by {grown >> 20} MB in 50 rounds"
+    assert not [thread for thread in threading.enumerate() if "loader" in thread.name or "decode" in thread.name]
+
+
+def test_a_loader_that_is_forgotten_ends_its_threads(make_packed):
+    loader = open_loader(make_packed(9), 4, threads=2)
+    next(loader)
+    thread = loader._producer
+    del loader
+    gc.collect()
+    thread.join(timeout=5)
+    assert not thread.is_alive()
+
+
+def test_closing_while_another_thread_waits_ends_the_wait(make_packed):
+    loader = open_loader(make_packed(9), 4, shuffle=False, threads=1)
+    received = []
+    waiter = threading.Thread(target=lambda: received.extend(loader))
+    waiter.start()
+    loader.close()
+    waiter.join(timeout=5)
+    assert not waiter.is_alive()
+    loader.close()  # twice is fine
+
+
+def test_waiting_is_counted(make_packed, monkeypatch):
+    import time
+
+    slow = PackedDataset.jpeg
+    monkeypatch.setattr(PackedDataset, "jpeg", lambda self, i: (time.sleep(0.05), slow(self, i))[1])
+    with open_loader(make_packed(9), 4, threads=1) as loader:
+        next(loader)
+        assert loader.wait_seconds > 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "dalli"}, r"loader 'dalli': expected auto, cpu, dali, ffcv \(nearest: dali\)"),
+        ({"batch_size": 0}, "out of range"),
+        ({"rank": 2, "world": 2}, "out of range"),
+        ({"cursor": 10**9}, "cursor 1000000000 lies outside an epoch"),
+        ({"threads": 0}, "expected at least 1"),
+    ],
+)
+def test_options_that_are_wrong(make_packed, options, message):
+    with pytest.raises(ValueError, match=message):
+        open_loader(make_packed(9), **{"batch_size": 4, **options})
+
+
+def test_the_default_loader(make_packed):
+    with open_loader(make_packed(9), 4) as loader:
+        assert loader.name == "cpu"

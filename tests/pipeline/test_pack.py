@@ -1,0 +1,308 @@
+"""pack.py: what is written, that it depends on the input alone, and that a kill costs nothing that was finished."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline import diverse_weather
+from pipeline.pack import PackOptions, pack
+from pipeline.packed import PackedDataset
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture
+def options(make_voc, tmp_path) -> PackOptions:
+    """40 images in 8 shards; not run yet."""
+    images = {f"i{n:02d}": ((40 + n, 61), [("car", 1, 1, 61, 40 + n)]) for n in range(40)}
+    root = make_voc(images)
+    return PackOptions(
+        root, tmp_path / "out", classes=("car",), short_side=30, long_side=60, workers=1, images_per_shard=5
+    )
+
+
+def test_shards_are_plain_webdataset_tars_and_the_index_points_into_them(options):
+    pack(options)
+    index = pq.read_table(options.out / "index.parquet").to_pylist()
+    assert [row["id"] for row in index] == list(range(40))
+    for row in index:
+        tar = options.out / f"shard-{row['shard']:06d}.tar"
+        with tarfile.open(tar) as archive:
+            member = archive.getmember(f"{row['id']:012d}.jpg")
+            assert (member.offset_data, member.size) == (row["offset"], row["length"])
+            words = json.load(archive.extractfile(f"{row['id']:012d}.json"))
+            jpeg = archive.extractfile(member).read()
+        assert Image.open(io.BytesIO(jpeg)).size == (row["width"], row["height"])
+        assert words["objects"] == [{"class": "car", "label": 1, "box": row["boxes"][0], "ignore": False}]
+        assert words["original_height"] == 40 + row["id"]
+        assert row["boxes"] == [[0, 0, row["width"], row["height"]]]
+        assert row["original_boxes"] == [[0, 0, 61, 40 + row["id"]]]
+    assert not (options.out / ".work").exists()
+
+
+def test_webdataset_itself_reads_the_shards(options):
+    webdataset = pytest.importorskip("webdataset")
+    pack(options)
+    urls = sorted(str(path) for path in options.out.glob("*.tar"))
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("pil"))
+    assert len(samples) == 40
+    assert samples[3]["json"]["id"] == 3
+    assert samples[3]["jpg"].size == (samples[3]["json"]["width"], samples[3]["json"]["height"])
+
+
+def test_bytes_do_not_depend_on_workers_parts_or_place(options, tmp_path):
+    pack(options)
+    one = files(options.out)
+    pack(replace(options, out=tmp_path / "elsewhere" / "out", workers=3))
+    assert files(tmp_path / "elsewhere" / "out") == one
+    parts = replace(options, out=tmp_path / "parts" / "out")
+    with pytest.raises(ValueError, match=r"8 of 8 shards are not made yet .* run every --part first"):
+        pack(replace(parts, merge=True))
+    for number in (3, 1, 2):
+        assert pack(replace(parts, part=f"{number}/3")) == []
+        assert not (parts.out / "dataset.json").exists()
+    pack(replace(parts, merge=True))
+    assert files(parts.out) == one
+
+
+def test_a_killed_run_continues_without_redoing_finished_shards(options, tmp_path):
+    """SIGKILL while shards are being made: no dataset yet; the next run keeps what was finished, to the same bytes."""
+    whole = replace(options, out=tmp_path / "whole" / "out")
+    pack(whole)
+    command = [sys.executable, "-m", "pipeline.pack", str(options.root), str(options.out), "--classes", "car"]
+    command += ["--short-side", "30", "--long-side", "60", "--images-per-shard", "5", "--workers", "2"]
+    slow = tmp_path / "slow" / "sitecustomize.py"  # each decode takes a while, so that the kill lands in the middle
+    slow.parent.mkdir()
+    slow.write_text(
+        "import time, pipeline.pixels as p\nfast = p.resize\n"
+        "def resize(*a):\n time.sleep(0.1)\n return fast(*a)\np.resize = resize\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(slow.parent)}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while len(list(options.out.glob(".work/*.parquet"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)  # the parent alone: its workers must end by themselves
+    process.wait()
+    for _ in range(100):
+        alive = subprocess.run(
+            ["ps", "-o", "pid=", "-g", str(process.pid)], capture_output=True, text=True
+        ).stdout.split()
+        if not alive:
+            break
+        time.sleep(0.1)
+    assert not alive, "a worker outlived its killed parent"
+    assert not (options.out / "dataset.json").exists()
+    with pytest.raises(ValueError, match="its packing is unfinished: run the same"):
+        PackedDataset(options.out)
+    finished = {path.name: path.stat().st_mtime_ns for path in options.out.glob(".work/*.parquet")}
+    assert 2 <= len(finished) < 8
+    kept = {name: (options.out / name.replace(".parquet", ".tar")).stat().st_mtime_ns for name in finished}
+    pack(options)
+    assert {name: (options.out / name.replace(".parquet", ".tar")).stat().st_mtime_ns for name in kept} == kept
+    assert files(options.out) == files(whole.out)
+
+
+def test_a_shard_that_is_half_there_is_made_again(options, tmp_path):
+    """Every state a kill can leave: a temporary file, a tar without its table, a cut table, a table of another run."""
+    pack(options)
+    whole = files(options.out)
+    (options.out / "dataset.json").unlink()
+    work = options.out / ".work"
+    work.mkdir()
+    (work / "shard-000001.tar.123.tmp").write_bytes(b"half")
+    (work / "shard-000002.parquet").write_bytes(b"PAR1")
+    (options.out / "shard-000003.tar").write_bytes(b"")
+    (options.out / "shard-000099.tar").write_bytes(b"of an older, larger run")
+    pack(options)
+    assert files(options.out) == whole
+
+
+def test_a_changed_picture_remakes_its_shard_alone(options, tools):
+    pack(replace(options, part="1/1"))
+    (options.out / "dataset.json").unlink(missing_ok=True)
+    pack(replace(options, part="1/2", out=options.out.with_name("p")))
+    before = {path.name: path.stat().st_mtime_ns for path in options.out.with_name("p").glob("*.tar")}
+    tools.save(options.root / "JPEGImages/i00.jpg", tools.draw(40, 61, seed=99))
+    pack(replace(options, part="1/2", out=options.out.with_name("p")))
+    after = {path.name: path.stat().st_mtime_ns for path in options.out.with_name("p").glob("*.tar")}
+    assert [name for name in before if before[name] != after[name]] == ["shard-000000.tar"]
+
+
+def test_packing_twice_says_so_and_other_options_are_refused(options, capsys):
+    pack(options)
+    stamp = (options.out / "dataset.json").stat().st_mtime_ns
+    pack(options)
+    assert "is already packed from the same images and options" in capsys.readouterr().out
+    assert (options.out / "dataset.json").stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match="already holds a packed dataset of other images or options"):
+        pack(replace(options, quality=50))
+
+
+def test_bad_pictures_are_found_together_and_skipped_only_when_allowed(options):
+    pictures = options.root / "JPEGImages"
+    for name in ("i03", "i17"):
+        data = (pictures / f"{name}.jpg").read_bytes()
+        (pictures / f"{name}.jpg").write_bytes(data[:-9])
+    (options.root / "Annotations/i20.xml").unlink()
+    with pytest.raises(ValueError, match=r"(?s)has 1 problems.*i20.xml: is missing.*--allow-bad 1"):
+        pack(options)
+    with pytest.raises(
+        ValueError, match=r"(?s)has 3 problems.*i20.xml.*i03.jpg: cannot be decoded.*i17.jpg.*--allow-bad 3"
+    ):
+        pack(replace(options, allow_bad=2))
+    assert not (options.out / "dataset.json").exists()
+    pack(replace(options, allow_bad=3))
+    dataset = PackedDataset(options.out)
+    assert sorted(dataset.ids_N) == [n for n in range(40) if n not in (3, 17, 20)]
+    assert dataset.info["skipped"]["bad images"] == 3
+    listed = (options.out / "problems.txt").read_text()
+    assert listed.count("\n") == 3
+    assert "JPEGImages/i03.jpg: cannot be decoded (Premature end of JPEG file)" in listed
+    assert "[the image was left out]" in listed
+
+
+def test_a_worker_that_dies_is_an_error_not_a_hang(options, monkeypatch, tmp_path):
+    killer = tmp_path / "killer" / "sitecustomize.py"
+    killer.parent.mkdir()
+    killer.write_text("import os, pipeline.pixels as p\np.resize = lambda *a: os._exit(9)\n")
+    monkeypatch.setenv("PYTHONPATH", str(killer.parent))
+    with pytest.raises(ValueError, match=r"a packing process died.*run the same command again"):
+        pack(replace(options, workers=2))
+    monkeypatch.delenv("PYTHONPATH")
+    pack(options)
+    assert len(PackedDataset(options.out)) == 40
+
+
+def test_a_worker_that_raises_is_raised_here(options, monkeypatch, tmp_path):
+    fault = tmp_path / "fault" / "sitecustomize.py"
+    fault.parent.mkdir()
+    fault.write_text(
+        "import pipeline.pixels as p\n"
+        "def resize(*a):\n raise OSError(28, 'No space left on device')\np.resize = resize\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(fault.parent))
+    with pytest.raises(OSError, match="No space left"):
+        pack(replace(options, workers=2))
+    assert not list(options.out.glob(".work/*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"short_side": 0}, "1 <= short <= long"),
+        ({"short_side": 900, "long_side": 600}, "1 <= short <= long"),
+        ({"quality": 101}, "--quality 101: expected 1 to 100"),
+        ({"part": "4/3"}, "--part 4/3: expected i/n"),
+        ({"part": "1"}, "--part 1: expected i/n"),
+        ({"part": "1/2", "merge": True}, "use one of the two"),
+        ({"part": "1/2", "beton": True}, "--beton belongs to the last step"),
+        ({"workers": -1}, "--workers -1: expected 0 or more"),
+    ],
+)
+def test_options_that_are_wrong(options, changes, message):
+    with pytest.raises(ValueError, match=message):
+        pack(replace(options, **changes))
+
+
+def test_the_output_may_not_hold_the_source(options):
+    for out in (options.root, options.root.parent):
+        with pytest.raises(ValueError, match="holds the source"):
+            pack(replace(options, out=out))
+
+
+def test_raw_keeps_every_pixel(options, tools):
+    tools.save(options.root / "JPEGImages/i00.png", tools.draw(40, 61))
+    (options.root / "JPEGImages/i00.jpg").unlink()
+    pack(replace(options, raw=True, short_side=40, long_side=61))
+    dataset = PackedDataset(options.out)
+    from pipeline.pixels import decode_packed
+
+    np.testing.assert_array_equal(decode_packed(dataset.jpeg(0)), tools.draw(40, 61))
+    with tarfile.open(options.out / "shard-000000.tar") as archive:
+        assert np.asarray(Image.open(archive.extractfile("000000000000.ppm"))).shape == (40, 61, 3)
+
+
+# --- the diverse-weather benchmark ---
+
+
+def test_benchmark_layouts_become_one_dataset_for_every_scored_part(make_voc, tmp_path, capsys):
+    root = tmp_path / "bench"
+    image = {"a": ((20, 30), [("car", 1, 1, 9, 9)])}
+    for folder in ("Daytime_Sunny/daytime_clear", "Night-Clear", "dusk_rainy", "Daytime-Foggy/daytime_foggy"):
+        make_voc(image, root=root / folder / "VOC2007")
+    make_voc(
+        {"b": ((20, 30), [("person", 1, 1, 9, 9)])}, split="test", root=root / "Daytime_Sunny/daytime_clear/VOC2007"
+    )
+    made = pack(PackOptions(root, tmp_path / "out", workers=1))
+    names = [
+        "daytime_clear_train",
+        "daytime_clear_test",
+        "night_sunny_train",
+        "dusk_rainy_train",
+        "daytime_foggy_train",
+    ]
+    assert [path.name for path in made] == names
+    night = PackedDataset(tmp_path / "out" / "night_sunny_train")
+    assert night.classes == ("bus", "bike", "car", "motor", "person", "rider", "truck")
+    assert night.domains == ["night_sunny"]
+    assert night.target(0)[1].tolist() == [3]
+    text = capsys.readouterr().out
+    assert "night_sunny_train: DIFFERS from the counts published" in text
+    assert "images 1 (published 26158)" in text
+    assert "car 1 (published 241616)" in text
+    with pytest.raises(
+        ValueError, match=r"is not a packed dataset.*it holds packed datasets: say which \(daytime_clear_test"
+    ):
+        PackedDataset(tmp_path / "out")
+
+
+def test_comparison_with_the_published_counts():
+    counts = dict(zip(diverse_weather.CLASSES, (820, 322, 34240, 110, 5144, 169, 2235), strict=True))
+    assert diverse_weather.compare("dusk_rainy_train", 3501, counts) == [
+        "dusk_rainy_train: all counts equal those published for the benchmark"
+    ]
+    counts["car"] -= 1
+    (line,) = diverse_weather.compare("dusk_rainy_train", 3501, counts)
+    assert line.endswith("car 34239 (published 34240), all objects 43039 (published 43040)")
+    assert diverse_weather.compare("elsewhere", 1, counts) == []
+    assert sum(diverse_weather.PUBLISHED["daytime_clear_test"].objects) == 116785
+    assert sum(diverse_weather.PUBLISHED["night_sunny_train"].objects) == 268963
+    assert sum(diverse_weather.PUBLISHED["night_rainy_train"].objects) == 24175
+    assert sum(diverse_weather.PUBLISHED["daytime_foggy_train"].objects) == 64406
+
+
+def test_the_report_counts_by_class_and_size(make_voc, tmp_path, capsys):
+    root = make_voc(
+        {
+            "a": (
+                (200, 200),
+                [("car", 1, 1, 31, 32), ("car", 1, 1, 32, 32), ("bus", 1, 1, 96, 96), ("bus", 1, 1, 9, 9, 1)],
+            ),
+            "b": ((100, 50), []),
+        }
+    )
+    (out,) = pack(PackOptions(root, tmp_path / "out", classes=("bus", "car", "van"), workers=1))
+    objects = PackedDataset(out).info["objects"]
+    assert objects["car"] == {"small": 1, "medium": 1, "large": 0, "ignored": 0}
+    assert objects["bus"] == {"small": 0, "medium": 0, "large": 1, "ignored": 1}
+    assert objects["van"] == {"small": 0, "medium": 0, "large": 0, "ignored": 0}
+    text = capsys.readouterr().out
+    assert "2 images (1 without objects)" in text
+    assert "landscape 608x608, portrait 1024x512" in text or "landscape 608x608, portrait" in text

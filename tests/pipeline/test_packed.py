@@ -1,0 +1,203 @@
+"""packed.py: checked, zero-copy reading; damage is named, never passed on."""
+
+import hashlib
+import json
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import pipeline.packed
+from pipeline.packed import PackedDataset
+
+
+def test_what_a_dataset_says_of_itself(make_packed):
+    dataset = make_packed(23)
+    assert len(dataset) == 23
+    assert dataset.classes == ("bus", "car")
+    assert dataset.max_boxes == 8
+    assert dataset.domains == ["packed-source"]
+    assert dataset.domain_of(22) == "packed-source"
+    assert dataset.file_names[22] == "JPEGImages/image022.jpg"
+    assert dataset.original_sizes_N2[5].tolist() == [37, 200]
+    assert dataset.sizes_N2[5].tolist() == [18, 100]  # 37 * 0.5 = 18.5 rounds to even
+    assert dataset.canvases == {"landscape": (64, 128), "portrait": (128, 64)}
+    boxes, labels, ignore = dataset.target(7)
+    assert dataset.sizes_N2[7].tolist() == [56, 100]
+    np.testing.assert_array_equal(boxes, [[0, 0, 100, 56]] * 3)
+    np.testing.assert_array_equal(dataset.original_target(7)[0], [[0, 0, 160, 90]] * 3)
+    assert labels.tolist() == [1, 2, 2]
+    assert ignore.tolist() == [False, False, True]
+    assert (boxes.dtype, labels.dtype, ignore.dtype) == (np.float32, np.int64, bool)
+    assert dataset.target(0)[0].shape == (0, 4)
+    assert dataset.index_of(22) == 22
+    with pytest.raises(ValueError, match="no image with id 99"):
+        dataset.index_of(99)
+    dataset.verify()
+
+
+def test_canvases_of_one_orientation_alone(make_packed):
+    assert make_packed(4, "wide", sizes=[(72, 128)]).canvases == {"landscape": (64, 128)}
+    assert make_packed(4, "tall", sizes=[(128, 72)]).canvases == {"portrait": (128, 64)}
+
+
+def test_slices_are_views_and_outlive_the_dataset(make_packed):
+    dataset = make_packed(8)
+    view = dataset.jpeg(3)
+    assert isinstance(view, memoryview)
+    assert view.readonly
+    copy = bytes(view)
+    dataset.close()
+    assert bytes(view) == copy
+    assert dataset.jpeg(3) == view  # opened again
+
+
+def test_many_shards_do_not_hold_many_files_open(make_packed, monkeypatch):
+    monkeypatch.setattr(pipeline.packed, "MAX_OPEN_SHARDS", 2)
+    dataset = make_packed(12, images_per_shard=2)
+    views = [bytes(dataset.jpeg(i)) for i in [*range(12), *range(12)]]
+    assert views[:12] == views[12:]
+    assert len(dataset._maps) == 2
+
+
+def test_threads_share_a_dataset(make_packed, monkeypatch):
+    monkeypatch.setattr(pipeline.packed, "MAX_OPEN_SHARDS", 1)
+    dataset = make_packed(12, images_per_shard=3)
+    expected = [bytes(dataset.jpeg(i)) for i in range(12)]
+    wrong = []
+
+    def read(start: int) -> None:
+        for step in range(200):
+            i = (start + 5 * step) % 12
+            if bytes(dataset.jpeg(i)) != expected[i]:
+                wrong.append(i)
+
+    threads = [threading.Thread(target=read, args=(start,)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def flip(path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_record_names_its_key_and_leaves_the_others(make_packed):
+    dataset = make_packed(9, images_per_shard=4)
+    start = dataset._offset_N[6]
+    dataset.close()
+    flip(dataset.path / "shard-000001.tar", int(start) + 20)
+    dataset = PackedDataset(dataset.path)
+    dataset.jpeg(5)
+    with pytest.raises(ValueError, match=r"record 000000000006 of shard-000001.tar is damaged"):
+        dataset.jpeg(6)
+    with pytest.raises(ValueError, match="000000000006"):
+        dataset.verify()
+
+
+def test_damage_between_records_is_found_by_verify(make_packed):
+    dataset = make_packed(4)
+    flip(dataset.path / "shard-000000.tar", 3)
+    with pytest.raises(ValueError, match=r"shard-000000.tar is damaged \(its checksum"):
+        PackedDataset(dataset.path).verify()
+
+
+def test_missing_and_cut_files(make_packed):
+    path = make_packed(9, images_per_shard=4).path
+    tar = path / "shard-000002.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:-512])
+    with pytest.raises(ValueError, match=r"shard-000002.tar has \d+ bytes where dataset.json says"):
+        PackedDataset(path)
+    tar.unlink()
+    with pytest.raises(ValueError, match=r"shard-000002.tar is missing"):
+        PackedDataset(path)
+    tar.write_bytes(whole)
+    flip(path / "index.parquet", 100)
+    with pytest.raises(ValueError, match=r"index.parquet is damaged"):
+        PackedDataset(path)
+    (path / "index.parquet").unlink()
+    with pytest.raises(ValueError, match=r"index.parquet is missing"):
+        PackedDataset(path)
+    (path / "dataset.json").unlink()
+    with pytest.raises(ValueError, match=r"is not a packed dataset \(no dataset.json\); make one with"):
+        PackedDataset(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda info: info.update(version=2), "has format fairweather-packed version 2, expected"),
+        (lambda info: info.pop("shards"), "dataset.json has no 'shards'"),
+        (lambda info: info.update(classes=[]), "has no class names"),
+        (lambda info: info.update(classes=["car"]), "labels that are not in the class list"),
+        (lambda info: info["canvases"].update(landscape=[32, 32]), "landscape images larger than the canvas"),
+        (lambda info: info["canvases"].update(landscape=[1 << 20, 32]), "has the canvas landscape"),
+        (lambda info: info["shards"][0].update(file="shard-/../../x"), "names the shard"),
+        (lambda info: info["index"].update(file="../index.parquet"), "names another index"),
+        (lambda info: info.update(canvases=[]), "dataset.json"),
+    ],
+)
+def test_a_card_that_is_wrong(make_packed, change, message):
+    path = make_packed(9).path
+    info = json.loads((path / "dataset.json").read_text())
+    change(info)
+    (path / "dataset.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=message):
+        PackedDataset(path)
+
+
+def rewrite_index(path, rows, schema) -> None:
+    """With a right checksum, as someone else's tool would write it."""
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path / "index.parquet")
+    info = json.loads((path / "dataset.json").read_text())
+    info["index"]["sha256"] = hashlib.sha256((path / "index.parquet").read_bytes()).hexdigest()
+    (path / "dataset.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("offset", 1 << 40, "points outside the shards"),
+        ("offset", -1, "points outside the shards"),
+        ("length", 0, "points outside the shards"),
+        ("shard", 7, "points outside the shards"),
+        ("id", 0, "negative or duplicate ids"),
+        ("id", -1, "negative or duplicate ids"),
+        ("height", 0, "without a size|canvas"),
+        ("height", 4000, "larger than the canvas"),
+        ("boxes", [[0, 0, 1, 1]] * 2, "unequal numbers"),
+        ("boxes", [[0, 0, 1, float("nan")]] * 3, "boxes outside their image"),
+        ("boxes", [[0, 0, 1000, 1]] * 3, "boxes outside their image"),
+        ("boxes", [[5, 0, 5, 1]] * 3, "boxes outside their image or without area"),
+        ("labels", [0, 1, 1], "not in the class list"),
+        ("labels", [3, 1, 1], "not in the class list"),
+        ("ignore", [None, True, True], "empty cells inside a list"),
+        ("width", None, "empty cells"),
+    ],
+)
+def test_an_index_that_lies(make_packed, column, value, message):
+    path = make_packed(9).path
+    table = pq.read_table(path / "index.parquet")
+    rows = table.to_pylist()
+    rows[7][column] = value
+    rewrite_index(path, rows, table.schema)
+    with pytest.raises(ValueError, match=message):
+        PackedDataset(path)
+
+
+def test_an_index_whose_lists_disagree_row_by_row(make_packed):
+    """The totals agree, so nothing but the rows' own lengths shows that boxes would get the labels of another image."""
+    path = make_packed(9).path
+    table = pq.read_table(path / "index.parquet")
+    rows = table.to_pylist()
+    rows[5]["labels"], rows[6]["labels"] = [1, 2], [1]  # they have 1 and 2 boxes
+    rewrite_index(path, rows, table.schema)
+    with pytest.raises(ValueError, match="images with unequal numbers of boxes, labels and flags"):
+        PackedDataset(path)

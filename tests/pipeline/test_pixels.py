@@ -1,0 +1,133 @@
+"""pixels.py: every kind of picture file becomes upright 8-bit RGB, or a ValueError that says why."""
+
+import io
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from pipeline import pixels
+
+
+def encode(image: Image.Image, format: str, **options) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, format, **options)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 13), (64, 31)])
+def test_lossless_formats_are_exact(tools, size):
+    rgb = tools.draw(*size)
+    for format in ("PNG", "BMP", "PPM", "TIFF"):
+        np.testing.assert_array_equal(pixels.decode_rgb(encode(Image.fromarray(rgb), format)), rgb)
+
+
+def test_jpeg_equals_pillow_within_a_rounding(tools):
+    data = encode(Image.fromarray(tools.draw(37, 53)), "JPEG", quality=95)
+    ours, theirs = pixels.decode_rgb(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert np.abs(ours.astype(int) - theirs).max() <= 2
+
+
+def test_grey_palette_transparency_and_sixteen_bits():
+    grey = np.array([[0, 128], [255, 7]], np.uint8)
+    for format in ("PNG", "JPEG"):
+        decoded = pixels.decode_rgb(
+            encode(Image.fromarray(grey), format, **({"quality": 100} if format == "JPEG" else {}))
+        )
+        assert decoded.shape == (2, 2, 3)
+        np.testing.assert_allclose(decoded.astype(int), np.repeat(grey[:, :, None], 3, 2), atol=2)
+    deep = np.array([[0, 257], [65535, 32768]], np.uint16)
+    np.testing.assert_array_equal(
+        pixels.decode_rgb(encode(Image.fromarray(deep), "PNG"))[:, :, 1], [[0, 1], [255, 128]]
+    )
+    rgba = np.array([[[10, 20, 30, 0], [1, 2, 3, 255]]], np.uint8)
+    np.testing.assert_array_equal(pixels.decode_rgb(encode(Image.fromarray(rgba), "PNG")), rgba[:, :, :3])
+    colours = Image.fromarray(np.array([[[200, 0, 0], [0, 0, 9]]], np.uint8)).quantize(2)
+    np.testing.assert_array_equal(pixels.decode_rgb(encode(colours, "PNG")), [[[200, 0, 0], [0, 0, 9]]])
+    bits = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
+    np.testing.assert_array_equal(pixels.decode_rgb(encode(bits, "PNG"))[0, :, 0], [0, 255])
+
+
+def test_cmyk_jpeg_is_converted():
+    ink = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # no cyan, all magenta and yellow: red
+    red = pixels.decode_rgb(encode(ink, "JPEG", quality=100)).reshape(-1, 3).mean(0)
+    np.testing.assert_allclose(red, (255, 0, 0), atol=4)
+
+
+def test_float_pictures_are_refused():
+    with pytest.raises(ValueError, match="32 bits a channel"):
+        pixels.decode_rgb(encode(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientations_equal_pillows(orientation):
+    rgb = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(rgb), "PNG", exif=exif)
+    from PIL import ImageOps
+
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    np.testing.assert_array_equal(pixels.decode_rgb(data), upright)
+    displayed, stored = pixels.read_size(data)
+    assert displayed == upright.shape[:2]
+    assert stored == (2, 3)
+
+
+def test_cut_and_damaged_files_are_errors_not_grey_blocks(tools):
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (96, 96, 3), dtype=np.uint8))
+    for format in ("JPEG", "PNG", "WEBP", "BMP"):
+        data = encode(picture, format)
+        for keep in (0, 1, 10, len(data) // 2, len(data) - 40):
+            with pytest.raises(ValueError, match=r"picture|header|decoded"):
+                pixels.decode_rgb(data[:keep])
+    data = encode(picture, "JPEG")
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        pixels.decode_rgb(data[:-2])  # only the end marker is missing
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        pixels.decode_rgb(data[: len(data) // 2] + b"\xff\xd9" * 8 + data[len(data) // 2 + 16 :])
+
+
+def test_bombs_and_animations_are_refused():
+    with pytest.raises(ValueError, match="100 megapixels"):
+        pixels.read_size(encode(Image.new("1", (20000, 6000)), "PNG"))
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    data = encode(frames[0], "TIFF", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="holds 2 pictures"):
+        pixels.read_size(data)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((720, 1280), (562, 1000)),
+        ((1280, 720), (1000, 562)),
+        ((416, 416), (600, 600)),
+        ((1080, 1440), (600, 800)),
+        ((1, 5000), (1, 1000)),
+    ],
+)
+def test_training_size_is_torchvisions_rule(size, expected):
+    assert pixels.training_size(size, 600, 1000) == expected
+
+
+def test_resizing_is_antialiased():
+    """Stripes of one pixel become their mean; plain bilinear sampling would keep or alias them."""
+    stripes = np.zeros((40, 400, 3), np.uint8)
+    stripes[:, ::2] = 200
+    np.testing.assert_allclose(pixels.resize(stripes, (10, 100)), 100, atol=1)
+    assert pixels.resize(stripes, (40, 400)) is stripes
+    np.testing.assert_array_equal(pixels.resize(np.full((1, 1, 3), 9, np.uint8), (5, 3)), np.full((5, 3, 3), 9))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 13)])
+def test_packed_records(tools, size):
+    rgb = tools.draw(*size)
+    np.testing.assert_array_equal(pixels.decode_packed(memoryview(pixels.encode(rgb, 90, "4:2:0", raw=True))), rgb)
+    data = pixels.encode(rgb, 100, "4:4:4", raw=False)
+    assert simplejpeg.decode_jpeg_header(data)[3] == "444"
+    assert np.abs(pixels.decode_packed(memoryview(data)).astype(int) - rgb).max() <= 6
+    with pytest.raises(ValueError, match="neither JPEG nor PPM"):
+        pixels.decode_packed(memoryview(b"GIF89a"))

@@ -1,0 +1,433 @@
+"""sources.py and the four readers: the right boxes, and every fault of the data named on purpose."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.sources import detect_format, read_source
+
+
+def read(root, **options):
+    return read_source(root, quiet=True, **options)
+
+
+def problems(source) -> str:
+    return "\n".join(f"{problem} [{problem.skips}]" for problem in source.problems)
+
+
+# --- Pascal VOC ---
+
+
+def test_voc_corners_are_one_based_and_inclusive(make_voc):
+    root = make_voc({"a": ((20, 30), [("car", 1, 1, 30, 20), ("bus", "2.5", " 3 ", "4.0", "1e1")])})
+    source = read(root, classes=("bus", "car"))
+    assert source.problems == []
+    assert source.classes == ("bus", "car")
+    (sample,) = source.samples
+    assert sample.size == (20, 30)
+    np.testing.assert_array_equal(sample.boxes_N4, [[0, 0, 30, 20], [1.5, 2, 4, 10]])
+    np.testing.assert_array_equal(sample.labels_N, [2, 1])
+    assert sample.boxes_N4.dtype == np.float32
+    assert sample.labels_N.dtype == np.int64
+    assert sample.domain == "voc"
+
+
+def test_voc_difficult_is_ignored_and_empty_images_are_kept(make_voc):
+    root = make_voc({"a": ((9, 9), [("car", 1, 1, 5, 5, 1), ("car", 1, 1, 5, 5, 0)]), "b": ((1, 1), [])})
+    first, second = read(root, classes=("car",)).samples
+    assert first.ignore_N.tolist() == [True, False]
+    assert second.boxes_N4.shape == (0, 4)
+    assert (first.id, second.id) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("objects", "message", "skips"),
+    [
+        ([("car", 5, 5, 4, 9)], "has no area", "box"),
+        ([("car", 5, 5, 4, 5)], "has no area", "box"),
+        ([("car", "nan", 1, 4, 5)], "object 2 at line 1: line 1: <xmin> 'nan' is not a number", "box"),
+        ([("car", "inf", 1, 4, 5)], "'inf' is not a number", "box"),
+        ([("car", "1_0", 1, 4, 5)], "'1_0' is not a number", "box"),
+        ([("car", "1e400", 1, 4, 5)], "not a finite number|is not a number", "box"),
+        ([("car", "", 1, 4, 5)], "'' is not a number", "box"),
+        ([("car", 1, 1, 33, 20)], "sticks out by 3.0 px", "clip"),
+        ([("car", -2, 1, 9, 9)], "sticks out by 3.0 px", "clip"),
+        ([("car", 41, 1, 49, 9)], "lies outside", "box"),
+        ([("", 1, 1, 9, 9)], "<name> is empty", "box"),
+        ([("car", 1, 1, 9, 9, 2)], "<difficult> is '2'", "box"),
+    ],
+)
+def test_voc_faults_of_a_box(make_voc, objects, message, skips):
+    source = read(make_voc({"a": ((20, 30), [("car", 1, 1, 8, 8), *objects])}), classes=("car",))
+    assert len(source.problems) == 1
+    assert re.search(message, str(source.problems[0])), problems(source)
+    assert source.problems[0].skips == skips
+    assert "Annotations/a.xml" in str(source.problems[0])
+    assert len(source.samples[0].boxes_N4) == (2 if skips == "clip" else 1)
+
+
+def test_boxes_that_stick_out_by_less_than_two_pixels_are_clipped_and_counted(make_voc):
+    source = read(make_voc({"a": ((20, 30), [("car", 0, 0, "31.9", 21)])}), classes=("car",))
+    assert source.problems == []
+    assert source.num_clipped == 1
+    np.testing.assert_array_equal(source.samples[0].boxes_N4, [[0, 0, 30, 20]])
+    exactly_two = read(make_voc({"a": ((20, 30), [("car", 1, 1, 32, 20)])}), classes=("car",))
+    assert "sticks out by 2.0 px" in problems(exactly_two)
+
+
+def test_voc_faults_of_files_are_all_collected_together(tools, make_voc):
+    good = ((20, 30), [("car", 1, 1, 9, 9)])
+    root = make_voc(dict.fromkeys(("ok", "noxml", "nopic", "wrongsize", "cut", "two", "notxml", "text"), good))
+    (root / "Annotations/noxml.xml").unlink()
+    (root / "JPEGImages/nopic.jpg").unlink()
+    (root / "Annotations/wrongsize.xml").write_text(tools.voc_xml((21, 30), []))
+    (root / "Annotations/cut.xml").write_text("<annotation><object>")
+    (root / "Annotations/notxml.xml").write_text("<note/>")
+    (root / "JPEGImages/text.jpg").write_text("not a picture")
+    tools.save(root / "JPEGImages/two.png", tools.draw(20, 30))
+    with open(root / "ImageSets/Main/train.txt", "a") as file:
+        file.write("ok\n../../etc/passwd\nok 1\n\n")
+    source = read(root, classes=("car",))
+    assert [sample.path.stem for sample in source.samples] == ["ok"]
+    text = problems(source)
+    for expected in (
+        "Annotations/noxml.xml: is missing; add the file, or take the image out of the list",
+        "train.txt, line 3: JPEGImages has no picture 'nopic'",
+        "the annotation says 30x21 but the picture is 30x20",
+        "Annotations/cut.xml: line 1: is not well-formed XML",
+        "JPEGImages has two.jpg, two.png",
+        "the root element is <note>",
+        "JPEGImages/text.jpg: is not a picture of a known format",
+        "line 9: 'ok' is listed twice",
+        "line 10: '../../etc/passwd' points outside the dataset's root",
+        "line 11: 'ok 1' has more than one column",
+    ):
+        assert expected in text, f"{expected}\nnot in\n{text}"
+    assert len(source.problems) == 10
+
+
+def test_voc_xml_from_strangers(tools, make_voc):
+    bomb = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><annotation>&b;</annotation>'
+    outside = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotation><object><name>&a;</name></object></annotation>'
+    deep = "<annotation>" + "<a>" * 100_000 + "</a>" * 100_000 + "</annotation>"
+    double = tools.voc_xml((9, 9), [("car", 1, 1, 5, 5)]).replace("<xmin>1</xmin>", "<xmin>1</xmin><xmin>2</xmin>")
+    root = make_voc({name: ((9, 9), []) for name in ("bomb", "outside", "deep", "double", "latin")})
+    for name, text in (("bomb", bomb), ("outside", outside), ("deep", deep), ("double", double)):
+        (root / f"Annotations/{name}.xml").write_text(text)
+    (root / "Annotations/latin.xml").write_bytes(b'<?xml version="1.0" encoding="no-such"?><annotation/>')
+    text = problems(read(root, classes=("car",)))
+    assert text.count("document types and entities are not accepted") == 2
+    assert "nested deeper than 32 elements" in text
+    assert "<bndbox> has 2 <xmin> where one is expected" in text
+    assert "latin.xml" in text
+    assert "ha" * 2 not in text
+    assert "root:" not in text
+
+
+def test_voc_split_must_be_named_when_there_are_several(make_voc):
+    root = make_voc({"a": ((9, 9), [])})
+    make_voc({"b": ((9, 9), [])}, split="test", root=root)
+    with pytest.raises(ValueError, match="has the splits test, train: say which with --split"):
+        read(root, classes=("car",))
+    assert [sample.path.stem for sample in read(root, classes=("car",), splits=("test",)).samples] == ["b"]
+    assert len(read(root, classes=("car",), splits=("all",)).samples) == 2
+    with pytest.raises(ValueError, match=r"--split val: .* has test, train"):
+        read(root, classes=("car",), splits=("val",))
+
+
+# --- pictures ---
+
+
+def test_exif_rotation_is_applied_and_a_size_from_before_it_is_a_fault(tools, make_voc):
+    root = make_voc({"a": ((20, 30), [("car", 1, 1, 20, 30)]), "b": ((20, 30), [("car", 1, 1, 30, 20)])})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for stem in "ab":
+        tools.save(root / f"JPEGImages/{stem}.jpg", tools.draw(20, 30), exif=exif)
+    (root / "Annotations/a.xml").write_text(tools.voc_xml((30, 20), [("car", 1, 1, 20, 30)]))
+    source = read(root, classes=("car",))
+    assert [sample.size for sample in source.samples] == [(30, 20)]
+    assert "says 30x20, the size before the EXIF rotation" in problems(source)
+    assert len(source.problems) == 1
+
+
+# --- classes ---
+
+
+def test_unknown_class_is_an_error_with_the_nearest_name_and_never_a_shifted_id(make_voc):
+    root = make_voc({"a": ((9, 9), [("motorcycle", 1, 1, 5, 5), ("Car", 1, 1, 5, 5)])})
+    with pytest.raises(
+        ValueError, match=r"(?s)'motorcycle' \(1 objects\) \(nearest: motor\).*'Car' .*\(nearest: car\)"
+    ):
+        read(root, classes=("car", "motor"))
+    source = read(root, classes=("car", "motor"), rename=("motorcycle=motor", "Car=car"))
+    assert source.samples[0].labels_N.tolist() == [2, 1]
+    source = read(root, classes=("Car",), drop=("motorcycle",))
+    assert source.samples[0].labels_N.tolist() == [1]
+    assert source.dropped == {"motorcycle": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"no class list of its own: give the order with --classes A B C; found car \(1\)"),
+        ({"classes": ("car", "car")}, "names car more than once"),
+        ({"classes": ("car",), "drop": ("ambulence",)}, "--drop ambulence: the dataset has no class of that name"),
+        ({"classes": ("car",), "drop": ("cat",)}, r"--drop cat: .*\(nearest: car\)"),
+        ({"classes": ("car",), "rename": ("car",)}, "expected OLD=NEW"),
+        ({"classes": ("bus",), "rename": ("car=buss",)}, r"'buss' is not in the class list bus \(nearest: bus\)"),
+        ({"classes": ("bus",), "rename": ("car=bus",), "drop": ("car",)}, "--map and --drop both name car"),
+        ({"classes": ("bus",), "rename": ("car=bus", "car=van")}, "two new names"),
+        ({"classes": ("car",), "format": "vok"}, r"--format vok: .*\(nearest: voc\)"),
+    ],
+)
+def test_class_options_that_are_wrong(make_voc, options, message):
+    root = make_voc({"a": ((9, 9), [("car", 1, 1, 5, 5)])})
+    with pytest.raises(ValueError, match=message):
+        read(root, **options)
+
+
+# --- YOLO ---
+
+
+def test_yolo_fractions_polygons_and_class_order(make_yolo):
+    root = make_yolo({"a": ((20, 40), ["1 0.5 0.5 0.5 1.0", "0 0 0 0.5 0 0.5 .25", ""]), "b": ((7, 5), [])})
+    source = read(root)
+    assert source.format == "yolo"
+    assert source.classes == ("car", "bus")
+    np.testing.assert_array_equal(source.samples[0].boxes_N4, [[10, 0, 30, 20], [0, 0, 20, 5]])
+    assert source.samples[0].labels_N.tolist() == [2, 1]
+    assert len(source.samples[1].boxes_N4) == 0
+    assert source.problems == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("2 0.5 0.5 1 1", "class '2' is not a number from 0 to 1"),
+        ("-1 0.5 0.5 1 1", "class '-1'"),
+        ("٣ 0.5 0.5 1 1", "class '٣'"),
+        ("0 0.5 0.5 1", "has 4 columns"),
+        ("0 0.5 0.5 1 1 0.9", "has 6 columns"),
+        ("0 0.5 nan 1 1", "'nan' is not a number"),
+        ("0 0.5 0.5 0 1", "has no area"),
+        ("0 0.5 0.5 -1 1", "has no area"),
+        ("0 200 100 50 50", "lies outside"),
+        ("0 0.5 0.5 1.5 1", "sticks out"),
+    ],
+)
+def test_yolo_faults_of_a_line(make_yolo, line, message):
+    source = read(make_yolo({"a": ((20, 40), ["0 0.5 0.5 0.5 0.5", line])}))
+    assert len(source.problems) == 1
+    assert message in str(source.problems[0])
+    assert "train/labels/a.txt, line 2" in str(source.problems[0])
+
+
+def test_yolo_missing_and_orphaned_label_files(make_yolo):
+    root = make_yolo({"a": ((9, 9), []), "b": ((9, 9), [])})
+    (root / "train/labels/a.txt").rename(root / "train/labels/orphan.txt")
+    (root / "train/labels/b.txt").write_bytes(b"\xff\xfe")
+    text = problems(read(root))
+    assert "train/labels/a.txt: the label file is missing; write an empty file when the picture has no objects" in text
+    assert "train/labels/orphan.txt: has no picture" in text
+    assert "b.txt: the label file is not UTF-8 text" in text
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ("train: ../../elsewhere\nnames: [car]\n", "is not a folder inside"),
+        ("train: /etc\nnames: [car]\n", "is not a folder inside"),
+        ("train: train/images\nnc: 3\nnames: [car]\n", "says nc: 3 but has 1 names"),
+        ("train: train/images\nnames: [car, car]\n", "same class name twice"),
+        ("train: train/images\nnames: {0: car, 2: bus}\n", "keys are not 0, 1, 2"),
+        ("train: train/images\n", "has no 'names'"),
+        ("a: &a [x]\nnames: [*a, *a]\ntrain: train/images\n", "aliases are not accepted"),
+        ("names: !!python/object/apply:os.system [echo]\n", "not valid YAML"),
+        ("[" * 5000, "not valid YAML"),
+        ("- car\n", "not a mapping"),
+    ],
+)
+def test_yolo_cards_that_are_wrong(make_yolo, card, message):
+    with pytest.raises(ValueError, match=message):
+        read(make_yolo({"a": ((9, 9), [])}, card=card))
+
+
+# --- COCO ---
+
+
+def test_coco_boxes_crowds_and_category_order(make_coco):
+    rows = [
+        {"image_id": 5, "category_id": 7, "bbox": [1, 2, 3, 4.5]},
+        {"image_id": 5, "category_id": 3, "bbox": [0, 0, 9, 9], "iscrowd": 1},
+        {"image_id": 5, "category_id": 3, "bbox": [0, 0, 9, 9], "ignore": 1},
+    ]
+    source = read(make_coco({9: (4, 4), 5: (20, 30)}, rows))
+    assert source.classes == ("car", "bus")  # by category id, not by position in the file
+    assert [sample.id for sample in source.samples] == [5, 9]
+    np.testing.assert_array_equal(source.samples[0].boxes_N4[0], [1, 2, 4, 6.5])
+    assert source.samples[0].labels_N.tolist() == [2, 1, 1]
+    assert source.samples[0].ignore_N.tolist() == [False, True, True]
+    assert source.problems == []
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"bbox": ["1", 2, 3, 4]}, "'1' is not a number"),
+        ({"bbox": [True, 2, 3, 4]}, "'True' is not a number"),
+        ({"bbox": [1, 2, 3]}, r"expected \[x, y, width, height\]"),
+        ({"bbox": [1, 2, 0, 4]}, "has no area"),
+        ({"bbox": [1, 2, -3, 4]}, "has no area"),
+        ({"bbox": [1, 2, 3, 10**400]}, "too large a number"),
+        ({"image_id": 77}, "belongs to image 77, which is not in 'images'"),
+        ({"category_id": 8}, "category_id 8 is not in 'categories'"),
+        ({"category_id": "3"}, "category_id is '3'"),
+        ({"iscrowd": 2}, "iscrowd or ignore"),
+        ({"id": 0}, "the id 0 occurs twice"),
+    ],
+)
+def test_coco_faults_of_an_annotation(make_coco, row, message):
+    good = {"image_id": 5, "category_id": 3, "bbox": [1, 1, 5, 5]}
+    source = read(make_coco({5: (20, 30)}, [good, {**good, **row}]))
+    assert len(source.problems) == 1
+    assert re.search(message, str(source.problems[0])), problems(source)
+    assert "annotations/instances_train.json, annotations[1]" in str(source.problems[0])
+    assert len(source.samples[0].boxes_N4) == 1
+
+
+def test_coco_faults_of_images(make_coco):
+    root = make_coco({1: (9, 9), 2: (9, 9), 3: (9, 9), 4: (9, 9)}, [])
+    path = root / "annotations/instances_train.json"
+    data = json.loads(path.read_text())
+    data["images"] += [
+        {"id": 1, "file_name": "2.jpg"},
+        {"id": 8, "file_name": "../coco/images/3.jpg"},
+        {"id": 10, "file_name": "nowhere.jpg"},
+        {"id": -1, "file_name": "4.jpg"},
+        {"id": 11, "file_name": "4.jpg"},
+        "text",
+    ]
+    data["images"][1]["height"] = 10
+    path.write_text(json.dumps(data))
+    source = read(root)
+    text = problems(source)
+    for expected in (
+        "the id 1 occurs twice (both images are left out)",
+        "'../coco/images/3.jpg' points outside the dataset's root",
+        "the picture 'nowhere.jpg' was not found",
+        "id is '-1', expected a whole number of at least 0",
+        "the picture '4.jpg' is listed twice",
+        "images[9]: is not an object",
+        "the annotation says 9x10 but the picture is 9x9",
+    ):
+        assert expected in text, f"{expected}\nnot in\n{text}"
+    assert [sample.id for sample in source.samples] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"images": [], "annotations": [], "categories": [], "images": []}', "has the key 'images' twice"),
+        ('{"images": [NaN], "annotations": [], "categories": []}', "contains NaN"),
+        ('{"images": []', "line 1 column 14: is not valid JSON"),
+        ('{"a":' * 100_000, "is nested too deeply|not valid JSON"),
+        ('{"annotations": [], "categories": []}', "'categories'|'images' is missing"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
+            "occurs twice",
+        ),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "categories: 'name'"),
+    ],
+)
+def test_coco_files_that_are_wrong(make_coco, text, message):
+    root = make_coco({}, [])
+    (root / "annotations/instances_train.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read(root)
+
+
+# --- BDD100K ---
+
+
+def make_bdd(tools, root, frames):
+    for frame in frames:
+        if isinstance(frame, dict) and "/" not in frame["name"]:
+            tools.save(root / "images/100k/train" / frame["name"], tools.draw(20, 30))
+    (root / "labels/det_20").mkdir(parents=True)
+    (root / "labels/det_20/det_train.json").write_text(json.dumps(frames))
+    return root
+
+
+def test_bdd_boxes_domains_crowds_and_lanes(tools, tmp_path):
+    box = {"x1": 1.5, "y1": 2, "x2": 10.25, "y2": 12}
+    labels = [
+        {"category": "car", "box2d": box, "attributes": {"crowd": True}},
+        {"category": "bike", "box2d": box, "attributes": {"occluded": True}},
+        {"category": "lane", "poly2d": []},
+    ]
+    frames = [
+        {"name": "a.jpg", "attributes": {"weather": "partly cloudy", "timeofday": "daytime"}, "labels": labels},
+        {"name": "b.jpg", "labels": None},
+    ]
+    source = read(make_bdd(tools, tmp_path / "bdd", frames), classes=("bike", "car"))
+    assert source.format == "bdd"
+    assert source.problems == []
+    first, second = source.samples
+    np.testing.assert_array_equal(first.boxes_N4, [[1.5, 2, 10.25, 12]] * 2)
+    assert first.labels_N.tolist() == [2, 1]
+    assert first.ignore_N.tolist() == [True, False]
+    assert (first.domain, second.domain) == ("daytime_partly_cloudy", "bdd")
+    assert len(second.boxes_N4) == 0
+
+
+def test_bdd_faults(tools, tmp_path):
+    frames = [
+        {
+            "name": "a.jpg",
+            "labels": [{"category": "car", "box2d": {"x1": 1, "y1": 2, "x2": 3}}, {"category": 4, "box2d": {}}, 5],
+        },
+        {"name": "a.jpg"},
+        {"name": "../b.jpg"},
+        7,
+    ]
+    good = {"name": "c.jpg", "labels": [{"category": "car", "box2d": {"x1": 1, "y1": 1, "x2": 3, "y2": 3}}]}
+    text = problems(read(make_bdd(tools, tmp_path / "bdd", [*frames, good]), classes=("car",)))
+    for expected in (
+        "labels[0]: box2d has no 'y2'",
+        "labels[1]: category is '4'",
+        "labels[2]: is not an object",
+        "[1] a.jpg: the picture is listed twice",
+        "points outside the dataset's root",
+        "[3]: is not an object",
+    ):
+        assert expected in text, f"{expected}\nnot in\n{text}"
+
+
+# --- detection of the format ---
+
+
+def test_formats_are_told_apart(make_voc, make_yolo, make_coco, tmp_path):
+    assert detect_format(make_voc({"a": ((9, 9), [])})) == "voc"
+    yolo = make_yolo({"a": ((9, 9), [])})
+    assert detect_format(yolo) == "yolo"
+    assert detect_format(make_coco({}, [])) == "coco"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"has no annotations that are known.*--format \{voc,yolo,coco,bdd\}"):
+        detect_format(tmp_path / "empty")
+    with pytest.raises(ValueError, match="is not a folder"):
+        detect_format(tmp_path / "nowhere")
+    (yolo / "annotations.json").write_text('{"images": []}')
+    with pytest.raises(ValueError, match="looks like yolo and coco"):
+        detect_format(yolo)
+
+
+def test_the_users_files_are_not_changed(make_voc):
+    root = make_voc({"a": ((20, 30), [("car", 0, 0, 31, 21)]), "b": ((9, 9), [("car", 5, 5, 1, 1)])})
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
+    read(root, classes=("car",))
+    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
+    assert before == after
