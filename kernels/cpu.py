@@ -14,6 +14,7 @@ import numpy as np
 
 from kernels import color, noise, resize
 from kernels.jpeg import LINE
+from kernels.parameters import Table
 from kernels.severity import ALL, NONE
 from kernels.stages import CPU_STAGES, NEED_STATISTICS
 from kernels.task import Task
@@ -35,7 +36,7 @@ class Workspace:
         self.a = np.empty((height, 3 * width), dtype=np.float32)
         self.b = np.empty((height, 3 * width), dtype=np.float32)
         self.corrupted = np.empty((height, 3 * width), dtype=np.uint8)
-        self.line = np.empty(max(3 * width, LINE), dtype=np.float32)
+        self.line = np.empty(max(6 * width + 6, LINE), dtype=np.float32)
         self.taps = np.empty(8 * width + 64, dtype=np.float32)
         self.statistics = np.zeros(4, dtype=np.uint32)
 
@@ -85,8 +86,7 @@ def corrupt_image(source_HX: np.ndarray, target_HX: np.ndarray, row, extra_E, po
 
 def make_views(
     images_BHX: np.ndarray,
-    rows_B: np.ndarray,
-    extra_BE: np.ndarray,
+    table: Table,
     pool_M: np.ndarray,
     teacher_BHX: np.ndarray | None,
     student_Bhx: np.ndarray,
@@ -97,18 +97,18 @@ def make_views(
     height, width = images_BHX.shape[1], images_BHX.shape[2] // 3
 
     def one(b: int) -> None:
-        row = rows_B[b]
+        row = table.rows_B[b]
         with workspaces.borrow(height, width) as workspace:
             if teacher_BHX is not None:
                 resize.teacher_rows(images_BHX[b], teacher_BHX[b], row, 0, height)
             corrupted = images_BHX[b]
             if row["corruption"] != NONE:
                 corrupted = workspace.corrupted
-                corrupt_image(images_BHX[b], corrupted, row, extra_BE[b], pool_M, workspace)
+                corrupt_image(images_BHX[b], corrupted, row, table.extra_BE[b], pool_M, workspace)
             rows = student_Bhx.shape[1]
             resize.student_rows(corrupted, student_Bhx[b], row, workspace.line, workspace.taps, 0, rows)
 
-    run(one, range(len(rows_B)), executor)
+    run(one, range(table.num), executor)
 
 
 def run(function: Callable[[int], None], items: Sequence[int], executor: ThreadPoolExecutor | None) -> None:

@@ -9,7 +9,6 @@ from kernels import cpu, parameters, rng
 from kernels.pool import Pool
 from kernels.severity import ALL, check_name, check_severity
 from kernels.stages import NEED_MASK
-from kernels.task import EXTRA
 
 POOL_MASKS = 8
 _workspaces = cpu.Workspaces()
@@ -54,24 +53,22 @@ def corrupt(
     if max(height, width) > rng.LARGEST_SIDE:
         raise ValueError(f"corrupt: at most {rng.LARGEST_SIDE} pixels a side; got {height} x {width}")
 
-    rows_B = parameters.single_row(name, level, height, width, int(rng.image_key(int(seed), 0, 0)))
-    extra_BE = np.zeros((1, EXTRA), dtype=np.float32)
-    parameters.fill_extra(rows_B, extra_BE)
+    table = parameters.single_table(name, level, height, width, int(rng.image_key(int(seed), 0, 0)))
     values_M = cpu.NO_POOL
     if name in NEED_MASK:
         pool = _pool(name, level, height, width)
-        pool.place(rows_B)
+        pool.place(table.rows_B)
         values_M = pool.values_M
     if not is_array and image.device.type == "cuda":
         from kernels import gpu
 
-        return gpu.corrupt_tensor(image.reshape(height, width, -1).expand(-1, -1, 3), rows_B, extra_BE, values_M)
+        return gpu.corrupt_tensor(image.reshape(height, width, -1).expand(-1, -1, 3), table, values_M)
     array = image if is_array else image.numpy()
     array = np.broadcast_to(array.reshape(height, width, -1), (height, width, 3))
     source_HX = np.require(array, requirements=["C", "W"]).reshape(height, 3 * width)
     target_HX = np.empty_like(source_HX)
     with _workspaces.borrow(height, width) as workspace:
-        cpu.corrupt_image(source_HX, target_HX, rows_B[0], extra_BE[0], values_M, workspace)
+        cpu.corrupt_image(source_HX, target_HX, table.rows_B[0], table.extra_BE[0], values_M, workspace)
     result = target_HX.reshape(height, width, 3)
     if is_array:
         return result

@@ -1,8 +1,9 @@
-"""The table that travels with a batch: one ROW and one line of numbers an image, drawn on the host.
+"""The table that travels with a batch: one ROW, one line of numbers and a few results an image, drawn on the host.
 
 Every draw is a function of the image's key, so of (seed, epoch, sample id), whatever the batch around it.
 """
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -11,8 +12,7 @@ from kernels import defocus, elastic, gaussian, glass, jpeg, motion, pixelate, r
 from kernels.jit import compiled
 from kernels.task import EXTRA, ROW
 
-LARGEST_SIDE = rng.LARGEST_SIDE
-MOTION, ANGLES = severity.INDEX["motion_blur"], 45.0
+ANGLES = 45.0  # motion blur, degrees each way
 
 # A strength that is one or two numbers goes straight from its table; the factor turns it into the body's unit.
 NUMBERS = {
@@ -32,6 +32,50 @@ COMPUTED = {
     "elastic_transform": elastic.extra,
     "jpeg_compression": jpeg.extra,
 }
+MOTION = severity.INDEX["motion_blur"]
+
+# Columns of the table, each an array with one entry an image.
+COLUMNS = {
+    "rows_B": (ROW, ()),
+    "keys_B": (np.dtype(np.int64), ()),
+    "extra_BE": (np.dtype(np.float32), (EXTRA,)),
+    "statistics_B4": (np.dtype(np.uint32), (4,)),  # zero; the statistics stage adds to it
+    "teacher_sizes_B2": (np.dtype(np.int32), (2,)),
+    "student_sizes_B2": (np.dtype(np.int32), (2,)),
+    "ratio_B": (np.dtype(np.float32), ()),
+}
+ALIGNMENT = 256
+
+
+def layout(num: int) -> tuple[dict[str, tuple[int, int]], int]:
+    """Where each column begins and ends in one buffer of bytes, and the buffer's length."""
+    places, at = {}, 0
+    for name, (dtype, shape) in COLUMNS.items():
+        length = num * dtype.itemsize * int(np.prod(shape))
+        places[name] = (at, at + length)
+        at += -(-length // ALIGNMENT) * ALIGNMENT
+    return places, at
+
+
+class Table:
+    """The columns as NumPy arrays over one buffer, which goes to the device in one copy."""
+
+    def __init__(self, num: int, buffer: np.ndarray | None = None):
+        self.num = num
+        self.places, length = layout(num)
+        self.buffer = np.zeros(length, dtype=np.uint8) if buffer is None else buffer
+        self.rows_B = self._column("rows_B")
+        self.keys_B = self._column("keys_B")
+        self.extra_BE = self._column("extra_BE")
+        self.statistics_B4 = self._column("statistics_B4")
+        self.teacher_sizes_B2 = self._column("teacher_sizes_B2")
+        self.student_sizes_B2 = self._column("student_sizes_B2")
+        self.ratio_B = self._column("ratio_B")
+
+    def _column(self, name: str) -> np.ndarray:
+        dtype, shape = COLUMNS[name]
+        begin, end = self.places[name]
+        return self.buffer[begin:end].view(dtype).reshape(self.num, *shape)
 
 
 @lru_cache(maxsize=4096)
@@ -48,52 +92,81 @@ def _extra(index: int, level: int, height: int, width: int) -> np.ndarray:
     return line_E
 
 
-def fill_extra(rows_B: np.ndarray, extra_BE: np.ndarray) -> None:
+def fill_extra(table: Table) -> None:
     """Numbers that depend on an image's corruption, severity, size and key alone."""
-    fields = (rows_B["corruption"].tolist(), rows_B["severity"].tolist(), rows_B["height"].tolist())
-    for b, (index, level, height, width) in enumerate(zip(*fields, rows_B["width"].tolist(), strict=True)):
-        if index == severity.NONE or height == 0:
-            continue
+    rows_B, extra_BE = table.rows_B, table.extra_BE
+    fields = (rows_B[name].tolist() for name in ("corruption", "severity", "height", "width"))
+    for b, (index, level, height, width) in enumerate(zip(*fields, strict=True)):
         if index == MOTION:
-            key = int(rows_B["key1"][b]) << 32 | int(rows_B["key0"][b])
-            angle = (2 * rng.draw(np.uint64(key), rng.ANGLE) - 1) * ANGLES
-            motion.fill(extra_BE[b], *severity.TABLES["motion_blur"][level - 1], angle, height, width)
-        else:
+            radius, sigma = severity.TABLES["motion_blur"][level - 1]
+            motion.fill(extra_BE[b], radius, float(sigma), angle_of(rows_B[b]), height, width)
+        elif index != severity.NONE:
             extra_BE[b] = _extra(index, level, height, width)
 
 
+def angle_of(row: np.ndarray) -> float:
+    """The angle of motion blur in degrees, uniform in +-45."""
+    key = int(row["key1"]) << 32 | int(row["key0"])
+    return (2 * rng.draw(np.uint64(key), rng.ANGLE) - 1) * ANGLES
+
+
 @compiled
-def draw_rows(rows_B, keys_B, ids_B, sizes_B2, seed, epoch, kinds_N, severities_S, lowest, highest, flip_probability):
-    """Fill ROWs: which corruption, how strong, what ratio in [lowest, highest), mirrored or not."""
+def draw_rows(table_columns, ids_B, sizes_B2, seed, epoch, kinds_N, severities_S, lowest, highest, flip_probability):
+    """Fill ROWs and results: which corruption, how strong, what ratio in [lowest, highest), mirrored or not."""
+    rows_B, keys_B, teacher_sizes_B2, student_sizes_B2, ratio_B = table_columns
     for b in range(len(rows_B)):
         key = rng.image_key(seed, epoch, ids_B[b])
-        keys_B[b] = np.int64(key)
         height, width = sizes_B2[b, 0], sizes_B2[b, 1]
+        real = height > 0 and width > 0
         ratio = lowest + (highest - lowest) * rng.draw(key, rng.RATIO)
         row = rows_B[b]
         row.mask_start = 0
         row.mask_step_y = 0
         row.mask_step_x = 0
         row.corruption = severity.NONE
-        if len(kinds_N) > 0 and height > 0:
+        if len(kinds_N) > 0 and real:
             row.corruption = kinds_N[int(rng.draw(key, rng.CHOICE) * len(kinds_N))]
         row.severity = severities_S[int(rng.draw(key, rng.SEVERITY) * len(severities_S))]
         row.height = height
         row.width = width
-        row.student_height = max(int(height * ratio + 0.5), 1) if height > 0 else 0
-        row.student_width = max(int(width * ratio + 0.5), 1) if width > 0 else 0
+        row.student_height = max(int(height * ratio + 0.5), 1) if real else 0
+        row.student_width = max(int(width * ratio + 0.5), 1) if real else 0
         row.flip = 1 if rng.draw(key, rng.FLIP) < flip_probability else 0
         row.variant = 0
         row.key0 = np.uint32(key & np.uint64(0xFFFFFFFF))
         row.key1 = np.uint32(key >> np.uint64(32))
+        keys_B[b] = np.int64(key)
+        teacher_sizes_B2[b, 0], teacher_sizes_B2[b, 1] = height, width
+        student_sizes_B2[b, 0], student_sizes_B2[b, 1] = row.student_height, row.student_width
+        ratio_B[b] = 1.0
+        if real:
+            ratio_B[b] = math.sqrt(row.student_height * row.student_width / (float(height) * float(width)))
 
 
-def single_row(name: str, level: int, height: int, width: int, key: int) -> np.ndarray:
+def draw_table(
+    table: Table,
+    ids_B: np.ndarray,
+    sizes_B2: np.ndarray,
+    seed: int,
+    epoch: int,
+    kinds_N: np.ndarray,
+    severities_S: np.ndarray,
+    ratios: tuple[float, float],
+    flip_probability: float,
+) -> None:
+    """Draw everything about a batch but its masks."""
+    columns = (table.rows_B, table.keys_B, table.teacher_sizes_B2, table.student_sizes_B2, table.ratio_B)
+    draw_rows(columns, ids_B, sizes_B2, seed, epoch, kinds_N, severities_S, *ratios, flip_probability)
+    fill_extra(table)
+
+
+def single_table(name: str, level: int, height: int, width: int, key: int) -> Table:
     """The table of one image with a given corruption, at full size."""
-    rows_B = np.zeros(1, dtype=ROW)
-    row = rows_B[0]
+    table = Table(1)
+    row = table.rows_B[0]
     row["corruption"], row["severity"] = severity.INDEX[name], level
     row["height"] = row["student_height"] = height
     row["width"] = row["student_width"] = width
     row["key0"], row["key1"] = int(key) & 0xFFFFFFFF, int(key) >> 32
-    return rows_B
+    fill_extra(table)
+    return table

@@ -41,8 +41,8 @@ STAGES: dict[str, tuple] = {
 }
 assert tuple(STAGES) == ALL
 
-# The CPU does whole images, one after the other: it may walk in an order.
-CPU_STAGES = STAGES | {"glass_blur": glass.CPU_STAGES}
+# The CPU does whole images: it may walk in an order, or do many blocks side by side. The pixels are the same.
+CPU_STAGES = STAGES | {"glass_blur": glass.CPU_STAGES, "jpeg_compression": jpeg.CPU_STAGES}
 
 NEED_STATISTICS = ("contrast", "fog")  # read task.statistics
 NEED_MASK = ("snow", "frost", "fog", "spatter")  # read task.pool

@@ -11,7 +11,7 @@ is one definition, and both processors do the same arithmetic in the same order.
 - no allocation, no NumPy function, no Python object; scalars are float32(...) or int, never a double: write
   float32(0.5);
 - unsigned wrapping arithmetic only through uint32(...) around every operation;
-- the only scratch is `task.line`: 3 * (x1 - x0) float32, the accumulators of this call's own pixels;
+- the only scratch is `task.line`: 6 * (x1 - x0) + 6 float32 at least, the accumulators of this call's own pixels;
 - a stage may read what the stages before it wrote anywhere in the image, and writes only its own region;
 - every stage but the last writes float32 into task.a or task.b at [y, 3 * x + channel]; what it stores there is its own
   matter (other shapes than the image's are fine inside the canvas: clip the region to your own domain first);

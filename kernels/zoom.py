@@ -17,11 +17,12 @@ from kernels.jit import compiled
 
 @compiled
 def zoom_blur(task, y0, y1, x0, x1):
+    """task.line holds the accumulators and, behind them, the two rows of a layer mixed along y."""
     source, line, extra = task.source, task.line, task.extra
     height, width = task.row.height, task.row.width
     layers = int(extra[0])
     share = float32(1) / float32(layers + 1)
-    first = 3 * x0
+    first, mixed = 3 * x0, 3 * (x1 - x0)
     for y in range(y0, y1):
         for i in range(first, 3 * x1):
             line[uint64(i - first)] = share * float32(source[uint64(y), uint64(i)])
@@ -32,18 +33,23 @@ def zoom_blur(task, y0, y1, x0, x1):
             low = share * (from_y - float32(above))
             high = share - low
             left, step = extra[3 + 4 * layer], extra[4 + 4 * layer]
+            begin = 3 * int(left + float32(x0) * step)
+            end = 3 * min(int(left + float32(x1 - 1) * step) + 2, width)
+            shift = mixed - begin
+            for i in range(begin, end):
+                value = high * float32(source[uint64(above), uint64(i)])
+                line[uint64(i + shift)] = value + low * float32(source[uint64(below), uint64(i)])
+            last = end - 3 + shift
             for x in range(x0, x1):
                 from_x = left + float32(x) * step
                 before = int(from_x)
-                after = min(before + 1, width - 1)
                 right = from_x - float32(before)
-                p, q = 3 * before, 3 * after
+                near = 3 * before + shift
+                far = min(near + 3, last)
+                at = 3 * (x - x0)
                 for c in range(3):
-                    near = high * float32(source[uint64(above), uint64(p + c)])
-                    near += low * float32(source[uint64(below), uint64(p + c)])
-                    far = high * float32(source[uint64(above), uint64(q + c)])
-                    far += low * float32(source[uint64(below), uint64(q + c)])
-                    line[uint64(3 * (x - x0) + c)] += near + right * (far - near)
+                    value = line[uint64(near + c)]
+                    line[uint64(at + c)] += value + right * (line[uint64(far + c)] - value)
         store_line(task, y, x0, x1)
 
 

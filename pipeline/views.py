@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from kernels import parameters, rng, severity
+from kernels.boxes import place_boxes
+from kernels.parameters import Table
 from kernels.pool import Pool
 from kernels.stages import NEED_MASK
-from kernels.task import EXTRA, ROW
+from kernels.task import ROW
 from pipeline.batch import Batch, Views
 
 STRIDE = 32  # canvases are multiples of it
@@ -117,18 +119,6 @@ class ViewMaker:
         buckets = self.config.buckets()
         return buckets[int(rng.draw(key, rng.BUCKET) * len(buckets))]
 
-    def draw_table(self, batch: Batch, bucket: tuple[float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """One ROW, one line of numbers and one key an image."""
-        num = len(batch.ids_B)
-        rows_B, extra_BE, keys_B = np.zeros(num, ROW), np.zeros((num, EXTRA), np.float32), np.zeros(num, np.int64)
-        sizes_B2, ids_B = batch.sizes_B2.numpy(), batch.ids_B.numpy()
-        config, kinds = self.config, (self.kinds_N, self.severities_S)
-        parameters.draw_rows(
-            rows_B, keys_B, ids_B, sizes_B2, batch.seed, batch.epoch, *kinds, *bucket, config.flip_probability
-        )
-        parameters.fill_extra(rows_B, extra_BE)
-        return rows_B, extra_BE, keys_B
-
     def pool(self, canvas: tuple[int, int]) -> Pool | None:
         """The weather masks for a canvas, made when it is first seen."""
         names = tuple(name for name in self.config.corruptions if name in NEED_MASK)
@@ -143,71 +133,59 @@ class ViewMaker:
         """The views of a batch. Batches of one global step pass the same `draw` and so get the same student canvas;
         without one, it follows from the epoch and the batch's first id."""
         check(batch, self.device)
-        num, height, width = batch.images_BHW3.shape[:3]
+        height, width = batch.images_BHW3.shape[1:3]
         if draw is None:
             draw = int(rng.image_key(batch.seed, batch.epoch, int(batch.ids_B[0])) >> np.uint64(1))
         bucket = self.draw_bucket(batch.seed, draw)
         small_height, small_width = student_canvas((height, width), bucket[1])
-        rows_B, extra_BE, keys_B = self.draw_table(batch, bucket)
         pool = self.pool((height, width))
-        if pool is not None:
-            pool.place(rows_B)
         if self.device.type == "cuda":
-            return self.gpu.make_views(batch, rows_B, extra_BE, keys_B, pool, (small_height, small_width), self.teacher)
+            return self._on_gpu(batch, bucket, (small_height, small_width), pool)
+        return self._on_cpu(batch, bucket, (small_height, small_width), pool)
 
+    def _draw(self, table: Table, batch: Batch, bucket: tuple[float, float], pool: Pool | None) -> None:
+        ids_B, sizes_B2 = batch.ids_B.numpy(), batch.sizes_B2.numpy()
+        kinds = (self.kinds_N, self.severities_S)
+        flip = self.config.flip_probability
+        parameters.draw_table(table, ids_B, sizes_B2, batch.seed, batch.epoch, *kinds, bucket, flip)
+        if pool is not None:
+            pool.place(table.rows_B)
+
+    def _on_cpu(
+        self, batch: Batch, bucket: tuple[float, float], student_canvas: tuple[int, int], pool: Pool | None
+    ) -> Views:
         from kernels import cpu
 
+        num, height, width = batch.images_BHW3.shape[:3]
+        table = Table(num)
+        self._draw(table, batch, bucket, pool)
         teacher_BHW3 = torch.empty(num, height, width, 3) if self.teacher else None
-        student_Bhw3 = torch.empty(num, small_height, small_width, 3)
+        student_Bhw3 = torch.empty(num, *student_canvas, 3)
         cpu.make_views(
             batch.images_BHW3.contiguous().numpy().reshape(num, height, 3 * width),
-            rows_B,
-            extra_BE,
+            table,
             cpu.NO_POOL if pool is None else pool.values_M,
             None if teacher_BHW3 is None else teacher_BHW3.numpy().reshape(num, height, 3 * width),
-            student_Bhw3.numpy().reshape(num, small_height, 3 * small_width),
+            student_Bhw3.numpy().reshape(num, student_canvas[0], 3 * student_canvas[1]),
             self.workspaces,
             self.executor,
         )
-        sizes_B4 = torch.from_numpy(
-            np.stack([rows_B[name] for name in ("height", "width", "student_height", "student_width")], axis=1)
-        )
-        teacher_boxes, student_boxes, ratio_B = place_boxes(batch, sizes_B4, torch.from_numpy(rows_B["flip"].copy()))
+        boxes_BG4 = batch.boxes_BG4.contiguous()
+        teacher_boxes_BG4, student_boxes_BG4 = torch.empty_like(boxes_BG4), torch.empty_like(boxes_BG4)
+        place_boxes(boxes_BG4.numpy(), teacher_boxes_BG4.numpy(), student_boxes_BG4.numpy(), table.rows_B)
         return Views(
             teacher_B3HW=None if teacher_BHW3 is None else teacher_BHW3.permute(0, 3, 1, 2).to(self.dtype),
             student_B3hw=student_Bhw3.permute(0, 3, 1, 2).to(self.dtype),
-            ratio_B=ratio_B,
-            teacher_sizes_B2=sizes_B4[:, :2].contiguous(),
-            student_sizes_B2=sizes_B4[:, 2:].contiguous(),
-            teacher_boxes_BG4=teacher_boxes,
-            student_boxes_BG4=student_boxes,
+            ratio_B=torch.from_numpy(table.ratio_B),
+            teacher_sizes_B2=torch.from_numpy(table.teacher_sizes_B2),
+            student_sizes_B2=torch.from_numpy(table.student_sizes_B2),
+            teacher_boxes_BG4=teacher_boxes_BG4,
+            student_boxes_BG4=student_boxes_BG4,
             labels_BG=batch.labels_BG,
             ignore_BG=batch.ignore_BG,
-            keys_B=torch.from_numpy(keys_B),
+            keys_B=torch.from_numpy(table.keys_B),
             ids_B=batch.ids_B,
         )
-
-
-def place_boxes(batch: Batch, sizes_B4: Tensor, flip_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes as the teacher and the student see them, and the ratio of their sizes.
-
-    Mirroring maps x to width - x; padding (no extent) stays zero. The student's boxes follow its whole-pixel size, each
-    axis with its own factor.
-    """
-    sizes_B4 = sizes_B4.to(torch.float32)
-    height_B, width_B, small_height_B, small_width_B = sizes_B4.unbind(1)
-    boxes_BG4 = batch.boxes_BG4
-    real_BG = boxes_BG4[..., 2] > boxes_BG4[..., 0]
-    mirrored_BG4 = boxes_BG4.clone()
-    mirrored_BG4[..., 0] = width_B[:, None] - boxes_BG4[..., 2]
-    mirrored_BG4[..., 2] = width_B[:, None] - boxes_BG4[..., 0]
-    teacher_BG4 = torch.where((real_BG & (flip_B[:, None] == 1))[..., None], mirrored_BG4, boxes_BG4)
-    factor_x = small_width_B / width_B.clamp(min=1)
-    factor_y = small_height_B / height_B.clamp(min=1)
-    factor_B4 = torch.stack([factor_x, factor_y, factor_x, factor_y], dim=1)
-    area_B = height_B * width_B
-    ratio_B = torch.where(area_B > 0, torch.sqrt(small_height_B * small_width_B / area_B.clamp(min=1)), 1.0)
-    return teacher_BG4, teacher_BG4 * factor_B4[:, None], ratio_B
 
 
 def clean_view(batch: Batch, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
