@@ -194,7 +194,7 @@ def make_batch(images: list[np.ndarray], ids: list[int], canvas: tuple[int, int]
     """A batch without boxes from RGB images that fit the canvas."""
     images_BHW3 = torch.zeros((len(images), *canvas, 3), dtype=torch.uint8)
     for row, image in enumerate(images):
-        images_BHW3[row, : image.shape[0], : image.shape[1]] = torch.from_numpy(image)
+        images_BHW3[row, : image.shape[0], : image.shape[1]] = torch.from_numpy(np.ascontiguousarray(image).copy())
     no_boxes = torch.zeros((len(images), 1), device=device)
     return Batch(
         images_BHW3=images_BHW3.to(device),

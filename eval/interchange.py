@@ -92,7 +92,7 @@ def ground_truth_of(dataset: "PackedDataset") -> list[GroundTruth]:
         parts = [dataset.original_target(row) for row in rows]
         image_M = np.repeat(np.arange(len(rows)), [len(labels) for _, labels, _ in parts])
         corners_M4 = np.concatenate([boxes for boxes, _, _ in parts]).astype(np.float64).reshape(-1, 4)
-        boxes_M4 = from_corners(corners_M4)
+        boxes_M4 = to_boxes(corners_M4)
         labels_M = np.concatenate([labels for _, labels, _ in parts])
         ignore_M = np.concatenate([ignore for _, _, ignore in parts])
         ids_N = np.asarray(dataset.ids_N)[rows]
@@ -105,7 +105,7 @@ def ground_truth_of(dataset: "PackedDataset") -> list[GroundTruth]:
     return truths
 
 
-def from_corners(corners_M4: np.ndarray) -> np.ndarray:
+def to_boxes(corners_M4: np.ndarray) -> np.ndarray:
     """(x1, y1, x2, y2) -> (x, y, width, height), to a hundredth of a pixel."""
     corners_M4 = np.round(corners_M4.astype(np.float64), BOX_DECIMALS)
     return np.round(np.concatenate([corners_M4[:, :2], corners_M4[:, 2:] - corners_M4[:, :2]], axis=1), BOX_DECIMALS)

@@ -329,7 +329,9 @@ def measure_robustness(
     )
     if world.first:
         figures = summary["summary"]
-        parts = [f"{part} mPC {f['mPC']:.1f}, rPC {show(f['rPC'], None)} %" for part, f in figures.items() if part != "P"]
+        parts = [
+            f"{part} mPC {f['mPC']:.1f}, rPC {show(f['rPC'], None)} %" for part, f in figures.items() if part != "P"
+        ]
         say(f"robustness on {source}, {summary['images']} images: P {figures['P']:.1f}; {'; '.join(parts)}")
 
 

@@ -1,0 +1,247 @@
+"""eval.run from checkpoint to results.json: against torchvision's own inference, on ranks, from files, gone wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eval.detect import match_classes
+from eval.interchange import Detections, ground_truth_of, read_results, to_boxes, write_results
+from eval.light import source_ap
+from eval.ranks import World
+from eval.results import difference, load_run
+from eval.run import EvaluationOptions, run
+from eval.scoring import score_domain
+from eval.table import domain_table, named_runs
+from model.parity import stock_twin
+from pipeline.pixels import decode_packed
+from tests.eval.conftest import CLASSES, torchvision_detections
+
+ALONE = World(0, 1, torch.device("cpu"))
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def options_for(scored, out, **changes) -> EvaluationOptions:
+    settings = {"data": tuple(scored.data.values()), "out": out, "resamples": 30, "batch_size": 2, "pictures": False}
+    return EvaluationOptions(scored.checkpoint, **(settings | {"report": False} | changes))
+
+
+@pytest.fixture(scope="module")
+def evaluated(scored, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluated")
+    run(options_for(scored, out), ALONE)
+    return load_run(out, "ours")
+
+
+def test_figures_are_those_of_torchvisions_own_inference_with_our_weights(scored, evaluated):
+    stock = stock_twin(scored.detector)
+    for domain in scored.data:
+        dataset = scored.dataset(domain)
+        ids, boxes, labels, scores = [], [], [], []
+        for row in range(len(dataset)):
+            found = torchvision_detections(stock, decode_packed(dataset.jpeg(row)))
+            h, w = dataset.sizes_N2[row]
+            oh, ow = dataset.original_sizes_N2[row]
+            ids += [int(dataset.ids_N[row])] * len(found["scores"])
+            boxes.append(found["boxes"] * np.tile((ow / w, oh / h), 2))
+            labels.append(found["labels"])
+            scores.append(found["scores"])
+        theirs = Detections(
+            np.array(ids), to_boxes(np.concatenate(boxes)), np.concatenate(labels), np.concatenate(scores)
+        )
+        ours = read_results(evaluated.folder / f"detections-{domain}.json")
+        assert len(ours) == len(theirs) > 100
+        np.testing.assert_allclose(np.sort(ours.scores_D), np.sort(theirs.scores_D), atol=1e-4)
+        figures, _, _ = score_domain(ground_truth_of(dataset)[0], theirs)
+        for metric in ("voc07", "area", "coco"):
+            assert 3 < figures[metric]["mAP"] < 97
+            assert evaluated.figure(domain, metric) == pytest.approx(figures[metric]["mAP"], abs=0.1)
+
+
+def test_results_hold_what_was_promised(scored, evaluated):
+    results = evaluated.results
+    assert results["classes"] == list(CLASSES)
+    assert results["source"] == "daytime_clear"
+    assert list(results["domains"]) == ["daytime_clear", "night_rainy"]
+    part = results["domains"]["night_rainy"]
+    assert part["num_images"] == 5
+    assert part["num_objects"] + part["num_ignored"] == 24
+    assert set(part["coco"]) >= {"mAP", "AP50", "small", "medium", "large", "AP"}
+    assert results["mean_of_targets"]["voc07"] == pytest.approx(part["voc07"]["mAP"])
+    low, high = part["voc07"]["interval"]
+    assert low <= part["voc07"]["mAP"] + 15
+    assert high >= part["voc07"]["mAP"] - 15
+    assert results["speed"]["images"] == 14
+    assert results["detector"]["step"] == 12
+
+
+def test_two_ranks_with_unequal_shares_give_the_same_files(scored, evaluated, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "eval.run"]
+    command += [str(scored.checkpoint), "--data", *map(str, scored.data.values()), "--out", str(tmp_path)]
+    command += ["--resamples", "30", "--batch-size", "2", "--no-pictures", "--no-report"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert finished.returncode == 0, finished.stderr
+    both = load_run(tmp_path)
+    assert both.results["speed"]["ranks"] == 2
+    for domain in scored.data:
+        assert both.results["domains"][domain] == evaluated.results["domains"][domain]
+        name = f"detections-{domain}.json"
+        assert (both.folder / name).read_bytes() == (evaluated.folder / name).read_bytes()
+
+
+def test_a_rank_that_fails_ends_the_job(scored, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "eval.run"]
+    command += [str(scored.checkpoint), "--data", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert finished.returncode != 0
+    assert "is not a packed dataset" in finished.stderr
+
+
+def test_scoring_the_files_it_wrote_gives_the_same_figures(scored, evaluated, tmp_path):
+    files = tuple(evaluated.folder / f"detections-{domain}.json" for domain in scored.data)
+    run(options_for(scored, tmp_path, detections=files, scorer="pycocotools"), ALONE)
+    again = load_run(tmp_path, "files")
+    for domain in scored.data:
+        for metric in ("voc07", "area", "coco"):
+            assert again.results["domains"][domain][metric] == evaluated.results["domains"][domain][metric]
+    same = difference(again, evaluated, "mean_of_targets")
+    assert same is not None
+    assert same.value == 0
+    assert same.interval == [0, 0]
+
+
+def test_differences_of_runs_on_other_images_have_no_interval(scored, evaluated, tmp_path):
+    run(options_for(scored, tmp_path, data=(scored.data["night_rainy"],), seed=1), ALONE)
+    alone = load_run(tmp_path, "alone")
+    assert alone.results["source"] == "night_rainy"
+    assert alone.results["mean_of_targets"] == {}
+    assert difference(alone, evaluated, "daytime_clear") is None
+    other = difference(alone, evaluated, "night_rainy")
+    assert other is not None
+    assert (other.value, other.interval) == (0, None)
+
+
+def test_table_names_runs_domains_and_the_difference(evaluated, scored):
+    text = domain_table([evaluated, replace(evaluated, name="twin")])
+    lines = text.splitlines()
+    assert lines[0].split() == ["daytime_clear", "night_rainy", "mean", "of", "targets"]
+    assert lines[1].startswith("ours")
+    assert lines[3].startswith("twin - ours")
+    assert "+0.0 [+0.0, +0.0]" in lines[3]
+    with pytest.raises(ValueError, match="several runs are called"):
+        named_runs((f"a={evaluated.path}", f"a={evaluated.path}"))
+    with pytest.raises(ValueError, match="has not been evaluated"):
+        named_runs((str(scored.checkpoint),))
+
+
+def test_light_evaluation_agrees_and_leaves_everything_as_it_was(scored, evaluated):
+    detector = scored.detector
+    detector.train()
+    detector.rpn.eval()
+    modes = [module.training for module in detector.modules()]
+    weights = {name: value.clone() for name, value in detector.state_dict().items()}
+    torch.manual_seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    result = source_ap(detector, scored.dataset(), batch_size=2)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+    assert [module.training for module in detector.modules()] == modes
+    assert all(torch.equal(value, weights[name]) for name, value in detector.state_dict().items())
+    detector.eval()
+    assert result["num_images"] == 9
+    assert result["AP50"] == pytest.approx(evaluated.figure("daytime_clear"))
+    assert result["mAP"] == pytest.approx(evaluated.figure("daytime_clear", "coco"))
+    part = source_ap(detector, scored.dataset(), batch_size=4, max_images=4)
+    assert part["num_images"] == 4
+    assert part["AP50"] > 0
+
+
+def test_classes_meet_by_name():
+    assert match_classes(("car", "bus"), ("bus", "car"), {}).tolist() == [0, 2, 1]
+    assert match_classes(("auto", "bus"), ("bus", "car"), {"auto": "car"}).tolist() == [0, 2, 1]
+    assert match_classes(("car", "cat", "bus"), ("bus", "car"), {}, True).tolist() == [0, 2, 0, 1]
+    with pytest.raises(ValueError, match="the detector lacks car"):
+        match_classes(("bus", "cat"), ("bus", "car"), {}, True)
+    with pytest.raises(ValueError, match="the data lacks cat"):
+        match_classes(("car", "cat", "bus"), ("bus", "car"), {})
+    with pytest.raises(ValueError, match="no class automobile"):
+        match_classes(("car",), ("car",), {"automobile": "car"})
+
+
+def test_a_bare_torchvision_state_dict_evaluates(scored, tmp_path):
+    """The file knows no classes: they are named, renamed, and one more than the data has is dropped."""
+    torch.save(stock_twin(scored.detector).state_dict(), tmp_path / "stock.pth")
+    config = scored.detector.config
+    options = options_for(scored, None, data=(scored.data["night_rainy"],))
+    options = replace(options, run=tmp_path / "stock.pth", classes=("bus", "auto", "person"), map=("auto=car",))
+    with pytest.raises(ValueError, match="add --out"):
+        run(options, ALONE)
+    assert config.backbone == "mobilenet_v2"
+    run(replace(options, out=tmp_path / "out"), ALONE)
+    assert load_run(tmp_path / "out").figure("night_rainy") > 0
+
+
+def bad_rows(*rows):
+    return json.dumps([{"image_id": 3, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}, *rows])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("{}", "a JSON list"),
+        (bad_rows({"image_id": 3, "category_id": 1, "bbox": [0, 0, 5], "score": 0.5}), "entry 1 has bbox"),
+        (bad_rows({"image_id": 3, "category_id": 1, "score": 0.5}), "entry 1 has no 'bbox'"),
+        (bad_rows({"image_id": 3.5, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 1}), "entry 1 has image_id"),
+        (bad_rows("no"), "entry 1 is 'no'"),
+        (bad_rows({"image_id": 3, "category_id": 1, "bbox": [0, 0, 5, 5], "score": float("nan")}), "not finite"),
+        (bad_rows({"image_id": 3, "category_id": 1, "bbox": [0, 0, -5, 5], "score": 0.1}), "negative size"),
+        (bad_rows({"image_id": 4, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.1}), "image ids are not in"),
+        (bad_rows({"image_id": 3, "category_id": 9, "bbox": [0, 0, 5, 5], "score": 0.1}), r"category ids \[9\]"),
+        (bad_rows({"image_id": 3, "category_id": 0, "bbox": [0, 0, 5, 5], "score": 0.1}), r"category ids \[0\]"),
+    ],
+)  # fmt: skip
+def test_bad_detections_are_one_clear_error(scored, tmp_path, content, message):
+    (tmp_path / "found.json").write_text(content)
+    options = options_for(scored, tmp_path, data=(scored.data["daytime_clear"],), detections=(tmp_path / "found.json",))
+    with pytest.raises(ValueError, match=message):
+        run(options, ALONE)
+
+
+def test_results_survive_writing_and_reading(tmp_path):
+    generator = np.random.default_rng(0)
+    found = Detections(
+        generator.integers(0, 2**40, 50),
+        generator.uniform(0, 1e4, (50, 4)).round(2),
+        generator.integers(1, 8, 50),
+        generator.random(50).round(6),
+    )
+    write_results(tmp_path / "a.json", found)
+    again = read_results(tmp_path / "a.json")
+    for name in ("image_ids_D", "boxes_D4", "labels_D", "scores_D"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
+    write_results(tmp_path / "none.json", Detections(*(value[:0] for value in vars(found).values())))
+    assert len(read_results(tmp_path / "none.json")) == 0
+
+
+def test_options_that_cannot_work_say_so(scored, tmp_path):
+    one = (scored.data["daytime_clear"],)
+    cases = [
+        ({"data": ()}, "at least one packed dataset"),
+        ({"data": one * 2}, "both hold the domain daytime_clear"),
+        ({"detections": (tmp_path / "a.json",)}, "1 files for 2 datasets"),
+        ({"data": one, "detections": (tmp_path / "a.json",), "corruptions": "all"}, "needs a detector"),
+        ({"source": "mars"}, "the data holds the domains"),
+        ({"map": ("car",)}, "write detector_name=data_name"),
+        ({"run": tmp_path / "none"}, "no checkpoint at"),
+    ]
+    for changes, message in cases:
+        with pytest.raises(ValueError, match=message):
+            run(replace(options_for(scored, tmp_path), **changes), ALONE)
