@@ -181,20 +181,21 @@ def night(weather: Weather, rng: np.random.Generator) -> tuple[dict, float, floa
 def mirror_road(image, depth, ground, camera, noise, strength):
     """Add what a wet road mirrors.
 
-    The mirrored ray of a road pixel stays in its own plane with the camera's vertical, so on the picture it climbs the
-    same column (for a level camera). With k the way gone as a share of the way from eye to road, it is at depth
-    z (1 + k) and at row horizon + f (H - H k) / (z (1 + k)): the first row whose surface is not behind is what we see.
+    The mirrored ray of a road pixel stays in one plane with the vertical, so on the picture it climbs its own column
+    (for a level camera). With k the way gone as a share of the way from eye to road, and H the eye's height, it is at
+    depth z (1 + k) and at row horizon + f H (1 - k) / (z (1 + k)). The first row whose surface lies at that depth is
+    what the water shows; a ray that meets nothing shows the sky.
     """
     height, width = depth.shape
-    forward, down = camera.axes_33[2], camera.axes_33[1]
-    horizon = camera.centre_y - camera.focal * forward[1] / np.sqrt(1 - forward[1] ** 2) * -np.sign(-down[1])
+    forward_up = camera.axes_33[2, 1]
+    horizon = camera.centre_y + camera.focal * forward_up / np.sqrt(1 - forward_up**2)
     eye = camera.position_3[1]
     mirrored = np.zeros_like(image)
     for row in range(height):
         below = row + 0.5 - horizon
         if below < 1:
             continue
-        for column in range(0, width, 2):
+        for column in range(0, width, 2):  # two columns at a time: water is rough
             if ground[row, column] < 0.2:
                 continue
             z = depth[row, column]
@@ -203,34 +204,30 @@ def mirror_road(image, depth, ground, camera, noise, strength):
             pool = noise[int(1.3 * z) % 512, int(2.1 * px + 900) % 512]
             wet = min(max((pool - 0.25) * 2.2, 0.18), 1.0)
             grazing = 0.10 + 0.75 * (1 - min(eye / (z + 0.1) * 1.8, 1.0)) ** 2
-            found = -1
+            found, hit = max(int(2 * horizon - row), 0), False
             target = row - 1
             while target >= 0:
-                above = target + 0.5 - horizon
-                if above < -below:
+                ratio = (target + 0.5 - horizon) / below  # (1 - k) / (1 + k)
+                if ratio <= -0.999:
                     break
-                ratio = above / below  # (1 - k) / (1 + k)
-                k = (1 - ratio) / (1 + ratio) if ratio > -0.999 else 1e6
+                ray_depth = z * 2 / (1 + ratio)  # z (1 + k)
                 there = depth[target, column]
-                if ground[target, column] < 0.2 and there > 0 and there < z * (1 + k) * 1.03:
-                    if there > z * 0.9:
-                        found = target
+                if ground[target, column] < 0.2 and 0.8 * ray_depth < there < 1.03 * ray_depth:
+                    found, hit = target, True
                     break
-                target -= 1 if row - target < 12 else 2
-            if found < 0:
-                found = int(2 * horizon - row)
-            found += int(ripple * 9)
+                target -= 1 if below < 40 or row - target < 12 else 2
+            if not hit and 0 < depth[found, column] < 150:
+                continue  # something near stands before the sky that the water sees
+            found = max(found + int(ripple * 9), 0)
             source = column + int(ripple * 3)
-            if found < 0:
-                found = 0
             if found >= height or source < 0 or source >= width:
                 continue
             amount = strength * wet * grazing * ground[row, column]
-            for k3 in range(3):
-                value = amount * min(image[found, source, k3], 6.0)
-                mirrored[row, column, k3] = value
+            for k in range(3):
+                value = amount * min(image[found, source, k], 6.0)
+                mirrored[row, column, k] = value
                 if column + 1 < width:
-                    mirrored[row, column + 1, k3] = value
+                    mirrored[row, column + 1, k] = value
     return mirrored
 
 
