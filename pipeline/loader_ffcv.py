@@ -25,7 +25,7 @@ from pipeline.packed import PackedDataset
 def make_canvas_decoder(canvases: dict[str, tuple[int, int]]) -> Any:
     """An FFCV operation: images -> rows of a flat buffer, each a canvas of the image's orientation."""
     from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
-    from ffcv.libffcv import imdecode
+    from ffcv.libffcv import ctypes_imdecode  # called directly: collecting a compiled `imdecode` makes Numba complain
     from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.compiler import Compiler
 
@@ -40,7 +40,7 @@ def make_canvas_decoder(canvases: dict[str, tuple[int, int]]) -> Any:
             return replace(previous_state, jit_mode=True, shape=(flat,), dtype=kind), memory
 
         def generate_code(self) -> Any:
-            read, decode_jpeg, each = self.memory_read, Compiler.compile(imdecode), Compiler.get_iterator()
+            read, each = self.memory_read, Compiler.get_iterator()
             jpg = IMAGE_MODES["jpg"]
             (landscape_h, landscape_w), (portrait_h, portrait_w) = landscape, portrait
 
@@ -57,7 +57,9 @@ def make_canvas_decoder(canvases: dict[str, tuple[int, int]]) -> Any:
                     canvas = canvases[b][: H * W * 3].reshape(H, W, 3)
                     canvas[:] = 0
                     if field["mode"] == jpg:
-                        decode_jpeg(data, pixels[b], h, w, h, w, 0, 0, 1, 1, False, False)
+                        ctypes_imdecode(
+                            data.ctypes.data, data.size, h, w, pixels[b].ctypes.data, h, w, 0, 0, 1, 1, False, False
+                        )
                         canvas[:h, :w] = pixels[b][: 3 * h * w].reshape(h, w, 3)
                     else:
                         canvas[:h, :w] = data.reshape(h, w, 3)

@@ -46,19 +46,22 @@ def tools() -> SimpleNamespace:
     return SimpleNamespace(draw=draw, save=save, voc_xml=voc_xml)
 
 
+def write_voc(root: Path, images: dict, split: str = "train") -> Path:
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for seed, (stem, (size, objects)) in enumerate(images.items()):
+        save(root / "JPEGImages" / f"{stem}.jpg", draw(*size, seed))
+        (root / "Annotations" / f"{stem}.xml").write_text(voc_xml(size, objects))
+    (root / "ImageSets/Main" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in images))
+    return root
+
+
 @pytest.fixture
 def make_voc(tmp_path: Path) -> Callable[..., Path]:
     """make_voc({stem: (size, objects)}, split="train", root=...): a plain VOC folder."""
 
     def make(images: dict, split: str = "train", root: Path | None = None) -> Path:
-        root = root or tmp_path / "voc"
-        for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-        for seed, (stem, (size, objects)) in enumerate(images.items()):
-            save(root / "JPEGImages" / f"{stem}.jpg", draw(*size, seed))
-            (root / "Annotations" / f"{stem}.xml").write_text(voc_xml(size, objects))
-        (root / "ImageSets/Main" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in images))
-        return root
+        return write_voc(root or tmp_path / "voc", images, split)
 
     return make
 
@@ -103,19 +106,35 @@ def make_coco(tmp_path: Path) -> Callable[..., Path]:
 MIXED_SIZES = [(90, 160), (91, 161), (160, 90), (1, 1), (64, 64), (37, 200), (120, 31)]
 
 
+def write_packed(
+    folder: Path,
+    count: int = 23,
+    name: str = "packed",
+    sizes: Sequence[tuple[int, int]] = tuple(MIXED_SIZES),
+    **options,
+) -> Path:
+    images = {}
+    for i in range(count):
+        h, w = sizes[i % len(sizes)]
+        objects = [("car" if n else "bus", 1, 1, w, h, int(n == 2)) for n in range(i % 4)]
+        images[f"image{i:03d}"] = ((h, w), objects)
+    root = write_voc(folder / f"{name}-source", images)
+    settings = {"classes": ("bus", "car"), "short_side": 60, "long_side": 100, "workers": 1, **options}
+    (path,) = pack(PackOptions(root, folder / name, **settings))
+    return path
+
+
 @pytest.fixture
-def make_packed(make_voc, tmp_path: Path) -> Callable[..., PackedDataset]:
+def make_packed(tmp_path: Path) -> Callable[..., PackedDataset]:
     """make_packed(count, **options): a packed dataset of awkward sizes; image i has i % 4 boxes."""
 
-    def make(count: int = 23, name: str = "packed", sizes: Sequence[tuple[int, int]] = tuple(MIXED_SIZES), **options):
-        images = {}
-        for i in range(count):
-            h, w = sizes[i % len(sizes)]
-            objects = [("car" if n else "bus", 1, 1, w, h, int(n == 2)) for n in range(i % 4)]
-            images[f"image{i:03d}"] = ((h, w), objects)
-        root = make_voc(images, root=tmp_path / f"{name}-source")
-        settings = {"classes": ("bus", "car"), "short_side": 60, "long_side": 100, "workers": 1, **options}
-        (path,) = pack(PackOptions(root, tmp_path / name, **settings))
-        return PackedDataset(path)
+    def make(count: int = 23, **options) -> PackedDataset:
+        return PackedDataset(write_packed(tmp_path, count, **options))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def beton_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One packed dataset with a .beton for all tests that only read it: FFCV compiles for ten seconds a file."""
+    return write_packed(tmp_path_factory.mktemp("beton"), quality=95, chroma="4:4:4", beton=True)

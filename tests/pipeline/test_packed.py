@@ -39,8 +39,8 @@ def test_what_a_dataset_says_of_itself(make_packed):
 
 
 def test_canvases_of_one_orientation_alone(make_packed):
-    assert make_packed(4, "wide", sizes=[(72, 128)]).canvases == {"landscape": (64, 128)}
-    assert make_packed(4, "tall", sizes=[(128, 72)]).canvases == {"portrait": (128, 64)}
+    assert make_packed(4, name="wide", sizes=[(72, 128)]).canvases == {"landscape": (64, 128)}
+    assert make_packed(4, name="tall", sizes=[(128, 72)]).canvases == {"portrait": (128, 64)}
 
 
 def test_slices_are_views_and_outlive_the_dataset(make_packed):
