@@ -30,7 +30,7 @@ GROUP = np.dtype(
 class Pool:
     """Masks for images of at most `canvas`.
 
-    size: masks a corruption and severity (frost: textures in all; with `frost_textures`, as many as there are).
+    size: masks a corruption and severity. Frost has six textures in all, like the reference, or `frost_textures`.
     margin: pixels by which a mask is larger than the canvas, each way.
     frost_textures: pictures to use instead of drawn frost, for instance the reference's own (`frost.load_textures`).
     generation: another number makes other masks; `refill` changes it.
@@ -41,7 +41,7 @@ class Pool:
         canvas: tuple[int, int],
         corruptions: Sequence[str] = MASKED,
         severities: Sequence[int] = SEVERITIES,
-        size: int = 8,
+        size: int = 16,
         margin: int = 256,
         seed: int = 0,
         generation: int = 0,
@@ -105,18 +105,19 @@ class Pool:
             shape = (side + self.margin, side + self.margin, 1)
             return self._fog, fog.decay(severity), [shape] * self.size, True, side
         if self.frost_textures is None:
-            return self._frost, 0, [(height, width, 3)] * self.size, True, 0
+            return self._frost, 0, [(height, width, 3)] * len(frost.LOOKS), True, 0
         scaled = [frost.scaled_texture(texture, *self.canvas).shape for texture in self.frost_textures]
         return self._given_frost, 0, scaled, False, 0
 
     def _spatter(self, random: np.random.Generator, severity: int, _number: int) -> np.ndarray:
         height, width = self.canvas[0] + self.margin, self.canvas[1] + self.margin
-        mask_HW = spatter.spatter_mask(random.standard_normal((height, width)), severity)
+        mask_HW = spatter.spatter_mask(random.standard_normal((height, width), np.float32), severity)
         return np.round(mask_HW * spatter.UNIT)
 
     def _snow(self, random: np.random.Generator, severity: int, _number: int) -> np.ndarray:
         height, width = self.canvas[0] + self.margin, self.canvas[1] + self.margin
-        return snow.snow_layer(random.standard_normal((height, width)), severity, random.uniform(-135, -45))
+        normal_HW = random.standard_normal((height, width), np.float32)
+        return snow.snow_layer(normal_HW, severity, random.uniform(-135, -45))
 
     def _fog(self, random: np.random.Generator, decay: float, _number: int) -> np.ndarray:
         plasma_SS = fog.plasma_map(fog.map_side(*self.canvas), decay, random.uniform)

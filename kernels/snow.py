@@ -39,14 +39,14 @@ def snow_layer(normal_HW: np.ndarray, severity: int, angle: float) -> np.ndarray
     distance = math.hypot(*ahead)
     # The border line is repeated where a moved layer left it.
     padded = np.pad(flakes, length, mode="edge")
-    streaks = np.zeros(flakes.shape)
+    streaks = np.zeros_like(flakes)
     for step in range(length):
         down = -math.ceil(step * ahead[0] / distance - 0.5)
         right = -math.ceil(step * ahead[1] / distance - 0.5)
         if abs(down) >= flakes.shape[0] or abs(right) >= flakes.shape[1]:
             break
         top, left = length - down, length - right
-        streaks += taps[step] * padded[top : top + flakes.shape[0], left : left + flakes.shape[1]]
+        streaks += float(taps[step]) * padded[top : top + flakes.shape[0], left : left + flakes.shape[1]]
     return np.round(streaks[:height, :width] * 255)
 
 
