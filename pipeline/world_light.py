@@ -15,7 +15,7 @@ NOISE_SIZE = 512
 GROUND_CELL_M = 0.16  # the ground map holds the sun's shadow and the darkness under things, seen from above
 GROUND_X_M = 36.0  # it spans -GROUND_X_M..GROUND_X_M across
 GROUND_NEAR_M, GROUND_FAR_M = -4.0, 124.0
-FOG_HEIGHT_M = 25.0
+FOG_HEIGHT_M = 6.0
 
 Triple = tuple[float, float, float]
 

@@ -17,6 +17,7 @@ SPLITS = ("train", "test")
 # An object is labelled when something of it can be made out.
 FEWEST_PIXELS = 6
 LEAST_VISIBLE = 0.08  # share of what would be seen of the object if nothing stood before it
+LEAST_CLEAR = 0.05  # share of its light that fog and rain let through: the contrast that ends visibility by definition
 DIFFICULT_BELOW = 0.20  # visible share under which VOC's difficult flag is set
 
 
@@ -59,12 +60,19 @@ def make_scene(rng: np.random.Generator, width: int, height: int, weather: Weath
     return scene
 
 
-def find_objects(owner_HW: np.ndarray, alone_N: np.ndarray, names: list[str]) -> list[LabelledObject]:
-    """The objects that can be made out in an id buffer, with the tightest box around their visible pixels."""
+def find_objects(
+    owner_HW: np.ndarray, clear_HW: np.ndarray, alone_N: np.ndarray, names: list[str]
+) -> list[LabelledObject]:
+    """The objects that can be made out in an id buffer, with the tightest box around their visible pixels.
+
+    `clear_HW` is the share of a pixel's light that comes through the air, `alone_N` counts the samples each object
+    would cover with nothing before it.
+    """
     height, width = owner_HW.shape
     rows, columns = np.nonzero(owner_HW >= 0)
     owners = owner_HW[rows, columns]
     pixels_N = np.bincount(owners, minlength=len(names))
+    clear_N = np.bincount(owners, weights=clear_HW[rows, columns], minlength=len(names)) / np.maximum(pixels_N, 1)
     low_N2 = np.full((len(names), 2), np.iinfo(np.int64).max)
     high_N2 = np.full((len(names), 2), -1)
     places = np.stack([columns, rows], axis=1)
@@ -73,7 +81,7 @@ def find_objects(owner_HW: np.ndarray, alone_N: np.ndarray, names: list[str]) ->
     found = []
     for number, name in enumerate(names):
         visible = pixels_N[number] * SAMPLES**2 / max(alone_N[number], 1)
-        if pixels_N[number] < FEWEST_PIXELS or visible < LEAST_VISIBLE:
+        if pixels_N[number] < FEWEST_PIXELS or visible < LEAST_VISIBLE or clear_N[number] < LEAST_CLEAR:
             continue
         (x1, y1), (x2, y2) = low_N2[number].tolist(), (high_N2[number] + 1).tolist()
         truncated = x1 == 0 or y1 == 0 or x2 == width or y2 == height
@@ -99,4 +107,5 @@ def draw_picture(domain: str, split: str, number: int, width: int, height: int, 
         surface, inverse_depth, table_P11, owner_P, camera, light, lamps_N11, ground_map, noise_tile()
     )
     image_HW3 = through_weather(image, depth, ground, scene, weather, light, noise_tile(), rng)
-    return Picture(image_HW3, find_objects(owner_HW, alone_N, scene.objects), owner_HW, alone_N, scene.objects)
+    objects = find_objects(owner_HW, np.exp(-light.extinction * depth), alone_N, scene.objects)
+    return Picture(image_HW3, objects, owner_HW, alone_N, scene.objects)

@@ -34,25 +34,31 @@ class Weather:
 
 
 def draw_weather(domain: str, rng: np.random.Generator) -> Weather:
+    if domain not in DOMAINS:
+        raise ValueError(f"domain: got {domain!r}, allowed are {', '.join(DOMAINS)}")
     sodium, white = (1.0, 0.62, 0.27), (0.95, 0.92, 0.85)
     lamp_colour = sodium if rng.random() < 0.65 else white
-    if domain == "daytime_clear":
-        return Weather(domain, False, 0.0, lamp_colour, 0.0, 0.04, False, 0.0, rng.uniform(0.75, 1.05), 0.004)
-    if domain == "daytime_foggy":
-        return Weather(domain, False, 0.0, lamp_colour, 0.0, 0.25, False, 0.0, rng.uniform(0.85, 1.05), 0.005)
-    if domain == "night_sunny":
-        return Weather(
-            domain, True, 0.0, lamp_colour, rng.uniform(2.0, 4.0), 1.0, True, 0.0, rng.uniform(1.1, 1.8), 0.012
-        )
-    if domain == "dusk_rainy":
-        rain = rng.uniform(0.4, 0.9)
-        return Weather(domain, False, rain, lamp_colour, 0.35, 0.6, True, 0.45, rng.uniform(0.8, 1.1), 0.010)
-    if domain == "night_rainy":
-        rain = rng.uniform(0.45, 1.0)
-        return Weather(
-            domain, True, rain, lamp_colour, rng.uniform(1.8, 3.4), 1.0, True, 0.45, rng.uniform(1.1, 1.8), 0.018
-        )
-    raise ValueError(f"domain: got {domain!r}, allowed are {', '.join(DOMAINS)}")
+    night = domain.startswith("night")
+    rain = rng.uniform(0.4, 1.0) if domain.endswith("rainy") else 0.0
+    lamp_power, glow, exposure, grain = {
+        "daytime_clear": (0.0, 0.04, rng.uniform(1.0, 1.45), 0.004),
+        "night_sunny": (rng.uniform(2.0, 4.0), 1.0, rng.uniform(1.1, 1.8), 0.012),
+        "dusk_rainy": (0.35, 0.6, rng.uniform(0.9, 1.2), 0.010),
+        "night_rainy": (rng.uniform(1.8, 3.4), 1.0, rng.uniform(1.1, 1.8), 0.018),
+        "daytime_foggy": (0.0, 0.25, rng.uniform(0.9, 1.1), 0.005),
+    }[domain]
+    return Weather(
+        domain=domain,
+        night=night,
+        rain=rain,
+        lamp_colour=lamp_colour,
+        lamp_power=lamp_power,
+        glow=glow,
+        beams=night or rain > 0,
+        umbrellas=0.45 if rain else 0.0,
+        exposure=exposure,
+        grain=grain,
+    )
 
 
 def direction(azimuth: float, elevation: float) -> np.ndarray:
@@ -110,7 +116,7 @@ def clear_day(weather: Weather, rng: np.random.Generator) -> tuple[dict, float, 
 
 def foggy_day(weather: Weather, rng: np.random.Generator) -> tuple[dict, float, float]:
     air = tinted(rng, 0.66, 0.69, 0.72, spread=0.12)
-    visibility = float(np.exp(rng.uniform(np.log(40), np.log(130))))  # metres at which 5 % contrast is left
+    visibility = float(np.exp(rng.uniform(np.log(45), np.log(140))))  # metres at which 5 % contrast is left
     values = {
         "sun_direction": direction(rng.uniform(-np.pi, np.pi), 1.0),
         "sun": np.zeros(3),
@@ -132,8 +138,8 @@ def foggy_day(weather: Weather, rng: np.random.Generator) -> tuple[dict, float, 
 
 def dusk(weather: Weather, rng: np.random.Generator) -> tuple[dict, float, float]:
     """The last daylight: a violet-blue sky over a warm horizon."""
-    level = rng.uniform(0.22, 0.48)
-    sky = tinted(rng, 0.46, 0.54, 0.80) * level
+    level = rng.uniform(0.19, 0.40)
+    sky = tinted(rng, 0.42, 0.50, 0.86) * level
     values = {
         "sun_direction": direction(rng.uniform(-0.8, 0.8), 0.12),
         "sun": tinted(rng, 0.10, 0.055, 0.03) * level,
@@ -358,6 +364,6 @@ def through_weather(
     if weather.rain:
         image = add_streaks(image, depth, weather.rain, scale, np.array(light.airlight) * 0.8, rng)
         grey = image.mean(axis=2, keepdims=True)
-        image = grey + (image - grey) * (0.8 if weather.night else 0.7)
+        image = grey + (image - grey) * (0.8 if weather.night else 0.82)
         image = add_drops_on_lens(image, weather.rain, rng)
     return expose(image.astype(np.float32), weather, rng)

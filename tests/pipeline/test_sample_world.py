@@ -313,15 +313,18 @@ def test_objects_hidden_or_nearly_hidden_are_dropped():
     owner[2:12, 3:13] = 0  # in full view
     owner[0:6, 20] = 2  # six pixels of a thin one, at the upper border
     owner[10:12, 20:23] = 3  # six pixels of a big one: too little of it
-    owner[15:20, 20:30] = 4  # a fifth of a big one, difficult, cut off by two borders
-    alone = np.array([400, 300, 24, 600, 1200])
-    objects = find_objects(owner, alone, ["car", "bus", "person", "truck", "bus"])
+    owner[15:20, 20:30] = 4  # a sixth of a big one, difficult, cut off by two borders
+    owner[14:20, 0:10] = 5  # lost in the fog
+    clear = np.ones((20, 30))
+    clear[14:20, 0:10] = 0.04
+    alone = np.array([400, 300, 24, 600, 1200, 240])
+    objects = find_objects(owner, clear, alone, ["car", "bus", "person", "truck", "bus", "car"])
     assert [(o.name, o.box, o.truncated, o.difficult, o.number) for o in objects] == [
         ("car", (3, 2, 13, 12), False, False, 0),
         ("person", (20, 0, 21, 6), True, False, 2),
         ("bus", (20, 15, 30, 20), True, True, 4),
     ]
-    assert find_objects(np.full((3, 3), -1, np.int16), np.zeros(1, np.int64), []) == []
+    assert find_objects(np.full((3, 3), -1, np.int16), np.ones((3, 3)), np.zeros(1, np.int64), []) == []
 
 
 def lit(squares, extinction: float, airlight=(0.5, 0.6, 0.7), colour=(0.2, 0.1, 0.05)):
