@@ -5,6 +5,9 @@ threads strike out what those overlap further down the row. Nothing is read back
 number of rounds. Single precision throughout; `threshold` is already rounded down to it (see kernels/nms.py).
 """
 
+# mypy: disable-error-code="call-overload,call-arg"
+# (numba.cuda's stubs describe the host side of cuda.threadIdx and cuda.syncthreads, not their use in a kernel)
+
 import numpy as np
 import torch
 from numba import cuda, float32, int32

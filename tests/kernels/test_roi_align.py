@@ -1,0 +1,93 @@
+"""The CPU operator against torchvision's, forward and backward, and its use over a pyramid."""
+
+import pytest
+import torch
+from torchvision.ops import MultiScaleRoIAlign, roi_align
+
+from model import roi
+
+
+def awkward_boxes():
+    """Inside, under a pixel, without area, on the far corner, past every side, larger than the map, far away."""
+    return torch.tensor(
+        [
+            [3.3, 4.7, 40.2, 51.9],
+            [10.0, 10.0, 10.2, 10.1],
+            [0.0, 0.0, 0.0, 0.0],
+            [79.9, 63.9, 80.0, 64.0],
+            [-30.0, -20.0, 20.0, 30.0],
+            [60.0, 40.0, 130.0, 110.0],
+            [-50.0, -50.0, 200.0, 200.0],
+            [1e5, 1e5, 1e5 + 9, 1e5 + 9],
+            [50.0, 30.0, 20.0, 10.0],
+        ]
+    )
+
+
+@pytest.mark.parametrize(("output_size", "samples"), [(7, 2), (1, 1), (3, 3)])
+@pytest.mark.parametrize("stride", [8, 16])
+def test_operator_equals_torchvision_on_one_map(output_size, samples, stride):
+    generator = torch.Generator().manual_seed(stride)
+    boxes = awkward_boxes().repeat(2, 1)
+    image = torch.arange(2).repeat_interleave(len(boxes) // 2)
+    feature = torch.randn(2, 5, 64 // stride, 80 // stride, generator=generator, requires_grad=True)
+    rois = torch.cat((image[:, None].float(), boxes), dim=1)
+    expected = roi_align(feature, rois, output_size, 1 / stride, samples)
+    level = torch.zeros_like(image)
+    got = torch.ops.fairweather.roi_align_levels([feature], boxes, image, level, [1 / stride], output_size, samples)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
+    weight = torch.randn(expected.shape, generator=generator)
+    (expected_grad,) = torch.autograd.grad((expected * weight).sum(), feature)
+    (grad,) = torch.autograd.grad((got * weight).sum(), feature)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("exporting", [False, True])
+def test_levels_equal_torchvisions_pooler(monkeypatch, exporting):
+    """Both ways through model/roi.py: the operator, and every level asked for every box (GPU and export)."""
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
+    generator = torch.Generator().manual_seed(0)
+    canvas = (256, 320)
+    features = tuple(
+        torch.randn(2, 6, canvas[0] // stride, canvas[1] // stride, generator=generator, requires_grad=True)
+        for stride in (4, 8, 16, 32)
+    )
+    corner = torch.rand(2, 40, 2, generator=generator) * 150
+    side = 2 ** (torch.rand(2, 40, 2, generator=generator) * 10 - 2)  # a quarter of a pixel to the whole canvas
+    boxes = torch.cat((corner, corner + side), dim=2).clamp(max=256)
+    boxes[0, 0] = 0
+    pooler = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
+    named = {str(level): feature for level, feature in enumerate(features)}
+    expected = pooler(named, list(boxes), [canvas] * 2)
+    got = roi.roi_align_levels(features, boxes, canvas, 224)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    weight = torch.randn(expected.shape, generator=generator)
+    for grad, wanted in zip(
+        torch.autograd.grad((got * weight).sum(), features),
+        torch.autograd.grad((expected * weight).sum(), features),
+        strict=True,
+    ):
+        torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_crops_of_one_map_at_given_boxes():
+    """A ramp has the box's own centre values: bin (row, column) of a box reads its centre's x exactly."""
+    ramp = torch.arange(20.0).expand(1, 1, 16, 20)
+    crops = roi.roi_align(ramp, torch.tensor([[[16.0, 16.0, 72.0, 72.0]]]), 1 / 8, 7)
+    assert crops.shape == (1, 1, 7, 7)
+    torch.testing.assert_close(crops[0, 0, 3], torch.arange(7) + 2.5)
+
+
+def test_half_precision_maps_give_half_precision_crops():
+    feature = torch.randn(1, 4, 8, 8, dtype=torch.bfloat16, requires_grad=True)
+    crops = roi.roi_align(feature, torch.tensor([[[0.0, 0.0, 63.0, 63.0]]]), 1 / 8, 7)
+    assert crops.dtype == torch.bfloat16
+    crops.float().sum().backward()
+    assert feature.grad.dtype == torch.bfloat16
+
+
+def test_operator_is_sound_for_tracing():
+    features = [torch.randn(2, 3, 8, 8, requires_grad=True), torch.randn(2, 3, 4, 4, requires_grad=True)]
+    boxes, image, level = torch.rand(5, 4) * 60, torch.tensor([0, 1, 0, 1, 1]), torch.tensor([0, 0, 1, 1, 0])
+    arguments = (features, boxes, image, level, [1 / 8, 1 / 16], 3, 2)
+    torch.library.opcheck(torch.ops.fairweather.roi_align_levels.default, arguments)
