@@ -259,7 +259,7 @@ def light_surface(table_P11, index, p, ray, z, light, lamps_N11, ground_map, noi
         albedo = scale(albedo, max(0.25, 1 + leaf))
         normal = (normal[0], normal[1] + 0.35, normal[2])
     elif material == GLASS:
-        mirror, gloss = 0.55, 0.5
+        mirror, gloss = 0.4, 0.5
     elif material == PAINT:
         mirror, gloss = 0.07, 0.35
     facing = max(dot(normal, light.sun_direction), 0.0) * sun_reaches

@@ -1,5 +1,7 @@
 """The sample world's people, bikes, motors and their riders, as skeletons of capsules."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from pipeline.world_shape import (
@@ -110,10 +112,14 @@ def person(rng: np.random.Generator, umbrella: bool) -> tuple[Shape, Size]:
         shape.capsule(hand, hand, 0.05 * k, 0.05 * k, skin)
     for sign in (-1, 1):  # two halves make the chest wider than deep
         x = sign * 0.08 * girth
-        shape.capsule((x, hip - 0.02, 0), (x * 1.15, shoulder - 0.05, 0), 0.105 * girth, 0.115 * girth, top)
+        shape.capsule((x, hip + 0.08, 0), (x * 1.15, shoulder - 0.05, 0), 0.1 * girth, 0.115 * girth, top)
         if coat or skirt:
             colour = top if coat else bottom
             shape.capsule((x, hip, 0), (x * 1.3, 0.55 * k, 0), 0.11 * girth, 0.13 * girth, colour)
+    if not skirt:
+        shape.capsule(
+            (-0.06 * girth, hip, 0), (0.06 * girth, hip, 0), 0.115 * girth, 0.115 * girth, bottom, bias=-0.002
+        )
     head(shape, rng, 1.5 * k, 0.01, k)
     if rng.random() < 0.35:
         bag = vary(rng, pick(rng, CLOTHES), 0.3)
@@ -197,10 +203,12 @@ def motor(rng: np.random.Generator, glow: float) -> tuple[Shape, Size]:
     scooter = rng.random() < 0.4
     radius, half = (0.24, 0.62) if scooter else (0.31, 0.70)
     for z in (-half, half):
-        for x in (-0.065, 0.065):
+        for x in (-0.06, 0.06):
             shape.disc(x, radius, z, radius, RUBBER)
             shape.disc(x * 1.05, radius, z, radius * 0.55, (0.2, 0.2, 0.21), bias=0.002)
-        shape.capsule((0, 0.065, z), (0, 2 * radius - 0.065, z), 0.075, 0.075, RUBBER)
+        rim = [(radius + radius * s, z + radius * c) for c, s in CIRCLE.tolist()]
+        for (ya, za), (yb, zb) in pairwise([*rim, rim[0]]):  # the tread
+            shape.polygon([(-0.06, ya, za), (0.06, ya, za), (0.06, yb, zb), (-0.06, yb, zb)], RUBBER)
     lamp_y, lamp_z = (0.95, half - 0.05) if scooter else (0.92, half - 0.12)
     if scooter:
         for sign in (-1, 1):  # leg shield, floor and rear body
@@ -305,8 +313,9 @@ def rider(rng: np.random.Generator, on: str) -> Shape:
         )
         x = sign * 0.085 * girth
         shape.capsule(
-            (x, hip[0] + 0.02, hip[1]), (x * 1.15, chest[0] - 0.06, chest[1]), 0.115 * girth, 0.12 * girth, top
+            (x, hip[0] + 0.13, hip[1] + 0.03), (x * 1.15, chest[0] - 0.06, chest[1]), 0.1 * girth, 0.12 * girth, top
         )
+    shape.capsule((-0.07, hip[0], hip[1]), (0.07, hip[0], hip[1]), 0.12 * girth, 0.12 * girth, bottom, bias=-0.002)
     helmet = "motor" if on == "motor" else pick(rng, ["none", "bike"])
     head(shape, rng, chest[0] + 0.09, chest[1] + 0.07, 1.0, helmet)
     if rng.random() < 0.3:
