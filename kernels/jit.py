@@ -9,9 +9,12 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numba
-from numba.core import config
+from numba.core import config as numba_config
+
+config: Any = numba_config  # its settings are set at run time
 
 
 def source_hash() -> str:
@@ -38,5 +41,17 @@ def compiled(function: Callable) -> Callable:
     config.CACHE_DIR = CACHE
     try:
         return numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")(function)
+    finally:
+        config.CACHE_DIR = before
+
+
+def cuda_compiled(function: Callable) -> Any:
+    """A CUDA kernel: compiled when first launched, float32 with fast division and square roots."""
+    from numba import cuda
+
+    before = config.CACHE_DIR
+    config.CACHE_DIR = CACHE
+    try:
+        return cuda.jit(cache=not config.ENABLE_CUDASIM, fastmath=True)(function)
     finally:
         config.CACHE_DIR = before

@@ -104,7 +104,7 @@ def shot_table() -> np.ndarray:
         mass_VS = np.exp(xlogy(counts, mean_V1) - mean_V1 - gammaln(counts + 1))
         probability_VS = np.where(counts < photons, mass_VS, 0.0)
         probability_VS[:, photons] = gammainc(photons, mean_V1[:, 0])  # P(count >= photons)
-        levels_S = np.uint8(np.clip(counts / float(photons), 0, 1) * 255)
+        levels_S = (np.clip(counts / float(photons), 0, 1) * 255).astype(np.uint8)
 
         rest_VS = probability_VS * SHOT_COLUMNS  # mean 1 a column; move the surplus of the rich to the poor
         threshold_VS = np.full(rest_VS.shape, 65536.0)

@@ -37,9 +37,10 @@ MOTION = severity.INDEX["motion_blur"]
 # Columns of the table, each an array with one entry an image.
 COLUMNS = {
     "rows_B": (ROW, ()),
-    "keys_B": (np.dtype(np.int64), ()),
     "extra_BE": (np.dtype(np.float32), (EXTRA,)),
     "statistics_B4": (np.dtype(np.uint32), (4,)),  # zero; the statistics stage adds to it
+    # From here on: what a view shows of it.
+    "keys_B": (np.dtype(np.int64), ()),
     "teacher_sizes_B2": (np.dtype(np.int32), (2,)),
     "student_sizes_B2": (np.dtype(np.int32), (2,)),
     "ratio_B": (np.dtype(np.float32), ()),

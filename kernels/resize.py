@@ -47,6 +47,24 @@ def scale_of(side, small):
 
 
 @compiled
+def shrunk_pixel(tile, y, x, scale_y, scale_x, height, width, first_y, first_x):
+    """One pixel of the downscaled image, three channels, from a tile that starts at pixel (first_y, first_x)."""
+    begin_y, end_y = first_tap(y, scale_y, height), end_tap(y, scale_y, height)
+    begin_x, end_x = first_tap(x, scale_x, width), end_tap(x, scale_x, width)
+    red, green, blue, total = float32(0), float32(0), float32(0), float32(0)
+    for k in range(begin_y, end_y):
+        weight_y = tap_weight(y, k, scale_y)
+        for j in range(begin_x, end_x):
+            weight = weight_y * tap_weight(x, j, scale_x)
+            at = 3 * (j - first_x)
+            red += weight * float32(tile[uint64(k - first_y), uint64(at)])
+            green += weight * float32(tile[uint64(k - first_y), uint64(at + 1)])
+            blue += weight * float32(tile[uint64(k - first_y), uint64(at + 2)])
+            total += weight
+    return red / total, green / total, blue / total
+
+
+@compiled
 def teacher_rows(source, out, row, y0, y1):
     """out[y, x, c]: the clean image, mirrored if the row says so, normalised; 0 outside the image."""
     height, width, flip = row.height, row.width, row.flip

@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -91,9 +91,11 @@ class ViewMaker:
         self.pools: dict[tuple[int, int], Pool] = {}
         self.executor: ThreadPoolExecutor | None = None
         if self.device.type == "cuda":
-            from kernels.gpu import GpuViews
+            from kernels import gpu
 
-            self.gpu = GpuViews(self.device, self.dtype)
+            if self.dtype not in gpu.TYPES:
+                raise ValueError(f"views: dtype must be float32, float16 or bfloat16 on a GPU; got {self.dtype}")
+            self.kept = gpu.device_of(self.device)
         elif self.device.type == "cpu":
             from kernels.cpu import Workspaces
 
@@ -132,16 +134,21 @@ class ViewMaker:
     def __call__(self, batch: Batch, draw: int | None = None) -> Views:
         """The views of a batch. Batches of one global step pass the same `draw` and so get the same student canvas;
         without one, it follows from the epoch and the batch's first id."""
+        return self.start(batch, draw).wait()
+
+    def start(self, batch: Batch, draw: int | None = None) -> "StartedViews":
+        """Queue the views and go on. On a GPU they are made beside whatever the caller queues until it calls `wait`:
+        start the next batch's views, queue the training step of this one, then wait."""
         check(batch, self.device)
         height, width = batch.images_BHW3.shape[1:3]
         if draw is None:
             draw = int(rng.image_key(batch.seed, batch.epoch, int(batch.ids_B[0])) >> np.uint64(1))
         bucket = self.draw_bucket(batch.seed, draw)
-        small_height, small_width = student_canvas((height, width), bucket[1])
+        small = student_canvas((height, width), bucket[1])
         pool = self.pool((height, width))
         if self.device.type == "cuda":
-            return self._on_gpu(batch, bucket, (small_height, small_width), pool)
-        return self._on_cpu(batch, bucket, (small_height, small_width), pool)
+            return self._on_gpu(batch, bucket, small, pool)
+        return StartedViews(self._on_cpu(batch, bucket, small, pool), None)
 
     def _draw(self, table: Table, batch: Batch, bucket: tuple[float, float], pool: Pool | None) -> None:
         ids_B, sizes_B2 = batch.ids_B.numpy(), batch.sizes_B2.numpy()
@@ -151,22 +158,20 @@ class ViewMaker:
         if pool is not None:
             pool.place(table.rows_B)
 
-    def _on_cpu(
-        self, batch: Batch, bucket: tuple[float, float], student_canvas: tuple[int, int], pool: Pool | None
-    ) -> Views:
+    def _on_cpu(self, batch: Batch, bucket: tuple[float, float], small: tuple[int, int], pool: Pool | None) -> Views:
         from kernels import cpu
 
         num, height, width = batch.images_BHW3.shape[:3]
         table = Table(num)
         self._draw(table, batch, bucket, pool)
         teacher_BHW3 = torch.empty(num, height, width, 3) if self.teacher else None
-        student_Bhw3 = torch.empty(num, *student_canvas, 3)
+        student_Bhw3 = torch.empty(num, *small, 3)
         cpu.make_views(
             batch.images_BHW3.contiguous().numpy().reshape(num, height, 3 * width),
             table,
             cpu.NO_POOL if pool is None else pool.values_M,
             None if teacher_BHW3 is None else teacher_BHW3.numpy().reshape(num, height, 3 * width),
-            student_Bhw3.numpy().reshape(num, student_canvas[0], 3 * student_canvas[1]),
+            student_Bhw3.numpy().reshape(num, small[0], 3 * small[1]),
             self.workspaces,
             self.executor,
         )
@@ -186,6 +191,59 @@ class ViewMaker:
             keys_B=torch.from_numpy(table.keys_B),
             ids_B=batch.ids_B,
         )
+
+    def _on_gpu(
+        self, batch: Batch, bucket: tuple[float, float], small: tuple[int, int], pool: Pool | None
+    ) -> "StartedViews":
+        from kernels import gpu
+
+        kept = self.kept
+        caller = torch.cuda.current_stream(kept.device)
+        kept.stream.wait_stream(caller)
+        with torch.cuda.stream(kept.stream):
+            table = kept.table(len(batch.ids_B))
+            self._draw(table.host, batch, bucket, pool)
+            images_BHW3, boxes_BG4 = batch.images_BHW3.contiguous(), batch.boxes_BG4.contiguous()
+            pool_M = None if pool is None else pool.values_M
+            made = gpu.make_views(kept, images_BHW3, boxes_BG4, table, pool_M, small, self.dtype, self.teacher)
+            teacher_BHW3, student_Bhw3, boxes_2BG4, columns = made
+            done = torch.cuda.Event()
+            done.record(kept.stream)
+        batch.images_BHW3.record_stream(kept.stream)
+        batch.boxes_BG4.record_stream(kept.stream)
+        views = Views(
+            teacher_B3HW=None if teacher_BHW3 is None else teacher_BHW3.permute(0, 3, 1, 2),
+            student_B3hw=student_Bhw3.permute(0, 3, 1, 2),
+            ratio_B=columns["ratio_B"],
+            teacher_sizes_B2=columns["teacher_sizes_B2"],
+            student_sizes_B2=columns["student_sizes_B2"],
+            teacher_boxes_BG4=boxes_2BG4[0],
+            student_boxes_BG4=boxes_2BG4[1],
+            labels_BG=batch.labels_BG,
+            ignore_BG=batch.ignore_BG,
+            keys_B=columns["keys_B"],
+            ids_B=batch.ids_B,
+        )
+        return StartedViews(views, done)
+
+
+@dataclass(frozen=True)
+class StartedViews:
+    """Views that may still be in the making."""
+
+    views: Views
+    done: "torch.cuda.Event | None"
+
+    def wait(self) -> Views:
+        """Order the views before what the caller's current stream does next; the host does not wait."""
+        if self.done is not None:
+            caller = torch.cuda.current_stream(self.views.student_B3hw.device)
+            caller.wait_event(self.done)
+            for field in fields(self.views):
+                tensor = getattr(self.views, field.name)
+                if isinstance(tensor, Tensor) and tensor.is_cuda:
+                    tensor.record_stream(caller)
+        return self.views
 
 
 def clean_view(batch: Batch, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:

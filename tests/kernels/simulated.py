@@ -1,0 +1,48 @@
+"""Run by test_cuda.py in a process of its own, under Numba's CUDA simulator: the kernels of one small batch.
+
+argv: an .npz to read (images, the table's buffer, masks, boxes, student canvas) and one to write.
+"""
+
+import sys
+
+import numpy as np
+
+from kernels import cuda_kernels, gpu
+from kernels.cpu import shots
+from kernels.parameters import Table
+
+
+def main() -> None:
+    given = np.load(sys.argv[1])
+    images, boxes = given["images"], given["boxes"]
+    num, height, values = images.shape
+    table = Table(num, given["buffer"].copy())
+    a, b = np.full((2, num, height, values), np.nan, dtype=np.float32)
+    stages = (images, a, b, table.rows_B, table.extra_BE, table.statistics_B4, shots(), given["pool"])
+    student = np.full(tuple(given["student_shape"]), np.nan, dtype=np.float32)
+    teacher = np.full((num, height, values), np.nan, dtype=np.float32)
+    both_boxes = np.full((2, *boxes.shape), np.nan, dtype=np.float32)
+    gpu.launch_stages(stages, table.rows_B, 0)
+    gpu.launch_finish(stages, table.rows_B, student, "float32", 0)
+    cuda_kernels.TEACHER["float32"][*gpu.pixels(num, height, values // 3), 0](images, table.rows_B, teacher)
+    cuda_kernels.boxes[1, cuda_kernels.THREADS, 0](boxes, both_boxes, table.rows_B)
+    corrupted = np.zeros_like(images)
+    for kernel in cuda_kernels.CORRUPTED:
+        kernel[*gpu.pixels(num, height, values // 3), 0](*stages, corrupted)
+    halves = {}
+    for name, dtype in (("float16", np.float16), ("bfloat16", np.uint16)):
+        halves[name] = np.zeros((num, height, values), dtype=dtype)
+        cuda_kernels.TEACHER[name][*gpu.pixels(num, height, values // 3), 0](images, table.rows_B, halves[name])
+    np.savez(
+        sys.argv[2],
+        student=student,
+        teacher=teacher,
+        boxes=both_boxes,
+        corrupted=corrupted,
+        statistics=table.statistics_B4,
+        **halves,
+    )
+
+
+if __name__ == "__main__":
+    main()
