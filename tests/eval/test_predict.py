@@ -1,0 +1,129 @@
+"""eval.predict on files, folders, globs and films; what cannot be read is named and skipped, as the exit code says."""
+
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from eval import predict
+from eval.draw import draw_boxes
+from eval.predict import PredictOptions, find_inputs, main, open_predictor
+
+
+def call(monkeypatch, *arguments) -> int:
+    monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
+    return main()
+
+
+def sized(scored, inputs, out, *more):
+    return [scored.checkpoint, *inputs, "--out", out, "--short-side", 64, "--long-side", 96, "--score", 0.1, *more]
+
+
+@pytest.fixture
+def pictures(scored, tmp_path):
+    folder = tmp_path / "pictures" / "deep"
+    folder.mkdir(parents=True)
+    source = scored.sources["night_rainy"] / "images"
+    for number in range(3):
+        image = Image.open(source / f"{number}.png")
+        image.save(folder / f"{number}.png")
+    image.convert("L").save(tmp_path / "pictures" / "grey.jpg")
+    return tmp_path / "pictures"
+
+
+def test_a_folder_gives_drawings_and_boxes_in_original_pixels(scored, pictures, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert call(monkeypatch, *sized(scored, [pictures], out)) == 0
+    content = json.loads((out / "predictions.json").read_text())
+    assert len(content["images"]) == 4
+    assert content["skipped"] == []
+    for entry in content["images"]:
+        drawn = Image.open(entry["drawn"])
+        assert drawn.size == (entry["width"], entry["height"])
+        assert entry["detections"]
+        scores = [item["score"] for item in entry["detections"]]
+        assert scores == sorted(scores, reverse=True)
+        assert min(scores) >= 0.1
+        for item in entry["detections"]:
+            x, y, w, h = item["box"]
+            assert 0 <= x <= x + w <= entry["width"] + 0.01
+            assert 0 <= y <= y + h <= entry["height"] + 0.01
+            assert item["class"] in content["classes"]
+    before = np.asarray(Image.open(pictures / "deep" / "0.png").convert("RGB")).astype(int)
+    after = np.asarray(Image.open(out / "deep" / "0.jpg")).astype(int)
+    assert (abs(before - after).max(axis=2) > 60).mean() > 0.01
+
+
+def test_what_cannot_be_read_is_named_and_skipped(scored, pictures, tmp_path, monkeypatch, capsys):
+    (pictures / "broken.jpg").write_bytes((pictures / "grey.jpg").read_bytes()[:200])
+    (pictures / "film.mp4").write_bytes(b"not a film")
+    assert (
+        call(monkeypatch, *sized(scored, [pictures, tmp_path / "nowhere", tmp_path / "*.none"], tmp_path / "out")) == 1
+    )
+    printed = capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(content["images"]) == 4
+    assert len(content["skipped"]) == 4
+    for name in ("broken.jpg", "film.mp4", "nowhere", "*.none"):
+        assert name in printed
+    with pytest.raises(ValueError, match="nothing to look at"):
+        call(monkeypatch, *sized(scored, [tmp_path / "nowhere"], tmp_path / "out"))
+
+
+def test_a_film_keeps_its_frames_size_and_rate(scored, tmp_path, monkeypatch):
+    film = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (150, 100))
+    source = cv2.imread(str(scored.sources["night_rainy"] / "images" / "0.png"))
+    for number in range(7):
+        writer.write(cv2.resize(np.roll(source, 3 * number, axis=1), (150, 100)))
+    writer.release()
+    assert call(monkeypatch, *sized(scored, [film], tmp_path / "out", "--batch-size", 3)) == 0
+    (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
+    assert len(entry["frames"]) == 7
+    assert (entry["width"], entry["height"]) == (150, 100)
+    assert all(entry["frames"])
+    drawn = cv2.VideoCapture(entry["drawn"])
+    assert drawn.get(cv2.CAP_PROP_FPS) == pytest.approx(12, abs=0.1)
+    count = 0
+    while drawn.read()[0]:
+        count += 1
+    assert count == 7
+
+
+def test_globs_and_equal_names_do_not_overwrite_each_other(pictures, tmp_path):
+    files, missing = find_inputs((str(pictures / "**" / "*.png"), str(pictures / "deep"), str(pictures / "grey.jpg")))
+    assert missing == []
+    assert len(files) == 4
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "grey.jpg").write_bytes((pictures / "grey.jpg").read_bytes())
+    files, _ = find_inputs((str(pictures / "grey.jpg"), str(other / "grey.jpg")))
+    assert [str(target) for _, target in files] == ["grey.jpg", "grey-2.jpg"]
+
+
+def test_options_that_cannot_work_say_so(scored, tmp_path):
+    options = PredictOptions(scored.checkpoint, ("a",), tmp_path, device="cpu")
+    assert open_predictor(options).score == 0.5
+    assert open_predictor(options).short_side == 600
+    for changes, message in (
+        ({"score": 1.5}, "--score 1.5"),
+        ({"short_side": 100, "long_side": 50}, "--short-side 100"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            open_predictor(PredictOptions(scored.checkpoint, ("a",), tmp_path, device="cpu", **changes))
+    assert predict.canvas_of((64, 97)) == (64, 128)
+
+
+def test_boxes_are_drawn_at_their_edges_and_outside_ones_do_no_harm():
+    image = np.full((60, 80, 3), 90, np.uint8)
+    boxes = np.array([[10.0, 20, 30, 25], [-50, -50, 10, 10], [70, 50, 40, 40]])
+    drawn = draw_boxes(
+        image, boxes, ["", "far <script>", "edge"], ["#ff0000", "#00ff00", "#0000ff"], [False, True, True]
+    )
+    assert (image == 90).all()
+    assert drawn[32, 10].tolist()[0] > 150
+    assert drawn[20, 25].tolist()[0] > 150
+    assert drawn[32, 25].tolist() == [90, 90, 90]

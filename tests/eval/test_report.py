@@ -1,0 +1,304 @@
+"""The report: nothing in it can run or load anything, every section has content, and a browser clicks through it."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from eval import domains
+from eval.interchange import Detections, read_results, write_results
+from eval.markup import Html, number, tag
+from eval.ranks import World
+from eval.report import build_report, write_report
+from eval.report_training import read_log, thin
+from eval.results import load_run
+from eval.run import EvaluationOptions, run
+from kernels.severity import BENCHMARK
+
+SECTIONS = ["domains", "classes", "curves", "sizes", "corruptions", "pictures", "training", "details"]
+HOSTILE = "<script>alert('x')</script>"
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def robustness(level: float) -> dict:
+    cells = {name: [{"voc07": level / s, "area": 1.0, "coco": 1.0} for s in range(1, 6)] for name in BENCHMARK}
+    part = {"mPC": level / 2, "rPC": 50.0, "corruptions": 15}
+    summary = {"P": level, "all": part, "seen": part, "unseen": part}
+    return {"domain": "daytime_clear", "images": 9, "resolution": "packed", "seen": list(BENCHMARK[:12]),
+            "known_training": True, "corruptions": cells, "summary": summary}  # fmt: skip
+
+
+def training_log(terms: tuple[str, ...]) -> str:
+    lines = [{"step": 0, "skipped": ["roi_box"], "ids": [3]}]
+    for step in range(1, 900):
+        losses = dict.fromkeys(terms, 1 / step)
+        lines.append({"step": step, "losses": losses, "cosines": {"global": 1 - 1 / step}, "learning_rate": 0.02 / step,
+                      "images_per_second": 8.0})  # fmt: skip
+    return "\n".join(map(json.dumps, lines)) + '\n{"step": 900, "los'
+
+
+@pytest.fixture(scope="module")
+def runs(scored, tmp_path_factory):
+    """Two runs with everything: the second is the detector, the first a worse set of detections of the same images."""
+    root = tmp_path_factory.mktemp("report")
+    data = tuple(scored.data.values())
+    run(EvaluationOptions(scored.checkpoint, data, out=root / "student", resamples=40), ALONE)
+    files = []
+    for domain in scored.data:
+        found = read_results(root / "student" / "eval" / f"detections-{domain}.json")
+        kept = np.arange(len(found)) % 3 > 0
+        files.append(root / f"{domain}.json")
+        write_results(files[-1], Detections(*(value[kept] for value in vars(found).values())))
+    run(EvaluationOptions(root / "plain", data, detections=tuple(files), resamples=40), ALONE)
+    for name, level in (("plain", 30.0), ("student", 50.0)):
+        (root / name / "eval" / "robustness.json").write_text(json.dumps(robustness(level)))
+        (root / name / "log.jsonl").write_text(training_log(("rpn_class", "roi_box", "global")))
+        config = {"data": str(scored.data["daytime_clear"]), "name": HOSTILE, "teacher": None}
+        (root / name / "config.json").write_text(json.dumps(config))
+    return [load_run(root / "plain"), load_run(root / "student")]
+
+
+def parts_of(page: str) -> dict[str, str]:
+    return dict(re.findall(r'<section id="(\w+)">(.*?)</section>', page, re.DOTALL))
+
+
+def test_every_section_has_content(runs):
+    page = build_report(runs)
+    parts = parts_of(page)
+    assert list(parts) == SECTIONS
+    for domain in ("Daytime-Clear", "Night-Rainy"):
+        assert domain in parts["domains"]
+    assert "daytime_clear" in page
+    assert "62.7" in parts["domains"]
+    assert "for orientation only" in parts["domains"]
+    assert "student − plain" in parts["domains"]
+    assert parts["curves"].count("<svg") == 2 * 3
+    assert parts["corruptions"].count('<td class="heat') == 3 * 15 * 6
+    assert "unseen" in parts["corruptions"]
+    assert parts["pictures"].count('class="shot"') > 20
+    assert parts["training"].count("<svg") == 3 + 1 + 2
+    for text in ("Resolved configuration", "hardware", "pycocotools", "images per second", "Data report"):
+        assert text in parts["details"]
+    assert len(page) < 15_000_000
+
+
+def test_figures_on_the_page_are_those_of_the_results(runs):
+    page = build_report(runs)
+    for run_ in runs:
+        for name in ("daytime_clear", "night_rainy", "mean_of_targets"):
+            assert f"<b>{run_.figure(name):.1f}</b>" in page
+
+
+def test_nothing_is_loaded_and_only_its_own_script_may_run(runs):
+    page = build_report(runs)
+    policy = re.search(r'content="(default-src[^"]*)"', page)
+    assert policy is not None
+    assert "default-src &#x27;none&#x27;" in policy[1]
+    assert "script-src &#x27;sha256-" in policy[1]
+    without_pictures = re.sub(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+", "", page)
+    assert not re.search(r"""(src|href)=["'](?!#)[^"']""", without_pictures)
+    assert "@import" not in page
+    assert "url(http" not in page
+
+
+def hostile_copy(run_, folder):
+    """Its names are markup: of the run, a class, a domain, a setting, a loss term."""
+    shutil.copytree(run_.path, folder)
+    for file in [*folder.glob("eval/*.json"), *folder.glob("eval/pictures/*.json"), folder / "log.jsonl"]:
+        text = (
+            file.read_text()
+            .replace('"person"', json.dumps(HOSTILE))
+            .replace('"night_rainy"', json.dumps(HOSTILE + "d"))
+        )
+        text = text.replace('"roi_box"', json.dumps(HOSTILE + "t")).replace("VOC07", HOSTILE)
+        file.write_text(text)
+    return load_run(folder, HOSTILE + "r")
+
+
+def test_hostile_names_are_only_text(runs, tmp_path):
+    page = build_report([runs[0], hostile_copy(runs[1], tmp_path / "hostile")])
+    assert page.count("<script") == 1
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;r" in page
+    assert "alert('x')" not in page
+
+
+def test_one_run_without_anything_else_still_makes_a_page(runs, tmp_path):
+    shutil.copytree(runs[1].path / "eval", tmp_path / "alone" / "eval")
+    shutil.rmtree(tmp_path / "alone" / "eval" / "pictures")
+    (tmp_path / "alone" / "eval" / "robustness.json").unlink()
+    (tmp_path / "alone" / "eval" / "bootstrap.npz").unlink()
+    parts = parts_of(build_report([load_run(tmp_path / "alone")]))
+    assert "Not measured" in parts["corruptions"]
+    assert "No pictures were saved" in parts["pictures"]
+    assert "no training log" in parts["training"]
+
+
+def test_too_many_pictures_are_refused(runs, monkeypatch):
+    monkeypatch.setattr("eval.report.LARGEST", 100_000)
+    with pytest.raises(ValueError, match="must stay under"):
+        build_report(runs)
+
+
+def test_markup_escapes_all_but_markup():
+    assert tag("td", "a<b&\"'", Html("<i>c</i>"), None, 3) == "<td>a&lt;b&amp;&quot;&#x27;<i>c</i>3</td>"
+    assert (
+        tag("a", class_="x<y", data_name='"', hidden=True, title=None)
+        == '<a class="x&lt;y" data-name="&quot;" hidden></a>'
+    )
+    assert number(None) == "–"
+    assert number(-3.14) == "−3.1"
+    assert number(2, 1, "+") == "+2.0"
+
+
+def test_log_with_a_cut_line_and_thinning(runs):
+    lines = read_log(runs[0].path / "log.jsonl")
+    assert len(lines) == 899
+    steps, values = thin([float(n) for n in range(899)], [1.0] * 899)
+    assert len(steps) == 300
+    assert set(values) == {1.0}
+    assert thin([1.0], [2.0]) == ([1.0], [2.0])
+
+
+CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
+         "--disable-component-update", "--disable-quic"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[dev]' brings playwright")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine; Debian and Ubuntu: apt install chromium")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def page_file(runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    hostile = hostile_copy(runs[1], folder / "hostile")
+    path = folder / "report.html"
+    write_report([runs[0], replace(hostile, name="a run with quite a long name, as people give them")], path)
+    return path
+
+
+def open_page(browser, path, **options):
+    context = browser.new_context(offline=True, **options)
+    page = context.new_page()
+    troubles: list[str] = []
+    page.on("console", lambda message: troubles.append(message.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on(
+        "request",
+        lambda request: troubles.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
+    )
+    page.goto(path.as_uri())
+    return page, troubles
+
+
+def test_clicked_through_in_a_browser(browser, page_file):
+    page, troubles = open_page(browser, page_file, viewport={"width": 1280, "height": 900})
+    for name in SECTIONS:
+        section = page.locator(f"section#{name}")
+        page.click(f'nav a[href="#{name}"]')
+        box = section.bounding_box()
+        assert box is not None
+        assert box["height"] > 150
+        assert len(section.inner_text().strip()) > 80
+    for place in range(page.locator('[role="tab"]').count()):
+        button = page.locator('[role="tab"]').nth(place)
+        button.click()
+        assert button.get_attribute("aria-selected") == "true"
+        panel = page.locator(f"#{button.get_attribute('aria-controls')}")
+        assert panel.is_visible()
+        assert panel.inner_text().strip() or panel.locator("svg").count()
+    for place in range(page.locator("summary").count()):
+        summary = page.locator("summary").nth(place)
+        if summary.is_visible():
+            summary.click()
+    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.click(".theme")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+    page.locator(".shot:visible").first.click()
+    assert page.locator("dialog").is_visible()
+    first = page.locator("dialog p").inner_text()
+    page.click("dialog .next")
+    assert page.locator("dialog p").inner_text() != first
+    page.click("dialog .close")
+    assert not page.locator("dialog").is_visible()
+    assert troubles == []
+
+
+def test_pictures_really_show(browser, page_file):
+    """A picture that the page's policy or a wrong reference kept out would be one flat colour."""
+    page, troubles = open_page(browser, page_file, viewport={"width": 1000, "height": 900})
+    shot = page.locator(".shot:visible svg").first
+    shot.scroll_into_view_if_needed()
+    from io import BytesIO
+
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(BytesIO(shot.screenshot())).convert("L")).astype(float)
+    assert pixels.std() > 12
+    assert troubles == []
+
+
+def test_used_without_a_mouse(browser, page_file):
+    page, troubles = open_page(browser, page_file)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
+    tab = page.locator('section#classes [role="tab"]').first
+    tab.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.getAttribute('aria-selected')") == "true"
+    assert page.locator('section#classes [role="tabpanel"]').nth(1).is_visible()
+    assert not page.locator('section#classes [role="tabpanel"]').nth(0).is_visible()
+    page.keyboard.press("Home")
+    assert page.locator('section#classes [role="tabpanel"]').nth(0).is_visible()
+    page.locator(".shot:visible").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("dialog").is_visible()
+    first = page.locator("dialog p").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("dialog p").inner_text() != first
+    page.keyboard.press("Escape")
+    assert not page.locator("dialog").is_visible()
+    assert page.evaluate("document.activeElement.className") == "shot"
+    unnamed = "[...document.querySelectorAll('button, a')].filter(e => !e.textContent.trim() && !e.ariaLabel).length"
+    assert page.evaluate(unnamed) == 0
+    assert troubles == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone(browser, page_file, scheme):
+    page, troubles = open_page(
+        browser, page_file, viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True, is_mobile=True
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    lightness = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]")
+    assert (lightness < 80) == (scheme == "dark")
+    small = page.evaluate(
+        "[...document.querySelectorAll('p, td, th, button, a')].filter(e => e.offsetParent && "
+        "parseFloat(getComputedStyle(e).fontSize) < 11).length"
+    )
+    assert small == 0
+    assert troubles == []
+
+
+def test_without_scripts_everything_shows(browser, page_file):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    panels = page.locator('section#classes [role="tabpanel"]')
+    assert panels.count() == 3
+    assert all(panels.nth(place).is_visible() for place in range(3))
+
+
+def test_titles_of_the_benchmark_are_known():
+    assert {domains.title(name) for name in domains.BENCHMARK} == set(domains.TITLES.values())
