@@ -40,6 +40,8 @@ from pipeline.shards import (
 )
 from pipeline.sources import Source, read_source
 
+ROW_GROUP = 16384  # rows of the index; bounds the memory that reading it takes
+
 
 @dataclass(frozen=True)
 class PackOptions:
@@ -295,7 +297,7 @@ def finish(
     if not len(index):
         raise ValueError(f"{source.root}: no image is left to pack")
     sink = pa.BufferOutputStream()
-    pq.write_table(index, sink, compression="zstd")
+    pq.write_table(index, sink, compression="zstd", row_group_size=ROW_GROUP)
     data = sink.getvalue().to_pybytes()
     replace_file(options.out / "index.parquet", data)
     problems = [*source.problems, *(problem for shard in shards for problem in shard.problems)]

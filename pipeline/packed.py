@@ -86,8 +86,11 @@ class PackedDataset:
             raise self._error("index.parquet is damaged (its checksum differs from dataset.json)")
         columns = [name for name in INDEX_SCHEMA.names if name not in LAZY]
         try:
-            table = pq.read_table(pa.BufferReader(data), columns=columns)
-        except (pa.ArrowException, KeyError, ValueError) as error:
+            # Group by group, one thread, no read-ahead: as fast for a file in memory as pq.read_table, for less memory.
+            file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+            groups = [file.read_row_group(g, columns, use_threads=False) for g in range(file.num_row_groups)]
+            table = pa.concat_tables(groups)
+        except (pa.ArrowException, KeyError, ValueError, OSError) as error:
             raise self._error(f"index.parquet cannot be read ({error})") from None
         if table.schema.names != columns or any(
             table.schema.field(name).type != INDEX_SCHEMA.field(name).type for name in columns
@@ -171,7 +174,7 @@ class PackedDataset:
 
     @cached_property
     def _lazy(self) -> pa.Table:
-        return pq.read_table(self.path / "index.parquet", columns=list(LAZY)).combine_chunks()
+        return pq.ParquetFile(self.path / "index.parquet").read(list(LAZY)).combine_chunks()
 
     @cached_property
     def file_names(self) -> list[str]:

@@ -35,7 +35,7 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
                 raise ValueError("is not a regular file")
             if status.st_size > max_bytes:
                 raise ValueError(f"has {status.st_size} bytes, more than the {max_bytes} allowed here")
-            return file.read(max_bytes + 1)
+            return file.read(status.st_size)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError("is missing") from None
     except IsADirectoryError:

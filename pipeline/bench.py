@@ -1,0 +1,341 @@
+"""How fast images arrive: `python -m pipeline.bench [--json FILE]`.
+
+On files made here (1280x720 JPEG, a textured scene) it measures, in one run and interleaved round by round:
+packing; the plain PyTorch way (DataLoader + torchvision decode, resize and padding of the original files); every loader
+with several thread counts, with the share of time the consumer waits; opening 100,000 records. Speeds are medians.
+A loader whose batches differ from a direct decoding is reported as wrong and gets no speed.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import tyro
+
+from pipeline.console import describe_hardware, run_entry, say
+from pipeline.loader import NAMES, open_loader
+from pipeline.pack import ROW_GROUP
+from pipeline.packed import PackedDataset
+from pipeline.pixels import decode_packed
+from pipeline.shards import INDEX_SCHEMA
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Measure packing, loading against the plain PyTorch way, and opening."""
+
+    json: Path | None = None
+    """Write the figures to this file."""
+    images: int = 400
+    batch_size: int = 8
+    threads: tuple[int, ...] = ()
+    """Decoding threads to try. Default: 1, 2, 4 ... up to the cores of this process."""
+    loaders: tuple[str, ...] = NAMES
+    seconds: float = 3.0
+    """Of each measurement."""
+    rounds: int = 3
+    device: str = ""
+    """Default: cuda when there is one, else cpu."""
+    records: int = 100_000
+    """Of the dataset whose opening is timed; 0 leaves it out."""
+
+
+def make_originals(root: Path, count: int) -> None:
+    """VOC folder of 1280x720 pictures with the detail, and so the JPEG size, of a street photograph (about 200 kB)."""
+    import simplejpeg
+
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    octaves = []
+    for size in (9, 33, 129, 513):
+        small = rng.normal(0, 1, (size, size * 16 // 9 + 1, 3)).astype(np.float32)
+        octaves.append(cv2.resize(small, (1400, 840), interpolation=cv2.INTER_CUBIC))
+    weights = (30, 18, 9, 5)
+    scene = 120 + sum(weight * octave for weight, octave in zip(weights, octaves, strict=True))
+    objects = "".join(
+        f"<object><name>car</name><bndbox><xmin>{x}</xmin><ymin>300</ymin><xmax>{x + 90}</xmax>"
+        "<ymax>380</ymax></bndbox></object>"
+        for x in range(1, 1100, 100)
+    )
+    for i in range(count):
+        y, x = rng.integers(0, 120, 2)
+        picture = np.clip(scene[y : y + 720, x : x + 1280] + rng.normal(0, 2, (720, 1280, 1)), 0, 255).astype(np.uint8)
+        name = f"{i:05d}"
+        (root / f"JPEGImages/{name}.jpg").write_bytes(simplejpeg.encode_jpeg(picture, 90, "RGB", "420"))
+        size = "<size><width>1280</width><height>720</height></size>"
+        (root / f"Annotations/{name}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+    (root / "ImageSets/Main/train.txt").write_text("\n".join(f"{i:05d}" for i in range(count)))
+
+
+class PlainDataset(torch.utils.data.Dataset):
+    """What one writes without us: torchvision reads, decodes, resizes (antialiased) and pads the original picture."""
+
+    def __init__(self, root: Path, canvas: tuple[int, int]):
+        self.files, self.canvas = sorted((root / "JPEGImages").iterdir()), canvas
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        from torchvision.io import ImageReadMode, decode_jpeg, read_file
+        from torchvision.transforms.v2.functional import resize
+
+        torch.set_num_threads(1)
+        image = resize(decode_jpeg(read_file(str(self.files[i])), ImageReadMode.RGB), [562, 1000], antialias=True)
+        canvas = torch.zeros((3, *self.canvas), dtype=torch.uint8)
+        canvas[:, : image.shape[1], : image.shape[2]] = image
+        return canvas
+
+
+def plain_rate(
+    root: Path, canvas: tuple[int, int], batch_size: int, workers: int, seconds: float, device: torch.device
+) -> float:
+    loader = torch.utils.data.DataLoader(
+        PlainDataset(root, canvas),
+        batch_size,
+        shuffle=True,
+        num_workers=workers,
+        multiprocessing_context="spawn",
+        persistent_workers=True,
+        pin_memory=device.type == "cuda",
+    )
+    count, started = 0, 0.0
+    while True:
+        for batch in loader:
+            batch.to(device, non_blocking=True)
+            if not started:  # the first batch pays for the start of the workers
+                started = time.perf_counter()
+                continue
+            count += len(batch)
+            if time.perf_counter() - started >= seconds:
+                return count / (time.perf_counter() - started)
+
+
+def loader_rate(
+    dataset: PackedDataset, name: str, options: BenchOptions, threads: int, device: torch.device
+) -> tuple[float, float]:
+    """(images/s when the consumer does nothing else, share of time it waits at 80 % of that rate)."""
+    with open_loader(dataset, options.batch_size, device=device, name=name, threads=threads) as loader:
+        for _ in range(5):  # what was made ahead, and warming up
+            next(loader)
+        count, started = 0, time.perf_counter()
+        while time.perf_counter() - started < options.seconds:
+            next(loader)
+            count += options.batch_size
+        synchronize(device)
+        rate = count / (time.perf_counter() - started)
+        pause = options.batch_size / rate / 0.8
+        loader.wait_seconds, steps, started = 0.0, max(5, int(options.seconds / pause)), time.perf_counter()
+        for _ in range(steps):
+            due = time.perf_counter() + pause
+            next(loader)
+            time.sleep(max(0.0, due - time.perf_counter()))
+        return rate, loader.wait_seconds / (time.perf_counter() - started)
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def check_loader(dataset: PackedDataset, name: str, options: BenchOptions, device: torch.device) -> None:
+    """No speed is printed for wrong pixels."""
+    with open_loader(dataset, options.batch_size, device=device, name=name) as loader:
+        batch = next(loader)
+    for b, id in enumerate(batch.ids_B.tolist()):
+        image = decode_packed(dataset.jpeg(dataset.index_of(id)))
+        h, w = batch.sizes_B2[b].tolist()
+        difference = np.abs(batch.images_BHW3[b, :h, :w].cpu().numpy().astype(int) - image)
+        if difference.max() > 24 or difference.mean() > 1.5:
+            raise ValueError(f"the loader {name} delivers wrong pixels (mean difference {difference.mean():.1f})")
+
+
+def make_records(out: Path, count: int) -> None:
+    """A packed dataset of many tiny records: index and card as the packer writes them, one record repeated."""
+    import hashlib
+
+    from pipeline.card import build_card
+    from pipeline.pixels import encode
+
+    out.mkdir()
+    record = encode(np.zeros((16, 16, 3), np.uint8), 90, "4:2:0", False)
+    boxes = [[[0.0, 0.0, 8.0, 8.0]] * (i % 30) for i in range(30)]
+    column = {
+        "id": np.arange(count),
+        "shard": np.zeros(count, np.int32),
+        "offset": np.arange(count) * len(record),
+        "length": np.full(count, len(record)),
+        "sha256": [hashlib.sha256(record).digest()] * count,
+        **{name: np.full(count, 16, np.int32) for name in ("height", "width", "original_height", "original_width")},
+        "boxes": [boxes[i % 30] for i in range(count)],
+        "original_boxes": [boxes[i % 30] for i in range(count)],
+        "labels": [[1] * (i % 30) for i in range(count)],
+        "ignore": [[False] * (i % 30) for i in range(count)],
+        "file_name": [f"train/images/{i:012d}.jpg" for i in range(count)],
+        "domain": ["day"] * count,
+    }
+    table = pa.table(column, schema=INDEX_SCHEMA)
+    pq.write_table(table, out / "index.parquet", compression="zstd", row_group_size=ROW_GROUP)
+    (out / "shard-000000.tar").write_bytes(record * count)
+    data = (out / "index.parquet").read_bytes()
+    index = {"file": "index.parquet", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    shard = {"file": "shard-000000.tar", "bytes": len(record) * count, "images": count, "sha256": ""}
+    card = build_card("many", table, index, [shard], ("car",), {"raw": False}, {}, {}, "")
+    (out / "dataset.json").write_text(json.dumps(card))
+
+
+OPENING = r"""
+import re, sys, time
+from pipeline.packed import PackedDataset
+before, busy = time.perf_counter(), time.process_time()
+dataset = PackedDataset(sys.argv[1])
+dataset.jpeg(len(dataset) - 1)
+seconds, busy = time.perf_counter() - before, time.process_time() - busy
+print(seconds, busy, int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024)
+"""
+
+
+def measure_opening(path: Path, rounds: int) -> dict[str, float]:
+    """In a fresh process each time: to open and read one record, and the peak memory of the whole process."""
+    runs = []
+    for _ in range(rounds):
+        done = subprocess.run([sys.executable, "-c", OPENING, str(path)], capture_output=True, text=True, check=True)
+        runs.append([float(word) for word in done.stdout.split()])
+    return {
+        "seconds": statistics.median(run[0] for run in runs),
+        "cpu_seconds": statistics.median(run[1] for run in runs),
+        "peak_mb": max(run[2] for run in runs),
+    }
+
+
+def run_pack(folder: Path, *more: str) -> None:
+    """The command as a user runs it, its start included."""
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.pack",
+        str(folder / "originals"),
+        str(folder / "packed"),
+        "--classes",
+        "car",
+    ]
+    subprocess.run([*command, *more], check=True, stdout=subprocess.DEVNULL)
+
+
+def bench(options: BenchOptions, folder: Path) -> dict[str, Any]:
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    cores = len(os.sched_getaffinity(0))
+    threads = options.threads or tuple(sorted({1, *(2**k for k in range(1, 5) if 2**k < cores), cores}))
+    say(f"making {options.images} pictures of 1280x720")
+    make_originals(folder / "originals", options.images)
+    started = time.perf_counter()
+    run_pack(folder)
+    packing = options.images / (time.perf_counter() - started)
+    if "ffcv" in options.loaders:
+        run_pack(folder, "--beton")
+    dataset = PackedDataset(folder / "packed")
+    canvas = dataset.canvases["landscape"]
+    rates: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    wrong: dict[str, str] = {}
+    for name in options.loaders:
+        try:
+            check_loader(dataset, name, options, device)
+        except ValueError as error:
+            wrong[name] = str(error)
+            say(f"{name}: {error}")
+    plain: dict[int, list[float]] = {count: [] for count in threads}
+    for round in range(options.rounds):
+        for count in threads:
+            plain[count].append(
+                plain_rate(folder / "originals", canvas, options.batch_size, count, options.seconds, device)
+            )
+            for name in options.loaders:
+                if name not in wrong:
+                    measured = loader_rate(dataset, name, options, count, device)
+                    rates.setdefault(name, {}).setdefault(count, []).append(measured)
+        say(f"round {round + 1} of {options.rounds} is done")
+    figures: dict[str, Any] = {
+        "hardware": describe_hardware(),
+        "device": str(device),
+        "images": options.images,
+        "batch_size": options.batch_size,
+        "rounds": options.rounds,
+        "packing_images_per_s": packing,
+        "packing_processes": cores,
+        "original_bytes": statistics.mean(file.stat().st_size for file in (folder / "originals/JPEGImages").iterdir()),
+        "packed_bytes": statistics.mean(dataset.length_of(i) for i in range(len(dataset))),
+        "plain": {count: statistics.median(values) for count, values in plain.items()},
+        "loaders": {
+            name: {
+                count: {
+                    "images_per_s": statistics.median(rate for rate, _ in values),
+                    "ratio_to_plain": statistics.median(
+                        rate / base for (rate, _), base in zip(values, plain[count], strict=True)
+                    ),
+                    "waiting_share_at_80_percent": statistics.median(share for _, share in values),
+                }
+                for count, values in by_count.items()
+            }
+            for name, by_count in rates.items()
+        },
+        "wrong": wrong,
+    }
+    if options.records:
+        make_records(folder / "many", options.records)
+        figures["opening"] = {"records": options.records, **measure_opening(folder / "many", options.rounds)}
+    return figures
+
+
+def show(figures: dict[str, Any]) -> str:
+    lines = [
+        figures["hardware"],
+        f"packing 1280x720 at short side 600, long side 1000: {figures['packing_images_per_s']:.0f} images/s "
+        f"with {figures['packing_processes']} processes; "
+        f"{figures['original_bytes'] / 1e3:.0f} kB an original, {figures['packed_bytes'] / 1e3:.0f} kB packed",
+        f"loading to {figures['device']}, batch {figures['batch_size']}, median of {figures['rounds']} rounds:",
+        "  loader        threads  images/s  x plain  waiting at 80 % of its rate",
+    ]
+    for count, rate in figures["plain"].items():
+        lines.append(f"  DataLoader    {count:7d}  {rate:8.0f}     1.00")
+        for name, by_count in figures["loaders"].items():
+            row = by_count[count]
+            ratio, waiting = row["ratio_to_plain"], row["waiting_share_at_80_percent"]
+            lines.append(f"  {name:12s}  {count:7d}  {row['images_per_s']:8.0f}  {ratio:7.2f}  {100 * waiting:5.1f} %")
+    lines += [f"  {name}: {error}" for name, error in figures["wrong"].items()]
+    if "opening" in figures:
+        opening = figures["opening"]
+        lines.append(
+            f"opening {opening['records']} records: {opening['seconds']:.2f} s ({opening['cpu_seconds']:.2f} s of CPU), "
+            f"peak memory of the process {opening['peak_mb']:.0f} MB"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    options = tyro.cli(BenchOptions)
+    folder = Path(tempfile.mkdtemp(prefix="fairweather-bench-"))
+    try:
+        figures = bench(options, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    say(show(figures))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    run_entry(main)
