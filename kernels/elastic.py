@@ -68,12 +68,9 @@ def noise_line(out, key0, key1, stage, y, x0):
 @compiled
 def noise(task, y0, y1, x0, x1):
     """a: two fields, uniform in [-1, 1)."""
-    height, width = task.row.height, task.row.width
+    width = task.row.width
     key0, key1 = task.row.key0, task.row.key1
-    x1 = min(x1, width)
-    if x0 >= x1:
-        return
-    for y in range(y0, min(y1, height)):
+    for y in range(y0, y1):
         noise_line(task.a[y, x0:x1], key0, key1, rng.FIELD_Y, y, x0)
         noise_line(task.a[y, width + x0 : width + x1], key0, key1, rng.FIELD_X, y, x0)
 
@@ -107,11 +104,8 @@ def down(task, y0, y1, x0, x1):
     radius = int(task.extra[0])
     weights = task.extra[3 : 4 + radius]
     fields = task.a
-    x1 = min(x1, width)
-    if x0 >= x1:
-        return
     sums = task.line[: x1 - x0]
-    for y in range(y0, min(y1, height)):
+    for y in range(y0, y1):
         for field in range(2):
             start, end = field * width + x0, field * width + x1
             scaled(sums, weights[0], fields[y, start:end])
@@ -203,23 +197,27 @@ def split(parts_y, parts_x, wholes, scale):
 @compiled
 def along(task, y0, y1, x0, x1):
     """a: the fields of b smoothed along x, in pixels: fractions of both, then their whole pixels packed."""
-    height, width = task.row.height, task.row.width
-    radius_down, radius = int(task.extra[0]), int(task.extra[1])
-    scale = task.extra[2]
+    width, radius_down = task.row.width, int(task.extra[0])
+    weights = task.extra[4 + radius_down : 5 + radius_down + int(task.extra[1])]
+    for y in range(y0, y1):
+        fields, out = task.b[y], task.a[y]
+        for x in range(x0, x1):
+            out[x] = along_at(fields[:width], weights, x)
+            out[width + x] = along_at(fields[width : 2 * width], weights, x)
+        split(out[x0:x1], out[width + x0 : width + x1], out[2 * width + x0 : 2 * width + x1], task.extra[2])
+
+
+@compiled
+def wide_along(task, y0, y1, x0, x1):
+    """The same for whole rows. x0 must be 0, x1 the width."""
+    width, radius_down, radius = task.row.width, int(task.extra[0]), int(task.extra[1])
     weights = task.extra[4 + radius_down : 5 + radius_down + radius]
-    x1 = min(x1, width)
-    whole_line = x0 == 0 and x1 == width and width >= 2 * radius
-    for y in range(y0, min(y1, height)):
-        parts_y, parts_x, wholes = task.a[y, :width], task.a[y, width : 2 * width], task.a[y, 2 * width : 3 * width]
-        for field in range(2):
-            values = task.b[y, field * width : (field + 1) * width]
-            moves = parts_y if field == 0 else parts_x
-            if whole_line:
-                along_line(moves, task.line[: width + 2 * radius], values, weights)
-            else:
-                for x in range(x0, x1):
-                    moves[x] = along_at(values, weights, x)
-        split(parts_y[x0:x1], parts_x[x0:x1], wholes[x0:x1], scale)
+    padded = task.line[: width + 2 * radius]
+    for y in range(y0, y1):
+        fields, out = task.b[y], task.a[y]
+        along_line(out[:width], padded, fields[:width], weights)
+        along_line(out[width : 2 * width], padded, fields[width : 2 * width], weights)
+        split(out[:width], out[width : 2 * width], out[2 * width : 3 * width], task.extra[2])
 
 
 @compiled
@@ -237,10 +235,10 @@ def sample(task, y0, y1, x0, x1):
     height, width = int64(task.row.height), int64(task.row.width)
     source, target = task.source, task.target
     one = uint64(1)
-    for y in range(y0, min(y1, height)):
+    for y in range(y0, y1):
         parts_y, parts_x, wholes = task.a[y, :width], task.a[y, width : 2 * width], task.a[y, 2 * width : 3 * width]
         out = target[y - task.origin_y]
-        for x in range(x0, min(x1, width)):
+        for x in range(x0, x1):
             packed = int32(wholes[x])
             top, left = y + (packed >> WHOLE_BITS) - WHOLE // 2, x + (packed & (WHOLE - 1)) - WHOLE // 2
             bottom, right = top + 1, left + 1
@@ -259,3 +257,4 @@ def sample(task, y0, y1, x0, x1):
 
 
 STAGES = (noise, down, along, sample)
+CPU_STAGES = (noise, down, wide_along, sample)

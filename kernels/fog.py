@@ -60,14 +60,11 @@ def plasma_map(side: int, wobble_decay: float, uniform: Callable) -> np.ndarray:
 def blend(task, y0, y1, x0, x1):
     """target: the source in fog; extra[0]: c, statistics[3]: the image's largest value."""
     row, thickness = task.row, task.extra[0]
-    x1 = min(x1, row.width)
-    if x0 >= x1:
-        return
     top = float32(task.statistics[3]) * float32(1.0 / 255.0)
     dim = top / (top + thickness)
     unit = float32(255.0 / UNIT) * thickness
     plasma = task.line[: x1 - x0]
-    for y in range(y0, min(y1, row.height)):
+    for y in range(y0, y1):
         read_mask(plasma, task.pool, row.mask_start + y * row.mask_step_y + x0 * row.mask_step_x, row.mask_step_x)
         pixels = task.source[y, 3 * x0 : 3 * x1]
         out = task.target[y - task.origin_y, 3 * (x0 - task.origin_x) :]

@@ -97,12 +97,9 @@ def scaled_texture(texture_HW3: np.ndarray, height: int, width: int) -> np.ndarr
 def blend(task, y0, y1, x0, x1):
     """target: the source under its texture; extra[0]: a, extra[1]: b. The texture's three channels lie side by side."""
     row, keep, strength = task.row, task.extra[0], task.extra[1]
-    x1 = min(x1, row.width)
-    if x0 >= x1:
-        return
     step = int64(row.mask_step_x)
     textures = task.line[: 3 * (x1 - x0)]
-    for y in range(y0, min(y1, row.height)):
+    for y in range(y0, y1):
         start = row.mask_start + y * row.mask_step_y + x0 * step
         if step == 3:
             read_mask(textures, task.pool, start, 1)

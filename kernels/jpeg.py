@@ -329,7 +329,7 @@ def upsampled(near, far, x, chroma_width):
 
 @compiled
 def upsample_line(near, far, sums, out):
-    """A whole line of `upsampled`, except its first and last two samples."""
+    """A whole line of `upsampled`, except its first and last samples."""
     for i in range(sums.shape[0]):
         sums[i] = float32(3.0) * near[i] + far[i]
     for i in range(sums.shape[0] - 1):
@@ -339,31 +339,50 @@ def upsample_line(near, far, sums, out):
 
 @compiled
 def clipped(value):
-    return uint8(min(max(value, int32(0)), int32(255)))
+    return uint8(min(max(int32(value), int32(0)), int32(255)))
 
 
 @compiled
-def write_colours(luma, blue, red, out):
-    """YCbCr of one line to RGB."""
-    for i in range(luma.shape[0]):
-        y, cb, cr = int32(luma[i]), int32(blue[i]) - int32(128), int32(red[i]) - int32(128)
-        green = int32(int32(int32(-22554) * int32(cb)) - int32(int32(46802) * int32(cr))) + int32(32768)
-        out[3 * i] = clipped(int32(y + (int32(int32(int32(91881) * int32(cr)) + int32(32768)) >> int32(16))))
-        out[3 * i + 1] = clipped(int32(y + (int32(green) >> int32(16))))
-        out[3 * i + 2] = clipped(int32(y + (int32(int32(int32(116130) * int32(cb)) + int32(32768)) >> int32(16))))
+def write_colour(out, i, luma, blue, red):
+    """YCbCr to RGB at out[i : i + 3]."""
+    y, cb, cr = int32(luma), int32(blue) - int32(128), int32(red) - int32(128)
+    cb, cr = int32(cb), int32(cr)
+    green = int32(int32(int32(-22554) * cb) - int32(int32(46802) * cr))
+    out[i] = clipped(y + (int32(int32(int32(91881) * cr) + int32(32768)) >> int32(16)))
+    out[i + 1] = clipped(y + (int32(green + int32(32768)) >> int32(16)))
+    out[i + 2] = clipped(y + (int32(int32(int32(116130) * cb) + int32(32768)) >> int32(16)))
 
 
 @compiled
 def colours(task, y0, y1, x0, x1):
-    """target: chroma upsampled, YCbCr to RGB."""
-    height, width = int64(task.row.height), int64(task.row.width)
-    chroma_height, chroma_width = (height + 1) // 2, (width + 1) // 2
-    y1, x1 = min(y1, height), min(x1, width)
-    num = x1 - x0
-    if num <= 0:
+    """target: chroma upsampled, YCbCr to RGB. Pixel by pixel."""
+    width = int64(task.row.width)
+    chroma_height, chroma_width = (int64(task.row.height) + 1) // 2, (width + 1) // 2
+    for y in range(y0, y1):
+        near_y = y >> 1
+        far_y = min(max(near_y - 1 + 2 * (y & 1), 0), chroma_height - 1)
+        near, far, out = task.b[near_y], task.b[far_y], task.target[y - task.origin_y]
+        for x in range(x0, x1):
+            blue = upsampled(near, far, x, chroma_width)
+            red = upsampled(near[width:], far[width:], x, chroma_width)
+            write_colour(out, 3 * (x - task.origin_x), task.a[y, x], blue, red)
+
+
+@compiled
+def write_colours(luma, blue, red, out):
+    for i in range(luma.shape[0]):
+        write_colour(out, 3 * i, luma[i], blue[i], red[i])
+
+
+@compiled
+def wide_colours(task, y0, y1, x0, x1):
+    """The same for whole rows: the chroma lines first, then one loop over their pixels. x0 must be 0, x1 the width."""
+    width = int64(task.row.width)
+    chroma_height, chroma_width = (int64(task.row.height) + 1) // 2, (width + 1) // 2
+    if chroma_width <= 2:
+        colours(task, y0, y1, x0, x1)
         return
-    whole_line = x0 == 0 and x1 == width and chroma_width > 2
-    blue, red = task.line[:num], task.line[num : 2 * num]
+    sums, blue, red = task.line[2 * width :], task.line[:width], task.line[width : 2 * width]
     for y in range(y0, y1):
         near_y = y >> 1
         far_y = min(max(near_y - 1 + 2 * (y & 1), 0), chroma_height - 1)
@@ -371,17 +390,11 @@ def colours(task, y0, y1, x0, x1):
             start = plane * width
             near, far = task.b[near_y, start : start + chroma_width], task.b[far_y, start : start + chroma_width]
             out = blue if plane == 0 else red
-            if whole_line:
-                upsample_line(near, far, task.line[2 * num : 2 * num + chroma_width], out)
-                out[0] = upsampled(near, far, 0, chroma_width)
-                out[num - 2] = upsampled(near, far, num - 2, chroma_width)
-                out[num - 1] = upsampled(near, far, num - 1, chroma_width)
-            else:
-                for x in range(x0, x1):
-                    out[x - x0] = upsampled(near, far, x, chroma_width)
-        target = task.target[y - task.origin_y, 3 * (x0 - task.origin_x) : 3 * (x1 - task.origin_x)]
-        write_colours(task.a[y, x0:x1], blue, red, target)
+            upsample_line(near, far, sums[:chroma_width], out)
+            out[0] = upsampled(near, far, 0, chroma_width)
+            out[width - 1] = upsampled(near, far, width - 1, chroma_width)
+        write_colours(task.a[y, :width], blue, red, task.target[y, : 3 * width])
 
 
 STAGES = (blocks, colours)
-CPU_STAGES = (wide_blocks, colours)
+CPU_STAGES = (wide_blocks, wide_colours)

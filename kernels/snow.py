@@ -61,12 +61,9 @@ def snowed(value, gray, keep, flakes):
 def blend(task, y0, y1, x0, x1):
     """target: the source in snow; extra[6]: c."""
     row, keep = task.row, task.extra[6]
-    x1 = min(x1, row.width)
-    if x0 >= x1:
-        return
     num = x1 - x0
     here, turned = task.line[:num], task.line[num : 2 * num]
-    for y in range(y0, min(y1, row.height)):
+    for y in range(y0, y1):
         read_mask(here, task.pool, row.mask_start + y * row.mask_step_y + x0 * row.mask_step_x, row.mask_step_x)
         back = row.mask_start + (row.height - 1 - y) * row.mask_step_y + (row.width - 1 - x0) * row.mask_step_x
         read_mask(turned, task.pool, back, -row.mask_step_x)

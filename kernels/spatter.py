@@ -59,14 +59,11 @@ def drop(value, keep, mask, color):
 def blend(task, y0, y1, x0, x1):
     """target: the source under its mask; extra[5]: 1 for mud."""
     row, mud = task.row, task.extra[5]
-    x1 = min(x1, row.width)
-    if x0 >= x1:
-        return
     red, green, blue = float32(175.0), float32(238.0), float32(238.0)
     if mud == float32(1.0):
         red, green, blue = float32(63.0), float32(42.0), float32(20.0)
     masks = task.line[: x1 - x0]
-    for y in range(y0, min(y1, row.height)):
+    for y in range(y0, y1):
         read_mask(masks, task.pool, row.mask_start + y * row.mask_step_y + x0 * row.mask_step_x, row.mask_step_x)
         pixels = task.source[y, 3 * x0 : 3 * x1]
         out = task.target[y - task.origin_y, 3 * (x0 - task.origin_x) :]

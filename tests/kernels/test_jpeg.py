@@ -60,7 +60,7 @@ def test_an_image_inside_a_larger_canvas_does_not_see_the_canvas(new_task, pictu
     canvas[:height, :width] = picture
     task = new_task(canvas, "jpeg_compression", 2, height=height, width=width)
     for stage in jpeg.CPU_STAGES:
-        stage(task, 0, canvas.shape[0], 0, canvas.shape[1])
+        stage(task, 0, height, 0, width)
     result = task.target.reshape(canvas.shape)
     np.testing.assert_array_equal(result[:height, :width], pillow(picture, 2))
     assert (result[height:] == 77).all()
