@@ -72,7 +72,9 @@ def mean(value: Tensor) -> Tensor:
     """Mean over ranks, also inside a compiled graph; carries no gradient."""
     if not dist.is_initialized():
         return value
-    total = functional.all_reduce(value.detach(), "sum", dist.group.WORLD)
+    group = dist.group.WORLD
+    assert group is not None
+    total = functional.all_reduce(value.detach(), "sum", group)
     return total / dist.get_world_size()
 
 

@@ -40,8 +40,9 @@ def check_classes(data: Path, data_classes: tuple[str, ...], other: object, othe
 
 def check_strides(config: Config, who: str, detector: Detector) -> None:
     assert config.distill is not None
-    if missing := [stride for stride in config.distill.strides if stride not in detector.strides]:
-        raise ValueError(f"distill.strides: the {who} has no level of stride {missing}, it has {detector.strides}")
+    # A MobileNetV3 pyramid has two levels of stride 32: a stride must name one.
+    if unclear := [stride for stride in config.distill.strides if detector.strides.count(stride) != 1]:
+        raise ValueError(f"distill.strides: the {who} has no one level of stride {unclear}, it has {detector.strides}")
 
 
 def resolve_precision(config: Config, device: torch.device) -> torch.dtype:
@@ -50,7 +51,7 @@ def resolve_precision(config: Config, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
 
 
-def load_teacher(config: Config, classes: tuple[str, ...], world: World) -> tuple[Teacher, Any] | tuple[None, None]:
+def load_teacher(config: Config, classes: tuple[str, ...], world: World) -> tuple[Teacher | None, Any]:
     """The frozen teacher of a distilling run and its card."""
     if config.distill is None:
         if config.teacher is not None and config.student_init != "teacher":
@@ -94,17 +95,22 @@ def make_learner(config: Config, student: Detector, world: World) -> Learner:
     return Learner(student, method, resolve_precision(config, world.device), distributed.mean)
 
 
+def compile_both(learner: Learner, teacher: Teacher | None, mode: str, num_canvases: int) -> tuple[Any, Any]:
+    """Learner and teacher as one graph each, forward and backward, for every canvas."""
+    # Each canvas compiles once; with fullgraph, one more than there are canvases is an error and not a slow run.
+    torch._dynamo.config.recompile_limit = max(8, num_canvases)
+    options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "mode": mode}
+    look = None if teacher is None else torch.compile(teacher.__call__, **options)
+    return torch.compile(learner, **options), look
+
+
 def wrap(config: Config, world: World, learner: Learner, teacher: Teacher | None, num_canvases: int) -> tuple[Any, Any]:
-    """(learner, teacher), compiled as one graph each where that is asked for, the learner in DDP on several ranks."""
+    """(learner, teacher), compiled where that is asked for, the learner in DDP on several ranks."""
     wrapped: Any = learner
     look: Any = teacher
     if config.compile in ("on", "cuda_graphs") or (config.compile == "auto" and world.device.type == "cuda"):
         mode = "reduce-overhead" if config.compile == "cuda_graphs" else "default"
-        # Each canvas compiles once; with fullgraph, one more than there are canvases is an error and not a slow run.
-        torch._dynamo.config.recompile_limit = max(8, num_canvases)
-        wrapped = torch.compile(learner, fullgraph=True, dynamic=False, mode=mode)
-        if teacher is not None:
-            look = torch.compile(teacher.__call__, fullgraph=True, dynamic=False, mode=mode)
+        wrapped, look = compile_both(learner, teacher, mode, num_canvases)
     if world.size > 1:
         with warnings.catch_warnings():
             # torch 2.14 renames broadcast_buffers; the new name does not exist in the oldest torch supported.

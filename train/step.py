@@ -37,9 +37,10 @@ class Learner(nn.Module):
         images = views.student_B3hw
         with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
             maps = self.student.features(images)
+            canvas = (images.shape[-2], images.shape[-1])
             terms = self.student.losses(
-                maps, images.shape[-2:], views.student_sizes_B2, views.student_boxes_BG4, views.labels_BG,
-                views.ignore_BG, views.keys_B, self.global_mean,
+                maps, canvas, views.student_sizes_B2, views.student_boxes_BG4, views.labels_BG, views.ignore_BG,
+                views.keys_B, self.global_mean,
             )  # fmt: skip
             cosines: dict[str, Tensor] = {}
             if self.method is not None:
@@ -60,9 +61,11 @@ class Teacher:
         self.detector, self.taps, self.dtype = detector.eval().requires_grad_(False), taps, dtype
 
     @torch.no_grad()
-    def __call__(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
-        with torch.autocast(images_B3HW.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.detector.features(images_B3HW, strides=self.taps)
+    def __call__(self, views: Views) -> tuple[Tensor, ...]:
+        images = views.teacher_B3HW
+        assert images is not None
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.detector.features(images, strides=self.taps)
 
 
 class Step:
@@ -72,7 +75,7 @@ class Step:
         self,
         make_views: Callable[[Batch, int], Views],
         learner: Callable[[Views, tuple[Tensor, ...]], tuple[Tensor, Tensor]],  # a Learner, compiled or in DDP
-        teacher: Callable[[Tensor], tuple[Tensor, ...]] | None,
+        teacher: Callable[[Views], tuple[Tensor, ...]] | None,
         parameters: dict[str, nn.Parameter],
         optimizer: Sgd,
         ema: Ema | None,
@@ -84,7 +87,7 @@ class Step:
 
     def __call__(self, batch: Batch, step: int, rate: float, stop: bool = False) -> None:
         views = self.make_views(batch, step)
-        teacher_maps = self.teacher(views.teacher_B3HW) if self.teacher is not None else ()
+        teacher_maps = self.teacher(views) if self.teacher is not None else ()
         total, scalars_T = self.learner(views, teacher_maps)
         total.backward()
         norm = clip_gradient(list(self.parameters.values()), self.clip_norm)

@@ -44,7 +44,8 @@ class Trainer:
         place = self.resume()
         self.loader = open_loader(
             self.data, config.batch_size // world.size, device=str(world.device), name=config.loader.name,
-            seed=config.seed, rank=world.rank, world=world.size, threads=config.loader.threads, **place,
+            seed=config.seed, rank=world.rank, world=world.size, threads=config.loader.threads,
+            epoch=place["epoch"], cursor=place["cursor"],
         )  # fmt: skip
         self.total = config.steps or max(1, round(config.epochs * self.loader.batches_per_epoch))
         self.rate = scaled_rate(config.optimizer, config.batch_size)
@@ -71,7 +72,7 @@ class Trainer:
         """Load the newest complete checkpoint; returns where the data continues."""
         newest = self.checkpoints.newest()
         if newest is None:
-            return {}
+            return {"epoch": 0, "cursor": 0}
         state = read_state(newest)
         if state["data_checksum"] != self.data.checksum:
             raise ValueError(
@@ -269,7 +270,9 @@ class Trainer:
                 tensors |= {f"weights.{name}": value.detach() for name, value in self.parameters.items()}
             save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "training.safetensors")
             with self.shipped_weights():
-                extra = {"step": self.step, **(score or {})}
+                # How large the images were: prediction brings other pictures to the same size.
+                sides = {side: self.data.info["encoding"][side] for side in ("short_side", "long_side")}
+                extra = {"step": self.step, **sides, **(score or {})}
                 save_detector(folder, self.student, self.config.model, self.data.classes, extra)
 
         state = {

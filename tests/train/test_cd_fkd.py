@@ -282,7 +282,9 @@ def test_the_method_is_one_graph():
         torch.testing.assert_close(eager[name], graph[name])
 
 
-@pytest.mark.parametrize("wrong", [{"strides": ()}, {"strides": (8, 8)}, {"alpha": -1.0}, {"beta": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong", [{"strides": ()}, {"strides": (8, 8)}, {"strides": (32, 8)}, {"alpha": -1.0}, {"beta": float("nan")}]
+)
 def test_senseless_options_are_errors(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         CdFkdConfig(**wrong)

@@ -194,7 +194,7 @@ def test_mistakes_are_explained(student_config, packed, packed_other_classes, te
         ({"val": packed_other_classes}, r"class lists differ"),
         ({"teacher": None}, r"needs a trained teacher: --teacher"),
         ({"teacher": student_config.out / "nowhere"}, r"no checkpoint at"),
-        ({"distill": replace(student_config.distill, strides=(4,))}, r"no level of stride \[4\]"),
+        ({"distill": replace(student_config.distill, strides=(4,))}, r"no one level of stride \[4\]"),
         ({"distill": None}, r"--teacher is given, but this recipe does not distil"),
         ({"student_init": "somewhere"}, r"no checkpoint at somewhere"),
     ):

@@ -37,15 +37,15 @@ class CdFkdConfig:
     beta: float = 1.0
     """Weight of L_instance (0 turns it off; its cosine is still logged)."""
     strides: tuple[int, ...] = (32,)
-    """Pyramid levels to distil, named by stride; several are averaged. The paper: the last level, 32."""
+    """Pyramid levels to distil, named by stride, finest first; several are averaged. The paper: the last, 32."""
     reduction: Literal["mean", "sum"] = "mean"
     """mean over the global batch's images and instances, or the paper's plain sum (grows with the batch)."""
     per_location: bool = False
     """L_global as the mean of one cosine per location, instead of one cosine of the whole map."""
 
     def __post_init__(self) -> None:
-        if not self.strides or len(set(self.strides)) != len(self.strides):
-            raise ValueError(f"distill.strides must name at least one level, each once, got {self.strides}")
+        if not self.strides or list(self.strides) != sorted(set(self.strides)):
+            raise ValueError(f"distill.strides must be one or more rising numbers, such as 8 16 32, got {self.strides}")
         for name, weight in (("alpha", self.alpha), ("beta", self.beta)):
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"distill.{name} must be 0 or more, got {weight}")
@@ -116,7 +116,7 @@ def global_cosine(
     return cosine_BHW.flatten(1).sum(dim=1) / inside_BHW.flatten(1).sum(dim=1).clamp(min=1)
 
 
-def resize(maps_BChw: Tensor, cells_B2: Tensor, new_cells_B2: Tensor, canvas: tuple[int, int]) -> Tensor:
+def resize(maps_BChw: Tensor, cells_B2: Tensor, new_cells_B2: Tensor, canvas: tuple[int, ...]) -> Tensor:
     """Each map's own region, resized to its own new region in a canvas and zero outside: bilinear, half-pixel centres.
 
     Equals F.interpolate(map[:, :h, :w], size=(H, W), mode="bilinear", align_corners=False) per image.
@@ -166,7 +166,7 @@ def hat_weights(points: Tensor, limit: Tensor, size: int) -> Tensor:
     return (1 - (clamped[..., None] - cell_n).abs()).clamp(min=0)
 
 
-def inside(cells_B2: Tensor, canvas: tuple[int, int]) -> Tensor:
+def inside(cells_B2: Tensor, canvas: tuple[int, ...]) -> Tensor:
     """inside_BHW: which cells of the canvas belong to the image."""
     rows_H = torch.arange(canvas[0], device=cells_B2.device)
     columns_W = torch.arange(canvas[1], device=cells_B2.device)

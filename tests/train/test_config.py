@@ -1,0 +1,107 @@
+"""Recipes and the command line."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.views import ViewConfig
+from train.config import Config, differences, from_json, to_json
+from train.recipes import RECIPES
+from train.run import read_command
+
+NEEDED = ["--data", "d", "--out", "o"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_survives_json(name):
+    config = replace(RECIPES[name][1](), data=Path("d"), out=Path("o"), teacher=Path("t"))
+    text = json.dumps(to_json(config))
+    assert from_json(Config, json.loads(text)) == config
+
+
+def test_recipes_are_the_rows_of_the_ablation():
+    assert set(RECIPES) == {f"{kind}_{size}" for kind in ("teacher", "plain", "corrupt_only", "cdfkd")
+                            for size in ("r101", "r50", "small")}  # fmt: skip
+    for size in ("r101", "r50", "small"):
+        plain, corrupted, student = (RECIPES[f"{kind}_{size}"][1]() for kind in ("plain", "corrupt_only", "cdfkd"))
+        assert plain.views.corruptions == ()
+        assert plain.views.ratio_range == (1.0, 1.0)
+        assert corrupted.views == student.views == ViewConfig()
+        assert plain.distill is None
+        assert corrupted.distill is None
+        assert (student.distill.alpha, student.distill.beta, student.distill.strides) == (1.0, 1.0, (32,))
+        # Rows differ in nothing else.
+        assert replace(plain, views=student.views) == corrupted
+        assert replace(corrupted, distill=student.distill, teacher=student.teacher) == student
+        assert RECIPES[f"teacher_{size}"][1]() == plain
+
+
+def test_any_field_is_overridden_on_the_command_line():
+    config = read_command(
+        ["cdfkd_r101", *NEEDED, "--teacher", "t", "--distill.beta", "0", "--distill.strides", "8", "16",
+         "--optimizer.learning-rate", "0.5", "--views.ratio-range", "0.5", "0.9", "--model.backbone", "resnet18",
+         "--views.corruptions", "fog", "snow", "--batch_size", "3"]
+    )  # fmt: skip
+    assert (config.distill.beta, config.distill.strides) == (0.0, (8, 16))
+    assert config.optimizer.learning_rate == 0.5
+    assert config.views.ratio_range == (0.5, 0.9)
+    assert config.views.corruptions == ("fog", "snow")
+    assert config.model.backbone == "resnet18"
+    assert config.batch_size == 3
+    assert config.teacher == Path("t")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["cdfkd_r101", *NEEDED, "--teacher", "t", "--optimizer.learnin-rate", "1"], "--optimizer.learning-rate"),
+        (["cdfkd_r10", *NEEDED], "cdfkd_r101"),
+        (["plain_r50", *NEEDED, "--distill.alpha", "2"], "distill.alpha"),
+        (["cdfkd_r101", *NEEDED], "--teacher"),
+        (["teacher_small", "--data", "d"], "--out"),
+        (["teacher_small", *NEEDED, "--device", "tpu"], "cpu"),
+    ],
+)
+def test_unknown_or_unused_options_are_errors_that_name_what_was_meant(arguments, told, capsys):
+    with pytest.raises(SystemExit) as ended:
+        read_command(arguments)
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert told in printed.err + printed.out
+
+
+def test_help_lists_recipes_and_fields(capsys):
+    with pytest.raises(SystemExit):
+        read_command(["--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in RECIPES)
+    with pytest.raises(SystemExit):
+        read_command(["cdfkd_small", "--help"])
+    text = capsys.readouterr().out
+    for option in ("--teacher", "--student-init", "--distill.alpha", "--optimizer.ema-decay", "--views.ratio-range"):
+        assert option in text
+
+
+def test_a_config_file_with_an_unknown_field_is_an_error():
+    values = to_json(replace(RECIPES["plain_small"][1](), data=Path("d"), out=Path("o")))
+    values["optimizer"]["nesterov"] = True
+    with pytest.raises(ValueError, match=r"config\.optimizer has \['nesterov'\]"):
+        from_json(Config, values)
+
+
+def test_differences_name_the_field_and_both_values():
+    config = replace(RECIPES["cdfkd_small"][1](), data=Path("d"), out=Path("o"), teacher=Path("t"))
+    other = replace(config, seed=4, out=Path("p"), save_every=7, distill=replace(config.distill, alpha=0.5))
+    assert differences(to_json(config), to_json(other)) == [
+        "distill.alpha: 1.0 in the run, 0.5 asked for",
+        "seed: 0 in the run, 4 asked for",
+    ]
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"epochs": 0.0}, {"log_every": 0}, {"max_skipped": -1}])
+def test_senseless_values_are_errors_that_name_the_option(wrong):
+    config = replace(RECIPES["plain_r50"][1](), data=Path("d"), out=Path("o"))
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        replace(config, **wrong)

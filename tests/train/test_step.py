@@ -1,0 +1,134 @@
+"""The learner as one compiled graph, and its total as the sum the configuration asks for."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from model.detector import build_detector
+from pipeline.loader import open_loader
+from pipeline.packed import PackedDataset
+from pipeline.views import ViewConfig, ViewMaker
+from train.distill import CdFkd, CdFkdConfig
+from train.recipes import RECIPES
+from train.step import Learner, Teacher
+
+
+@pytest.fixture(scope="module")
+def networks(make_config):
+    model = make_config(RECIPES["cdfkd_small"][1]()).model
+    torch.manual_seed(0)
+    return build_detector(model, 3).train(), build_detector(model, 3)
+
+
+@pytest.fixture(scope="module")
+def batch(packed):
+    """The last batch of the epoch, which is partly padding, and one before it."""
+    with open_loader(PackedDataset(packed), 4, shuffle=False, name="cpu", threads=1) as loader:
+        batches = list(loader)
+    assert (batches[-1].ids_B == -1).any()
+    return batches[-1]
+
+
+def make_learner(networks, config=None, dtype=torch.float32):
+    config = config or CdFkdConfig()
+    student, teacher = networks
+    learner = Learner(student, CdFkd(config), dtype, lambda count: count)
+    return learner, Teacher(teacher, config.strides, dtype)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (0.0, 2.5), (0.5, 0.0)])
+def test_total_is_the_weighted_sum(networks, batch, alpha, beta):
+    learner, teacher = make_learner(networks, CdFkdConfig(alpha=alpha, beta=beta, strides=(16, 32)))
+    views = ViewMaker(ViewConfig(), threads=1)(batch, 0)
+    total, scalars = learner(views, teacher(views))
+    named = dict(zip(learner.names(), scalars.tolist(), strict=True))
+    weights = {"global": alpha, "instance": beta}
+    expected = sum(weights.get(name, 1.0) * named[name] for name in ("rpn_class", "rpn_box", "roi_class", "roi_box"))
+    expected += alpha * named["global"] + beta * named["instance"]
+    assert total.item() == pytest.approx(expected, rel=1e-5)
+    assert named["total"] == pytest.approx(expected, rel=1e-5)
+    assert named["global"] > 0.01
+
+
+def test_alpha_zero_and_beta_zero_is_plain_detection(networks, batch):
+    """Turned off, the terms leave no trace in any gradient."""
+    views = ViewMaker(ViewConfig(), threads=1)(batch, 0)
+    gradients = []
+    for learner, maps in (
+        (Learner(networks[0], None, torch.float32, lambda count: count), lambda views: ()),
+        make_learner(networks, CdFkdConfig(alpha=0.0, beta=0.0)),
+    ):
+        networks[0].zero_grad(set_to_none=True)
+        learner(views, maps(views))[0].backward()
+        gradients.append({name: p.grad for name, p in networks[0].named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name in gradients[0]:
+        assert torch.equal(gradients[0][name], gradients[1][name])
+
+
+def test_no_gradient_reaches_the_teacher(networks, batch):
+    learner, teacher = make_learner(networks)
+    views = ViewMaker(ViewConfig(), threads=1)(batch, 0)
+    maps = teacher(views)
+    assert all(not value.requires_grad for value in maps)
+    learner(views, maps)[0].backward()
+    assert all(parameter.grad is None for parameter in networks[1].parameters())
+    trained = {id(parameter) for parameter in learner.parameters()}
+    assert trained
+    assert trained.isdisjoint(id(parameter) for parameter in networks[1].parameters())
+
+
+def test_the_teacher_looks_at_its_taps_only(networks, batch):
+    learner, teacher = make_learner(networks, CdFkdConfig(strides=(8, 32)))
+    views = ViewMaker(ViewConfig(), threads=1)(batch, 0)
+    maps = teacher(views)
+    full = dict(zip(networks[1].strides, networks[1].features(views.teacher_B3HW), strict=True))
+    assert len(maps) == 2
+    for stride, value in zip(learner.method.taps, maps, strict=True):
+        torch.testing.assert_close(value, full[stride])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_step_is_one_graph_per_student_canvas(networks, batch, dtype):
+    """fullgraph=True fails on a graph break. Three ratio buckets give two canvases here: two compilations."""
+    learner, teacher = make_learner(networks, dtype=dtype)
+    make_views = ViewMaker(ViewConfig(ratio_range=(0.4, 1.0), ratio_buckets=3), threads=1)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(learner, backend=counter, fullgraph=True, dynamic=False)
+    canvases = make_views.student_canvases((64, 96))
+    assert len(canvases) == 2
+    seen = []
+    draw = 0
+    while len(set(seen)) < len(canvases) or len(seen) < len(canvases) + 2:
+        views = make_views(batch, draw)
+        draw += 1
+        canvas = tuple(views.student_B3hw.shape[-2:])
+        if seen.count(canvas) == 2:
+            continue
+        seen.append(canvas)
+        maps = teacher(views)
+        total, scalars = compiled(views, maps)
+        total.backward()
+        _, eager = learner(views, maps)
+        tolerance = 1e-4 if dtype == torch.float32 else 5e-2
+        torch.testing.assert_close(scalars[:1], eager[:1], rtol=tolerance, atol=tolerance)
+        assert scalars.isfinite().all()
+    assert counter.frame_count == len(canvases)
+    operators = {str(node.target) for graph in counter.graphs for node in graph.graph.nodes}
+    assert not [name for name in operators if re.search(r"\b(nonzero|item|_local_scalar_dense|tolist)\b", name)]
+    torch._dynamo.reset()
+
+
+def test_a_padding_row_changes_nothing(networks, batch):
+    """The same images with and without the rows that only fill up the batch: same losses."""
+    learner, teacher = make_learner(networks)
+    views = ViewMaker(ViewConfig(corruptions=()), threads=1)(batch, 0)
+    real = views.ids_B >= 0
+    shorter = replace(views, **{name: value[real] for name, value in vars(views).items()})
+    _, whole = learner(views, teacher(views))
+    _, part = learner(shorter, teacher(shorter))
+    torch.testing.assert_close(whole, part, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,351 @@
+"""Training speed against torchvision's own loop, in one run: `python -m train.bench --device cpu|cuda --json FILE`.
+
+Both take the same ready views: the same backbone, batch, canvas, precision and memory layout, and a teacher's forward
+pass. Ours adds what a CD-FKD step needs (distillation terms, clipping, the finite check); the stock loop is that of
+torchvision's references/detection/engine.py with clipping and has no distillation term, which favours it. First the
+losses and gradients of the two must agree for the same weights and samples; without that no speed is printed. The
+variants take turns within each round, and ratios are medians over rounds of times taken next to each other.
+"""
+
+import itertools
+import json
+import logging
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from model.config import BACKBONES, ModelConfig, small_model
+from model.detector import Detector, build_detector
+from model.parity import compare_losses, stock_twin
+from pipeline.batch import Batch, Views
+from pipeline.console import describe_hardware, run_entry, say, track
+from pipeline.views import ViewConfig, ViewMaker
+from train.config import OptimizerConfig
+from train.distill import CdFkd, CdFkdConfig
+from train.load import compile_both
+from train.logs import peak_memory_gb
+from train.optimizer import Sgd
+from train.step import Learner, Step, Teacher
+from train.window import Window
+
+NUM_CLASSES = 8  # seven and the background, as in the benchmark
+BOXES_PER_IMAGE = 16
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Measure the training step against torchvision's."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    backbone: Literal[BACKBONES] | None = None  # type: ignore[valid-type]
+    """Default: resnet101 on a GPU; on a CPU mobilenet_v2 as in the small recipes."""
+    canvas: tuple[int, int] | None = None
+    """Height and width, multiples of 32. Default: 608 1024 on a GPU, 192 352 on a CPU."""
+    batch_size: int | None = None
+    """Default: 16 on a GPU, 8 on a CPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Also time the compiled step; auto: on a GPU only (on two CPU cores compiling takes minutes)."""
+    rounds: int = 5
+    steps: int = 0
+    """Steps of each variant in a round; 0: 20 on a GPU, 2 on a CPU."""
+    json: Path | None = None
+    """Write the result here."""
+
+
+def main() -> int:
+    options = tyro.cli(BenchOptions, prog="python -m train.bench")
+    result = measure(options)
+    text = json.dumps(result, indent=1)
+    say(text)
+    if options.json is not None:
+        options.json.write_text(text + "\n")
+    return 0
+
+
+def measure(options: BenchOptions) -> dict[str, Any]:
+    on_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if on_gpu else "cpu")
+    height, width = options.canvas or ((608, 1024) if on_gpu else (192, 352))
+    if height % 32 or width % 32:
+        raise ValueError(f"--canvas: got {height} {width}; both sides must be multiples of 32")
+    num_images = options.batch_size or (16 if on_gpu else 8)
+    backbone = options.backbone or ("resnet101" if on_gpu else "mobilenet_v2")
+    model = small_model() if backbone == "mobilenet_v2" else ModelConfig(backbone=backbone)
+    # Speed does not depend on the weights; random ones need no download.
+    model = replace(model, weights="none", norm="frozen")
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    steps, rounds = options.steps or (20 if on_gpu else 2), options.rounds
+    say(describe_hardware())
+    say(f"{backbone}, {num_images} images of {height}x{width}, {str(dtype).removeprefix('torch.')}")
+
+    student, teacher = make_network(model, device, seed=0), make_network(model, device, seed=1)
+    batch = make_batch(num_images, height, width, device)
+    parity = check_parity(student, batch)
+    result: dict[str, Any] = {
+        "command": {key: str(value) for key, value in asdict(options).items()},
+        "hardware": describe_hardware(),
+        "network": backbone,
+        "batch_size": num_images,
+        "canvas": [height, width],
+        "precision": str(dtype).removeprefix("torch."),
+        "parity": parity,
+    }
+    full_size = ViewConfig(ratio_range=(1.0, 1.0))
+    views = ViewMaker(full_size, device=device)(batch, 0)
+    compiling = options.compile == "on" or (options.compile == "auto" and on_gpu)
+    variants: dict[str, Callable[[], None]] = {"stock": stock_step(student, teacher, views, dtype)}
+    ours = our_step(student, teacher, views, dtype, compiled=False)
+    variants["eager"] = ours
+    if compiling:
+        variants["compiled"] = our_step(student, teacher, views, dtype, compiled=True)
+    result |= count_graphs(student, teacher, batch, device, dtype)
+
+    memory = {}
+    for name, variant in variants.items():
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(3):
+            variant()
+        memory[name] = round(peak_memory_gb(device), 2) if on_gpu else None
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in track(range(rounds), "rounds", rounds, "rounds"):
+        for name, variant in variants.items():
+            seconds[name].append(time_steps(variant, steps, device))
+    for name in variants:
+        result[f"{name}_images_per_second"] = num_images / statistics.median(seconds[name])
+        result[f"{name}_peak_memory_gb"] = memory[name]
+        if name != "stock":
+            ratios = [a / b for a, b in zip(seconds["stock"], seconds[name], strict=True)]
+            result[f"{name}_ratio_to_stock"] = statistics.median(ratios)
+            result[f"{name}_ratios"] = [round(ratio, 3) for ratio in ratios]
+    chosen = "compiled" if compiling else "eager"
+    result["images_per_second"] = result[f"{chosen}_images_per_second"]
+    result["ratio_to_stock"] = result[f"{chosen}_ratio_to_stock"]
+    result["synchronisations"] = count_synchronisations(variants[chosen]) if on_gpu else None
+
+    step_seconds = statistics.median(seconds[chosen])
+    make_views = ViewMaker(ViewConfig(), device=device)
+    make_views(batch, 0)
+    draws = iter(range(10_000))
+    view_seconds = time_steps(lambda: make_views(batch, next(draws)), max(steps, 4), device)
+    parameters = {name: p for name, p in student.named_parameters() if p.requires_grad}
+    optimizer = Sgd(parameters, OptimizerConfig())
+
+    def update() -> None:
+        for parameter in parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step(0.0, torch.zeros((), device=device))
+
+    result["share_of_views"] = view_seconds / (step_seconds + view_seconds)
+    result["share_of_optimizer"] = time_steps(update, steps, device) / (step_seconds + view_seconds)
+    result["images_per_second_with_views"] = num_images / (step_seconds + view_seconds)
+    return result
+
+
+def make_network(model: ModelConfig, device: torch.device, seed: int) -> Detector:
+    """Random weights whose frozen norms are calibrated to their input, so that activations neither die nor grow."""
+    torch.manual_seed(seed)
+    detector = build_detector(model, NUM_CLASSES)
+
+    def calibrate(norm: FrozenBatchNorm2d, inputs: tuple[Tensor]) -> None:
+        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+        norm.running_var.copy_(inputs[0].var((0, 2, 3)))
+
+    norms = [module for module in detector.modules() if isinstance(module, FrozenBatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(calibrate) for norm in norms]
+    with torch.no_grad():
+        detector.features(torch.randn(4, 3, 128, 128))
+    for hook in hooks:
+        hook.remove()
+    # Scores that differ from place to place, as those of a trained network do.
+    nn.init.normal_(detector.rpn.head.cls_logits.weight, std=0.2)
+    return detector.to(device).train()
+
+
+def make_batch(num_images: int, height: int, width: int, device: torch.device) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=generator)
+
+    # Smooth pictures: noise would make the corruptions' JPEG stage unusually slow.
+    coarse = torch.rand(num_images, 3, height // 16, width // 16, generator=generator)
+    pictures = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+    corners_BG2 = torch.rand(num_images, BOXES_PER_IMAGE, 2, generator=generator) * torch.tensor([width, height]) * 0.8
+    sides_BG2 = (torch.rand(num_images, BOXES_PER_IMAGE, 2, generator=generator) * 0.18 + 0.02) * height
+    return Batch(
+        images_BHW3=(pictures * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().to(device),
+        sizes_B2=torch.tensor([[height, width]] * num_images, dtype=torch.int32),
+        boxes_BG4=torch.cat((corners_BG2, corners_BG2 + sides_BG2), dim=2).to(device),
+        labels_BG=draw(1, NUM_CLASSES, num_images, BOXES_PER_IMAGE).to(device),
+        ignore_BG=torch.zeros(num_images, BOXES_PER_IMAGE, dtype=torch.bool, device=device),
+        ids_B=torch.arange(num_images),
+        epoch=0,
+        seed=0,
+    )
+
+
+def check_parity(detector: Detector, batch: Batch) -> dict[str, Any]:
+    """Losses and gradients of ours and torchvision's on two of the images, float32, same weights and samples."""
+    clean = ViewConfig(corruptions=(), ratio_range=(1.0, 1.0))
+    device = batch.images_BHW3.device
+    views = ViewMaker(clean, device=device, dtype=torch.float32, teacher=False)(batch, 0)
+    few = tuple(
+        value[:2]
+        for value in (
+            views.student_B3hw, views.student_sizes_B2, views.student_boxes_BG4, views.labels_BG, views.keys_B,
+        )
+    )  # fmt: skip
+    loss, gradient = compare_losses(detector, stock_twin(detector), few)
+    detector.zero_grad(set_to_none=True)
+    parity = {"loss_relative_difference": loss, "gradient_relative_difference": gradient}
+    say(f"parity with torchvision: losses within {loss:.1e}, gradients within {gradient:.1e}")
+    if not (loss <= LOSS_TOLERANCE and gradient <= GRADIENT_TOLERANCE):
+        raise ValueError(
+            f"no speed without parity: losses differ by {loss:.1e} (allowed {LOSS_TOLERANCE:.0e}), gradients by "
+            f"{gradient:.1e} (allowed {GRADIENT_TOLERANCE:.0e})"
+        )
+    return parity | {"ok": True}
+
+
+def our_step(
+    student: Detector, teacher: Detector, views: Views, dtype: torch.dtype, compiled: bool
+) -> Callable[[], None]:
+    config = CdFkdConfig()
+    learner = Learner(student, CdFkd(config), dtype, lambda count: count)
+    look: Any = Teacher(teacher, config.strides, dtype)
+    wrapped: Any = learner
+    if compiled:
+        wrapped, look = compile_both(learner, look, "default", 8)
+    parameters = {name: p for name, p in student.named_parameters() if p.requires_grad}
+    device = views.student_B3hw.device
+    window = Window((*learner.names(), "gradient_norm"), 20, device)
+    step = Step(
+        lambda batch, draw: views, wrapped, look, parameters, Sgd(parameters, OptimizerConfig()), None, window, 35.0
+    )
+    numbers = iter(range(1_000_000))
+    empty: Any = views  # the views are ready: only the batch's ids are asked for
+    return lambda: step(empty, next(numbers), 1e-6)
+
+
+def stock_step(student: Detector, teacher: Detector, views: Views, dtype: torch.dtype) -> Callable[[], None]:
+    """torchvision's references/detection/engine.py: list of images in [0, 1], sum of losses, check, step."""
+    height, width = views.student_B3hw.shape[-2:]
+    device = views.student_B3hw.device
+    twins = []
+    for detector in (student, teacher):
+        twin = stock_twin(detector).to(memory_format=torch.channels_last)
+        twin.transform = GeneralizedRCNNTransform(height, width, IMAGENET_MEAN, IMAGENET_DEVIATION)
+        twins.append(twin)
+    stock, stock_teacher = twins[0].train(), twins[1].eval().requires_grad_(False)
+    mean = torch.tensor(IMAGENET_MEAN, device=device)[:, None, None]
+    deviation = torch.tensor(IMAGENET_DEVIATION, device=device)[:, None, None]
+    images = list((views.student_B3hw.float() * deviation + mean).contiguous())
+    targets = [
+        {"boxes": boxes.float(), "labels": labels}
+        for boxes, labels in zip(views.student_boxes_BG4, views.labels_BG, strict=True)
+    ]
+    parameters = [parameter for parameter in stock.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=1e-6, momentum=0.9, weight_decay=1e-4)
+    assert views.teacher_B3HW is not None
+    clean = views.teacher_B3HW
+
+    def step() -> None:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            with torch.no_grad():
+                stock_teacher.backbone(clean)
+            losses = sum(stock(images, targets).values())
+        if not math.isfinite(losses.item()):
+            raise ValueError("the stock loop's loss is not finite; its weights are random, run the benchmark again")
+        optimizer.zero_grad()
+        losses.backward()
+        nn.utils.clip_grad_norm_(parameters, 35.0)
+        optimizer.step()
+
+    return step
+
+
+def time_steps(step: Callable[[], object], steps: int, device: torch.device) -> float:
+    """Seconds a step."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / steps
+
+
+def count_graphs(
+    student: Detector, teacher: Detector, batch: Batch, device: torch.device, dtype: torch.dtype
+) -> dict[str, int]:
+    """Graph breaks of our learner and of the stock detector, and compilations beyond one for each student canvas."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    make_views = ViewMaker(ViewConfig(), device=device)
+    config = CdFkdConfig()
+    learner = Learner(student, CdFkd(config), dtype, lambda count: count)
+    look = Teacher(teacher, config.strides, dtype)
+    canvases = make_views.student_canvases((batch.images_BHW3.shape[1], batch.images_BHW3.shape[2]))
+    torch._dynamo.reset()
+    views = make_views(batch, 0)
+    explained = torch._dynamo.explain(learner)(views, look(views))
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(learner, backend=counter, dynamic=False)
+    visits = dict.fromkeys(canvases, 0)
+    draws = itertools.count()
+    while min(visits.values()) < 2:  # every canvas, and every canvas again
+        views = make_views(batch, next(draws))
+        canvas = (views.student_B3hw.shape[-2], views.student_B3hw.shape[-1])
+        visits[canvas] += 1
+        if visits[canvas] <= 2:
+            compiled(views, look(views))
+    graphs = counter.frame_count
+    torch._dynamo.reset()
+    stock = stock_twin(student)
+    images = list(torch.rand(2, 3, *batch.images_BHW3.shape[1:3], device=device))
+    targets = [{"boxes": batch.boxes_BG4[row], "labels": batch.labels_BG[row]} for row in range(2)]
+    # What is being counted here need not be warned about.
+    torch._logging.set_logs(dynamo=logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stock_explained = torch._dynamo.explain(stock)(images, targets)
+    torch._dynamo.reset()
+    return {
+        "graph_breaks": explained.graph_break_count,
+        "recompiles": graphs - len(canvases),
+        "canvases": len(canvases),
+        "stock_graph_breaks": stock_explained.graph_break_count,
+    }
+
+
+def count_synchronisations(step: Callable[[], None], steps: int = 10) -> int:
+    """Waits of the host for the GPU within ordinary steps, as torch's debug mode sees them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            for _ in range(steps):
+                step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
+
+
+if __name__ == "__main__":
+    run_entry(main)
