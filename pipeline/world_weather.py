@@ -242,8 +242,20 @@ def add_wet_road(image, depth, ground, camera: Camera, noise, strength: float) -
     # Rough water smears a mirror image along the line of sight: lamps become columns.
     tall = cv2.blur(mirrored, (1, max(3, camera.height // 26)))
     taller = cv2.blur(tall, (3, max(5, camera.height // 9)))
-    wet = (ground > 0.2)[..., None]
-    return np.where(wet, image * 0.9 + 0.45 * mirrored + 0.5 * tall + 0.55 * taller, image).astype(np.float32)
+    return cover_road(image, ground, mirrored, tall, taller)
+
+
+@njit(cache=True)
+def cover_road(image, ground, mirrored, tall, taller):
+    """The road under its sheet of water, a little darker, and what the water shows."""
+    covered = image.copy()
+    for row in range(image.shape[0]):
+        for column in range(image.shape[1]):
+            if ground[row, column] > 0.2:
+                for k in range(3):
+                    shown = 0.45 * mirrored[row, column, k] + 0.5 * tall[row, column, k] + 0.55 * taller[row, column, k]
+                    covered[row, column, k] = 0.9 * image[row, column, k] + shown
+    return covered
 
 
 def add_glare(image: np.ndarray, strength: float, haze: float) -> np.ndarray:
@@ -262,11 +274,10 @@ def add_glare(image: np.ndarray, strength: float, haze: float) -> np.ndarray:
     return image + cv2.resize(spread, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def add_streaks(
-    image, depth, rain: float, scale: float, brightness: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def add_streaks(image: np.ndarray, rain: float, brightness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Falling drops drawn out by the exposure: thin bright lines, longer and fewer when near, lit by what is around."""
     height, width = image.shape[:2]
+    scale = max(height, width) / 640
     slant = rng.normal(0, 0.12)
     mask = np.zeros((height, width), np.uint8)
     for length, count, tone, thickness in ((9, 420, 60, 1), (20, 170, 80, 1), (46, 36, 90, 2)):
@@ -279,36 +290,35 @@ def add_streaks(
         cv2.polylines(layer, list(lines), False, tone, max(1, round(thickness * scale)), cv2.LINE_AA, 4)
         mask = cv2.max(mask, layer)
     alpha = (cv2.GaussianBlur(mask, (0, 0), 0.6).astype(np.float32) / 255)[..., None]
-    around = cv2.blur(image, (max(3, width // 12), max(3, height // 6)))
-    return image * (1 - alpha) + alpha * (1.5 * around + brightness.astype(np.float32))
+    small = cv2.resize(image, (max(width // 8, 1), max(height // 8, 1)), interpolation=cv2.INTER_AREA)
+    around = cv2.resize(cv2.blur(small, (7, 7)), (width, height), interpolation=cv2.INTER_LINEAR)
+    around *= 1.5
+    around += brightness.astype(np.float32)
+    around -= image
+    around *= alpha
+    around += image
+    return around
 
 
-def add_drops_on_lens(image: np.ndarray, rain: float, rng: np.random.Generator) -> np.ndarray:
-    """Drops on the glass before the lens: each shows the scene upside down, small and out of focus."""
+def add_drops_on_lens(image: np.ndarray, rain: float, rng: np.random.Generator) -> None:
+    """Drops on the glass before the lens, drawn into `image`: each shows the scene turned over, small and blurred."""
     height, width = image.shape[:2]
     scale = max(height, width) / 640
-    yy, xx = np.mgrid[0:height, 0:width].astype(np.float32)
-    map_x, map_y, inside = xx.copy(), yy.copy(), np.zeros((height, width), np.float32)
+    seen = image.copy()
     for _ in range(int(rng.poisson(16 * rain))):
         radius = scale * float(rng.gamma(3.0, 3.2)) + 2.5
         cx, cy = rng.uniform(0, width), rng.uniform(0, height)
-        stretch = rng.uniform(1.0, 1.5)
+        stretch, bend = rng.uniform(1.0, 1.5), radius * rng.uniform(2.0, 4.5)
         x0, x1 = int(max(cx - radius - 2, 0)), int(min(cx + radius + 3, width))
         y0, y1 = int(max(cy - radius * stretch - 2, 0)), int(min(cy + radius * stretch + 3, height))
-        if x1 <= x0 or y1 <= y0:
-            continue
-        dx, dy = (xx[y0:y1, x0:x1] - cx) / radius, (yy[y0:y1, x0:x1] - cy) / (radius * stretch)
-        reach = dx * dx + dy * dy
-        cover = np.clip((1.0 - reach) * 2.5, 0, 1)
-        bend = radius * rng.uniform(2.0, 4.5)
-        hit = reach < 1
-        map_x[y0:y1, x0:x1] = np.where(hit, cx - dx * bend, map_x[y0:y1, x0:x1])
-        map_y[y0:y1, x0:x1] = np.where(hit, cy - dy * bend, map_y[y0:y1, x0:x1])
-        inside[y0:y1, x0:x1] = np.maximum(inside[y0:y1, x0:x1], cover)
-    bent = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    bent = cv2.GaussianBlur(bent, (0, 0), 1.1 * scale)
-    alpha = (inside * 0.9)[..., None]
-    return image * (1 - alpha) + bent * alpha * 1.05
+        yy, xx = np.mgrid[y0:y1, x0:x1].astype(np.float32)
+        dx, dy = (xx - np.float32(cx)) / np.float32(radius), (yy - np.float32(cy)) / np.float32(radius * stretch)
+        alpha = np.clip((1 - dx * dx - dy * dy) * 2.5, 0, 0.9)[..., None]
+        map_x, map_y = np.float32(cx) - dx * np.float32(bend), np.float32(cy) - dy * np.float32(bend)
+        bent = cv2.remap(seen, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        bent = cv2.GaussianBlur(bent, (0, 0), 1.1 * scale).reshape(*alpha.shape[:2], 3)
+        patch = image[y0:y1, x0:x1]
+        patch += alpha * (1.05 * bent - patch)
 
 
 def film_curve() -> np.ndarray:
@@ -351,10 +361,8 @@ def through_weather(
     image, depth, ground, scene: Scene, weather: Weather, light: Light, noise, rng: np.random.Generator
 ) -> np.ndarray:
     """The lit street as the camera records it: (H, W, 3) uint8 RGB."""
-    camera = scene.camera
-    scale = max(camera.height, camera.width) / 640
     if weather.rain:
-        image = add_wet_road(image, depth, ground, camera, noise, 0.75 if weather.night else 0.62)
+        image = add_wet_road(image, depth, ground, scene.camera, noise, 0.75 if weather.night else 0.62)
     if weather.night:
         image = add_glare(image, 1.0 if not weather.rain else 1.3, 0.5 if not weather.rain else 1.0)
     elif weather.rain:
@@ -362,8 +370,8 @@ def through_weather(
     else:
         image = add_glare(image, 0.12, 0.1)
     if weather.rain:
-        image = add_streaks(image, depth, weather.rain, scale, np.array(light.airlight) * 0.8, rng)
-        grey = image.mean(axis=2, keepdims=True)
-        image = grey + (image - grey) * (0.8 if weather.night else 0.82)
-        image = add_drops_on_lens(image, weather.rain, rng)
-    return expose(image.astype(np.float32), weather, rng)
+        image = add_streaks(image, weather.rain, np.array(light.airlight) * 0.8, rng)
+        keep = 0.8  # rain pales colours
+        image = cv2.transform(image, np.eye(3) * keep + (1 - keep) / 3)
+        add_drops_on_lens(image, weather.rain, rng)
+    return expose(image, weather, rng)
