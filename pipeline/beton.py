@@ -37,7 +37,7 @@ def import_ffcv() -> None:
     import numba
 
     def set_num_threads(cls: Any, count: int) -> None:
-        cls.num_threads = min(count, numba.config.NUMBA_NUM_THREADS)
+        cls.num_threads = min(count, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         numba.set_num_threads(cls.num_threads)
 
     compiler.Compiler.set_num_threads = classmethod(set_num_threads)

@@ -66,7 +66,7 @@ def find_domains(root: Path) -> dict[str, Path]:
 
 def scored_parts(root: Path) -> list[tuple[str, str, Path, str]]:
     """[(name such as night_sunny_train, domain, folder, split)]: train and test lists of every domain that is there."""
-    parts = []
+    parts: list[tuple[str, str, Path, str]] = []
     for domain, folder in find_domains(root).items():
         voc = find_voc(folder)
         assert voc is not None

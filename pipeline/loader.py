@@ -211,10 +211,12 @@ def open_loader(
     shuffle: bool = True,
     threads: int | None = None,
     prefetch: int | None = None,
+    hardware_share: float | None = None,
 ) -> Loader:
     """A Loader over the dataset. `batch_size` is this rank's; (epoch, cursor) come from a state_dict to continue a run.
 
-    threads: decoding threads (default: the cores of this process, at most 8); prefetch: batches made ahead (default 3).
+    threads: decoding threads (default: the cores of this process, at most 8); prefetch: batches made ahead (default 3);
+    hardware_share: of the images that the GPU's JPEG engine decodes (`dali` on a GPU, default 0.12).
     """
     device = torch.device(device)
     if name == "auto":
@@ -227,6 +229,8 @@ def open_loader(
     prefetch = 3 if prefetch is None else prefetch
     if threads < 1 or prefetch < 1:
         raise ValueError(f"threads {threads}, prefetch {prefetch}: expected at least 1")
+    if hardware_share is not None and not (name == "dali" and device.type == "cuda" and 0 <= hardware_share <= 1):
+        raise ValueError(f"hardware_share {hardware_share}: expected 0 to 1, and the loader dali on a GPU")
     order = Order(dataset.sizes_N2, dataset.ids_N, seed, shuffle)
     order.decode(cursor)
     decoder: Decoder
@@ -235,9 +239,11 @@ def open_loader(
 
         decoder = CpuDecoder(dataset, batch_size, device, threads)
     elif name == "dali":
-        from pipeline.loader_dali import DaliDecoder
+        from pipeline.loader_dali import HARDWARE_SHARE, DaliDecoder
 
-        decoder = DaliDecoder(dataset, batch_size, device, threads)
+        decoder = DaliDecoder(
+            dataset, batch_size, device, threads, HARDWARE_SHARE if hardware_share is None else hardware_share
+        )
     else:
         from pipeline.loader_ffcv import FfcvDecoder
 

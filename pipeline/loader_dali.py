@@ -25,10 +25,11 @@ class DaliDecoder:
         batch_size: int,
         device: torch.device,
         threads: int,
-        hardware_share: float = HARDWARE_SHARE,
+        hardware_share: float,
     ):
         try:
-            from nvidia.dali import fn, pipeline_def, types
+            import nvidia.dali.types
+            from nvidia.dali import fn, pipeline_def
         except ImportError as error:
             mend = "install nvidia-dali-cuda130 or choose the loader 'cpu'"
             raise ValueError(f"the loader 'dali' needs NVIDIA DALI ({error}); {mend}") from None
@@ -37,7 +38,9 @@ class DaliDecoder:
         self.steps: Iterator[Step] = iter(())
         gpu, device_id = self.gpu, torch.cuda.current_device() if self.gpu and device.index is None else device.index
 
-        @pipeline_def(
+        types: Any = nvidia.dali.types  # its names are made at run time
+
+        @pipeline_def(  # type: ignore[call-overload]  # its stub knows neither exec_dynamic nor a missing device
             batch_size=batch_size,
             num_threads=threads,
             device_id=device_id if gpu else None,

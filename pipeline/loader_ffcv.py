@@ -65,7 +65,7 @@ def make_canvas_decoder(canvases: dict[str, tuple[int, int]]) -> Any:
                         canvas[:h, :w] = data.reshape(h, w, 3)
                 return canvases[: len(batch_indices)]
 
-            decode.is_parallel = True
+            decode.is_parallel = True  # type: ignore[attr-defined]
             return decode
 
     return CanvasDecoder()
@@ -152,7 +152,7 @@ class FfcvDecoder:
         self.loader = open_ffcv(
             str(path), path.stat().st_mtime_ns, batch_size, threads, tuple(dataset.canvases.items())
         )
-        self.bytes = np.memmap(path, np.uint8, mode="r")
+        self.bytes: Any = np.memmap(path, np.uint8, mode="r")
         self.iterator: Any = None
 
     def open(self, steps: Iterator[Step]) -> Iterator[tuple[Step, torch.Tensor]]:
@@ -184,7 +184,7 @@ class FfcvDecoder:
                 same = self.bytes[start : start + 3 * h * w].tobytes() == self.dataset.jpeg(index)[-3 * h * w :]
             else:
                 data = self.bytes[start : start + self.dataset.length_of(index)]
-                same = hashlib.sha256(data).digest() == self.dataset.sha256_of(index)
+                same = hashlib.sha256(data.data).digest() == self.dataset.sha256_of(index)
             if not same:
                 mend = "delete it and run the pack command again with --beton"
                 raise ValueError(f"{self.dataset.describe(index)} is damaged in {NAME}; {mend}")

@@ -19,7 +19,7 @@ import numpy as np
 
 def hash64(*values: int | np.ndarray) -> np.ndarray:
     """uint64 hash of integers (broadcast): each is absorbed by one round of splitmix64 (Steele et al., OOPSLA 2014)."""
-    state = np.uint64(0)
+    state: np.ndarray | np.uint64 = np.uint64(0)
     with np.errstate(over="ignore"):
         for value in values:
             # A Python int may be any 64-bit number, signed or not.

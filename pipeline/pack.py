@@ -152,8 +152,14 @@ def _start_worker() -> None:
     """One thread a process, and no worker stays behind when its parent was killed."""
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def make_shards(jobs: list[ShardJob], workers: int, progress: Progress) -> None:
@@ -178,7 +184,9 @@ def make_shards(jobs: list[ShardJob], workers: int, progress: Progress) -> None:
 def pack(options: PackOptions) -> list[Path]:
     """Pack ROOT into OUT; returns the packed datasets that are finished."""
     check_options(options)
-    options = replace(options, **{name: split_names(getattr(options, name)) for name in ("split", "map", "drop")})
+    options = replace(
+        options, split=split_names(options.split), map=split_names(options.map), drop=split_names(options.drop)
+    )
     classes = split_names(options.classes)
     parts = diverse_weather.scored_parts(options.root) if options.format in ("auto", "voc") else []
     if parts:

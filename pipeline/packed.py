@@ -251,8 +251,8 @@ class PackedDataset:
                     digest.update(block)
             shard_ok = digest.hexdigest() == shard["sha256"]
             if not shard_ok:
-                for i in np.flatnonzero(self._shard_N == self.info["shards"].index(shard)):
-                    self.jpeg(int(i))  # names the record, unless the damage lies between records
+                for record in np.flatnonzero(self._shard_N == self.info["shards"].index(shard)):
+                    self.jpeg(int(record))  # names the record, unless the damage lies between records
                 raise self._error(f"{shard['file']} is damaged (its checksum differs from dataset.json)")
         for i in track(range(len(self)), f"verifying {self.path.name}", len(self)):
             try:

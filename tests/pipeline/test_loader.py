@@ -297,6 +297,8 @@ def test_waiting_is_counted(make_packed, monkeypatch):
         ({"rank": 2, "world": 2}, "out of range"),
         ({"cursor": 10**9}, "cursor 1000000000 lies outside an epoch"),
         ({"threads": 0}, "expected at least 1"),
+        ({"prefetch": 0}, "expected at least 1"),
+        ({"hardware_share": 0.5}, "the loader dali on a GPU"),
     ],
 )
 def test_options_that_are_wrong(make_packed, options, message):

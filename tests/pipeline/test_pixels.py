@@ -95,7 +95,7 @@ def test_bombs_and_animations_are_refused():
         pixels.read_size(encode(Image.new("1", (20000, 6000)), "PNG"))
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     data = encode(frames[0], "TIFF", save_all=True, append_images=frames[1:])
-    with pytest.raises(ValueError, match="holds 2 pictures"):
+    with pytest.raises(ValueError, match="holds more than one picture"):
         pixels.read_size(data)
 
 
