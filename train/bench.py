@@ -35,7 +35,7 @@ from train.config import OptimizerConfig
 from train.distill import CdFkd, CdFkdConfig
 from train.load import compile_both
 from train.logs import peak_memory_gb
-from train.optimizer import Sgd
+from train.optimizer import Optimizer
 from train.step import Learner, Step, Teacher
 from train.window import Window
 
@@ -142,7 +142,7 @@ def measure(options: BenchOptions) -> dict[str, Any]:
     draws = iter(range(10_000))
     view_seconds = time_steps(lambda: make_views(batch, next(draws)), max(steps, 4), device)
     parameters = {name: p for name, p in student.named_parameters() if p.requires_grad}
-    optimizer = Sgd(parameters, OptimizerConfig())
+    optimizer = Optimizer(parameters, OptimizerConfig())
 
     def update() -> None:
         for parameter in parameters.values():
@@ -234,7 +234,14 @@ def our_step(
     device = views.student_B3hw.device
     window = Window((*learner.names(), "gradient_norm"), 20, device)
     step = Step(
-        lambda batch, draw: views, wrapped, look, parameters, Sgd(parameters, OptimizerConfig()), None, window, 35.0
+        lambda batch, draw: views,
+        wrapped,
+        look,
+        parameters,
+        Optimizer(parameters, OptimizerConfig()),
+        None,
+        window,
+        35.0,
     )
     numbers = iter(range(1_000_000))
     empty: Any = views  # the views are ready: only the batch's ids are asked for

@@ -16,14 +16,17 @@ from train.distill import CdFkdConfig
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD with momentum, as in the paper."""
+    """The paper's SGD with momentum, or AdamW, which reaches more in a short run."""
 
+    name: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.02
     """Peak rate for a global batch of `base_batch_size`; the rate used is scaled linearly to the run's batch size."""
     base_batch_size: int = 16
     """The global batch the learning rate is meant for."""
     momentum: float = 0.9
+    """Of SGD; AdamW's first beta (its second is 0.999)."""
     weight_decay: float = 1e-4
+    """Added to the gradient by SGD, taken off the weights in proportion to the rate by AdamW."""
     warmup_steps: int = 500
     """Steps over which the rate rises linearly from a thousandth."""
     schedule: Literal["step", "cosine"] = "step"

@@ -1,4 +1,4 @@
-"""SGD, its learning rate over a run, and the moving average of the weights."""
+"""SGD or AdamW, the learning rate over a run, and the moving average of the weights."""
 
 import math
 
@@ -26,27 +26,44 @@ def rate_factor(config: OptimizerConfig, step: int, total: int) -> float:
     return warmup * 0.1 ** sum(step >= round(milestone * total) for milestone in config.milestones)
 
 
-class Sgd:
-    """torch's fused SGD with a switch on the device: a step whose gradient is not finite changes nothing at all."""
+class Optimizer:
+    """torch's fused SGD or AdamW with a switch on the device: a step that is not finite changes nothing at all."""
 
     def __init__(self, parameters: dict[str, nn.Parameter], config: OptimizerConfig):
         self.parameters = parameters
-        self.sgd = torch.optim.SGD(
-            parameters.values(), lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-        )
-        # Zero buffers from the start: torch would leave them uninitialised when the first step is skipped.
+        decay = config.weight_decay
+        if config.name == "sgd":
+            self.inner: torch.optim.Optimizer = torch.optim.SGD(
+                parameters.values(), lr=0.0, momentum=config.momentum, weight_decay=decay, fused=True
+            )
+        else:
+            self.inner = torch.optim.AdamW(
+                parameters.values(), lr=0.0, betas=(config.momentum, 0.999), weight_decay=decay, fused=True
+            )
+        # Zero buffers from the start: torch's SGD would leave them uninitialised when the first step is skipped.
         for parameter in parameters.values():
-            self.sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            state = self.inner.state[parameter]
+            if config.name == "sgd":
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            else:
+                state["step"] = torch.zeros((), device=parameter.device)
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
 
     def step(self, rate: float, skip: Tensor) -> None:
-        """`skip` is a float32 scalar on the device: 1 leaves weights and momentum as they are."""
-        self.sgd.param_groups[0]["lr"] = rate
-        self.sgd.found_inf = skip  # type: ignore[attr-defined]
-        self.sgd.step()
-        self.sgd.zero_grad(set_to_none=True)
+        """`skip` is a float32 scalar on the device: 1 leaves weights and buffers as they are."""
+        self.inner.param_groups[0]["lr"] = rate
+        self.inner.found_inf = skip  # type: ignore[attr-defined]
+        self.inner.step()
+        self.inner.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        return {name: self.sgd.state[value]["momentum_buffer"] for name, value in self.parameters.items()}
+        """{"momentum_buffer.<parameter>": tensor, ...}"""
+        return {
+            f"{buffer}.{name}": value
+            for name, parameter in self.parameters.items()
+            for buffer, value in self.inner.state[parameter].items()
+        }
 
     def load(self, state: dict[str, Tensor]) -> None:
         for name, buffer in self.state().items():

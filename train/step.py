@@ -1,7 +1,7 @@
 """One training step. Read this first.
 
     batch --views--> clean view ----teacher, frozen--> its maps ---.
-                 \\-> student's view --student--> maps --losses-----+--> weighted sum --> gradient --> SGD
+                 \\-> student's view --student--> maps --losses-----+--> weighted sum --> gradient --> optimizer
 
 `Learner` is what torch.compile makes one graph of and what DDP wraps. Nothing here waits for a GPU: a loss that is
 not finite is noticed on the device and makes the optimizer skip the step, and the host reads about it later.
@@ -16,7 +16,7 @@ from model.detector import Detector
 from pipeline.batch import Batch, Views
 from train.distill import CdFkd
 from train.losses import DETECTION_TERMS, weigh
-from train.optimizer import Ema, Sgd, clip_gradient
+from train.optimizer import Ema, Optimizer, clip_gradient
 from train.window import Window
 
 
@@ -77,7 +77,7 @@ class Step:
         learner: Callable[[Views, tuple[Tensor, ...]], tuple[Tensor, Tensor]],  # a Learner, compiled or in DDP
         teacher: Callable[[Views], tuple[Tensor, ...]] | None,
         parameters: dict[str, nn.Parameter],
-        optimizer: Sgd,
+        optimizer: Optimizer,
         ema: Ema | None,
         window: Window,
         clip_norm: float,

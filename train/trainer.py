@@ -19,7 +19,7 @@ from train import load, logs
 from train.checkpoint import Checkpoints, read_state
 from train.config import Config
 from train.distributed import World
-from train.optimizer import Ema, Sgd, rate_factor, scaled_rate
+from train.optimizer import Ema, Optimizer, rate_factor, scaled_rate
 from train.step import Step
 from train.window import Window
 
@@ -35,7 +35,7 @@ class Trainer:
         self.teacher, teacher_card = load.load_teacher(config, self.data.classes, world)
         self.student = load.make_student(config, self.data.classes, world)
         self.parameters = {name: p for name, p in self.student.named_parameters() if p.requires_grad}
-        self.optimizer = Sgd(self.parameters, config.optimizer)
+        self.optimizer = Optimizer(self.parameters, config.optimizer)
         self.ema = Ema(self.parameters, config.optimizer.ema_decay) if config.optimizer.ema_decay > 0 else None
         learner = load.make_learner(config, self.student, world)
         self.window = Window((*learner.names(), "gradient_norm"), config.log_every, world.device)
@@ -83,7 +83,7 @@ class Trainer:
         source, _ = load_detector(newest, self.world.device)
         self.student.load_state_dict(source.state_dict())
         tensors = load_file(newest / "training.safetensors", device=device)
-        self.optimizer.load(strip(tensors, "momentum."))
+        self.optimizer.load(strip(tensors, "optimizer."))
         if self.ema is not None:
             with torch.no_grad():
                 for name, weight in strip(tensors, "weights.").items():
@@ -103,8 +103,9 @@ class Trainer:
         say(f"run: {self.total} steps of {config.batch_size} images on {self.world.size} rank(s), {epochs:.1f} epochs")
         optimizer = config.optimizer
         say(
-            f"learning rate {self.rate:g}: {optimizer.learning_rate:g} for {optimizer.base_batch_size} images, scaled "
-            f"linearly to {config.batch_size}; {optimizer.schedule} schedule, {optimizer.warmup_steps} warm-up steps"
+            f"{optimizer.name} with learning rate {self.rate:g}: {optimizer.learning_rate:g} for "
+            f"{optimizer.base_batch_size} images, scaled linearly to {config.batch_size}; {optimizer.schedule} schedule, "
+            f"{optimizer.warmup_steps} warm-up steps"
         )
         if self.step:
             say(f"continuing {config.out} from step {self.step}")
@@ -264,7 +265,7 @@ class Trainer:
             return
 
         def write(folder: Path) -> None:
-            tensors = {f"momentum.{name}": value for name, value in self.optimizer.state().items()}
+            tensors = {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
             tensors["window"] = self.window.table_nT
             if self.ema is not None:
                 tensors |= {f"weights.{name}": value.detach() for name, value in self.parameters.items()}

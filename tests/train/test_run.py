@@ -104,10 +104,11 @@ def test_each_network_is_given_its_own_image_and_boxes(student_config, monkeypat
     assert not torch.equal(views[0].student_boxes_BG4, views[0].teacher_boxes_BG4)
 
 
-@pytest.mark.parametrize("stop_at", [1, 4])
-def test_stopped_and_continued_equals_uninterrupted_to_the_bit(student_config, stop_at, tmp_path):
+@pytest.mark.parametrize(("stop_at", "kind"), [(1, "sgd"), (4, "adamw")])
+def test_stopped_and_continued_equals_uninterrupted_to_the_bit(student_config, stop_at, kind, tmp_path):
     """SIGTERM's path: the run stops after `stop_at` steps, in the middle of a log window, and is started again."""
-    config = replace(student_config, optimizer=replace(student_config.optimizer, ema_decay=0.9), log_every=3)
+    optimizer = replace(student_config.optimizer, name=kind, ema_decay=0.9)
+    config = replace(student_config, optimizer=optimizer, log_every=3)
     whole = replace(config, out=tmp_path / "whole")
     assert train(whole, WORLD) == 0
 
@@ -241,7 +242,7 @@ def test_the_learning_rate_is_scaled_and_said(student_config, capsys):
     trainer = Trainer(config, WORLD, Checkpoints(student_config.out, 1))
     trainer.loader.close()
     assert trainer.rate == pytest.approx(0.005)
-    assert "learning rate 0.005: 0.02 for 16 images, scaled linearly to 4" in capsys.readouterr().out
+    assert "sgd with learning rate 0.005: 0.02 for 16 images, scaled linearly to 4" in capsys.readouterr().out
 
 
 def test_profile_writes_a_trace(student_config):

@@ -91,6 +91,7 @@ def test_the_teacher_looks_at_its_taps_only(networks, batch):
         torch.testing.assert_close(value, full[stride])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_step_is_one_graph_per_student_canvas(networks, batch, dtype):
     """fullgraph=True fails on a graph break. Three ratio buckets give two canvases here: two compilations."""
