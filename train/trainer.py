@@ -104,8 +104,8 @@ class Trainer:
         optimizer = config.optimizer
         say(
             f"{optimizer.name} with learning rate {self.rate:g}: {optimizer.learning_rate:g} for "
-            f"{optimizer.base_batch_size} images, scaled linearly to {config.batch_size}; {optimizer.schedule} schedule, "
-            f"{optimizer.warmup_steps} warm-up steps"
+            f"{optimizer.base_batch_size} images, scaled linearly to {config.batch_size}; {optimizer.warmup_steps} "
+            f"warm-up steps, then the {optimizer.schedule} schedule"
         )
         if self.step:
             say(f"continuing {config.out} from step {self.step}")

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=fairweather
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=12:00:00
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+#
+# Train on one node or several under Slurm. Arguments go to train/run.py:
+#
+#   sbatch --nodes=2 scripts/slurm.sh cdfkd_r101 --data data/packed/daytime_clear_train --teacher runs/teacher --out runs/student
+#
+# One launcher runs on each node and starts one process a GPU. Two minutes before the time is up Slurm sends SIGTERM: the
+# run saves and ends, and is put back into the queue, where the same command continues it. When one process dies, its
+# launcher ends, and --kill-on-bad-exit ends those of the other nodes. The batch size is that of all GPUs together.
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
+
+if [ -z "${SLURM_JOB_ID:-}" ]; then
+    echo "slurm: this is a batch script; submit it with: sbatch scripts/slurm.sh RECIPE --data DIR --out runs/NAME" >&2
+    exit 2
+fi
+if [ $# -eq 0 ]; then
+    echo "slurm: no recipe given; for example: sbatch scripts/slurm.sh teacher_r101 --data DIR --out runs/teacher" >&2
+    exit 2
+fi
+
+head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 20000)) # jobs that share a node need different ports
+gpus=${SLURM_GPUS_ON_NODE:-1}
+export OMP_NUM_THREADS=$((${SLURM_CPUS_PER_TASK:-$gpus} / gpus))
+
+status=0
+srun --kill-on-bad-exit=1 .venv/bin/torchrun \
+    --nnodes="$SLURM_JOB_NUM_NODES" \
+    --nproc-per-node="$gpus" \
+    --rdzv-id="$SLURM_JOB_ID" \
+    --rdzv-backend=c10d \
+    --rdzv-endpoint="$head_node:$port" \
+    train/run.py "$@" || status=$?
+
+# Not finished, but saved: back into the queue. A mistake or a bug is not tried again.
+if [ "$status" -ne 0 ] && [ -n "${SLURM_JOB_END_TIME:-}" ] && [ "$(date +%s)" -gt $((SLURM_JOB_END_TIME - 180)) ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
