@@ -30,9 +30,36 @@ def nms(
         )
     if groups_BN.shape != scores_BN.shape:
         raise ValueError(f"nms: got groups of shape {tuple(groups_BN.shape)} for scores {tuple(scores_BN.shape)}")
+    if torch.compiler.is_exporting():
+        return _nms_from_torchvision(boxes_BN4.float(), scores_BN.float(), groups_BN, iou_threshold, num_slots)
     return torch.ops.fairweather.nms(
         boxes_BN4.float(), scores_BN.float(), groups_BN.to(torch.int32), float(iou_threshold), num_slots
     )
+
+
+def _nms_from_torchvision(
+    boxes_BN4: Tensor, scores_BN: Tensor, groups_BN: Tensor, iou_threshold: float, num_slots: int
+) -> tuple[Tensor, Tensor]:
+    """The same in operators that other tools know (an exported program must run without this package).
+
+    One torchvision.ops.nms over all images, each group moved right and each image moved down until nothing overlaps;
+    then every survivor looks for its slot. Shifted coordinates are rounded: at 10,000 to a thousandth of a pixel.
+    """
+    num_images, num_candidates = scores_BN.shape
+    extent = (boxes_BN4.abs().max() + 1).ceil() * 2
+    image_B = torch.arange(num_images, device=boxes_BN4.device)
+    shift_BN2 = torch.stack((groups_BN.float(), image_B.float()[:, None].expand_as(scores_BN)), dim=2) * extent
+    shifted_BN4 = boxes_BN4 + torch.cat((shift_BN2, shift_BN2), dim=2)
+    kept_M = torch.ops.torchvision.nms(shifted_BN4.flatten(0, 1), scores_BN.flatten(), iou_threshold)
+    # Best first over all images. The place of a survivor is the number of its image's survivors before it.
+    image_M = kept_M // num_candidates
+    exists_M = scores_BN.flatten()[kept_M] > -torch.inf
+    mine_MB = (image_M[:, None] == image_B) & exists_M[:, None]
+    place_M = (mine_MB.to(torch.int64).cumsum(0) * mine_MB).sum(1) - 1
+    slot_M = torch.where((place_M >= 0) & (place_M < num_slots), image_M * num_slots + place_M, num_images * num_slots)
+    keep = torch.zeros(num_images * num_slots + 1, dtype=torch.int64, device=boxes_BN4.device)
+    keep_BK = keep.scatter(0, slot_M, kept_M - image_M * num_candidates)[:-1].reshape(num_images, num_slots)
+    return keep_BK, mine_MB.sum(0).clamp(max=num_slots)
 
 
 def round_down_to_float32(threshold: float) -> np.float32:

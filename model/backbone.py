@@ -112,7 +112,7 @@ def faster_rcnn_arguments(config: ModelConfig, num_classes: int, frozen_class: t
         "rpn_bg_iou_thresh": config.rpn_background_iou,
         "rpn_batch_size_per_image": config.rpn_samples_per_image,
         "rpn_positive_fraction": config.rpn_positive_fraction,
-        "rpn_score_thresh": config.rpn_score_threshold,
+        "rpn_score_thresh": config.resolved_rpn_score_threshold,
         "box_roi_pool": pool,
         "box_head": TwoMLPHead(config.fpn_channels * 7 * 7, config.representation_size),
         "box_predictor": FastRCNNPredictor(config.representation_size, num_classes),

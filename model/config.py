@@ -20,7 +20,6 @@ SHARES = (
     "rpn_foreground_iou",
     "rpn_background_iou",
     "rpn_positive_fraction",
-    "rpn_score_threshold",
     "roi_foreground_iou",
     "roi_background_iou",
     "roi_positive_fraction",
@@ -70,7 +69,7 @@ class ModelConfig:
     rpn_background_iou: float = 0.3
     rpn_samples_per_image: int = 256
     rpn_positive_fraction: float = 0.5
-    rpn_score_threshold: float = 0.0
+    rpn_score_threshold: float | None = None  # of a proposal; None: 0.05 with MobileNetV3, else 0, as torchvision
 
     roi_foreground_iou: float = 0.5
     roi_background_iou: float = 0.5
@@ -125,6 +124,20 @@ class ModelConfig:
     @property
     def num_levels(self) -> int:
         return len(self.resolved_returned_layers) + 1
+
+    @property
+    def resolved_rpn_score_threshold(self) -> float:
+        usual = 0.05 if self.family == "mobilenet_v3_large" else 0.0
+        return usual if self.rpn_score_threshold is None else self.rpn_score_threshold
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the view per pixel of each map, the pooled level last."""
+        # A ResNet's layer1 has stride 4; a MobileNet's stage 0 stride 2, and its last stage that of the one before.
+        powers = [
+            layer + 1 if self.family == "resnet" else min(layer, 4) + 1 for layer in self.resolved_returned_layers
+        ]
+        return (*(2**power for power in powers), 2 ** (powers[-1] + 1))
 
     @property
     def resolved_anchor_sizes(self) -> tuple[tuple[int, ...], ...]:

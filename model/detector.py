@@ -81,11 +81,7 @@ class Detector(FasterRCNN):
         cells = torch.stack(self.rpn.anchor_generator.cell_anchors)
         self.register_buffer("cells_LS4", cells, persistent=False)
         self.level_names = (*(str(level) for level in range(len(cells) - 1)), "pool")
-        with torch.no_grad():
-            was_training = self.training
-            maps = self.eval().backbone(torch.zeros(1, 3, 256, 256))
-            self.train(was_training)
-        self.strides = tuple(256 // feature.shape[-1] for feature in maps.values())
+        self.strides = config.strides
 
     def features(self, images_B3HW: Tensor, strides: tuple[int, ...] | None = None) -> tuple[Tensor, ...]:
         """Maps of the pyramid, finest first, the pooled one last. Height and width are multiples of 32.

@@ -127,12 +127,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """A state dict from .pth, .pt or .safetensors; nothing in the file is ever executed."""
     if path.suffix not in STATE_SUFFIXES:
         raise ValueError(f"{path}: not a weight file; allowed: {', '.join(STATE_SUFFIXES)}")
-    if path.suffix == ".safetensors":
-        return load_file(path)
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a truncated file raises any of a dozen types
-        raise ValueError(f"{path}: cannot be read as a PyTorch state dict ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path}: cannot be read as weights ({type(error).__name__}: {error})") from error
     if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
         state = state["model"]  # torchvision's reference scripts save {"model": ..., "optimizer": ...}
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -181,7 +181,7 @@ def load_detector(
         if classes is not None and tuple(classes) != card.classes:
             raise ValueError(f"{directory}: its classes are {', '.join(card.classes)}; got {', '.join(classes)}")
         path = directory / "model.safetensors"
-        state = load_file(path)
+        state = read_state(path)
         num_classes = len(card.classes) + 1
     detector = Detector(card.config, num_classes)
     counters = [name for name in state if name.endswith("num_batches_tracked") and name not in detector.state_dict()]

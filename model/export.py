@@ -1,0 +1,140 @@
+"""A checkpoint for other tools: ONNX, a torch.export program, or a torchvision state dict.
+
+    python -m model.export runs/student --to onnx --canvas 608 1024
+
+The ONNX model and the program take uint8 RGB images (batch, 3, height, width), top left aligned in a fixed canvas, and
+their sizes (batch, 2) as (height, width); the batch is free. They answer boxes (batch, D, 4) in pixels, scores, labels
+(1 is the first class) and the number of detections of each image. Normalisation, padding and suppression are inside.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.detector import Detector
+from model.weights import Card, load_detector
+from pipeline.console import run_entry, say
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+INPUTS = ("images", "sizes")
+OUTPUTS = ("boxes", "scores", "labels", "count")
+SUFFIX = {"onnx": ".onnx", "torch": ".pt2", "torchvision": ".pth"}
+
+
+class Deployed(nn.Module):
+    """Pixels in, detections out."""
+
+    mean_3: Tensor
+    deviation_3: Tensor
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.detector = detector.eval()
+        self.register_buffer("mean_3", torch.tensor(MEAN) * 255)
+        self.register_buffer("deviation_3", torch.tensor(DEVIATION) * 255)
+
+    def forward(self, images_B3HW: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        height, width = images_B3HW.shape[-2:]
+        normal_B3HW = (images_B3HW.float() - self.mean_3[:, None, None]) / self.deviation_3[:, None, None]
+        # Padding is zero after normalisation, as in training.
+        rows_BH = torch.arange(height) < sizes_B2[:, :1]
+        columns_BW = torch.arange(width) < sizes_B2[:, 1:]
+        inside_B1HW = (rows_BH[:, :, None] & columns_BW[:, None, :])[:, None]
+        found = self.detector.detect(torch.where(inside_B1HW, normal_B3HW, 0.0), sizes_B2)
+        return found.boxes_BD4, found.scores_BD, found.labels_BD, found.count_B
+
+
+def example(canvas: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Two images: an exporter takes a batch of one for a constant."""
+    return torch.zeros((2, 3, *canvas), dtype=torch.uint8), torch.tensor([canvas, canvas])
+
+
+def dynamic_shapes() -> dict:
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    return {"images_B3HW": {0: batch}, "sizes_B2": {0: batch}}
+
+
+def export_program(detector: Detector, canvas: tuple[int, int]) -> torch.export.ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(Deployed(detector), example(canvas), dynamic_shapes=dynamic_shapes(), strict=False)
+
+
+def export_onnx(detector: Detector, card: Card, canvas: tuple[int, int], path: Path) -> None:
+    """One file, class names in its metadata under "classes"."""
+    program = torch.onnx.export(
+        export_program(detector, canvas),
+        input_names=list(INPUTS),
+        output_names=list(OUTPUTS),
+        dynamo=True,
+        optimize=True,
+        verbose=False,
+    )
+    assert program is not None
+    program.model.metadata_props["classes"] = json.dumps(card.classes)
+    program.model.metadata_props["canvas"] = json.dumps(canvas)
+    program.save(path)
+
+
+def torchvision_constructor(config: ModelConfig, num_classes: int) -> str:
+    """Python that builds torchvision's module for the exported state dict."""
+    names = {
+        "resnet50": "fasterrcnn_resnet50_fpn",
+        "mobilenet_v3_large": "fasterrcnn_mobilenet_v3_large_fpn",
+    }
+    usual = ModelConfig(backbone=config.backbone)
+    shape = ("returned_layers", "fpn_channels", "representation_size", "anchor_sizes", "anchor_ratios")
+    if config.backbone in names and all(getattr(config, name) == getattr(usual, name) for name in shape):
+        name = names[config.backbone]
+        return f"torchvision.models.detection.{name}(weights=None, weights_backbone=None, num_classes={num_classes})"
+    return f"model.backbone.build_torchvision({config}, {num_classes})"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write a checkpoint for another tool."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    """A run, a checkpoint directory, or a torchvision state dict."""
+    to: Literal["onnx", "torch", "torchvision"]
+    """onnx: ONNX Runtime and others. torch: torch.export.load. torchvision: a plain state dict."""
+    canvas: tuple[int, int] = (608, 1024)
+    """Height and width of the images, multiples of 32 (onnx and torch)."""
+    classes: tuple[str, ...] | None = None
+    """Class names without background, for a state dict that is not COCO's."""
+    out: Path | None = None
+    """Default: the checkpoint's name beside it, with the tool's suffix."""
+
+
+def export(options: Options) -> Path:
+    detector, card = load_detector(options.checkpoint, classes=options.classes)
+    base = options.checkpoint if options.checkpoint.is_dir() else options.checkpoint.with_suffix("")
+    path = options.out or base.with_name(base.name + "-export" + SUFFIX[options.to])
+    if any(side < 32 or side % 32 for side in options.canvas):
+        raise ValueError(f"--canvas: got {options.canvas}; both sides must be multiples of 32")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if options.to == "torchvision":
+        torch.save({name: value.contiguous() for name, value in detector.state_dict().items()}, path)
+        say(f"load it into: {torchvision_constructor(card.config, detector.num_classes)}")
+    elif options.to == "torch":
+        say("exporting; this takes about a minute")
+        torch.export.save(export_program(detector, options.canvas), path)
+        say("load it with: import torch, torchvision; torch.export.load(path).module()")
+    else:
+        say("exporting; this takes about a minute")
+        export_onnx(detector, card, options.canvas, path)
+    say(f"wrote {path}; classes: {', '.join(card.classes)}")
+    return path
+
+
+def main() -> None:
+    export(tyro.cli(Options))
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,122 @@
+"""Exported detectors answer the same in the other tool."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from kernels import nms as nms_module
+from model.config import ModelConfig
+from model.export import Deployed, Options, export, torchvision_constructor
+from model.weights import save_detector
+
+CANVAS = (96, 128)
+CLASSES = ("car", "bus", "truck")
+SMALL = {
+    "weights": "none",
+    "norm": "frozen",
+    "fpn_channels": 16,
+    "representation_size": 24,
+    "rpn_pre_nms_test": 60,
+    "rpn_post_nms_test": 40,
+    "detections_per_image": 20,
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(lively_detector, tmp_path_factory):
+    config = ModelConfig(backbone="resnet18", **SMALL)
+    directory = tmp_path_factory.mktemp("run") / "student"
+    detector = lively_detector(config)
+    save_detector(directory, detector, config, CLASSES)
+    return directory, Deployed(detector)
+
+
+def pictures(num_images):
+    generator = torch.Generator().manual_seed(num_images)
+    images = torch.randint(0, 256, (num_images, 3, *CANVAS), generator=generator, dtype=torch.uint8)
+    return images, torch.tensor([[96, 128], [51, 77], [90, 33]])[:num_images]
+
+
+def assert_same(got, wanted):
+    assert wanted[3].sum() > 10
+    for ours, theirs in zip(wanted, got, strict=True):
+        torch.testing.assert_close(torch.as_tensor(theirs), ours, rtol=1e-3, atol=1e-3, check_dtype=False)
+
+
+@pytest.mark.slow
+def test_onnx_runtime_finds_the_same_in_any_batch(checkpoint):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+    directory, deployed = checkpoint
+    path = export(Options(directory, "onnx", canvas=CANVAS))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(CLASSES)
+    for num_images in (1, 2, 3):
+        images, sizes = pictures(num_images)
+        got = session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})
+        assert_same(got, deployed(images, sizes))
+
+
+@pytest.mark.slow
+def test_program_runs_where_this_package_is_not(checkpoint, tmp_path):
+    directory, deployed = checkpoint
+    path = export(Options(directory, "torch", canvas=CANVAS, out=tmp_path / "student.pt2"))
+    images, sizes = pictures(3)
+    torch.save((images, sizes), tmp_path / "in.pt")
+    script = (
+        "import sys, torch, torchvision\n"
+        "program = torch.export.load(sys.argv[1]).module()\n"
+        "torch.save(program(*torch.load(sys.argv[2])), sys.argv[3])\n"
+        "assert not {'model', 'kernels'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-I", "-c", script, str(path), str(tmp_path / "in.pt"), str(tmp_path / "out.pt")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    assert_same(torch.load(tmp_path / "out.pt"), deployed(images, sizes))
+
+
+def test_state_dict_runs_in_torchvision(lively_detector, tmp_path, capsys):
+    """The sentence that the export prints is Python: it builds torchvision's module, which finds the same."""
+    import torchvision  # noqa: F401  (named by that sentence)
+
+    config = ModelConfig(backbone="mobilenet_v3_large", weights="none", norm="frozen", rpn_post_nms_test=100)
+    detector = lively_detector(config)
+    save_detector(tmp_path / "student", detector, config, CLASSES)
+    path = export(Options(tmp_path / "student", "torchvision"))
+    sentence = torchvision_constructor(config, 4)
+    assert sentence in capsys.readouterr().out
+    stock = eval(sentence)
+    stock.load_state_dict(torch.load(path, weights_only=True))
+    stock.transform.min_size, stock.transform.max_size = (CANVAS[0],), CANVAS[1]
+    stock.rpn._post_nms_top_n["testing"] = 100
+    images, _ = pictures(1)
+    with torch.no_grad():
+        (found,) = stock.eval()([images[0] / 255])
+    wanted = Deployed(detector)(images, torch.tensor([CANVAS]))
+    count = int(wanted[3][0])
+    assert_same(
+        (found["boxes"], found["scores"], found["labels"], torch.tensor(len(found["scores"]))),
+        (wanted[0][0, :count], wanted[1][0, :count], wanted[2][0, :count], wanted[3][0]),
+    )
+
+
+def test_suppression_for_export_equals_the_operator():
+    """Rows of different fullness, groups, missing candidates, slots that run out."""
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.randint(0, 100, (3, 90, 2), generator=generator)
+    boxes = torch.cat((corner, corner + torch.randint(1, 40, (3, 90, 2), generator=generator)), dim=2).float()
+    scores = torch.rand(3, 90, generator=generator)
+    scores[1, 10:] = -torch.inf
+    scores[2] = -torch.inf
+    groups = torch.randint(0, 3, (3, 90), generator=generator)
+    for num_slots in (4, 200):
+        expected = nms_module.nms(boxes, scores, groups, 0.3, num_slots)
+        got = nms_module._nms_from_torchvision(boxes, scores, groups, 0.3, num_slots)
+        assert torch.equal(got[1], expected[1])
+        assert torch.equal(got[0], expected[0])
+
+
+def test_canvas_must_fit_the_pyramid(checkpoint):
+    with pytest.raises(ValueError, match="multiples of 32"):
+        export(Options(checkpoint[0], "torch", canvas=(100, 128)))

