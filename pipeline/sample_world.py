@@ -12,8 +12,9 @@ that is already there is skipped, and the lists are written last, so an interrup
 import json
 import os
 import re
+import signal
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from xml.etree import ElementTree
@@ -26,7 +27,7 @@ from pipeline.world_traffic import CLASSES
 from pipeline.world_weather import DOMAINS
 
 SOURCE = DOMAINS[0]
-WORLD_VERSION = 5  # raised whenever the same seed would draw other pictures
+WORLD_VERSION = 6  # raised whenever the same seed would draw other pictures
 JPEG_QUALITY = 92
 SMALLEST_SIDE, LARGEST_SIDE = 64, 4096
 
@@ -88,8 +89,12 @@ def write_annotation(path: Path, name: str, width: int, height: int, objects: li
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except BaseException:  # a full disk, an interrupt
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def picture_paths(out: Path, domain: str, name: str) -> tuple[Path, Path]:
@@ -114,6 +119,11 @@ def write_picture(task: tuple[str, str, str, int, int, int, int]) -> None:
 
 def picture_name(domain: str, split: str, number: int) -> str:
     return f"{domain}_{split}_{number:06d}"
+
+
+def leave_interrupts() -> None:
+    """A worker finishes the picture it draws when the user presses Ctrl-C; the caller stops handing out more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def check_same_world(out: Path, settings: dict) -> None:
@@ -168,9 +178,9 @@ def make_sample_world(config: SampleWorld, quiet: bool = False) -> dict[str, lis
                 progress.advance()
         else:
             # Fresh processes: forked ones would inherit the threads of whoever calls this.
-            pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+            pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=leave_interrupts)
             try:
-                for _ in pool.map(write_picture, tasks, chunksize=4):
+                for _ in pool.map(write_picture, tasks, chunksize=2):
                     progress.advance()
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -188,7 +198,8 @@ def main() -> None:
     workers = config.workers if config.workers is not None else len(os.sched_getaffinity(0))
     say(f"sample world: {config.size}, seed {config.seed}, {workers} processes, classes {', '.join(CLASSES)}")
     lists = make_sample_world(config)
-    say(f"wrote {sum(map(len, lists.values()))} pictures to {config.out}: {asdict(config)}")
+    counts = ", ".join(f"{len(names)} in {key}" for key, names in lists.items())
+    say(f"{config.out}: {sum(map(len, lists.values()))} pictures, {counts}")
 
 
 if __name__ == "__main__":

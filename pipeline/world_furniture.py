@@ -18,7 +18,7 @@ def tree(number: int) -> Shape:
     bark = vary(rng, (0.09, 0.06, 0.04), 0.3)
     green = vary(rng, pick(rng, [(0.06, 0.14, 0.03), (0.05, 0.11, 0.03), (0.10, 0.16, 0.03), (0.14, 0.12, 0.03)]), 0.2)
     shape.capsule((0, 0, 0), (0, height * 0.6, 0), 0.16, 0.10, bark)
-    for _ in range(int(rng.integers(16, 26))):
+    for _ in range(int(rng.integers(22, 34))):
         y = height * rng.uniform(0.45, 0.97)
         belly = 1.15 - abs(y / height - 0.66) * 1.6
         angle, away = rng.uniform(0, 2 * np.pi), spread * belly * np.sqrt(rng.uniform(0, 0.8))
@@ -27,12 +27,11 @@ def tree(number: int) -> Shape:
         tone = 0.55 + 1.1 * (y / height - 0.45) + rng.uniform(-0.12, 0.12)
         leaf = tuple(tone * g for g in green)
         for half_turn in (0.0, np.pi / 2):
-            ragged = radius * rng.uniform(0.62, 1.15, 16)
+            outline = radius * rng.uniform(0.7, 1.15, 30)
+            angles = np.linspace(0, 2 * np.pi, 30, endpoint=False)
             turn_x, turn_z = np.cos(angle + half_turn), np.sin(angle + half_turn)
-            points = [
-                (x + r * c * turn_x, y + r * s, z + r * c * turn_z)
-                for r, (c, s) in zip(ragged.tolist(), CIRCLE.tolist(), strict=True)
-            ]
+            across, up = outline * np.cos(angles), outline * np.sin(angles)
+            points = list(zip(x + across * turn_x, y + up, z + across * turn_z, strict=True))
             shape.polygon(points, leaf, FOLIAGE)
     return shape
 
