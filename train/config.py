@@ -31,8 +31,8 @@ class OptimizerConfig:
     """Steps over which the rate rises linearly from a thousandth."""
     schedule: Literal["step", "cosine"] = "step"
     """step: times 0.1 at each milestone. cosine: falls to 0 over the run."""
-    milestones: tuple[float, ...] = (8 / 12, 11 / 12)
-    """Where the step schedule falls, as fractions of the run (the usual 1x schedule: epochs 8 and 11 of 12)."""
+    milestones: tuple[float, ...] | None = None
+    """Where the step schedule falls, as fractions of the run; none: 8/12 and 11/12, the usual 1x schedule."""
     clip_norm: float = 35.0
     """Largest norm of the whole gradient; 0 does not clip."""
     ema_decay: float = 0.0
@@ -46,6 +46,9 @@ class OptimizerConfig:
         require(self.warmup_steps >= 0, "optimizer.warmup_steps", "0 or more", self.warmup_steps)
         require(self.clip_norm >= 0, "optimizer.clip_norm", "0 or more", self.clip_norm)
         require(0 <= self.ema_decay < 1, "optimizer.ema_decay", "in [0, 1)", self.ema_decay)
+        if self.milestones is None:
+            return
+        require(self.schedule == "step", "optimizer.milestones", "left out with the cosine schedule", self.milestones)
         increasing = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
         inside = all(0 < milestone < 1 for milestone in self.milestones)
         require(increasing and inside, "optimizer.milestones", "rising fractions between 0 and 1", self.milestones)
@@ -84,9 +87,9 @@ class Config:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 
     epochs: float = 12.0
-    """Passes over the data."""
+    """Length of the run in passes over the data; 0 when `steps` says it."""
     steps: int = 0
-    """Length of the run in steps instead of epochs, when above 0."""
+    """Length of the run in steps; 0 when `epochs` says it."""
     batch_size: int = 16
     """Images per step over all ranks together."""
     seed: int = 0
@@ -115,8 +118,13 @@ class Config:
 
     def __post_init__(self) -> None:
         require(self.batch_size > 0, "batch_size", "at least 1", self.batch_size)
-        require(self.steps > 0 or self.epochs > 0, "epochs", "above 0", self.epochs)
+        require(self.epochs >= 0, "epochs", "0 or more", self.epochs)
         require(self.steps >= 0, "steps", "0 or more", self.steps)
+        if (self.epochs > 0) == (self.steps > 0):
+            raise ValueError(
+                f"the length of a run is either epochs (now {self.epochs:g}) or steps (now {self.steps}): "
+                "give one, and 0 for the other"
+            )
         for name in ("log_every", "save_every", "keep", "val_every"):
             require(getattr(self, name) > 0, name, "at least 1", getattr(self, name))
         require(self.max_skipped >= 0, "max_skipped", "0 or more", self.max_skipped)

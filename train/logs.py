@@ -11,6 +11,8 @@ import torch
 from pipeline.console import Progress, say
 from train.checkpoint import flush
 
+AGREEING = 0.99  # a published attempt that failed started from a cosine of 0.995
+
 
 class RunLog:
     """Appends one JSON object a line. Continuing from a checkpoint first drops the lines after it."""
@@ -80,3 +82,11 @@ def show(progress: Progress, line: dict[str, Any], images: int) -> None:
 def say_skipped(step: int, names: list[str], ids: list[int]) -> None:
     shown = ", ".join(map(str, ids)) or "not known, they were drawn before the restart"
     say(f"step {step} was skipped: {', '.join(names)} not finite; image ids {shown}")
+
+
+def say_agreement(cosines: dict[str, float]) -> None:
+    """How alike teacher and student are before the first update: what is left to learn."""
+    values = ", ".join(f"{name.removeprefix('cosine_')} {value:.4f}" for name, value in cosines.items())
+    say(f"teacher and student at step 0: cosines {values}")
+    if min(cosines.values()) > AGREEING:
+        say("warning: their features already agree, so distillation has nothing to teach; look at views and strides")

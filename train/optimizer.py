@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from train.config import OptimizerConfig
 
 WARMUP_START = 0.001  # fraction of the rate at step 0
+MILESTONES = (8 / 12, 11 / 12)  # of the usual 1x schedule, epochs 8 and 11 of 12
 
 
 def scaled_rate(config: OptimizerConfig, batch_size: int) -> float:
@@ -23,7 +24,8 @@ def rate_factor(config: OptimizerConfig, step: int, total: int) -> float:
     if config.schedule == "cosine":
         return warmup * 0.5 * (1 + math.cos(math.pi * step / total))
     # A milestone at 8/12 of 24 steps is step 16 although 8/12 is not exact in binary.
-    return warmup * 0.1 ** sum(step >= round(milestone * total) for milestone in config.milestones)
+    milestones = MILESTONES if config.milestones is None else config.milestones
+    return warmup * 0.1 ** sum(step >= round(milestone * total) for milestone in milestones)
 
 
 class Optimizer:

@@ -42,6 +42,7 @@ def small() -> Config:
             learning_rate=0.02, base_batch_size=8, warmup_steps=50, schedule="cosine", clip_norm=10.0
         ),
         batch_size=8,
+        epochs=0,
         steps=300,
         log_every=10,
         save_every=100,

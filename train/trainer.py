@@ -216,7 +216,7 @@ class Trainer:
         images = (self.step - self.clock_step) * self.config.batch_size
         if log is not None:
             names = list(reading.means)
-            line = {
+            line: dict[str, Any] = {
                 "step": self.step,
                 "epoch": round(self.step / self.loader.batches_per_epoch, 4),
                 "losses": {n: reading.means[n] for n in names if not n.startswith(("cosine_", "gradient_norm"))},
@@ -233,6 +233,8 @@ class Trainer:
             for step, terms, ids in reading.skipped:
                 log.write({"step": step + 1, "skipped": terms, "ids": ids})
                 logs.say_skipped(step, terms, ids)
+        if log is not None and self.last_read == 0 and line["cosines"]:
+            logs.say_agreement(line["cosines"])
         self.last_read = self.step
         self.restart_clock()
         if reading.longest > self.config.max_skipped:

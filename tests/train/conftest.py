@@ -80,6 +80,7 @@ def tiny(config: Config) -> Config:
         optimizer=OptimizerConfig(learning_rate=0.01, base_batch_size=4, warmup_steps=2, schedule="cosine"),
         loader=LoaderConfig(name="cpu", threads=1),
         batch_size=4,
+        epochs=0,
         steps=6,
         log_every=2,
         save_every=3,

@@ -100,7 +100,9 @@ def test_differences_name_the_field_and_both_values():
     ]
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"epochs": 0.0}, {"log_every": 0}, {"max_skipped": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": 0}, {"epochs": 0.0}, {"steps": 5}, {"epochs": -1.0}, {"log_every": 0}, {"max_skipped": -1}]
+)
 def test_senseless_values_are_errors_that_name_the_option(wrong):
     config = replace(RECIPES["plain_r50"][1](), data=Path("d"), out=Path("o"))
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -28,7 +28,7 @@ def test_rate_scales_with_the_global_batch():
 
 
 def test_step_schedule_by_hand():
-    config = OptimizerConfig(warmup_steps=4, milestones=(8 / 12, 11 / 12))
+    config = OptimizerConfig(warmup_steps=4)
     factors = [rate_factor(config, step, 24) for step in range(24)]
     assert factors[0] == pytest.approx(0.001)
     assert factors[2] == pytest.approx(0.5005)
@@ -152,6 +152,7 @@ def test_moving_average_by_hand_and_swap():
         {"learning_rate": float("nan")},
         {"momentum": 1.0},
         {"milestones": (0.9, 0.5)},
+        {"milestones": (0.5,), "schedule": "cosine"},
         {"ema_decay": 1.0},
         {"clip_norm": -1.0},
     ],

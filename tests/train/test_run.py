@@ -11,7 +11,7 @@ from train.checkpoint import Checkpoints
 from train.config import OptimizerConfig
 from train.distributed import World
 from train.logs import read_log
-from train.recipes import RECIPES
+from train.recipes import CLEAN, RECIPES
 from train.run import read_command, train
 from train.trainer import STOPPED, Trainer
 
@@ -235,6 +235,19 @@ def test_the_teachers_quality_is_said(student_config, teacher_run, packed, capsy
     config = replace(student_config, val=packed)
     Trainer(config, WORLD, Checkpoints(student_config.out, 1)).loader.close()
     assert "AP50 on its source is" in capsys.readouterr().out
+
+
+def test_a_run_without_signal_is_noticed_at_step_0(student_config, teacher_run, capsys):
+    """A student that starts as the teacher and sees the same clean image agrees with it entirely."""
+    config = replace(student_config, student_init="teacher", views=CLEAN, steps=1)
+    assert train(config, WORLD) == 0
+    printed = capsys.readouterr().out
+    assert "cosines global 1.0000, instance 1.0000" in printed
+    assert "nothing to teach" in printed
+    assert train(replace(student_config, steps=1, out=config.out.parent / "other"), WORLD) == 0
+    printed = capsys.readouterr().out
+    assert "at step 0: cosines global" in printed
+    assert "nothing to teach" not in printed
 
 
 def test_the_learning_rate_is_scaled_and_said(student_config, capsys):
