@@ -13,6 +13,9 @@ from kernels.parameters import Table
 
 
 def main() -> None:
+    # Every simulated thread is a thread of the operating system: smaller blocks, the same code.
+    cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y, cuda_kernels.THREADS = 8, 4, 32
+    cuda_kernels.STATISTICS_BLOCKS, cuda_kernels.ROW_THREADS, cuda_kernels.JPEG_THREADS = 2, 8, 2
     given = np.load(sys.argv[1])
     images, boxes = given["images"], given["boxes"]
     num, height, values = images.shape
@@ -25,7 +28,9 @@ def main() -> None:
     gpu.launch_stages(stages, table.rows_B, 0)
     gpu.launch_finish(stages, table.rows_B, student, "float32", 0)
     cuda_kernels.TEACHER["float32"][*gpu.pixels(num, height, values // 3), 0](images, table.rows_B, teacher)
-    cuda_kernels.boxes[1, cuda_kernels.THREADS, 0](boxes, both_boxes, table.rows_B)
+    cuda_kernels.boxes[gpu.blocks(2 * num, cuda_kernels.THREADS), cuda_kernels.THREADS, 0](
+        boxes, both_boxes, table.rows_B
+    )
     corrupted = np.zeros_like(images)
     for kernel in cuda_kernels.CORRUPTED:
         kernel[*gpu.pixels(num, height, values // 3), 0](*stages, corrupted)

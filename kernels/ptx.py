@@ -1,0 +1,120 @@
+"""`python -m kernels.ptx`: compile every CUDA kernel without a GPU and record registers, spills and double precision.
+
+    python -m kernels.ptx --architectures 80 90 100 --json build/ptx.json
+
+PTX comes from Numba and NVVM; registers and spills from `ptxas` (of a CUDA toolkit on PATH). Without it they are left
+out, and said to be.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from pipeline.console import Progress, run_entry, say
+
+
+@contextmanager
+def pretend_device(architecture: tuple[int, int]) -> Iterator[None]:
+    """Numba compiles device functions for "the current device", of which there need not be one."""
+    device = mock.Mock(compute_capability=architecture)
+    with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=device):
+        yield
+
+
+def signatures() -> dict[str, tuple[Any, tuple]]:
+    """Every kernel with the types that `kernels/gpu.py` launches it with."""
+    from numba import from_dtype, types
+
+    from kernels import cuda_kernels
+    from kernels.task import ROW
+
+    bytes_3, floats_3, rows = types.uint8[:, :, ::1], types.float32[:, :, ::1], from_dtype(ROW)[::1]
+    sums, pool = types.uint32[:, ::1], types.uint16[::1]
+    stage = (bytes_3, floats_3, floats_3, rows, types.float32[:, ::1], sums, types.uint32[::1], pool)
+    outputs = {
+        "float32": floats_3,
+        "float16": types.float16[:, :, ::1],
+        "bfloat16": types.uint16[:, :, ::1],
+    }
+    found: dict[str, tuple[Any, tuple]] = {
+        "statistics": (cuda_kernels.statistics, (bytes_3, rows, sums)),
+        "whole_rows": (cuda_kernels.whole_rows, stage),
+        "jpeg_blocks": (cuda_kernels.jpeg_blocks, stage),
+        "boxes": (cuda_kernels.boxes, (floats_3, types.float32[:, :, :, ::1], rows)),
+    }
+    for number, kernel in enumerate(cuda_kernels.STEP_KERNELS):
+        found[f"step_{number + 1}"] = (kernel, stage)
+    for group, kernel in zip(("others", "heavy"), cuda_kernels.CORRUPTED, strict=True):
+        found[f"corrupted_{group}"] = (kernel, (*stage, bytes_3))
+    for name, output in outputs.items():
+        for group, kernel in zip(("others", "heavy"), cuda_kernels.FINISH[name], strict=True):
+            found[f"finish_{group}_{name}"] = (kernel, (*stage, output, types.int64, types.int64))
+        found[f"teacher_{name}"] = (cuda_kernels.TEACHER[name], (bytes_3, rows, output))
+    return found
+
+
+def compile_kernel(kernel: Any, signature: tuple, architecture: int) -> dict[str, Any]:
+    """PTX of one kernel and what is known about it. architecture: 90 for sm_90."""
+    from numba import cuda
+
+    with pretend_device(divmod(architecture, 10)):
+        ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=divmod(architecture, 10), fastmath=True)
+    record: dict[str, Any] = {
+        "architecture": f"sm_{architecture}",
+        "target": re.findall(r"\.target (\w+)", ptx)[0],
+        "double_precision": len(re.findall(r"\.f64\b", ptx)),
+    }
+    ptxas = shutil.which("ptxas")
+    if ptxas:
+        with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+            file.write(ptx)
+            file.flush()
+            command = [ptxas, f"-arch=sm_{architecture}", "-v", "-o", "/dev/null", file.name]
+            output = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        record["registers"] = int(re.findall(r"Used (\d+) registers", output)[0])
+        record["spill_bytes"] = sum(int(count) for count in re.findall(r"(\d+) bytes spill", output))
+        record["stack_bytes"] = int(re.findall(r"(\d+) bytes stack", output)[0])
+    return record
+
+
+@dataclass(frozen=True)
+class Options:
+    architectures: tuple[int, ...] = (80, 90, 100)  # 80 for sm_80
+    json: Path | None = None  # where to write the records
+    kernels: tuple[str, ...] = ()  # only these; all when empty
+
+
+def main() -> None:
+    import tyro
+
+    options = tyro.cli(Options, description=__doc__)
+    chosen = {name: value for name, value in signatures().items() if name in options.kernels or not options.kernels}
+    if not chosen:
+        raise ValueError(f"ptx: no kernel is called {options.kernels}; there are {', '.join(signatures())}")
+    records: dict[str, dict] = {}
+    if shutil.which("ptxas") is None:
+        say("ptxas is not on PATH: registers and spills are not recorded")
+    with Progress("compiling", len(chosen) * len(options.architectures), "kernels") as progress:
+        for architecture in options.architectures:
+            for name, (kernel, signature) in chosen.items():
+                record = compile_kernel(kernel, signature, architecture)
+                records[f"{name} sm_{architecture}"] = record
+                progress.advance(1, name)
+    for name, record in records.items():
+        numbers = [f"{key.replace('_', ' ')} {value}" for key, value in record.items() if isinstance(value, int)]
+        say(f"{name}: {', '.join(numbers)}")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(records, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run_entry(main)

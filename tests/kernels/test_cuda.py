@@ -1,0 +1,137 @@
+"""The CUDA side: PTX for three generations without a GPU, the simulator's pixels, and a real GPU where there is one."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+import kernels
+from kernels import boxes, cpu, parameters, ptx, resize, severity
+from kernels.pool import Pool
+from kernels.stages import NEED_MASK
+
+HEIGHT, WIDTH = 14, 18
+NAMES = (*severity.ALL, None)
+has_gpu = torch.cuda.is_available()
+
+
+def mixed_batch() -> tuple[np.ndarray, parameters.Table, Pool]:
+    """Every corruption and none, in sizes of their own, one padded row."""
+    num = len(NAMES) + 1
+    images, table = np.zeros((num, HEIGHT, 3 * WIDTH), np.uint8), parameters.Table(num)
+    random = np.random.default_rng(0)
+    for b, name in enumerate(NAMES):
+        height, width = int(random.integers(9, HEIGHT + 1)), int(random.integers(9, WIDTH + 1))
+        if name == "gaussian_blur":
+            height = width = 1
+        picture = data.astronaut()[100 + b : 100 + b + height, 200 : 200 + width]
+        images[b, :height, : 3 * width] = picture.reshape(height, -1)
+        row = table.rows_B[b]
+        row["corruption"] = severity.NONE if name is None else severity.INDEX[name]
+        row["severity"], row["flip"] = b % 5 + 1, b % 2
+        row["height"], row["width"] = height, width
+        row["student_height"], row["student_width"] = max(int(height * 0.7), 1), max(int(width * 0.7), 1)
+        row["key0"], row["key1"] = 77 * b, 5
+    table.rows_B[-1]["corruption"] = severity.NONE
+    parameters.fill_extra(table)
+    pool = Pool((HEIGHT, WIDTH), NEED_MASK, size=2, margin=16)
+    pool.place(table.rows_B)
+    return images, table, pool
+
+
+@pytest.mark.slow
+def test_simulator_makes_the_same_pixels(tmp_path):
+    images, table, pool = mixed_batch()
+    num = len(images)
+    given_boxes = np.zeros((num, 2, 4), np.float32)
+    given_boxes[:, 0] = (1, 2, 6, 7)
+    student = np.full((num, 32, 96), np.nan, np.float32)
+    np.savez(
+        tmp_path / "in.npz",
+        images=images,
+        buffer=table.buffer,
+        pool=pool.values_M,
+        boxes=given_boxes,
+        student_shape=student.shape,
+    )
+    script = Path(__file__).with_name("simulated.py")
+    root = str(Path(__file__).parents[2])
+    environment = dict(os.environ, NUMBA_ENABLE_CUDASIM="1", NUMBA_DISABLE_JIT="1", PYTHONPATH=root)
+    command = [sys.executable, "-W", "ignore", str(script), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
+    subprocess.run(command, env=environment, check=True, timeout=600)
+    made = np.load(tmp_path / "out.npz")
+
+    teacher = np.full(images.shape, np.nan, np.float32)
+    workspace = cpu.Workspace(HEIGHT, WIDTH)
+    for b in range(num):
+        row = table.rows_B[b]
+        height, width = int(row["height"]), int(row["width"])
+        corrupted = images[b]
+        if row["corruption"] != severity.NONE:
+            corrupted = workspace.corrupted
+            cpu.corrupt_image(images[b], corrupted, row, table.extra_BE[b], pool.values_M, workspace)
+            error = np.abs(corrupted[:height, : 3 * width].astype(int) - made["corrupted"][b, :height, : 3 * width])
+            assert error.max() <= 1, severity.ALL[row["corruption"]]
+            assert (error > 0).mean() < 0.01, severity.ALL[row["corruption"]]
+            # What follows is compared on the same pixels.
+            corrupted[:height, : 3 * width] = made["corrupted"][b, :height, : 3 * width]
+        resize.student_rows(corrupted, student[b], row, workspace.line, workspace.taps, 0, 32)
+        resize.teacher_rows(images[b], teacher[b], row, 0, HEIGHT)
+    np.testing.assert_allclose(made["student"], student, atol=1e-5)
+    np.testing.assert_allclose(made["teacher"], teacher, atol=1e-6)
+    np.testing.assert_array_equal(made["float16"], made["teacher"].astype(np.float16))
+    bfloat16 = torch.from_numpy(made["teacher"]).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    np.testing.assert_array_equal(made["bfloat16"], bfloat16)
+    both = np.empty((2, *given_boxes.shape), np.float32)
+    boxes.place_boxes(given_boxes, both[0], both[1], table.rows_B)
+    np.testing.assert_array_equal(made["boxes"], both)
+    for b in (severity.INDEX["contrast"], severity.INDEX["fog"]):
+        row = table.rows_B[b]
+        picture = images[b, : row["height"], : 3 * row["width"]].reshape(-1, 3)
+        np.testing.assert_array_equal(made["statistics"][b], [*picture.sum(0), picture.max()])
+
+
+QUICK = ("statistics", "whole_rows", "boxes", "step_4", "teacher_bfloat16", "teacher_float16", "teacher_float32")
+
+
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+@pytest.mark.parametrize("name", QUICK)
+def test_ptx_of_quick_kernels(name, architecture):
+    check_ptx(name, architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+@pytest.mark.parametrize("name", [name for name in ptx.signatures() if name not in QUICK])
+def test_ptx(name, architecture):
+    check_ptx(name, architecture)
+
+
+def check_ptx(name: str, architecture: int) -> None:
+    record = ptx.compile_kernel(*ptx.signatures()[name], architecture)
+    assert record["target"] == f"sm_{architecture}"
+    assert record["double_precision"] == 0
+    if shutil.which("ptxas") is None:
+        pytest.skip("PTX is compiled and holds no double precision; ptxas is not on PATH to count registers")
+    # A block of 256 threads must be launchable, and nothing may live in spilled registers.
+    assert record["registers"] <= 255
+    assert record["spill_bytes"] == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_gpu, reason="no CUDA device")
+@pytest.mark.parametrize("name", severity.ALL)
+def test_gpu_makes_the_same_pixels(name):
+    image = data.astronaut()[:401, :333]
+    for level in severity.SEVERITIES:
+        expected = kernels.corrupt(image, level, name, seed=level)
+        got = kernels.corrupt(torch.from_numpy(image.copy()).cuda(), level, name, seed=level).cpu().numpy()
+        error = np.abs(expected.astype(int) - got.astype(int))
+        assert error.max() <= 1
+        assert (error > 0).mean() < 0.01
