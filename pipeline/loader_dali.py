@@ -87,6 +87,8 @@ class DaliDecoder:
             except StopIteration:
                 return
             except RuntimeError as error:
+                if not self.waiting:  # before any batch was given to it: not about the data
+                    raise
                 names = ", ".join(self.dataset.describe(int(i)) for i in self.waiting[0].indices_B if i >= 0)
                 raise ValueError(f"DALI failed on a batch of {names}: {str(error)[:1000]}") from None
             step = self.waiting.popleft()

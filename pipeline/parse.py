@@ -10,9 +10,11 @@ import os
 import re
 import stat
 import xml.parsers.expat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -26,8 +28,9 @@ MAX_DEPTH = 32
 NUMBER = re.compile(r"[+-]?(\d{1,18}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?", re.ASCII)
 
 
-def read_bytes(path: Path, max_bytes: int) -> bytes:
-    """The file's bytes; only a regular file of bounded size (a pipe or device would never end)."""
+@contextmanager
+def open_file(path: Path, max_bytes: int) -> Iterator[BinaryIO]:
+    """The file for reading; only a regular file of bounded size (a pipe or device would never end)."""
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             status = os.fstat(file.fileno())
@@ -35,11 +38,16 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
                 raise ValueError("is not a regular file")
             if status.st_size > max_bytes:
                 raise ValueError(f"has {status.st_size} bytes, more than the {max_bytes} allowed here")
-            return file.read(status.st_size)
+            yield file
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError("is missing") from None
     except IsADirectoryError:
         raise ValueError("is a folder, not a file") from None
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    with open_file(path, max_bytes) as file:
+        return file.read()
 
 
 def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:

@@ -6,6 +6,7 @@ silently as grey blocks; everything else goes through Pillow.
 
 import io
 import warnings
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -28,18 +29,20 @@ ROTATIONS = {
 }
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(file: BinaryIO) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError(f"is not a picture of a known format ({', '.join(FORMATS)})") from None
     except Exception as error:  # Pillow's parsers raise all sorts on damaged headers
         raise ValueError(f"has a damaged header ({error})") from None
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"is {image.width}x{image.height}, more than {MAX_PIXELS // 10**6} megapixels")
-    if getattr(image, "n_frames", 1) != 1:
+    if (
+        image.format != "MPO" and getattr(image, "n_frames", 1) != 1
+    ):  # MPO: a camera's JPEG with a second view behind it
         raise ValueError("holds more than one picture; expected one")
     return image
 
@@ -53,9 +56,9 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def read_size(data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
+def read_size(file: BinaryIO) -> tuple[tuple[int, int], tuple[int, int]]:
     """((h, w) as displayed after EXIF rotation, (h, w) as stored), from the header alone."""
-    image = _open(data)
+    image = _open(file)
     stored = (image.height, image.width)
     return (stored[::-1] if _orientation(image) in (5, 6, 7, 8) else stored), stored
 
@@ -65,10 +68,10 @@ def decode_rgb(data: bytes) -> np.ndarray:
 
     Grey is repeated, CMYK converted, 16-bit divided by 257, palettes looked up, transparency ignored.
     """
-    image = _open(data)
+    image = _open(io.BytesIO(data))
     orientation = _orientation(image)
     try:
-        if image.format == "JPEG" and image.mode in ("RGB", "L"):
+        if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
             rgb = simplejpeg.decode_jpeg(data, "RGB", strict=True)
         elif image.mode.startswith("I;16"):
             grey = np.asarray(image, dtype=np.uint16)

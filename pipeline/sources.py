@@ -11,7 +11,7 @@ from pipeline.annotated import Annotated, AnnotatedBox, relative
 from pipeline.batch import Sample
 from pipeline.classes import build_class_table, nearest, parse_renames
 from pipeline.console import track
-from pipeline.parse import MAX_IMAGE_BYTES, read_bytes
+from pipeline.parse import MAX_IMAGE_BYTES, open_file
 from pipeline.pixels import read_size
 from pipeline.problems import Problem
 from pipeline.source_bdd import read_bdd
@@ -96,7 +96,8 @@ def read_source(
 def check_image(image: Annotated, table: dict[str, int], source: Source) -> Sample | None:
     picture = relative(image.image, source.root)
     try:
-        size, stored = read_size(read_bytes(image.image, MAX_IMAGE_BYTES))
+        with open_file(image.image, MAX_IMAGE_BYTES) as file:
+            size, stored = read_size(file)
     except ValueError as error:
         source.problems.append(Problem(picture, "", str(error), "replace the picture or take it out of the list"))
         return None

@@ -7,6 +7,7 @@ every box we return must be one of them, every one of them must be returned or r
     FAIRWEATHER_FUZZ_DATA=DIR[:DIR]                                          mutate real datasets (VOC or YOLO) as well
 """
 
+import io
 import json
 import os
 import random
@@ -350,7 +351,7 @@ def test_mutated_real_files(root, tmp_path):
         picture = next(path for path in folder.glob(f"{file.stem}.*") if path.suffix in pixels.SUFFIXES)
         (tmp_path / picture.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(picture, tmp_path / picture.relative_to(root))
-        copies.append((target, pixels.read_size(picture.read_bytes())[0]))
+        copies.append((target, pixels.read_size(io.BytesIO(picture.read_bytes()))[0]))
     names: list[str] = []
     if voc:
         (tmp_path / "ImageSets/Main").mkdir(parents=True)

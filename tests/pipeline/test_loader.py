@@ -82,6 +82,14 @@ def test_every_image_once_with_its_pixels_and_boxes(dataset, name, device):
     assert loader.name == name
 
 
+@pytest.mark.parametrize("name", ["cpu", "dali", pytest.param("ffcv", marks=pytest.mark.slow)])
+def test_raw_records_are_exact(make_packed, name):
+    dataset = make_packed(9, raw=True, beton=need(name) == "ffcv")
+    with open_loader(dataset, 4, name=name, shuffle=False, threads=2) as loader:
+        for batch in loader:
+            check_batch(batch, dataset, tolerance=0)
+
+
 def test_loaders_deliver_the_same_ids_boxes_and_nearly_the_same_pixels(dataset, name):
     if name == "cpu":
         pytest.skip("is the one the others are compared with")

@@ -70,7 +70,7 @@ def test_exif_orientations_equal_pillows(orientation):
 
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     np.testing.assert_array_equal(pixels.decode_rgb(data), upright)
-    displayed, stored = pixels.read_size(data)
+    displayed, stored = pixels.read_size(io.BytesIO(data))
     assert displayed == upright.shape[:2]
     assert stored == (2, 3)
 
@@ -92,11 +92,20 @@ def test_cut_and_damaged_files_are_errors_not_grey_blocks(tools):
 
 def test_bombs_and_animations_are_refused():
     with pytest.raises(ValueError, match="100 megapixels"):
-        pixels.read_size(encode(Image.new("1", (20000, 6000)), "PNG"))
+        pixels.read_size(io.BytesIO(encode(Image.new("1", (20000, 6000)), "PNG")))
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     data = encode(frames[0], "TIFF", save_all=True, append_images=frames[1:])
     with pytest.raises(ValueError, match="holds more than one picture"):
-        pixels.read_size(data)
+        pixels.read_size(io.BytesIO(data))
+
+
+def test_a_cameras_second_view_is_left_alone(tools):
+    """MPO, as phones and stereo cameras write it: a JPEG with another behind it."""
+    first, second = (Image.fromarray(tools.draw(24, 32, seed)) for seed in (0, 1))
+    data = encode(first, "MPO", save_all=True, append_images=[second], quality=95)
+    assert pixels.read_size(io.BytesIO(data))[0] == (24, 32)
+    theirs = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert np.abs(pixels.decode_rgb(data).astype(int) - theirs).max() <= 2
 
 
 @pytest.mark.parametrize(
