@@ -183,7 +183,7 @@ def predict_images(predictor: Predictor, files: list[tuple[Path, Path]], options
                 skipped.append(f"{path}: {error}")
                 progress.advance()
                 continue
-            canvases = {canvas_of(training_size(i.shape[:2], predictor.short_side, predictor.long_side))  # type: ignore[arg-type]
+            canvases = {canvas_of(training_size(i.shape[:2], predictor.short_side, predictor.long_side))
                         for i in (image, *(item[2] for item in waiting))}  # fmt: skip
             if waiting and (len(waiting) == options.batch_size or len(canvases) > 1):
                 finish()

@@ -31,7 +31,7 @@ from eval.scoring import mean_of_targets, score_domain
 from eval.table import domain_table, show
 from model.detector import Detector
 from model.weights import load_detector
-from pipeline.console import describe_hardware, run_entry, say
+from pipeline.console import describe_hardware, run_entry, say, track
 from pipeline.packed import PackedDataset
 
 
@@ -124,9 +124,8 @@ def evaluate(
         if not world.first:
             continue
         where = str(options.detections[number]) if options.detections else str(dataset.path)
-        for domain, (truth, home) in truths.items():
-            if home is not dataset:
-                continue
+        own = {domain: truth for domain, (truth, home) in truths.items() if home is dataset}
+        for domain, truth in track(own.items(), f"scoring {', '.join(own)}", len(own), "domains"):
             _, detections = restrict(truth, found.detections, truth.image_ids_N)
             figures, curves, samples = score_domain(
                 truth,
