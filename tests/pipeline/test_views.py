@@ -1,0 +1,314 @@
+"""The view maker: against torch's own resize and flip, static shapes, and draws that depend on nothing but the ids."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from skimage import data
+from torch.nn import functional
+
+import kernels
+from kernels import resize, severity
+from pipeline.batch import Batch
+from pipeline.views import ViewConfig, ViewMaker, clean_view
+
+SIZES = [(64, 96), (61, 83), (1, 1), (33, 5), (0, 0)]
+CANVAS = (64, 96)
+PLAIN = ViewConfig(corruptions=())
+CHEAP = ("gaussian_noise", "impulse_noise", "contrast", "brightness", "saturate", "motion_blur")
+
+
+def make_batch(sizes=SIZES, canvas=CANVAS, ids=None, seed=0, epoch=0) -> Batch:
+    num = len(sizes)
+    images_BHW3 = torch.zeros(num, *canvas, 3, dtype=torch.uint8)
+    boxes_BG4 = torch.zeros(num, 3, 4)
+    photograph = np.tile(data.astronaut(), (2, 3, 1))
+    for b, (height, width) in enumerate(sizes):
+        picture = photograph[10 * b : 10 * b + height, 150 : 150 + width]
+        images_BHW3[b, :height, :width] = torch.from_numpy(picture.copy())
+        if height > 8 and width > 4:
+            boxes_BG4[b, 0] = torch.tensor([1.0, 2.0, width - 2.0, height - 1.5])
+            boxes_BG4[b, 1] = torch.tensor([0.0, 0.0, width / 2, height / 2])
+    ids = [17 + 3 * b if size != (0, 0) else -1 for b, size in enumerate(sizes)] if ids is None else ids
+    return Batch(
+        images_BHW3=images_BHW3,
+        sizes_B2=torch.tensor(sizes, dtype=torch.int32),
+        boxes_BG4=boxes_BG4,
+        labels_BG=(boxes_BG4[..., 2] > 0).long(),
+        ignore_BG=torch.zeros(num, 3, dtype=torch.bool),
+        ids_B=torch.tensor(ids),
+        epoch=epoch,
+        seed=seed,
+    )
+
+
+def denormalise(images_B3HW: torch.Tensor) -> torch.Tensor:
+    deviation, mean = (torch.tensor(values)[None, :, None, None] for values in (resize.DEVIATION, resize.MEAN))
+    return (images_B3HW.float() * deviation + mean) * 255
+
+
+@pytest.mark.parametrize("draw", range(6))
+def test_student_is_torch_s_antialiased_resize(draw):
+    batch = make_batch()
+    views = ViewMaker(PLAIN, threads=1)(batch, draw)
+    levels = denormalise(views.student_B3hw)
+    flips = []
+    for b, (height, width) in enumerate(SIZES):
+        small_height, small_width = views.student_sizes_B2[b].tolist()
+        assert (views.student_B3hw[b, :, small_height:] == 0).all()
+        assert (views.student_B3hw[b, :, :, small_width:] == 0).all()
+        if height == 0:
+            assert (small_height, small_width) == (0, 0)
+            continue
+        image = batch.images_BHW3[b, :height, :width].permute(2, 0, 1)[None].float()
+        expected = functional.interpolate(image, (small_height, small_width), mode="bilinear", antialias=True)[0]
+        got = levels[b, :, :small_height, :small_width]
+        errors = [(got - option).abs().max() for option in (expected, expected.flip(2))]
+        assert min(errors) < 1e-2
+        flips.append(errors[1] < errors[0])
+        assert views.ratio_B[b].item() == pytest.approx(
+            np.sqrt(small_height * small_width / (height * width)), rel=1e-5
+        )
+    assert views.ratio_B[-1] == 1
+
+
+def test_downscale_beyond_two_taps():
+    """Large downscales: 0.2 takes ten pixels along each axis."""
+    batch = make_batch([(64, 96), (7, 90)])
+    config = replace(PLAIN, ratio_range=(0.2, 0.2), flip_probability=0.0)
+    views = ViewMaker(config, threads=1)(batch, 0)
+    for b, (height, width) in enumerate([(64, 96), (7, 90)]):
+        size = tuple(views.student_sizes_B2[b].tolist())
+        image = batch.images_BHW3[b, :height, :width].permute(2, 0, 1)[None].float()
+        expected = functional.interpolate(image, size, mode="bilinear", antialias=True)[0]
+        assert (denormalise(views.student_B3hw)[b, :, : size[0], : size[1]] - expected).abs().max() < 1e-2
+
+
+def test_teacher_is_the_clean_view_mirrored_with_the_student():
+    batch = make_batch()
+    clean_B3HW, sizes_B2 = clean_view(batch)
+    assert clean_B3HW.is_contiguous(memory_format=torch.channels_last)
+    assert clean_B3HW.dtype == torch.float32
+    torch.testing.assert_close(sizes_B2, batch.sizes_B2)
+    for flip_probability in (0.0, 1.0):
+        config = replace(PLAIN, flip_probability=flip_probability, ratio_range=(1.0, 1.0))
+        views = ViewMaker(config)(batch)
+        assert views.teacher_B3HW is not None
+        for b, (height, width) in enumerate(SIZES):
+            expected = clean_B3HW[b].clone()
+            if flip_probability:
+                expected[:, :height, :width] = expected[:, :height, :width].flip(2)
+            torch.testing.assert_close(views.teacher_B3HW[b], expected)
+            torch.testing.assert_close(views.student_B3hw[b], expected, atol=1e-5, rtol=0)
+    mean, deviation = torch.tensor(resize.MEAN)[:, None, None], torch.tensor(resize.DEVIATION)[:, None, None]
+    expected = (batch.images_BHW3[1, :61, :83].permute(2, 0, 1) / 255 - mean) / deviation
+    torch.testing.assert_close(clean_B3HW[1, :, :61, :83], expected, atol=1e-5, rtol=1e-5)
+    assert (clean_B3HW[1, :, 61:] == 0).all()
+
+
+def test_boxes_follow_the_pixels():
+    """A bright rectangle on black is found again, in both views, where its box says."""
+    batch = make_batch([(64, 96)] * 6, ids=list(range(6)))
+    batch.images_BHW3.zero_()
+    box = torch.tensor([16.0, 8.0, 48.0, 40.0])
+    batch.boxes_BG4.zero_()
+    batch.boxes_BG4[:, 1] = box
+    batch.images_BHW3[:, 8:40, 16:48] = 255
+    views = ViewMaker(PLAIN)(batch, 2)
+    assert views.teacher_B3HW is not None
+    seen = set()
+    for images, boxes in ((views.teacher_B3HW, views.teacher_boxes_BG4), (views.student_B3hw, views.student_boxes_BG4)):
+        for b in range(6):
+            left, top, right, bottom = boxes[b, 1].tolist()
+            seen.add(round(left / (right - left), 2))
+            bright = denormalise(images)[b, 0] > 128
+            rows, columns = bright.any(1).nonzero().ravel(), bright.any(0).nonzero().ravel()
+            assert abs(rows[0].item() - top) <= 1
+            assert abs(rows[-1].item() + 1 - bottom) <= 1
+            assert abs(columns[0].item() - left) <= 1
+            assert abs(columns[-1].item() + 1 - right) <= 1
+            assert (boxes[b, 0] == 0).all()
+            assert (boxes[b, 2] == 0).all()
+    assert seen == {0.5, 1.5}  # 16 / 32, and mirrored (96 - 48) / 32: both occurred
+
+
+def test_corrupted_at_full_size_then_downscaled():
+    """The student's pixels are those of kernels' corruption of the image alone, whatever the canvas around it."""
+    batch = make_batch([(61, 83), (40, 70)])
+    config = ViewConfig(corruptions=("pixelate",), severities=(4,), ratio_range=(0.7, 0.7), flip_probability=0.0)
+    views = ViewMaker(config)(batch)
+    for b, (height, width) in enumerate([(61, 83), (40, 70)]):
+        image = batch.images_BHW3[b, :height, :width].numpy()
+        corrupted = torch.from_numpy(kernels.corrupt(image, 4, "pixelate")).permute(2, 0, 1)[None].float()
+        size = tuple(views.student_sizes_B2[b].tolist())
+        expected = functional.interpolate(corrupted, size, mode="bilinear", antialias=True)[0]
+        assert (denormalise(views.student_B3hw)[b, :, : size[0], : size[1]] - expected).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_same_images_in_any_batch_order_and_split(threads):
+    sizes, ids = [(64, 96), (61, 83), (50, 40), (33, 96)], [5, 900, 2**40, 0]
+    config = ViewConfig(corruptions=CHEAP)
+    whole = make_batch(sizes, ids=ids, seed=3, epoch=7)
+    maker = ViewMaker(config, threads=threads)
+    expected = maker(whole, 11)
+    for order in ([3, 1, 0, 2], [2], [0, 1], [1, 1]):
+        part = replace(
+            whole,
+            **{
+                name: getattr(whole, name)[order]
+                for name in ("images_BHW3", "sizes_B2", "boxes_BG4", "labels_BG", "ignore_BG", "ids_B")
+            },
+        )
+        views = ViewMaker(config, threads=1)(part, 11)
+        for name in ("student_B3hw", "teacher_B3HW", "student_boxes_BG4", "ratio_B", "keys_B", "student_sizes_B2"):
+            torch.testing.assert_close(getattr(views, name), getattr(expected, name)[order], rtol=0, atol=0)
+    other = maker(replace(whole, epoch=8), 11)
+    assert (other.keys_B != expected.keys_B).all()
+    assert (other.student_B3hw != expected.student_B3hw).any()
+
+
+def test_laws_of_the_draws():
+    """Over a run: the ratio is uniform over its range, types and severities are equally likely, half are mirrored."""
+    from kernels import parameters
+
+    config = ViewConfig()
+    maker = ViewMaker(config, threads=1)
+    sizes_B2, ratios, kinds, levels, flips = np.full((8, 2), (1000, 1000), np.int32), [], [], [], []
+    for step in range(400):
+        table = parameters.Table(8)
+        bucket = maker.draw_bucket(0, step)
+        assert bucket in config.buckets()
+        ids_B = np.arange(8 * step, 8 * step + 8)
+        parameters.draw_table(table, ids_B, sizes_B2, 0, 0, maker.kinds_N, maker.severities_S, bucket, 0.5)
+        ratios += table.ratio_B.tolist()
+        kinds += table.rows_B["corruption"].tolist()
+        levels += table.rows_B["severity"].tolist()
+        flips += table.rows_B["flip"].tolist()
+        assert (table.ratio_B >= bucket[0] - 1e-3).all()
+        assert (table.ratio_B <= bucket[1] + 1e-3).all()
+    # Images of a batch share a bucket, so judge the spread with the batches' number.
+    assert stats.kstest(ratios[::8], stats.uniform(0.6, 0.4).cdf).pvalue > 1e-3
+    assert np.mean(ratios) == pytest.approx(0.8, abs=0.02)
+    counts = np.bincount(kinds, minlength=19)
+    trained = [severity.INDEX[name] for name in severity.TRAINING]
+    assert counts.sum() == counts[trained].sum()
+    assert stats.chisquare(counts[trained]).pvalue > 1e-3
+    assert stats.chisquare(np.bincount(levels)[1:]).pvalue > 1e-3
+    assert np.mean(flips) == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("canvas", [(608, 1024), (64, 96), (96, 64), (32, 32), (576, 1024)])
+@pytest.mark.parametrize("config", [ViewConfig(), ViewConfig(full_size_probability=0.5, ratio_range=(0.3, 0.9))])
+def test_student_canvases_hold_every_draw(canvas, config):
+    maker = ViewMaker(replace(config, corruptions=()), threads=1)
+    canvases = maker.student_canvases(canvas)
+    assert len(canvases) <= config.ratio_buckets + 1
+    assert all(side % 32 == 0 for size in canvases for side in size)
+    batch = make_batch([canvas], canvas)
+    seen = set()
+    for draw in range(24):
+        views = maker(batch, draw)
+        seen.add(tuple(views.student_B3hw.shape[2:]))
+        assert (views.student_sizes_B2[0] <= torch.tensor(views.student_B3hw.shape[2:])).all()
+    assert seen <= set(canvases)
+    assert seen == set(canvases)  # all of them do occur
+
+
+def test_shares_of_full_size_batches():
+    maker = ViewMaker(ViewConfig(corruptions=(), full_size_probability=0.5), threads=1)
+    full = [maker.draw_bucket(0, draw) == (1.0, 1.0) for draw in range(1000)]
+    assert np.mean(full) == pytest.approx(0.5, abs=0.05)
+
+
+def test_types_and_no_teacher():
+    batch = make_batch()
+    views = ViewMaker(PLAIN, dtype=torch.bfloat16, teacher=False)(batch)
+    assert views.teacher_B3HW is None
+    assert views.student_B3hw.dtype == torch.bfloat16
+    assert views.student_B3hw.is_contiguous(memory_format=torch.channels_last)
+    assert clean_view(batch, torch.float16)[0].dtype == torch.float16
+
+
+@pytest.mark.parametrize("name", severity.ALL)
+def test_every_type_on_a_mixed_batch(name):
+    """Mixed sizes, a 1 x 1 image and a padded row, in a canvas with something beside the images."""
+    batch = make_batch()
+    batch.images_BHW3[1, 61:] = 200
+    batch.images_BHW3[1, :, 83:] = 200
+    config = ViewConfig(corruptions=(name,), flip_probability=0.0, masks=1)
+    views = ViewMaker(config)(batch, 1)
+    assert torch.isfinite(views.student_B3hw).all()
+    alone = make_batch([(61, 83)], (61, 83), ids=[20])
+    alone.images_BHW3[0] = batch.images_BHW3[1, :61, :83]
+    if name not in ("snow", "frost", "fog", "spatter"):  # their masks are cut for the canvas
+        expected = ViewMaker(config)(alone, 1)
+        height, width = expected.student_sizes_B2[0].tolist()
+        torch.testing.assert_close(
+            views.student_B3hw[1, :, :height, :width], expected.student_B3hw[0, :, :height, :width], rtol=0, atol=0
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"corruptions": ("gaussian",)}, "unknown corruption"),
+        ({"severities": (0,)}, "severity"),
+        ({"severities": ()}, "severities is empty"),
+        ({"ratio_range": (0.0, 1.0)}, "ratio_range"),
+        ({"ratio_range": (0.9, 0.6)}, "ratio_range"),
+        ({"ratio_range": (0.6, 1.1)}, "ratio_range"),
+        ({"flip_probability": 1.5}, "flip_probability"),
+        ({"full_size_probability": -0.1}, "full_size_probability"),
+        ({"ratio_buckets": 0}, "ratio_buckets"),
+    ],
+)
+def test_bad_configurations(options, words):
+    with pytest.raises(ValueError, match=words):
+        ViewConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images_BHW3": torch.zeros(5, 64, 96, 3)}, "uint8"),
+        ({"images_BHW3": torch.zeros(5, 3, 64, 96, dtype=torch.uint8)}, "shape"),
+        ({"images_BHW3": torch.zeros(0, 64, 96, 3, dtype=torch.uint8)}, "empty"),
+        ({"sizes_B2": torch.tensor([[65, 96]] * 5)}, "outside the canvas"),
+        ({"sizes_B2": torch.tensor([[-1, 96]] * 5)}, "outside the canvas"),
+        ({"sizes_B2": torch.tensor([[64, 96]] * 4)}, "sizes"),
+    ],
+)
+def test_bad_batches(change, words):
+    with pytest.raises(ValueError, match=words):
+        ViewMaker(PLAIN)(replace(make_batch(), **change))
+    with pytest.raises(ValueError, match="device"):
+        ViewMaker(PLAIN, "meta")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gpu_views_are_the_cpu_s(dtype):
+    batch = make_batch([(64, 96), (61, 83), (33, 5), (0, 0)] * 5)
+    config = ViewConfig(corruptions=severity.ALL)
+    expected = ViewMaker(config)(batch, 4)
+    on_gpu = replace(
+        batch,
+        **{name: getattr(batch, name).cuda() for name in ("images_BHW3", "boxes_BG4", "labels_BG", "ignore_BG")},
+    )
+    maker = ViewMaker(config, "cuda", dtype)
+    for _ in range(20):  # tables and scratch in turn
+        started = maker.start(on_gpu, 4)
+        views = started.wait()
+    assert views.teacher_B3HW is not None
+    assert expected.teacher_B3HW is not None
+    level = 1 / (255 * 0.224)
+    near = {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 2e-3}[dtype]
+    error = (views.student_B3hw.float().cpu() - expected.student_B3hw).abs()
+    assert error.max() <= level + 2 * near
+    torch.testing.assert_close(views.teacher_B3HW.float().cpu(), expected.teacher_B3HW, atol=near, rtol=0)
+    for name in ("student_boxes_BG4", "teacher_boxes_BG4", "ratio_B", "keys_B", "student_sizes_B2", "teacher_sizes_B2"):
+        torch.testing.assert_close(getattr(views, name).cpu(), getattr(expected, name))
