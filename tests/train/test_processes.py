@@ -161,6 +161,13 @@ def test_a_rank_that_dies_ends_the_job_in_seconds(student_config):
     assert json.loads((config.out / "config.json").read_text())["steps"] == 5000
 
 
+def run_on_two_ranks(script, *arguments):
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *launcher, str(script), *map(str, arguments)]
+    subprocess.run(command, check=True, env=environment, timeout=240)
+
+
 WINDOW = """
 import sys, torch
 from train import distributed
@@ -176,8 +183,39 @@ with distributed.joined("cpu") as world:
 
 
 def test_all_ranks_agree_on_what_one_of_them_saw(tmp_path):
-    script = tmp_path / "window.py"
-    script.write_text(WINDOW)
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, *launcher, str(script)], check=True, env=environment, timeout=120)
+    (tmp_path / "window.py").write_text(WINDOW)
+    run_on_two_ranks(tmp_path / "window.py")
+
+
+COMPILED = """
+import json, sys, torch
+from pathlib import Path
+from torch.nn.parallel import DistributedDataParallel
+from pipeline.loader import open_loader
+from pipeline.packed import PackedDataset
+from train import distributed, load
+from train.config import Config, from_json
+with distributed.joined("cpu") as world:
+    config = from_json(Config, json.loads(Path(sys.argv[1]).read_text()))
+    data = PackedDataset(config.data)
+    teacher, _ = load.load_teacher(config, data.classes, world)
+    student = load.make_student(config, data.classes, world)
+    learner, make_views = load.make_learner(config, student, world), load.make_views(config, world)
+    with open_loader(data, 2, name="cpu", rank=world.rank, world=world.size, threads=1) as loader:
+        views = make_views(next(loader), 0)
+    maps, results = teacher(views), []
+    for inner in (learner, torch.compile(learner, backend="aot_eager", fullgraph=True, dynamic=False)):
+        student.zero_grad(set_to_none=True)
+        total, scalars = DistributedDataParallel(inner, broadcast_buffers=False)(views, maps)
+        total.backward()
+        results.append([scalars, *(p.grad.clone() for p in student.parameters() if p.grad is not None)])
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(eager, compiled, rtol=1e-3, atol=1e-4)
+"""
+
+
+def test_one_graph_with_its_collectives_under_ddp(student_config, tmp_path):
+    """fullgraph=True: averaging counts over ranks breaks no graph, and DDP's averaged gradients are those of eager."""
+    (tmp_path / "compiled.py").write_text(COMPILED)
+    write_json(tmp_path / "config.json", to_json(student_config))
+    run_on_two_ranks(tmp_path / "compiled.py", tmp_path / "config.json")
