@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +22,7 @@ from eval.run import EvaluationOptions, run
 from eval.scoring import score_domain
 from eval.table import domain_table, named_runs
 from model.parity import stock_twin
+from pipeline.pack import PackOptions, pack
 from pipeline.pixels import decode_packed
 from tests.eval.conftest import CLASSES, torchvision_detections
 
@@ -245,3 +248,37 @@ def test_options_that_cannot_work_say_so(scored, tmp_path):
     for changes, message in cases:
         with pytest.raises(ValueError, match=message):
             run(replace(options_for(scored, tmp_path), **changes), ALONE)
+
+
+def test_an_empty_domain_is_one_clear_error(scored, tmp_path):
+    source = tmp_path / "empty"
+    for part in ("images", "annotations"):
+        (source / part).mkdir(parents=True)
+    (source / "images" / "0.png").write_bytes((scored.sources["night_rainy"] / "images" / "0.png").read_bytes())
+    content = json.loads((scored.sources["night_rainy"] / "annotations" / "instances.json").read_text())
+    content["images"], content["annotations"] = content["images"][:1], []
+    (source / "annotations" / "instances.json").write_text(json.dumps(content))
+    pack(PackOptions(source, tmp_path / "packed", domain="tunnel", workers=1))
+    with pytest.raises(ValueError, match="domain tunnel has no object, so no AP exists"):
+        run(options_for(scored, tmp_path, data=(tmp_path / "packed",)), ALONE)
+
+
+def test_missing_images_are_one_clear_error(scored, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(scored.data["night_rainy"], copy)
+    next(copy.glob("shard-*.tar")).unlink()
+    with pytest.raises(ValueError, match=r"shard-.* is missing"):
+        run(options_for(scored, tmp_path, data=(copy,)), ALONE)
+
+
+def test_compared_runs_stand_beside_it(scored, evaluated, tmp_path, capsys):
+    run(options_for(scored, tmp_path, compare=(evaluated.path,), report=True), ALONE)
+    printed = capsys.readouterr().out
+    assert f"{tmp_path.name} - {evaluated.path.name}" in printed
+    assert f"{tmp_path.name} − {evaluated.path.name}" in (tmp_path / "report.html").read_text()
+
+
+def test_training_never_depends_on_being_imported_by_evaluation():
+    """The design's one direction: nothing imports train."""
+    for path in (ROOT / "eval").glob("*.py"):
+        assert not re.search(r"^\s*(from|import) train\b", path.read_text(), re.MULTILINE), path
