@@ -10,7 +10,7 @@ from kernels.pool import Pool
 from kernels.severity import ALL, check_name, check_severity
 from kernels.stages import NEED_MASK
 
-POOL_MASKS = 8
+POOL_MASKS, POOL_STEP = 8, 256  # masks of a kind; a pool serves all sizes up to the next multiple of the step
 _workspaces = cpu.Workspaces()
 
 
@@ -56,7 +56,7 @@ def corrupt(
     table = parameters.single_table(name, level, height, width, int(rng.image_key(int(seed), 0, 0)))
     values_M = cpu.NO_POOL
     if name in NEED_MASK:
-        pool = _pool(name, level, height, width)
+        pool = _pool(name, level, *(-(-side // POOL_STEP) * POOL_STEP for side in (height, width)))
         pool.place(table.rows_B)
         values_M = pool.values_M
     if not is_array and image.device.type == "cuda":

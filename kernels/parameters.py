@@ -14,15 +14,8 @@ from kernels.task import EXTRA, ROW
 
 ANGLES = 45.0  # motion blur, degrees each way
 
-# A strength that is one or two numbers goes straight from its table; the factor turns it into the body's unit.
-NUMBERS = {
-    "gaussian_noise": 255.0,
-    "speckle_noise": 1.0,
-    "impulse_noise": float(1 << 23),
-    "brightness": 255.0,
-    "contrast": 1.0,
-    "saturate": 1.0,
-}
+# A row's numbers are those of its severity's table, some of them turned into the body's unit by a factor, or computed.
+NUMBERS = {"gaussian_noise": 255.0, "impulse_noise": float(1 << 23), "brightness": 255.0}
 COMPUTED = {
     "gaussian_blur": gaussian.extra,
     "glass_blur": glass.extra,
@@ -82,13 +75,11 @@ class Table:
 @lru_cache(maxsize=4096)
 def _extra(index: int, level: int, height: int, width: int) -> np.ndarray:
     name = severity.ALL[index]
-    line_E = np.zeros(EXTRA, dtype=np.float32)
-    if name in NUMBERS:
-        values = np.atleast_1d(severity.TABLES[name][level - 1]) * NUMBERS[name]
-    elif name in COMPUTED:
+    if name in COMPUTED:
         values = np.asarray(COMPUTED[name](level, height, width))
     else:
-        return line_E  # the body reads its severity's numbers itself
+        values = np.atleast_1d(severity.TABLES[name][level - 1]) * NUMBERS.get(name, 1.0)
+    line_E = np.zeros(EXTRA, dtype=np.float32)
     line_E[: len(values)] = values
     return line_E
 

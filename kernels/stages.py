@@ -42,7 +42,11 @@ STAGES: dict[str, tuple] = {
 assert tuple(STAGES) == ALL
 
 # The CPU does whole images: it may walk in an order, or do many blocks side by side. The pixels are the same.
-CPU_STAGES = STAGES | {"glass_blur": glass.CPU_STAGES, "jpeg_compression": jpeg.CPU_STAGES}
+CPU_STAGES = STAGES | {
+    "glass_blur": glass.CPU_STAGES,
+    "jpeg_compression": jpeg.CPU_STAGES,
+    "elastic_transform": elastic.CPU_STAGES,
+}
 
 NEED_STATISTICS = ("contrast", "fog")  # read task.statistics
 NEED_MASK = ("snow", "frost", "fog", "spatter")  # read task.pool

@@ -36,7 +36,7 @@ class ViewConfig:
     full_size_probability: float = 0.0  # of a batch to keep its size (ratio 1) whatever the range
     ratio_buckets: int = 4  # a batch draws one, its images a ratio inside it: that many canvases an orientation
     flip_probability: float = 0.5
-    masks: int = 8  # weather masks of each kind in the pool
+    masks: int = 16  # weather masks of each kind in the pool; docs/kernels-masks.md says why so many
 
     def __post_init__(self) -> None:
         for name in self.corruptions:
