@@ -40,9 +40,14 @@ def small() -> Config:
         model=small_model(),
         # In a run this short AdamW is far ahead of SGD, and small batches of large ones.
         optimizer=OptimizerConfig(
-            name="adamw", learning_rate=6e-4, base_batch_size=4, weight_decay=0.01, warmup_steps=50, schedule="cosine",
+            name="adamw",
+            learning_rate=6e-4,
+            base_batch_size=4,
+            weight_decay=0.01,
+            warmup_steps=50,
+            schedule="cosine",
             clip_norm=5.0,
-        ),  # fmt: skip
+        ),
         batch_size=4,
         epochs=0,
         steps=900,
