@@ -1,0 +1,38 @@
+"""The benchmark's result has its keys, and there is none without parity."""
+
+import json
+
+import pytest
+import torch
+
+from train import bench
+
+
+@pytest.mark.slow
+def test_result_of_a_small_measurement(tmp_path, monkeypatch):
+    path = tmp_path / "bench.json"
+    arguments = ["--device", "cpu", "--canvas", "64", "96", "--batch-size", "2", "--rounds", "1", "--steps", "1"]
+    monkeypatch.setattr("sys.argv", ["bench", *arguments, "--json", str(path)])
+    assert bench.main() == 0
+    result = json.loads(path.read_text())
+    assert result["parity"]["ok"]
+    assert (result["graph_breaks"], result["recompiles"]) == (0, 0)
+    assert result["stock_graph_breaks"] > 10
+    for name in ("images_per_second", "ratio_to_stock", "stock_images_per_second", "images_per_second_with_views"):
+        assert result[name] > 0
+    assert 0 < result["share_of_views"] < 1
+
+
+def test_no_speed_without_parity(monkeypatch):
+    device = torch.device("cpu")
+    detector = bench.make_network(bench.small_model(weights="none", norm="frozen"), device, seed=0)
+    batch = bench.make_batch(2, 64, 96, device)
+    assert bench.check_parity(detector, batch)["ok"]
+    monkeypatch.setattr(bench, "compare_losses", lambda *_: (0.0, 2e-3))
+    with pytest.raises(ValueError, match=r"no speed without parity.*gradients by 2\.0e-03"):
+        bench.check_parity(detector, batch)
+
+
+def test_a_canvas_that_does_not_fit_the_network_is_refused():
+    with pytest.raises(ValueError, match="multiples of 32"):
+        bench.measure(bench.BenchOptions(device="cpu", canvas=(100, 96)))
