@@ -289,3 +289,37 @@ def test_trainable_layers_freeze_what_torchvisions_helpers_freeze(backbone):
         )
         ours = {name: parameter.requires_grad for name, parameter in build_backbone(config).named_parameters()}
         assert ours == {name: parameter.requires_grad for name, parameter in expected.named_parameters()}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_step_equals_cpu_and_never_waits(lively_detector, random_batch):
+    """float32 against the CPU; then bfloat16 with every wait of the host turned into an error."""
+    detector = lively_detector(narrow())
+    images, sizes, boxes, labels, keys = random_batch(torch.Generator().manual_seed(3), 2, CANVAS)
+    expected, _ = run(detector, images, sizes, boxes, labels, keys=keys)
+    detector.cuda()
+    batch = [value.cuda() for value in (images, sizes, boxes, labels)]
+    precision = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    losses, _ = run(detector, *batch, keys=keys.cuda())
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = precision
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name].cpu(), value, rtol=1e-3, atol=1e-5)
+    ignore, keys = torch.zeros_like(batch[3], dtype=torch.bool), keys.cuda()
+
+    def step():
+        with torch.autocast("cuda", torch.bfloat16):
+            found = detector.losses(detector.features(batch[0]), CANVAS, *batch[1:], ignore, keys)
+        torch.stack(list(found.values())).sum().backward()
+        with torch.autocast("cuda", torch.bfloat16):
+            detector.detect(*batch[:2])
+
+    step()  # compiles the suppression kernel
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        detector.cpu()
