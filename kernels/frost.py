@@ -35,12 +35,12 @@ def frost_texture(random: np.random.Generator, height: int, width: int, look: in
     crystals = np.zeros((height, width), dtype=np.float32)
     for longest in (LONGEST, LONGEST // 2, LONGEST // 4):
         crystals += _crystals(random, height, width, longest)
-    light = cv2.GaussianBlur(random.standard_normal((height // 8 + 1, width // 8 + 1)).astype(np.float32), (0, 0), 16)
-    light = cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR)
+    eighth = cv2.GaussianBlur(random.standard_normal((height // 8 + 1, width // 8 + 1)).astype(np.float32), (0, 0), 16)
+    light = cv2.resize(eighth, (width, height), interpolation=cv2.INTER_LINEAR)
     grain = cv2.GaussianBlur(random.standard_normal((height, width)).astype(np.float32), (0, 0), 1)
-    texture = _standardised(crystals) + _standardised(light) * 0.6 + _standardised(grain) * 0.3
+    relief = _standardised(crystals) + _standardised(light) * 0.6 + _standardised(grain) * 0.3
     mean_3, deviation = LOOKS[look % len(LOOKS)]
-    texture = _standardised(texture)[..., None] * np.float32(deviation) + np.array(mean_3, dtype=np.float32)
+    texture = _standardised(relief)[..., None] * np.float32(deviation) + np.array(mean_3, dtype=np.float32)
     return np.clip(np.round(texture), 0, 255).astype(np.uint8)
 
 
