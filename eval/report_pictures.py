@@ -39,7 +39,7 @@ def marks() -> Html:
 
 
 def shot(album: Album, folder: Path, view: dict, caption: str, by: str | None) -> Html:
-    """A picture with boxes: the true objects when `by` is None, else what the run `by` made of them."""
+    """A picture with boxes: the true objects when `by` is None, none when it is "", else what the run `by` found."""
     h, w = view["size"]
     boxes = []
     if by is None:
@@ -47,6 +47,8 @@ def shot(album: Album, folder: Path, view: dict, caption: str, by: str | None) -
             box(item[:4], "truth" if item[5] != "ignored" else "ignored", item[4], h, w) for item in view["objects"]
         ]
         said = f"{len(view['objects'])} objects"
+    elif not by:
+        said = "what the detectors see"
     else:
         for item in view["objects"]:
             if item[5] == "missed":
@@ -118,9 +120,17 @@ def scenes(saved: list[tuple[EvaluatedRun, dict]], album: Album) -> Html:
     main_run, main = saved[-1]
     for scene in main["scenes"]:
         view = scene["views"][-1]
-        strip = [shot(album, main_run.folder, scene["views"][0], "clean, true objects", None)]
+        strip = [
+            shot(
+                album,
+                main_run.folder,
+                scene["views"][0],
+                "clean, with its objects" if len(scene["views"]) > 1 else "true objects",
+                None,
+            )
+        ]
         if len(scene["views"]) > 1:
-            strip.append(shot(album, main_run.folder, view, f"{view_title(view['view'])}, true objects", None))
+            strip.append(shot(album, main_run.folder, view, view_title(view["view"]), ""))
         for run, found in saved:
             same = [
                 other
@@ -130,8 +140,7 @@ def scenes(saved: list[tuple[EvaluatedRun, dict]], album: Album) -> Html:
                 if other["view"] == view["view"]
             ]
             if same:
-                where = view_title(view["view"]) if len(scene["views"]) > 1 else "as it is"
-                strip.append(shot(album, run.folder, same[0], f"{run.name}, {where}", run.name))
+                strip.append(shot(album, run.folder, same[0], run.name, run.name))
         panels.setdefault(scene["domain"], []).append(tag("div", strip, class_="strip scene"))
     ordered = domains.ordered(panels)
     return tabs("Domain", [(f"scenes-{n}", domains.title(d), tag("div", panels[d])) for n, d in enumerate(ordered)])
