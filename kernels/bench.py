@@ -70,8 +70,10 @@ def problem(name: str, image: np.ndarray, ours: Callable[[int], np.ndarray]) -> 
             return f"severity {level}: off by {error.max()} levels, {(error > 1).mean():.2%} by more than one"
         if name == "jpeg_compression" and (error.max() > 8 or error.mean() > 0.5):
             return f"severity {level}: off by {error.max()} levels, {error.mean():.2f} in the mean"
-        # Frost is drawn, not the reference's photographs; every mask varies from draw to draw.
-        slack = 30 if name in ("frost", "fog", "snow") else 6
+        if (got == image).all():
+            return f"severity {level}: the image is unchanged"
+        # One draw of fog or frost differs from the next by this much; frost is drawn, not the reference's photographs.
+        slack = 70 if name in ("frost", "fog") else 8
         if abs(got.mean() - expected.mean()) > slack or abs(got.std() - expected.std()) > slack:
             means = f"mean {got.mean():.1f} for {expected.mean():.1f}"
             return f"severity {level}: {means}, spread {got.std():.1f} for {expected.std():.1f}"
