@@ -9,6 +9,7 @@ import pytest
 from numba import njit
 from PIL import Image
 from scipy import stats
+from skimage import data
 
 import kernels
 from kernels import glass, noise, parameters, rng, severity
@@ -49,6 +50,15 @@ def run_reference(name: str, image: np.ndarray, level: int, **options) -> np.nda
 def test_deterministic(name, level, pictures, assert_faithful):
     for picture in pictures.values():
         assert_faithful(kernels.corrupt(picture, level, name), run_reference(name, picture, level))
+
+
+def test_zoom_layers_that_lose_their_last_pixel(assert_faithful):
+    """At these sides scipy's rounding puts the last row or column of a layer outside the crop (kernels/zoom.py)."""
+    for shape in ((36, 139), (78, 136), (71, 36)):
+        picture = np.ascontiguousarray(data.astronaut()[: shape[0], 180 : 180 + shape[1]])
+        for level in (3, 4, 5):
+            expected = run_reference("zoom_blur", picture, level)
+            assert_faithful(kernels.corrupt(picture, level, "zoom_blur"), expected)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
