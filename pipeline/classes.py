@@ -43,7 +43,9 @@ def build_class_table(
     known = dict.fromkeys((*listed, *found))
     for option, names in (("--map", renames), ("--drop", drop)):
         for name in names:
-            if name not in known:
+            # A source without a list of its own knows only the names this split happens to hold. A misspelt option
+            # cannot pass there either: the name it meant is then an unknown class below.
+            if listed and name not in known:
                 raise ValueError(
                     f"{option} {name}: the dataset has no class of that name{nearest(name, known)}; "
                     f"it has {', '.join(known) or 'none'}"

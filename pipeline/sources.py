@@ -140,16 +140,23 @@ def check_box(box: AnnotatedBox, size: tuple[int, int], image: Annotated, source
     if image.normalised:
         corners *= (w, h, w, h)
     shown = f"box {[round(float(value), 2) for value in corners]} in a picture of {w}x{h}"
-    if corners[2] <= corners[0] or corners[3] <= corners[1]:
+    if not has_area(corners, size):
         source.problems.append(Problem(image.file, box.where, f"{shown} has no area", "mend or remove the box", "box"))
         return None
     outside = max(-corners[0], -corners[1], corners[2] - w, corners[3] - h)
-    clipped = np.clip(corners, 0, (w, h, w, h)).astype(np.float32)
-    empty = clipped[2] <= clipped[0] or clipped[3] <= clipped[1]
+    clipped = np.clip(corners, 0, (w, h, w, h))
+    empty = not has_area(clipped, size)
     if empty or outside >= CLIP_BELOW:
         what = f"{shown} lies outside" if empty else f"{shown} sticks out by {outside:.1f} px"
         source.problems.append(
             Problem(image.file, box.where, what, "mend or remove the box", "box" if empty else "clip")
         )
     source.num_clipped += bool(outside > 0 and not empty)
-    return None if empty else clipped
+    return None if empty else clipped.astype(np.float32)
+
+
+def has_area(corners: np.ndarray, size: tuple[int, int]) -> bool:
+    """Each side longer than a millionth of the picture's, so that it stays longer than 0 as float32 when scaled."""
+    thinnest = 1e-6 * max(size)
+    x1, y1, x2, y2 = corners.tolist()
+    return x2 - x1 > thinnest and y2 - y1 > thinnest  # false for NaN as well
