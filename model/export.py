@@ -8,7 +8,7 @@ their sizes (batch, 2) as (height, width); the batch is free. They answer boxes 
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -92,7 +92,9 @@ def torchvision_constructor(config: ModelConfig, num_classes: int) -> str:
     if config.backbone in names and all(getattr(config, name) == getattr(usual, name) for name in shape):
         name = names[config.backbone]
         return f"torchvision.models.detection.{name}(weights=None, weights_backbone=None, num_classes={num_classes})"
-    return f"model.backbone.build_torchvision({config}, {num_classes})"
+    changed = [item.name for item in fields(config) if getattr(config, item.name) != item.default]
+    arguments = ", ".join(f"{name}={getattr(config, name)!r}" for name in changed)
+    return f"model.backbone.build_torchvision(model.config.ModelConfig({arguments}), {num_classes})"
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,16 @@ def test_state_dict_runs_in_torchvision(lively_detector, tmp_path, capsys):
     )
 
 
+def test_sentence_for_an_unusual_detector_builds_it():
+    import model.backbone
+    import model.config  # noqa: F401  (named by the sentence)
+
+    config = model.config.small_model(weights="none")
+    stock = eval(torchvision_constructor(config, 3))
+    assert stock.state_dict().keys() == model.backbone.build_torchvision(config, 3).state_dict().keys()
+    assert stock.roi_heads.box_head.fc6.out_features == config.representation_size
+
+
 def test_suppression_for_export_equals_the_operator():
     """Rows of different fullness, groups, missing candidates, slots that run out."""
     generator = torch.Generator().manual_seed(0)
