@@ -103,7 +103,7 @@ def test_state_dict_runs_in_torchvision(lively_detector, tmp_path, capsys):
 
 def test_sentence_for_an_unusual_detector_builds_it():
     import model.backbone
-    import model.config  # noqa: F401  (named by the sentence)
+    import model.config
 
     config = model.config.small_model(weights="none")
     stock = eval(torchvision_constructor(config, 3))
