@@ -20,8 +20,9 @@ def draw_boxes(
     font = ImageFont.load_default(size=max(11, round(max(picture.size) / 60)))
     dashed = list(dashed) or [False] * len(texts)
     for (x, y, w, h), colour, dash in zip(boxes_N4, colours, dashed, strict=True):
-        outline(pen, (x, y, x + w, y + h), INK, thick + 2, False)
-        outline(pen, (x, y, x + w, y + h), colour, thick, dash)
+        corners = (x, y, x + max(w, 1), y + max(h, 1))
+        outline(pen, (corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1), INK, thick + 2, dash)
+        outline(pen, corners, colour, thick, dash)
     for (x, y, _, _), words, colour in zip(boxes_N4, texts, colours, strict=True):
         if words:
             left, top, right, bottom = pen.textbbox((0, 0), words, font=font)
@@ -40,14 +41,13 @@ def outline(
     if not dashed:
         pen.rectangle(corners, outline=colour, width=width)
         return
-    length, gap = 4 * width, 3 * width
-    for start, end, fixed, across in ((x1, x2, y1, True), (x1, x2, y2, True), (y1, y2, x1, False), (y1, y2, x2, False)):
-        place = start
-        while place < end:
-            stop = min(place + length, end)
-            line = (place, fixed, stop, fixed) if across else (fixed, place, fixed, stop)
-            pen.line(line, fill=colour, width=width)
-            place += length + gap
+    length, step = 10, 16  # the same for every width, so that a dash and its dark edge lie on each other
+    for top in (y1, y2 - width):
+        for place in range(round(x1), round(x2), step):
+            pen.rectangle((place, top, min(place + length, x2), top + width - 1), fill=colour)
+    for left in (x1, x2 - width):
+        for place in range(round(y1), round(y2), step):
+            pen.rectangle((left, place, left + width - 1, min(place + length, y2)), fill=colour)
 
 
 def class_colour(label: int) -> str:

@@ -22,7 +22,7 @@ from model.weights import load_detector
 from pipeline.console import run_entry, say
 from pipeline.packed import PackedDataset
 
-PANEL, GAP, CAPTION = 640, 12, 40
+PANEL, GAP, CAPTION, MARGIN = 640, 14, 44, 14
 PAPER, INK, SOFT = "#ffffff", "#17202e", "#5a6779"
 FOUND, MISSED, FALSE, TRUTH = "#35e0c4", "#ffc53d", "#ff6f88", "#ffffff"
 
@@ -106,12 +106,12 @@ def paint(
 
 def arrange(panels: list[tuple[str, str, np.ndarray]], height: int, columns: int) -> np.ndarray:
     rows = -(-len(panels) // columns)
-    size = (columns * PANEL + (columns - 1) * GAP, rows * (height + CAPTION))
+    size = (2 * MARGIN + columns * PANEL + (columns - 1) * GAP, MARGIN + rows * (height + CAPTION))
     sheet = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=20)
     for place, (name, words, panel) in enumerate(panels):
-        x, y = place % columns * (PANEL + GAP), place // columns * (height + CAPTION)
+        x, y = MARGIN + place % columns * (PANEL + GAP), MARGIN + place // columns * (height + CAPTION)
         sheet.paste(Image.fromarray(panel), (x, y))
         pen.text((x + 2, y + height + 7), name, fill=INK, font=font)
         pen.text((x + PANEL - 2, y + height + 7), words, fill=SOFT, font=font, anchor="ra")
