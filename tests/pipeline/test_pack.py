@@ -267,6 +267,9 @@ def test_benchmark_layouts_become_one_dataset_for_every_scored_part(make_voc, tm
     assert "night_sunny_train: DIFFERS from the counts published" in text
     assert "images 1 (published 26158)" in text
     assert "car 1 (published 241616)" in text
+    (root / "world.json").write_text("{}")  # our own sample world, which nobody published counts of
+    pack(PackOptions(root, tmp_path / "out", workers=1))
+    assert "published" not in capsys.readouterr().out
     with pytest.raises(
         ValueError, match=r"is not a packed dataset.*it holds packed datasets: say which \(daytime_clear_test"
     ):
