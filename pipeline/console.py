@@ -6,7 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Progress:
         self.done = self.first = done
         self.started = self.printed = time.monotonic()
         self.terminal = sys.stderr.isatty() and not quiet
-        self.bar = None
+        self.bar: Any = None  # rich is imported only where there is a terminal
 
     def __enter__(self) -> "Progress":
         if self.terminal:

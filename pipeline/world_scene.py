@@ -133,6 +133,4 @@ def make_ground_map(scene: Scene, sun_direction_3: np.ndarray, sun_blur: float) 
         cv2.fillConvexPoly(sun, cv2.convexHull(cells(thrown)), 0, cv2.LINE_8, 4)
         if corners[0, 1] < 0.5:
             cv2.fillConvexPoly(sky, cv2.convexHull(cells(corners[:4, [0, 2]])), 40, cv2.LINE_8, 4)
-    sun = cv2.GaussianBlur(sun, (0, 0), sun_blur)
-    sky = cv2.GaussianBlur(sky, (0, 0), 2.2)
-    return np.stack([sun, sky], axis=2)
+    return np.stack([cv2.GaussianBlur(sun, (0, 0), sun_blur), cv2.GaussianBlur(sky, (0, 0), 2.2)], axis=2)

@@ -108,5 +108,5 @@ def pick(rng: np.random.Generator, items):
 
 
 def vary(rng: np.random.Generator, colour, amount=0.15) -> tuple[float, float, float]:
-    factor = 1 + amount * rng.uniform(-1, 1, 3)
-    return tuple(float(c * f) for c, f in zip(colour, factor, strict=True))
+    red, green, blue = (1 + amount * rng.uniform(-1, 1, 3)) * colour
+    return float(red), float(green), float(blue)

@@ -92,9 +92,27 @@ def lay_ground(scene: Scene, street: Street, rng: np.random.Generator) -> None:
     for z0, z1 in street.spans:
         for out, inner in street.edges:
             outer = inner + out * street.pavement
-            scene.strip(*sorted((inner, outer)), z0, z1, KERB_M, paving, PAVEMENT, seed=seed)
-            scene.strip(*sorted((outer, outer + out * 150)), z0, z1, KERB_M - 0.02, verge, verge_material, seed=seed)
-            scene.strip(*sorted((inner, inner + out * 0.18)), z0, z1, KERB_M, kerb, PAVEMENT, bias=0.0004)
+            scene.strip(min(inner, outer), max(inner, outer), z0, z1, KERB_M, paving, PAVEMENT, seed=seed)
+            scene.strip(
+                min(outer, outer + out * 150),
+                max(outer, outer + out * 150),
+                z0,
+                z1,
+                KERB_M - 0.02,
+                verge,
+                verge_material,
+                seed=seed,
+            )
+            scene.strip(
+                min(inner, inner + out * 0.18),
+                max(inner, inner + out * 0.18),
+                z0,
+                z1,
+                KERB_M,
+                kerb,
+                PAVEMENT,
+                bias=0.0004,
+            )
             for za, zb in pairwise(np.linspace(z0, z1, max(2, int((z1 - z0) / 14)))):
                 xa, xb = scene.on_road(inner, za)[0], scene.on_road(inner, zb)[0]
                 scene.flat([(xa, 0, za), (xb, 0, zb), (xb, KERB_M, zb), (xa, KERB_M, za)], kerb, MATTE)

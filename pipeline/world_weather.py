@@ -6,6 +6,8 @@ students train on.
 
 from dataclasses import dataclass
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numba import njit
@@ -75,7 +77,9 @@ def make_light(weather: Weather, scene: Scene, rng: np.random.Generator) -> tupl
         "daytime_foggy": foggy_day,
     }
     values, headlights, blur = makers[weather.domain](weather, rng)
-    numbers = {name: tuple(v.tolist()) if isinstance(v, np.ndarray) else float(v) for name, v in values.items()}
+    numbers: dict[str, Any] = {
+        name: tuple(v.tolist()) if isinstance(v, np.ndarray) else float(v) for name, v in values.items()
+    }
     lamps = []
     if headlights > 0:
         # The street lamps and beams nearest to us, and our own head lights.
@@ -288,10 +292,10 @@ def add_streaks(image: np.ndarray, rain: float, brightness: np.ndarray, rng: np.
         layer = np.zeros_like(mask)
         lines = np.round(ends * 16).astype(np.int32).reshape(-1, 2, 2)
         cv2.polylines(layer, list(lines), False, tone, max(1, round(thickness * scale)), cv2.LINE_AA, 4)
-        mask = cv2.max(mask, layer)
+        np.maximum(mask, layer, out=mask)
     alpha = (cv2.GaussianBlur(mask, (0, 0), 0.6).astype(np.float32) / 255)[..., None]
     small = cv2.resize(image, (max(width // 8, 1), max(height // 8, 1)), interpolation=cv2.INTER_AREA)
-    around = cv2.resize(cv2.blur(small, (7, 7)), (width, height), interpolation=cv2.INTER_LINEAR)
+    around: np.ndarray = cv2.resize(cv2.blur(small, (7, 7)), (width, height), interpolation=cv2.INTER_LINEAR)
     around *= 1.5
     around += brightness.astype(np.float32)
     around -= image
