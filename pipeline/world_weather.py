@@ -5,7 +5,6 @@ students train on.
 """
 
 from dataclasses import dataclass
-
 from typing import Any
 
 import cv2
