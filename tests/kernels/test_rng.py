@@ -69,15 +69,24 @@ def test_normal_quantiles():
 
 
 def test_words_are_uniform_and_independent():
-    """Bytes are uniform; neighbours, stages and ids that differ by one bit share nothing."""
-    base = many_bits(np.uint32(1), np.uint32(2), rng.NOISE, 256, 512)
+    """Bytes are uniform; neighbours, stages, and seeds, epochs and ids that differ by one share nothing.
+
+    Keys are those of images: two that agree in their first half alone (one pair in 2^32) would be alike here and there.
+    """
+
+    def field(*names, stage=rng.NOISE):
+        key = int(rng.image_key(*names))
+        return many_bits(np.uint32(key & MASK32), np.uint32(key >> 32), stage, 256, 512)
+
+    base = field(4, 5, 6)
     for shift in (0, 8, 16, 24):
         counts = np.bincount((base >> shift & 0xFF).ravel(), minlength=256)
         assert stats.chisquare(counts).pvalue > 1e-4
     others = [
-        many_bits(np.uint32(1), np.uint32(2), rng.NOISE + 1, 256, 512),
-        many_bits(np.uint32(1), np.uint32(3), rng.NOISE, 256, 512),
-        many_bits(np.uint32(0), np.uint32(2), rng.NOISE, 256, 512),
+        field(4, 5, 6, stage=rng.NOISE + 1),
+        field(5, 5, 6),
+        field(4, 6, 6),
+        field(4, 5, 7),
         np.roll(base, 1, axis=1),
         np.roll(base, 1, axis=0),
         np.roll(base, (7, 13), axis=(0, 1)),
