@@ -160,7 +160,10 @@ def test_the_package_itself_can_make_the_corruptions(scored, tmp_path):
     ours = measure_with(scored, tmp_path / "a.json", names=("contrast", "pixelate"))
     theirs = measure_with(scored, tmp_path / "b.json", names=("contrast", "pixelate"), corruptor="imagecorruptions")
     assert theirs["identity"]["corruptor"] == "imagecorruptions"
-    assert ours["summary"]["all"]["mPC"] == pytest.approx(theirs["summary"]["all"]["mPC"], abs=1.0)
+    for metric in ("voc07", "coco"):
+        mpc = [found["summaries"][metric]["all"]["mPC"] for found in (ours, theirs)]
+        assert mpc[0] > 1
+        assert mpc[0] == pytest.approx(mpc[1], abs=0.3)
 
 
 def test_a_batch_of_images_keeps_sizes_and_padding():

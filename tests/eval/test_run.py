@@ -282,3 +282,17 @@ def test_training_never_depends_on_being_imported_by_evaluation():
     """The design's one direction: nothing imports train."""
     for path in (ROOT / "eval").glob("*.py"):
         assert not re.search(r"^\s*(from|import) train\b", path.read_text(), re.MULTILINE), path
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_a_gpu_finds_what_the_cpu_finds(scored, evaluated, tmp_path, compiled):
+    """In float32, without and with compilation; then a pass of every benchmark corruption made on the device."""
+    options = options_for(scored, tmp_path, device="cuda", precision="float32", compile=compiled)
+    on_gpu = World(0, 1, torch.device("cuda:0"))
+    run(replace(options, corruptions="benchmark", corruption_images=2), on_gpu)
+    found = load_run(tmp_path)
+    for domain in scored.data:
+        assert found.figure(domain) == pytest.approx(evaluated.figure(domain), abs=2.0)
+    assert len(found.read("robustness.json")["summary"]) > 1
