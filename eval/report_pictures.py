@@ -52,7 +52,7 @@ def shot(album: Album, folder: Path, view: dict, caption: str, by: str | None) -
     else:
         for item in view["objects"]:
             if item[5] == "missed":
-                boxes.append(box(item[:4], "missed", f"{item[4]} missed", h, w))
+                boxes.append(box(item[:4], "missed", item[4], h, w))
         for item in view["detections"]:
             boxes.append(box(item[:4], item[6], f"{item[4]} {item[5]:.2f}", h, w))
         found = sum(item[6] == "right" for item in view["detections"])
@@ -70,7 +70,9 @@ def box(place: list[float], kind: str, label: str, h: int, w: int) -> Html:
     x, y, width, height = (round(v * side, 1) for v, side in zip(place, (w, h, w, h), strict=True))
     edges = {"x": x, "y": y, "width": max(width, 1), "height": max(height, 1)}
     parts = [tag("rect", class_="under", **edges), tag("rect", class_="over", **edges)]
-    parts.append(tag("text", label, x=x, y=y - 3 if y > 12 else y + height + 11))
+    letter = round(w / 80, 2)  # readable when enlarged, however small the stored picture is
+    above, below = y - 0.35 * letter, y + height + letter
+    parts.append(tag("text", label, x=x, y=round(above if y > 1.5 * letter else below, 1), font_size=letter))
     return tag("g", parts, class_=f"box {kind}")
 
 
