@@ -1,0 +1,58 @@
+"""What `python -m eval.run` can be told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Score a detector on one or more domains and write figures, detections and a report."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run, a checkpoint, a torchvision Faster R-CNN state dict; with --detections any folder to write to."""
+    data: tuple[Path, ...]
+    """Packed datasets, one or more domains."""
+    compare: tuple[Path, ...] = ()
+    """Evaluated runs to show beside this one, with intervals of the differences."""
+    detections: tuple[Path, ...] = ()
+    """Score these COCO results files, one per --data, instead of running a detector."""
+    out: Path | None = None
+    """Write eval/ and report.html here instead of into the run."""
+    source: str | None = None
+    """The domain that was trained on; daytime_clear, or the first."""
+    classes: tuple[str, ...] = ()
+    """Class names of a bare state dict, in its order, without background."""
+    map: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Rename a class of the detector: --map motorcycle=motor, as often as needed."""
+    allow_other_classes: bool = False
+    """Drop detections of classes that the data does not have."""
+    corruptions: Literal["none", "benchmark", "training", "all"] = "none"
+    """Also measure robustness: mPC over these corruptions at severities 1 to 5, on the source domain."""
+    corruption_images: int = 0
+    """Images for robustness, spread evenly; 0 takes all."""
+    originals: Path | None = None
+    """Folder that was packed: corruptions are then made at the source images' resolution, before resizing."""
+    corruptor: Literal["kernels", "imagecorruptions"] = "kernels"
+    """imagecorruptions: make the corruptions with that package, one image after the other, to check ours."""
+    resamples: int = 1000
+    """Bootstrap resamples; 0 gives no intervals."""
+    seed: int = 0
+    """Seed of the resamples and of the corruptions."""
+    scorer: Literal["fast", "pycocotools"] = "fast"
+    """Who computes the COCO figures; both give the same numbers."""
+    voc_side_offset: Literal[0, 1] = 0
+    """1 counts a box's last pixel as inside for the VOC figures, as the VOC kit and some papers do."""
+    batch_size: int = 8
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    """auto: compile on a GPU."""
+    loader: Literal["auto", "cpu", "dali", "ffcv"] = "auto"
+    threads: int | None = None
+    pictures: bool = True
+    """Save example pictures for the report."""
+    report: bool = True
+    """Write report.html."""
