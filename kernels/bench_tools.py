@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def bench_others(image: np.ndarray, device: str, threads: int, repeats: int) -> 
             "gaussian_blur": album.GaussianBlur(blur_limit=(25, 25), sigma_limit=(3, 3), p=1),
         }
         for name, transform in chosen.items():
-            functions[f"{name} albumentations"] = lambda transform=transform: transform(image=image)
+            functions[f"{name} albumentations"] = partial(transform, image=image)
     except ImportError:
         print("albumentations is not installed: left out (pip install 'fairweather[bench]')")
     records: dict[str, dict[str, float]] = {}
