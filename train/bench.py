@@ -30,7 +30,7 @@ from model.detector import Detector, build_detector
 from model.parity import compare_losses, stock_twin
 from pipeline.batch import Batch, Views
 from pipeline.console import describe_hardware, run_entry, say, track
-from pipeline.views import ViewConfig, ViewMaker
+from pipeline.views import ViewConfig, ViewMaker, clean_view
 from train.config import OptimizerConfig
 from train.distill import CdFkd, CdFkdConfig
 from train.load import compile_both
@@ -91,8 +91,8 @@ def measure(options: BenchOptions) -> dict[str, Any]:
     say(describe_hardware())
     say(f"{backbone}, {num_images} images of {height}x{width}, {str(dtype).removeprefix('torch.')}")
 
-    student, teacher = make_network(model, device, seed=0), make_network(model, device, seed=1)
     batch = make_batch(num_images, height, width, device)
+    student, teacher = make_network(model, batch, seed=0), make_network(model, batch, seed=1)
     parity = check_parity(student, batch)
     result: dict[str, Any] = {
         "command": {key: str(value) for key, value in asdict(options).items()},
@@ -155,8 +155,8 @@ def measure(options: BenchOptions) -> dict[str, Any]:
     return result
 
 
-def make_network(model: ModelConfig, device: torch.device, seed: int) -> Detector:
-    """Random weights whose frozen norms are calibrated to their input, so that activations neither die nor grow."""
+def make_network(model: ModelConfig, batch: Batch, seed: int) -> Detector:
+    """Random weights whose frozen norms are calibrated to these images, so that activations neither die nor grow."""
     torch.manual_seed(seed)
     detector = build_detector(model, NUM_CLASSES)
 
@@ -167,13 +167,13 @@ def make_network(model: ModelConfig, device: torch.device, seed: int) -> Detecto
     norms = [module for module in detector.modules() if isinstance(module, FrozenBatchNorm2d)]
     hooks = [norm.register_forward_pre_hook(calibrate) for norm in norms]
     with torch.no_grad():
-        detector.features(torch.randn(4, 3, 128, 128))
+        detector.to(batch.images_BHW3.device).features(clean_view(batch, torch.float32)[0][:4])
     for hook in hooks:
         hook.remove()
     # Scores that differ from place to place, as a trained network's do, yet are far from where sigmoid rounds to 1:
     # torchvision's order of equal scores is not defined.
     nn.init.normal_(detector.rpn.head.cls_logits.weight, std=0.02)
-    return detector.to(device).train()
+    return detector.train()
 
 
 def make_batch(num_images: int, height: int, width: int, device: torch.device) -> Batch:

@@ -24,9 +24,8 @@ def test_result_of_a_small_measurement(tmp_path, monkeypatch):
 
 
 def test_no_speed_without_parity(monkeypatch):
-    device = torch.device("cpu")
-    detector = bench.make_network(bench.small_model(weights="none", norm="frozen"), device, seed=0)
-    batch = bench.make_batch(2, 64, 96, device)
+    batch = bench.make_batch(2, 64, 96, torch.device("cpu"))
+    detector = bench.make_network(bench.small_model(weights="none", norm="frozen"), batch, seed=0)
     assert bench.check_parity(detector, batch)["ok"]
     monkeypatch.setattr(bench, "compare_losses", lambda *_: (0.0, 2e-3))
     with pytest.raises(ValueError, match=r"no speed without parity.*gradients by 2\.0e-03"):
