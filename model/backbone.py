@@ -88,6 +88,29 @@ def build_backbone(config: ModelConfig, frozen_class: type[nn.Module] = FrozenNo
     return BackboneWithFPN(body, return_layers, channels, config.fpn_channels)
 
 
+def rcnn_numbers(config: ModelConfig) -> dict:
+    """The keyword arguments of torchvision's FasterRCNN that are plain numbers."""
+    return {
+        "rpn_pre_nms_top_n_train": config.rpn_pre_nms_train,
+        "rpn_pre_nms_top_n_test": config.rpn_pre_nms_test,
+        "rpn_post_nms_top_n_train": config.rpn_post_nms_train,
+        "rpn_post_nms_top_n_test": config.rpn_post_nms_test,
+        "rpn_nms_thresh": config.rpn_nms_threshold,
+        "rpn_fg_iou_thresh": config.rpn_foreground_iou,
+        "rpn_bg_iou_thresh": config.rpn_background_iou,
+        "rpn_batch_size_per_image": config.rpn_samples_per_image,
+        "rpn_positive_fraction": config.rpn_positive_fraction,
+        "rpn_score_thresh": config.resolved_rpn_score_threshold,
+        "box_fg_iou_thresh": config.roi_foreground_iou,
+        "box_bg_iou_thresh": config.roi_background_iou,
+        "box_batch_size_per_image": config.regions_per_image,
+        "box_positive_fraction": config.roi_positive_fraction,
+        "box_score_thresh": config.score_threshold,
+        "box_nms_thresh": config.nms_threshold,
+        "box_detections_per_img": config.detections_per_image,
+    }
+
+
 def faster_rcnn_arguments(config: ModelConfig, num_classes: int, frozen_class: type[nn.Module] = FrozenNorm2d) -> dict:
     """The keyword arguments of torchvision's FasterRCNN that describe this detector."""
     if num_classes < 2:
@@ -103,26 +126,10 @@ def faster_rcnn_arguments(config: ModelConfig, num_classes: int, frozen_class: t
     return {
         "backbone": backbone,
         "rpn_anchor_generator": AnchorGenerator(sizes, (config.anchor_ratios,) * len(sizes)),
-        "rpn_pre_nms_top_n_train": config.rpn_pre_nms_train,
-        "rpn_pre_nms_top_n_test": config.rpn_pre_nms_test,
-        "rpn_post_nms_top_n_train": config.rpn_post_nms_train,
-        "rpn_post_nms_top_n_test": config.rpn_post_nms_test,
-        "rpn_nms_thresh": config.rpn_nms_threshold,
-        "rpn_fg_iou_thresh": config.rpn_foreground_iou,
-        "rpn_bg_iou_thresh": config.rpn_background_iou,
-        "rpn_batch_size_per_image": config.rpn_samples_per_image,
-        "rpn_positive_fraction": config.rpn_positive_fraction,
-        "rpn_score_thresh": config.resolved_rpn_score_threshold,
         "box_roi_pool": pool,
         "box_head": TwoMLPHead(config.fpn_channels * 7 * 7, config.representation_size),
         "box_predictor": FastRCNNPredictor(config.representation_size, num_classes),
-        "box_fg_iou_thresh": config.roi_foreground_iou,
-        "box_bg_iou_thresh": config.roi_background_iou,
-        "box_batch_size_per_image": config.regions_per_image,
-        "box_positive_fraction": config.roi_positive_fraction,
-        "box_score_thresh": config.score_threshold,
-        "box_nms_thresh": config.nms_threshold,
-        "box_detections_per_img": config.detections_per_image,
+        **rcnn_numbers(config),
     }
 
 

@@ -80,7 +80,6 @@ class Detector(FasterRCNN):
         self.num_classes = num_classes
         cells = torch.stack(self.rpn.anchor_generator.cell_anchors)
         self.register_buffer("cells_LS4", cells, persistent=False)
-        self.level_names = (*(str(level) for level in range(len(cells) - 1)), "pool")
         self.strides = config.strides
 
     def features(self, images_B3HW: Tensor, strides: tuple[int, ...] | None = None) -> tuple[Tensor, ...]:

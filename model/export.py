@@ -3,12 +3,14 @@
     python -m model.export runs/student --to onnx --canvas 608 1024
 
 The ONNX model and the program take uint8 RGB images (batch, 3, height, width), top left aligned in a fixed canvas, and
-their sizes (batch, 2) as (height, width); the batch is free. They answer boxes (batch, D, 4) in pixels, scores, labels
-(1 is the first class) and the number of detections of each image. Normalisation, padding and suppression are inside.
+their sizes (batch, 2) as int64 (height, width); the batch is free. They answer boxes (batch, D, 4) in pixels, scores,
+labels (1 is the first class) and the number of detections of each image. Normalisation, padding and suppression are
+inside.
 """
 
 import json
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +18,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from model.backbone import rcnn_numbers
 from model.config import ModelConfig
 from model.detector import Detector
 from model.weights import Card, load_detector
@@ -89,9 +92,12 @@ def torchvision_constructor(config: ModelConfig, num_classes: int) -> str:
     }
     usual = ModelConfig(backbone=config.backbone)
     shape = ("returned_layers", "fpn_channels", "representation_size", "anchor_sizes", "anchor_ratios")
-    if config.backbone in names and all(getattr(config, name) == getattr(usual, name) for name in shape):
-        name = names[config.backbone]
-        return f"torchvision.models.detection.{name}(weights=None, weights_backbone=None, num_classes={num_classes})"
+    fixed = (*shape, "roi_canonical_scale", "norm_epsilon")
+    if config.backbone in names and all(getattr(config, name) == getattr(usual, name) for name in fixed):
+        defaults = rcnn_numbers(usual)
+        other = "".join(f", {name}={value}" for name, value in rcnn_numbers(config).items() if value != defaults[name])
+        build = f"torchvision.models.detection.{names[config.backbone]}"
+        return f"{build}(weights=None, weights_backbone=None, num_classes={num_classes}{other})"
     changed = [item.name for item in fields(config) if getattr(config, item.name) != item.default]
     arguments = ", ".join(f"{name}={getattr(config, name)!r}" for name in changed)
     return f"model.backbone.build_torchvision(model.config.ModelConfig({arguments}), {num_classes})"
@@ -114,6 +120,9 @@ class Options:
 
 
 def export(options: Options) -> Path:
+    missing = [name for name in ("onnx", "onnxscript") if options.to == "onnx" and find_spec(name) is None]
+    if missing:
+        raise ValueError(f"--to onnx needs {' and '.join(missing)}; pip install {' '.join(missing)}")
     detector, card = load_detector(options.checkpoint, classes=options.classes)
     base = options.checkpoint if options.checkpoint.is_dir() else options.checkpoint.with_suffix("")
     path = options.out or base.with_name(base.name + "-export" + SUFFIX[options.to])
@@ -123,6 +132,7 @@ def export(options: Options) -> Path:
     if options.to == "torchvision":
         torch.save({name: value.contiguous() for name, value in detector.state_dict().items()}, path)
         say(f"load it into: {torchvision_constructor(card.config, detector.num_classes)}")
+        say("torchvision resizes images itself, to 800 x 1333 unless it is given min_size and max_size")
     elif options.to == "torch":
         say("exporting; this takes about a minute")
         torch.export.save(export_program(detector, options.canvas), path)

@@ -199,9 +199,12 @@ def resolve_checkpoint(path: Path) -> Path:
         return path
     best = path / "best.json"
     if best.is_file():
-        chosen = path / "checkpoints" / json.loads(best.read_text())["checkpoint"]
-        if (chosen / "model.json").is_file():
-            return chosen
+        chosen = path / "checkpoints" / read_json(best)["checkpoint"]
+        if not (chosen / "COMPLETE").is_file():
+            raise ValueError(
+                f"{best}: names {chosen.name}, which is missing or incomplete; give a checkpoint of the run"
+            )
+        return chosen
     complete = sorted(marker.parent for marker in path.glob("checkpoints/step-*/COMPLETE"))
     if not complete:
         raise ValueError(
@@ -210,8 +213,15 @@ def resolve_checkpoint(path: Path) -> Path:
     return complete[-1]
 
 
+def read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error}); restore the file or give another checkpoint") from error
+
+
 def read_card(directory: Path) -> Card:
-    content = json.loads((directory / "model.json").read_text())
+    content = read_json(directory / "model.json")
     if content.get("format") != FORMAT:
         raise ValueError(f"{directory}/model.json: format {content.get('format')}; this version reads {FORMAT}")
     known = {item.name for item in fields(ModelConfig)}

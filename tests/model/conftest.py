@@ -78,7 +78,7 @@ def random_batch():
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Two builders share two cores; and sums in one thread have one order."""
+    """Sums in one thread have one order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -80,7 +80,9 @@ def test_state_dict_runs_in_torchvision(lively_detector, tmp_path, capsys):
     """The sentence that the export prints is Python: it builds torchvision's module, which finds the same."""
     import torchvision  # noqa: F401  (named by that sentence)
 
-    config = ModelConfig(backbone="mobilenet_v3_large", weights="none", norm="frozen", rpn_post_nms_test=100)
+    config = ModelConfig(
+        backbone="mobilenet_v3_large", weights="none", norm="frozen", rpn_post_nms_test=100, score_threshold=0.2
+    )
     detector = lively_detector(config)
     save_detector(tmp_path / "student", detector, config, CLASSES)
     path = export(Options(tmp_path / "student", "torchvision"))
@@ -89,7 +91,6 @@ def test_state_dict_runs_in_torchvision(lively_detector, tmp_path, capsys):
     stock = eval(sentence)
     stock.load_state_dict(torch.load(path, weights_only=True))
     stock.transform.min_size, stock.transform.max_size = (CANVAS[0],), CANVAS[1]
-    stock.rpn._post_nms_top_n["testing"] = 100
     images, _ = pictures(1)
     with torch.no_grad():
         (found,) = stock.eval()([images[0] / 255])
@@ -125,6 +126,17 @@ def test_suppression_for_export_equals_the_operator():
         got = nms_module._nms_from_torchvision(boxes, scores, groups, 0.3, num_slots)
         assert torch.equal(got[1], expected[1])
         assert torch.equal(got[0], expected[0])
+
+
+def test_sentence_of_zero_epsilon_does_not_name_a_constructor_that_has_another():
+    config = ModelConfig(backbone="resnet50", weights="none", norm_epsilon=0.0)
+    assert "norm_epsilon=0.0" in torchvision_constructor(config, 3)
+
+
+def test_missing_exporter_is_named(checkpoint, monkeypatch):
+    monkeypatch.setattr("model.export.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install onnx onnxscript"):
+        export(Options(checkpoint[0], "onnx", canvas=CANVAS))
 
 
 def test_canvas_must_fit_the_pyramid(checkpoint):

@@ -57,6 +57,9 @@ def test_run_directory_gives_its_best_else_its_newest_complete_checkpoint(tmp_pa
     assert resolve_checkpoint(tmp_path).name == "step-00000002"
     (tmp_path / "best.json").write_text(json.dumps({"checkpoint": "step-00000001"}))
     assert load_detector(tmp_path)[1].extra == {"step": 1}
+    (tmp_path / "best.json").write_text(json.dumps({"checkpoint": "step-00000010"}))
+    with pytest.raises(ValueError, match="incomplete"):
+        load_detector(tmp_path)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -230,6 +233,9 @@ def test_broken_checkpoints_end_in_one_clear_error(tmp_path):
     card = json.loads((good / "model.json").read_text())
     (good / "model.json").write_text(json.dumps({**card, "model": {**card["model"], "new_field": 1}}))
     with pytest.raises(ValueError, match="new_field"):
+        load_detector(good)
+    (good / "model.json").write_text("{")
+    with pytest.raises(ValueError, match=r"model\.json: not JSON"):
         load_detector(good)
     (good / "model.json").write_text(json.dumps({**card, "format": 99}))
     with pytest.raises(ValueError, match="format 99"):
