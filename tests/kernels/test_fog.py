@@ -23,7 +23,7 @@ def test_equals_the_reference_given_its_draws(new_task, pictures, assert_faithfu
         with monkeypatch.context() as patch:
             patch.setattr(np.random, "uniform", draws[1].uniform)
             expected = np.uint8(reference.fog(picture, severity))
-        assert_faithful(laid_on(new_task, picture, plasma, severity), expected)
+        assert_faithful(laid_on(new_task, picture, plasma, severity), expected, most=1)
 
 
 @pytest.mark.parametrize("side", [2, 4, 64, 256])

@@ -34,7 +34,7 @@ def test_equals_the_reference_given_its_textures(new_task, pictures, assert_fait
             with monkeypatch.context() as patch:
                 patch.setattr(np.random, "randint", lambda *_, draws=draws: draws.pop(0))
                 expected = np.uint8(reference.frost(picture, severity))
-            assert_faithful(laid_on(new_task, picture, scaled[7:, 11:], severity), expected)
+            assert_faithful(laid_on(new_task, picture, scaled[7:, 11:], severity), expected, most=1)
 
 
 def test_a_texture_smaller_than_the_image_is_enlarged(new_task, assert_faithful, monkeypatch, textures):
@@ -46,7 +46,7 @@ def test_a_texture_smaller_than_the_image_is_enlarged(new_task, assert_faithful,
     scaled = frost.scaled_texture(textures[3], 400, 700)
     assert scaled.shape[0] > 400
     assert scaled.shape[1] > 700
-    assert_faithful(laid_on(new_task, image, scaled[2:, 5:], 5), expected)
+    assert_faithful(laid_on(new_task, image, scaled[2:, 5:], 5), expected, most=1)
 
 
 @pytest.mark.parametrize("look", range(6))

@@ -28,7 +28,7 @@ def test_equals_the_reference_given_its_noise(new_task, pictures, assert_faithfu
     for picture in pictures.values():
         normal = np.random.default_rng(severity).standard_normal(picture.shape[:2])
         ours = laid_on(new_task, picture, snow.snow_layer(normal, severity, angle), severity)
-        assert_faithful(ours, reference_with_noise(monkeypatch, picture, normal, angle, severity))
+        assert_faithful(ours, reference_with_noise(monkeypatch, picture, normal, angle, severity), most=1)
 
 
 def test_without_flakes_dark_pixels_turn_white_and_bright_ones_stay(new_task):

@@ -32,7 +32,7 @@ def test_equals_the_reference_given_its_noise(new_task, pictures, assert_faithfu
         if not mask.any():
             continue  # the reference divides zero by zero there; see the next test
         ours = laid_on(new_task, picture, mask, severity)
-        assert_faithful(ours, reference_with_noise(monkeypatch, picture, normal, severity))
+        assert_faithful(ours, reference_with_noise(monkeypatch, picture, normal, severity), most=1)
         changed += (ours != picture).any()
     assert changed >= 3
 
