@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import xml.parsers.expat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -43,6 +43,8 @@ def open_file(path: Path, max_bytes: int) -> Iterator[BinaryIO]:
         raise ValueError("is missing") from None
     except IsADirectoryError:
         raise ValueError("is a folder, not a file") from None
+    except OSError as error:  # no permission, a loop of symbolic links, a failing disk
+        raise ValueError(f"cannot be read ({error.strerror})") from None
 
 
 def read_bytes(path: Path, max_bytes: int) -> bytes:
@@ -122,6 +124,7 @@ def read_xml(path: Path) -> Node:
     parser.buffer_text = True
     top = Node("", 0)
     stack = [top]
+    pieces: list[list[str]] = [[]]  # of each open element's text; adding strings up would take quadratic time
 
     def refuse(*_) -> None:
         raise ValueError(f"line {parser.CurrentLineNumber}: document types and entities are not accepted")
@@ -132,12 +135,13 @@ def read_xml(path: Path) -> Node:
         node = Node(tag, parser.CurrentLineNumber)
         stack[-1].children.append(node)
         stack.append(node)
+        pieces.append([])
 
     def end(_tag: str) -> None:
-        stack.pop()
+        stack.pop().text = "".join(pieces.pop())
 
     def text(data: str) -> None:
-        stack[-1].text += data
+        pieces[-1].append(data)
 
     parser.StartDoctypeDeclHandler = refuse
     parser.EntityDeclHandler = refuse
@@ -155,12 +159,20 @@ def read_xml(path: Path) -> Node:
     return top.children[0]
 
 
+def first_double(names: Iterable[Any]) -> str:
+    """The first name that occurs for the second time, as text."""
+    seen: set[Any] = set()
+    for name in names:
+        if name in seen:
+            return str(name)
+        seen.add(name)
+    raise AssertionError("no name occurs twice")
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        double = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"has the key {double[:40]!r} twice in one object")
+        raise ValueError(f"has the key {first_double(name for name, _ in pairs)[:40]!r} twice in one object")
     return result
 
 
@@ -181,12 +193,19 @@ def read_json(path: Path) -> Any:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML without aliases, the only way a small file can become a large one."""
+    """Safe YAML without aliases, the only way a small file can become a large one, and without duplicate keys."""
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.events.AliasEvent):
             raise yaml.YAMLError("aliases are not accepted")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        result = super().construct_mapping(node, deep)
+        if len(result) != len(node.value):
+            double = first_double(self.construct_object(key) for key, _ in node.value)
+            raise ValueError(f"line {node.start_mark.line + 1}: has the key {double[:40]!r} twice")
+        return result
 
 
 def read_yaml(path: Path) -> Any:

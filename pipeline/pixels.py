@@ -34,15 +34,16 @@ def _open(file: BinaryIO) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise ValueError(f"has more than {MAX_PIXELS // 10**6} megapixels") from None
     except UnidentifiedImageError:
         raise ValueError(f"is not a picture of a known format ({', '.join(FORMATS)})") from None
     except Exception as error:  # Pillow's parsers raise all sorts on damaged headers
         raise ValueError(f"has a damaged header ({error})") from None
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"is {image.width}x{image.height}, more than {MAX_PIXELS // 10**6} megapixels")
-    if (
-        image.format != "MPO" and getattr(image, "n_frames", 1) != 1
-    ):  # MPO: a camera's JPEG with a second view behind it
+    # MPO is a camera's JPEG with a second view behind it.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) != 1:
         raise ValueError("holds more than one picture; expected one")
     return image
 
@@ -66,7 +67,7 @@ def read_size(file: BinaryIO) -> tuple[tuple[int, int], tuple[int, int]]:
 def decode_rgb(data: bytes) -> np.ndarray:
     """uint8 RGB (h, w, 3), EXIF rotation applied. Cut or damaged data is a ValueError, never a grey block.
 
-    Grey is repeated, CMYK converted, 16-bit divided by 257, palettes looked up, transparency ignored.
+    Grey is repeated, CMYK converted, 16-bit grey divided by 257, palettes looked up, transparency ignored.
     """
     image = _open(io.BytesIO(data))
     orientation = _orientation(image)
@@ -84,9 +85,7 @@ def decode_rgb(data: bytes) -> np.ndarray:
             if image.mode == "P" and "transparency" in image.info:
                 image = image.convert("RGBA")
             rgb = np.asarray(image.convert("RGB"))
-    except ValueError as error:
-        raise ValueError(f"cannot be decoded ({error})") from None
-    except Exception as error:  # Pillow: OSError when cut, SyntaxError, struct.error, zlib.error ...
+    except Exception as error:  # ValueError of libjpeg; Pillow: OSError when cut, SyntaxError, struct.error ...
         raise ValueError(f"cannot be decoded ({error})") from None
     if orientation in ROTATIONS:
         rgb = ROTATIONS[orientation](rgb)

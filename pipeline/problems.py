@@ -24,10 +24,10 @@ class Problem:
 SKIP_TEXT = {"image": "the image was left out", "box": "the box was left out", "clip": "the box was clipped"}
 
 
-def describe_problems(problems: Sequence[Problem], limit: int | None = SHOWN) -> str:
-    lines = [f"  {problem}" for problem in problems[:limit]]
-    if limit is not None and len(problems) > limit:
-        lines.append(f"  ... and {len(problems) - limit} more")
+def describe_problems(problems: Sequence[Problem]) -> str:
+    lines = [f"  {problem}" for problem in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(f"  ... and {len(problems) - SHOWN} more")
     return "\n".join(lines)
 
 

@@ -110,14 +110,31 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, data):
             assert str(error)  # noqa: PT017
 
 
+def test_the_last_of_very_many_keys_is_found_to_be_double(tmp_path):
+    """In a search that takes quadratic time this would not end."""
+    path = tmp_path / "many.json"
+    path.write_text("{" + ", ".join(f'"{i}": 0' for i in [*range(300_000), 299_999]) + "}")
+    with pytest.raises(ValueError, match="has the key '299999' twice"):
+        read_json(path)
+
+
+def test_text_of_an_element_around_its_children(tmp_path):
+    path = tmp_path / "mixed.xml"
+    path.write_text("<a>1<b>2</b>3<!-- 4 --><![CDATA[5]]></a>")
+    root = read_xml(path)
+    assert (root.text, root.one("b").text) == ("135", "2")
+
+
 def test_only_regular_files_of_bounded_size_are_opened(tmp_path):
     """A pipe would never end, and a device never stop."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "long").write_bytes(b"12345")
+    (tmp_path / "loop").symlink_to("loop")
     for name, message in (
         ("pipe", "not a regular file"),
         ("long", "has 5 bytes"),
         ("gone", "is missing"),
+        ("loop", "cannot be read"),
         (".", "folder|regular"),
     ):
         with pytest.raises(ValueError, match=message), open_file(tmp_path / name, 4):

@@ -93,6 +93,8 @@ def test_cut_and_damaged_files_are_errors_not_grey_blocks(tools):
 def test_bombs_and_animations_are_refused():
     with pytest.raises(ValueError, match="100 megapixels"):
         pixels.read_size(io.BytesIO(encode(Image.new("1", (20000, 6000)), "PNG")))
+    with pytest.raises(ValueError, match="more than 100 megapixels"):  # beyond what Pillow itself opens
+        pixels.read_size(io.BytesIO(encode(Image.new("1", (20000, 20000)), "PNG")))
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     data = encode(frames[0], "TIFF", save_all=True, append_images=frames[1:])
     with pytest.raises(ValueError, match="holds more than one picture"):
