@@ -1,7 +1,7 @@
 """BDD100K detection JSON (both the 2018 and the 2020 release): a list of frames, each with labels and their box2d.
 
 Corners are continuous pixels and taken as they are. Labels without box2d (lanes, drivable areas) are not objects.
-The domain is 'timeofday_weather' of the frame's attributes, as in daytime_clear.
+Unless the user names a domain, it is 'timeofday_weather' of the frame's attributes, as in daytime_clear.
 """
 
 from pathlib import Path
@@ -46,8 +46,8 @@ def read_bdd(root: Path, splits: list[str], domain: str, problems: list[Problem]
                 problems.append(Problem(file, where, str(error), "mend or remove the frame"))
                 continue
             scene = [attributes.get("timeofday"), attributes.get("weather")]
-            named = "_".join(str(part).replace(" ", "_")[:40] for part in scene) if all(scene) else domain
-            image = Annotated(count - 1, picture, file, named)
+            own = "_".join(str(part).replace(" ", "_")[:40] for part in scene) if all(scene) else root.name
+            image = Annotated(count - 1, picture, file, domain or own)
             for position, label in enumerate(labels):
                 place = f"{where} labels[{position}]"
                 try:

@@ -49,7 +49,7 @@ def read_card(path: Path) -> tuple[list[str], dict[str, Any]]:
     return names, card
 
 
-def split_folders(root: Path, card: dict[str, Any], split: str) -> list[Path]:
+def split_folders(root: Path, card_path: Path, card: dict[str, Any], split: str) -> list[Path]:
     base = card.get("path", ".")
     value = card[split]
     folders = []
@@ -64,19 +64,19 @@ def split_folders(root: Path, card: dict[str, Any], split: str) -> list[Path]:
                 if candidate.is_dir() or candidate.is_file():
                     found = found or candidate
         if found is None:
-            raise ValueError(f"{root / 'data.yaml'}: {split}: {str(name)[:80]!r} is not a folder inside {root}")
+            raise ValueError(f"{card_path}: {split}: {str(name)[:80]!r} is not a folder inside {root}")
         folders.append(found)
     return folders
 
 
-def label_path(picture: Path) -> Path:
-    """.../images/.../name.jpg -> .../labels/.../name.txt, at the last folder called images."""
-    parts = list(picture.with_suffix(".txt").parts)
+def label_path(picture: Path, root: Path) -> Path:
+    """.../images/.../name.jpg -> .../labels/.../name.txt, at the last folder below the root that is called images."""
+    parts = list(picture.relative_to(root).with_suffix(".txt").parts)
     for index in range(len(parts) - 2, -1, -1):
         if parts[index] == "images":
             parts[index] = "labels"
             break
-    return Path(*parts)
+    return root.joinpath(*parts)
 
 
 def read_yolo(root: Path, splits: list[str], domain: str, problems: list[Problem]) -> tuple[list[Annotated], list[str]]:
@@ -87,9 +87,13 @@ def read_yolo(root: Path, splits: list[str], domain: str, problems: list[Problem
     available = [split for split in SPLITS if card.get(split)]
     pictures: list[Path] = []
     for split in choose_splits(available, splits, root):
-        for folder in split_folders(root, card, split):
+        for folder in split_folders(root, card_path, card, split):
             if folder.is_file():
-                for number, line in enumerate(read_text(folder).splitlines(), start=1):
+                try:
+                    lines = read_text(folder).splitlines()
+                except ValueError as error:
+                    raise ValueError(f"{folder} {error}") from None
+                for number, line in enumerate(lines, start=1):
                     if line.strip():
                         try:
                             pictures.append(inside(root, line.strip().removeprefix("./")))
@@ -101,8 +105,8 @@ def read_yolo(root: Path, splits: list[str], domain: str, problems: list[Problem
                             )
             else:
                 pictures += sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-                labels = label_path(folder / "x").parent
-                stems = {label_path(path) for path in pictures}
+                labels = label_path(folder / "x", root).parent
+                stems = {label_path(path, root) for path in pictures}
                 if labels != folder and labels.is_dir():
                     for path in sorted(labels.rglob("*.txt")):
                         if path not in stems and path.name != "classes.txt":
@@ -121,7 +125,7 @@ def read_yolo(root: Path, splits: list[str], domain: str, problems: list[Problem
             problems.append(Problem(relative(picture, root), "", "is listed twice", "remove it from one of the lists"))
             continue
         seen.add(picture)
-        path = label_path(picture)
+        path = label_path(picture, root)
         image = Annotated(index, picture, relative(path, root), domain, normalised=True)
         try:
             lines = read_text(path).splitlines()

@@ -70,15 +70,14 @@ def read_source(
     root = Path(root).absolute()
     if format == "auto":
         format = detect_format(root)
-    domain = domain or root.name
     problems: list[Problem] = []
     listed: list[str] = []
     if format == "voc":
-        images = read_voc(root, list(splits), domain, problems)
+        images = read_voc(root, list(splits), domain or root.name, problems)
     elif format == "yolo":
-        images, listed = read_yolo(root, list(splits), domain, problems)
+        images, listed = read_yolo(root, list(splits), domain or root.name, problems)
     elif format == "coco":
-        images, listed = read_coco(root, list(splits), domain, problems)
+        images, listed = read_coco(root, list(splits), domain or root.name, problems)
     elif format == "bdd":
         images = read_bdd(root, list(splits), domain, problems)
     else:

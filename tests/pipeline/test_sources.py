@@ -259,6 +259,7 @@ def test_yolo_missing_and_orphaned_label_files(make_yolo):
         ("train: train/images\nnc: 3\nnames: [car]\n", "says nc: 3 but has 1 names"),
         ("train: train/images\nnames: [car, car]\n", "same class name twice"),
         ("train: train/images\nnames: {0: car, 2: bus}\n", "keys are not 0, 1, 2"),
+        ("train: train/images\nnames: {0: car, 0: bus}\n", "line 2: has the key '0' twice"),
         ("train: train/images\n", "has no 'names'"),
         ("a: &a [x]\nnames: [*a, *a]\ntrain: train/images\n", "aliases are not accepted"),
         ("names: !!python/object/apply:os.system [echo]\n", "not valid YAML"),
@@ -269,6 +270,27 @@ def test_yolo_missing_and_orphaned_label_files(make_yolo):
 def test_yolo_cards_that_are_wrong(make_yolo, card, message):
     with pytest.raises(ValueError, match=message):
         read(make_yolo({"a": ((9, 9), [])}, card=card))
+
+
+def test_yolo_lists_of_pictures(make_yolo):
+    root = make_yolo({"a": ((9, 9), ["0 .5 .5 1 1"])}, card="train: list.txt\nnames: [car]\n")
+    (root / "list.txt").write_text("./train/images/a.jpg\n../outside.jpg\n")
+    source = read(root)
+    assert [len(sample.boxes_N4) for sample in source.samples] == [1]
+    assert "list.txt, line 2: '../outside.jpg' points outside the dataset's root" in problems(source)
+    (root / "list.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"list.txt is not UTF-8 text"):
+        read(root)
+
+
+def test_yolo_labels_stay_below_the_root_whatever_the_folders_above_are_called(tools, tmp_path):
+    root = tmp_path / "images" / "set"
+    tools.save(root / "train/a.jpg", tools.draw(9, 9))
+    (root / "train/a.txt").write_text("0 .5 .5 1 1")
+    (root / "data.yaml").write_text("train: train\nnames: [car]\n")
+    source = read(root)
+    assert source.problems == []
+    assert len(source.samples[0].boxes_N4) == 1
 
 
 # --- COCO ---
@@ -397,6 +419,8 @@ def test_bdd_boxes_domains_crowds_and_lanes(tools, tmp_path):
     assert first.ignore_N.tolist() == [True, False]
     assert (first.domain, second.domain) == ("daytime_partly_cloudy", "bdd")
     assert len(second.boxes_N4) == 0
+    named = read(tmp_path / "bdd", classes=("bike", "car"), domain="mine")
+    assert [sample.domain for sample in named.samples] == ["mine", "mine"]
 
 
 def test_bdd_faults(tools, tmp_path):
