@@ -9,7 +9,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -39,6 +38,7 @@ from pipeline.shards import (
     replace_file,
 )
 from pipeline.sources import Source, read_source
+from pipeline.workers import end_with_parent
 
 ROW_GROUP = 16384  # rows of the index; bounds the memory that reading it takes
 
@@ -73,7 +73,7 @@ class PackOptions:
     workers: int = 0
     """Processes; 0 means one a core. The output does not depend on it."""
     images_per_shard: int = 0
-    """0 chooses by the number of images alone: 8 shards at least, 512 images a shard at most."""
+    """0 chooses by the number of images alone: an eighth of them, but 16 at least and 512 at most."""
     allow_bad: int = 0
     """Accept up to this many problems; they are left out and listed in OUT/problems.txt."""
     beton: bool = False
@@ -93,6 +93,8 @@ def check_options(options: PackOptions) -> None:
     for name in ("workers", "images_per_shard", "allow_bad"):
         if getattr(options, name) < 0:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 0 or more")
+    if options.raw and (options.quality, options.chroma) != (PackOptions.quality, PackOptions.chroma):
+        raise ValueError("--quality and --chroma are for JPEG and --raw stores none: use one of the two")
     if options.merge and options.part:
         raise ValueError("--part makes shards and --merge only joins them: use one of the two")
     if options.beton and options.part:
@@ -149,17 +151,8 @@ def plan_shards(source: Source, options: PackOptions) -> tuple[list[ShardJob], s
 
 
 def _start_worker() -> None:
-    """One thread a process, and no worker stays behind when its parent was killed."""
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    cv2.setNumThreads(1)  # there is a process for every core
+    end_with_parent()
 
 
 def make_shards(jobs: list[ShardJob], workers: int, progress: Progress) -> None:
@@ -190,24 +183,29 @@ def pack(options: PackOptions) -> list[Path]:
     classes = split_names(options.classes)
     parts = diverse_weather.scored_parts(options.root) if options.format in ("auto", "voc") else []
     if parts:
-        wanted = [part for part in parts if not options.split or part[3] in options.split or options.split == ("all",)]
-        if not wanted:
-            raise ValueError(f"--split {' '.join(options.split)}: the diverse-weather benchmark has train and test")
+        found = sorted({split for *_, split in parts})
+        for split in options.split:
+            if split not in (*found, "all"):
+                raise ValueError(f"--split {split}: {options.root} has {', '.join(found)}")
+        chosen = []
+        for name, domain, folder, split in parts:  # all are read before the first is packed: faults show early
+            if not options.split or split in options.split or "all" in options.split:
+                source = read_source(
+                    folder,
+                    "voc",
+                    classes=classes or diverse_weather.CLASSES,
+                    rename=options.map,
+                    drop=options.drop,
+                    splits=(split,),
+                    domain=options.domain or domain,
+                )
+                check_source(source, options)
+                chosen.append((name, split, source))
         made = []
-        for name, domain, folder, split in wanted:
-            source = read_source(
-                folder,
-                "voc",
-                classes=classes or diverse_weather.CLASSES,
-                rename=options.map,
-                drop=options.drop,
-                splits=(split,),
-                domain=options.domain or domain,
-            )
+        for name, split, source in chosen:
             finished = pack_source(source, replace(options, out=options.out / name, split=(split,)), name)
-            if (
-                finished and not (options.root / "world.json").exists()
-            ):  # the sample world has only the folders in common
+            # The sample world has only the folders in common with the benchmark.
+            if finished and not (options.root / "world.json").exists():
                 compare_with_published(options.out / name, name)
             made += finished
         return made
@@ -220,14 +218,19 @@ def pack(options: PackOptions) -> list[Path]:
         splits=options.split,
         domain=options.domain,
     )
+    check_source(source, options)
     return pack_source(source, options, options.out.resolve().name)
+
+
+def check_source(source: Source, options: PackOptions) -> None:
+    what = f"{source.root} (of which annotations and picture headers were read; decoding may find more)"
+    check_allowed(source.problems, options.allow_bad, what)
+    if not source.samples:
+        raise ValueError(f"{source.root}: no image is left to pack")
 
 
 def pack_source(source: Source, options: PackOptions, name: str) -> list[Path]:
     out = options.out
-    check_allowed(source.problems, options.allow_bad, f"{source.root}")
-    if not source.samples:
-        raise ValueError(f"{source.root}: no image is left to pack")
     jobs, fingerprint = plan_shards(source, options)
     if (out / "dataset.json").exists():
         check_same(out, fingerprint)
