@@ -22,6 +22,7 @@ from xml.etree import ElementTree
 import cv2
 
 from pipeline.console import Progress, run_entry, say
+from pipeline.workers import end_with_parent
 from pipeline.world_picture import LabelledObject, draw_picture
 from pipeline.world_traffic import CLASSES
 from pipeline.world_weather import DOMAINS
@@ -124,6 +125,7 @@ def picture_name(domain: str, split: str, number: int) -> str:
 def leave_interrupts() -> None:
     """A worker finishes the picture it draws when the user presses Ctrl-C; the caller stops handing out more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def check_same_world(out: Path, settings: dict) -> None:
@@ -131,8 +133,8 @@ def check_same_world(out: Path, settings: dict) -> None:
     path = out / "world.json"
     if path.exists():
         try:
-            found = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+            found = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: not readable as JSON ({error}); remove {out} and run again") from error
         if found != settings:
             changed = ", ".join(
