@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 
@@ -22,7 +22,7 @@ from pipeline.classes import nearest
 from pipeline.order import Order, Step
 from pipeline.packed import PackedDataset
 
-NAMES = ("cpu", "dali", "ffcv")
+NAMES: Final = ("cpu", "dali", "ffcv")
 
 
 class Decoder(Protocol):

@@ -132,13 +132,13 @@ def open_ffcv(
 
 class FfcvDecoder:
     def __init__(self, dataset: PackedDataset, batch_size: int, device: torch.device, threads: int):
+        import_ffcv()
         entry = dataset.info.get("beton")
         path = dataset.path / NAME
         if not entry or not path.is_file():
             raise ValueError(
                 f"{dataset.path} has no {NAME} for the loader 'ffcv'; run its pack command again with --beton"
             )
-        import_ffcv()
         try:
             sound = path.stat().st_size == entry["bytes"]
             sound = sound and structure_checksum(path, entry["head"], entry["tail"]) == entry["structure_sha256"]
