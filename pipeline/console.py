@@ -124,7 +124,7 @@ def run_entry(main: Callable[[], int | None]) -> None:
         mends = {
             errno.ENOSPC: "the disk is full: free some space and run the same command again, it continues",
             errno.EROFS: "the file system is read-only: choose another output folder",
-            errno.EACCES: "permission denied: choose a folder you may write to",
+            errno.EACCES: "permission denied: give yourself access, or choose another folder",
             errno.ENOENT: "no such file or folder",
         }
         if error.errno not in mends:

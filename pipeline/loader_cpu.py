@@ -16,9 +16,8 @@ class CpuDecoder:
     def __init__(self, dataset: PackedDataset, batch_size: int, device: torch.device, threads: int):
         self.dataset, self.batch_size, self.pin = dataset, batch_size, device.type == "cuda"
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="cpu-decode")
-        self.ahead = (
-            2 if threads > batch_size else 1
-        )  # batches in work, so that no thread waits for a batch's last image
+        # Batches in work, so that no thread waits for a batch's last image.
+        self.ahead = 2 if threads > batch_size else 1
 
     def open(self, steps: Iterator[Step]) -> Iterator[tuple[Step, torch.Tensor]]:
         waiting: deque[tuple[Step, torch.Tensor, list[Future]]] = deque()
@@ -45,11 +44,11 @@ class CpuDecoder:
         if index < 0:
             canvas_HW3[:] = 0
             return
+        data = self.dataset.jpeg(index)
         try:
-            image = decode_packed(self.dataset.jpeg(index))
+            image = decode_packed(data)
         except ValueError as error:
-            message = str(error)
-            raise ValueError(message if "record" in message else f"{self.dataset.describe(index)} {message}") from None
+            raise ValueError(f"{self.dataset.describe(index)} {error}") from None
         h, w = image.shape[:2]
         if (h, w) != tuple(self.dataset.sizes_N2[index]):
             raise ValueError(f"{self.dataset.describe(index)} is {h}x{w} where the index says another size")

@@ -80,7 +80,6 @@ class DaliDecoder:
 
     def open(self, steps: Iterator[Step]) -> Iterator[tuple[Step, torch.Tensor]]:
         self.steps = steps
-        held: deque[Any] = deque(maxlen=4)  # DALI's memory, kept while copies out of it may still run
         while True:
             try:
                 (output,) = self.pipeline.run()
@@ -95,13 +94,12 @@ class DaliDecoder:
             num_real = int((step.indices_B >= 0).sum())
             shape = (self.batch_size, *self._canvas(step), 3)
             if self.gpu:
-                tensor = output.as_tensor()
-                images = torch.from_dlpack(tensor)
+                images = torch.from_dlpack(output.as_tensor())
                 batch = torch.empty(shape, dtype=torch.uint8, device=images.device)
                 batch[:num_real].copy_(images[:num_real], non_blocking=True)
                 batch[num_real:].zero_()
-                held.append((output, tensor, images))
-                # The copy ran on this thread's stream; whoever takes the batch works on another.
+                # The copy ran on this thread's stream; whoever takes the batch works on another, and DALI's memory
+                # goes back to it with the next output.
                 torch.cuda.current_stream(images.device).synchronize()
             else:
                 batch = torch.empty(shape, dtype=torch.uint8)

@@ -244,14 +244,11 @@ class PackedDataset:
         """Read everything: every shard against its checksum, every record against its own, every picture decoded."""
         from pipeline.pixels import decode_packed
 
-        for shard in self.info["shards"]:
-            digest = hashlib.sha256()
+        for number, shard in enumerate(self.info["shards"]):
             with open(self.path / shard["file"], "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            shard_ok = digest.hexdigest() == shard["sha256"]
-            if not shard_ok:
-                for record in np.flatnonzero(self._shard_N == self.info["shards"].index(shard)):
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != shard["sha256"]:
+                for record in np.flatnonzero(self._shard_N == number):
                     self.jpeg(int(record))  # names the record, unless the damage lies between records
                 raise self._error(f"{shard['file']} is damaged (its checksum differs from dataset.json)")
         for i in track(range(len(self)), f"verifying {self.path.name}", len(self)):
