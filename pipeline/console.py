@@ -123,9 +123,12 @@ def run_entry(main: Callable[[], int | None]) -> None:
     except OSError as error:
         mends = {
             errno.ENOSPC: "the disk is full: free some space and run the same command again, it continues",
+            errno.EDQUOT: "your quota of disk space is used up: free some and run the same command again, it continues",
             errno.EROFS: "the file system is read-only: choose another output folder",
             errno.EACCES: "permission denied: give yourself access, or choose another folder",
             errno.ENOENT: "no such file or folder",
+            errno.ENOTDIR: "a file lies where a folder is needed: remove it, or choose another folder",
+            errno.EEXIST: "a file lies where a folder is needed: remove it, or choose another folder",
         }
         if error.errno not in mends:
             raise
