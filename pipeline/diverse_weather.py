@@ -87,5 +87,6 @@ def compare(name: str, num_images: int, objects: Mapping[str, int]) -> list[str]
         rows.append(("all objects", sum(objects.values()), sum(published.objects)))
     differ = [f"{label} {ours} (published {theirs})" for label, ours, theirs in rows if ours != theirs]
     if not differ:
-        return [f"{name}: all counts equal those published for the benchmark"]
+        what = "all counts equal those" if published.objects else "the number of images equals the one"
+        return [f"{name}: {what} published for the benchmark"]
     return [f"{name}: DIFFERS from the counts published for the benchmark: " + ", ".join(differ)]

@@ -22,7 +22,7 @@ import tyro
 
 from pipeline import diverse_weather
 from pipeline.annotated import relative
-from pipeline.card import build_card, report
+from pipeline.card import VERSION, build_card, report
 from pipeline.classes import split_names
 from pipeline.console import Progress, run_entry, say
 from pipeline.problems import check_allowed, problem_list
@@ -136,7 +136,7 @@ def plan_shards(source: Source, options: PackOptions) -> tuple[list[ShardJob], s
         for sample in source.samples
     ]
     per_shard = options.images_per_shard or min(512, max(16, -(-len(records) // 8)))
-    head = (1, encoding, source.classes, per_shard)
+    head = (VERSION, encoding, source.classes, per_shard)
     prints, stamps = [], []
     for record in records:
         status = os.stat(record.path)

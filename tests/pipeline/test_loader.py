@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from collections import deque
 from itertools import islice
 
 import numpy as np
@@ -277,9 +278,8 @@ def test_a_loader_that_is_forgotten_ends_its_threads(make_packed):
 
 
 def test_closing_while_another_thread_waits_ends_the_wait(make_packed):
-    loader = open_loader(make_packed(9), 4, shuffle=False, threads=1)
-    received = []
-    waiter = threading.Thread(target=lambda: received.extend(loader))
+    loader = open_loader(make_packed(9), 4, threads=1)
+    waiter = threading.Thread(target=lambda: deque(loader, maxlen=0), daemon=True)  # for ever, if nobody closed it
     waiter.start()
     loader.close()
     waiter.join(timeout=5)

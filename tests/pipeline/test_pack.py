@@ -298,6 +298,9 @@ def test_comparison_with_the_published_counts():
     (line,) = diverse_weather.compare("dusk_rainy_train", 3501, counts)
     assert line.endswith("car 34239 (published 34240), all objects 43039 (published 43040)")
     assert diverse_weather.compare("elsewhere", 1, counts) == []
+    assert diverse_weather.compare("daytime_clear_train", 19395, counts) == [
+        "daytime_clear_train: the number of images equals the one published for the benchmark"
+    ]
     assert sum(diverse_weather.PUBLISHED["daytime_clear_test"].objects) == 116785
     assert sum(diverse_weather.PUBLISHED["night_sunny_train"].objects) == 268963
     assert sum(diverse_weather.PUBLISHED["night_rainy_train"].objects) == 24175
