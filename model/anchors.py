@@ -1,7 +1,5 @@
 """Anchors of a canvas, in torchvision's order: level, row, column, shape."""
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -12,15 +10,6 @@ def make_anchors(cells_LS4: Tensor, canvas: tuple[int, int], map_sizes: tuple[tu
     cells_LS4 holds torchvision's zero-centred cell anchors of each level. The stride is canvas // map, as torchvision
     computes it: 60 and not 64 for the pooled level of a canvas 608 high.
     """
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
-        return _make_anchors(
-            cells_LS4, canvas, map_sizes
-        )  # fuses into its users; a cache would be guarded and recompile
-    with torch.inference_mode(False):  # a tensor born in inference mode could not serve training later
-        return _cached_anchors(cells_LS4, canvas, map_sizes)
-
-
-def _make_anchors(cells_LS4: Tensor, canvas: tuple[int, int], map_sizes: tuple[tuple[int, int], ...]) -> Tensor:
     levels = []
     for cells_S4, (height, width) in zip(cells_LS4, map_sizes, strict=True):
         rows_H = torch.arange(height, device=cells_S4.device, dtype=torch.float32) * (canvas[0] // height)
@@ -29,7 +18,3 @@ def _make_anchors(cells_LS4: Tensor, canvas: tuple[int, int], map_sizes: tuple[t
         shifts_HW14 = torch.stack((x_HW, y_HW, x_HW, y_HW), dim=-1)[:, :, None]
         levels.append((shifts_HW14 + cells_S4).reshape(-1, 4))
     return torch.cat(levels)
-
-
-# A run sees a handful of canvases. Tensors hash by identity: the cells of each detector and device are their own key.
-_cached_anchors = lru_cache(maxsize=64)(_make_anchors)
