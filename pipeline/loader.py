@@ -167,6 +167,7 @@ class Loader:
                 tensor.to(self._device, non_blocking=True)
                 for tensor in (batch.images_BHW3, batch.boxes_BG4, batch.labels_BG, batch.ignore_BG)
             )
+            images.record_stream(torch.cuda.current_stream(images.device))  # DALI's batches were made on another
             batch = Batch(images, batch.sizes_B2, boxes, labels, ignore, batch.ids_B, batch.epoch, batch.seed)
         self.wait_seconds += time.perf_counter() - started
         self._state = step.after

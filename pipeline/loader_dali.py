@@ -64,6 +64,8 @@ class DaliDecoder:
             start = (0.0, 0.0)
             return fn.slice(images, rel_start=start, shape=canvas, axes=(0, 1), out_of_bounds_policy="pad")
 
+        # On the default stream the copies below would wait for all the training that is queued there.
+        self.stream = torch.cuda.Stream(device_id) if gpu else None
         self.pipeline = decode()
         self.pipeline.build()
 
@@ -93,14 +95,13 @@ class DaliDecoder:
             step = self.waiting.popleft()
             num_real = int((step.indices_B >= 0).sum())
             shape = (self.batch_size, *self._canvas(step), 3)
-            if self.gpu:
-                images = torch.from_dlpack(output.as_tensor())
-                batch = torch.empty(shape, dtype=torch.uint8, device=images.device)
-                batch[:num_real].copy_(images[:num_real], non_blocking=True)
-                batch[num_real:].zero_()
-                # The copy ran on this thread's stream; whoever takes the batch works on another, and DALI's memory
-                # goes back to it with the next output.
-                torch.cuda.current_stream(images.device).synchronize()
+            if self.stream is not None:
+                with torch.cuda.stream(self.stream):
+                    images = torch.from_dlpack(output.as_tensor())
+                    batch = torch.empty(shape, dtype=torch.uint8, device=images.device)
+                    batch[:num_real].copy_(images[:num_real], non_blocking=True)
+                    batch[num_real:].zero_()
+                self.stream.synchronize()  # DALI's memory goes back to it, and another stream reads the batch
             else:
                 batch = torch.empty(shape, dtype=torch.uint8)
                 self._lay_out(batch.numpy(), output, step)
