@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,7 +37,7 @@ from pipeline.shards import (
     replace_file,
 )
 from pipeline.sources import Source, read_source
-from pipeline.workers import end_with_parent
+from pipeline.workers import deaths_explained, end_with_parent
 
 ROW_GROUP = 16384  # rows of the index; bounds the memory that reading it takes
 
@@ -161,17 +160,13 @@ def make_shards(jobs: list[ShardJob], workers: int, progress: Progress) -> None:
         for job in jobs:
             progress.advance(make_shard(job))
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker) as pool:
-        try:
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        with deaths_explained():
             for future in as_completed([pool.submit(make_shard, job) for job in jobs]):
                 progress.advance(future.result())
-        except BrokenProcessPool:
-            raise ValueError(
-                "a packing process died (killed, or out of memory?); "
-                "run the same command again to continue, with fewer --workers"
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def pack(options: PackOptions) -> list[Path]:

@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 import cv2
 
 from pipeline.console import Progress, run_entry, say
-from pipeline.workers import end_with_parent
+from pipeline.workers import deaths_explained, end_with_parent
 from pipeline.world_picture import LabelledObject, draw_picture
 from pipeline.world_traffic import CLASSES
 from pipeline.world_weather import DOMAINS
@@ -182,8 +182,9 @@ def make_sample_world(config: SampleWorld, quiet: bool = False) -> dict[str, lis
             # Fresh processes: forked ones would inherit the threads of whoever calls this.
             pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=leave_interrupts)
             try:
-                for _ in pool.map(write_picture, tasks, chunksize=2):
-                    progress.advance()
+                with deaths_explained():
+                    for _ in pool.map(write_picture, tasks, chunksize=2):
+                        progress.advance()
             finally:
                 pool.shutdown(cancel_futures=True)
     for key, names in lists.items():

@@ -1,8 +1,11 @@
-"""What a worker process does first."""
+"""Worker processes that neither outlive their parent nor leave it without a word."""
 
 import multiprocessing
 import os
 import threading
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 
 def end_with_parent() -> None:
@@ -16,3 +19,15 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+@contextmanager
+def deaths_explained() -> Iterator[None]:
+    """A pool whose process was killed ends in a sentence for the user."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise ValueError(
+            "a worker process died (killed, or out of memory?); "
+            "run the same command again to continue, with fewer --workers"
+        ) from None

@@ -183,7 +183,7 @@ def test_a_worker_that_dies_is_an_error_not_a_hang(options, monkeypatch, tmp_pat
     killer.parent.mkdir()
     killer.write_text("import os, pipeline.pixels as p\np.resize = lambda *a: os._exit(9)\n")
     monkeypatch.setenv("PYTHONPATH", str(killer.parent))
-    with pytest.raises(ValueError, match=r"a packing process died.*run the same command again"):
+    with pytest.raises(ValueError, match=r"a worker process died.*run the same command again"):
         pack(replace(options, workers=2))
     monkeypatch.delenv("PYTHONPATH")
     pack(options)
