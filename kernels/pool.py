@@ -89,7 +89,7 @@ class Pool:
             start = int(record["start"])
             self.values_M[start : start + int(np.prod(shape))] = values
 
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as workers:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
             list(workers.map(make, range(len(self._makers))))
 
     def _plan(self, name: str, severity: int) -> tuple[Callable, float, list[tuple[int, int, int]], bool, int]:

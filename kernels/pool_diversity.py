@@ -80,6 +80,8 @@ def main(
     corruptions: tuple[str, ...] = MASKED,
     seed: int = 0,
 ) -> None:
+    if count < 2:
+        raise ValueError(f"pool_diversity: got count {count}; it compares masks with each other, so give 2 or more")
     for name in corruptions:
         for severity in severities if name != "frost" else severities[:1]:
             random = np.random.default_rng([seed, INDEX[name], severity])

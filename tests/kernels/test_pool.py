@@ -6,7 +6,7 @@ from imagecorruptions import corruptions as reference
 from PIL import Image
 from scipy.stats import ks_2samp
 
-from kernels import fog, frost, snow, spatter
+from kernels import fog, frost, pool_diversity, snow, spatter
 from kernels.pool import MASKED, Pool
 from kernels.severity import INDEX
 from kernels.task import ROW
@@ -249,3 +249,16 @@ def test_fog_of_small_images_is_as_coarse_as_the_references():
         [np.abs(np.diff(fog.plasma_map(64, 1.7, random.uniform)[:40, :60], axis=1)).mean() for _ in range(count)]
     )
     assert ours.mean() == pytest.approx(theirs.mean(), rel=0.1)
+
+
+def test_diversity_by_hand(capsys):
+    """Two equal masks and their negative: correlations 1 and -1, one twin among three pairs."""
+    masks = np.array([[0.0, 1, 0, 1], [0, 1, 0, 1], [1, 0, 1, 0]])
+    np.testing.assert_allclose(pool_diversity.correlations(masks), [[0, 1, -1], [1, 0, -1], [-1, -1, 0]], atol=1e-12)
+    assert "twins  33.333 %" in pool_diversity.summary(masks * [[1], [2], [3]], masks * [[3], [2], [1]])
+    pool_diversity.main(count=3, height=40, width=56, sizes=(2,), severities=(3,), corruptions=MASKED)
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[::2]] == [
+        f"{name} 3" for name in MASKED
+    ]
+    with pytest.raises(ValueError, match="2 or more"):
+        pool_diversity.main(count=1)
