@@ -34,6 +34,8 @@ def _open(file: BinaryIO) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(file, formats=FORMATS)
+            # MPO is a camera's JPEG with a second view behind it.
+            several = image.format != "MPO" and getattr(image, "n_frames", 1) != 1
     except Image.DecompressionBombError:
         raise ValueError(f"has more than {MAX_PIXELS // 10**6} megapixels") from None
     except UnidentifiedImageError:
@@ -42,8 +44,7 @@ def _open(file: BinaryIO) -> Image.Image:
         raise ValueError(f"has a damaged header ({error})") from None
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"is {image.width}x{image.height}, more than {MAX_PIXELS // 10**6} megapixels")
-    # MPO is a camera's JPEG with a second view behind it.
-    if image.format != "MPO" and getattr(image, "n_frames", 1) != 1:
+    if several:
         raise ValueError("holds more than one picture; expected one")
     return image
 

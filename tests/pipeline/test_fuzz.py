@@ -16,10 +16,12 @@ import signal
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import pixels
 from pipeline.loader import open_loader
@@ -333,6 +335,27 @@ def test_mutated_files(world, target):
                 raise
     finally:
         path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP", "BMP", "PPM", "MPO"])
+def test_mutated_pictures_of_other_formats(format):
+    colours = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
+    first, second = map(Image.fromarray, colours)
+    sink, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    # Frames after the first and EXIF where the format has them: their structures are parsed as well.
+    more = {"save_all": True, "append_images": [second]} if format in ("TIFF", "MPO") else {}
+    first.save(sink, format, **more, **({"exif": exif} if format in ("PNG", "WEBP") else {}))
+    for number in range(COUNT // 10):
+        data = mutate(sink.getvalue(), random.Random(f"{format} {number}"))
+        for read_picture in (lambda data: pixels.read_size(io.BytesIO(data)), pixels.decode_rgb):
+            try:
+                within(20, partial(read_picture, data))
+            except ValueError as error:
+                check_message(error)
+            except BaseException as error:
+                error.add_note(f"mutation {number}: {data!r}")
+                raise
 
 
 @pytest.mark.skipif(not REAL, reason="FAIRWEATHER_FUZZ_DATA names no real datasets")
