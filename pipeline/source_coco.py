@@ -80,9 +80,10 @@ def read_images(
             number = whole(value.get("id"), "id")
             where += f" id {number}"
             if number in known or number in images:
+                what = "occurs twice" if number in known else "belongs to another split too: pack the splits apart"
                 images.pop(number, None)  # which of the two the annotations mean is unknown
                 known.add(number)
-                raise ValueError(f"the id {number} occurs twice (both images are left out)")
+                raise ValueError(f"the id {number} {what} (both images are left out)")
             known.add(number)
             picture = find_picture(root, path, split, value.get("file_name"))
             taken[picture] += 1

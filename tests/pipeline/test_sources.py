@@ -365,6 +365,15 @@ def test_coco_faults_of_images(make_coco):
     assert [sample.id for sample in source.samples] == [3, 4]
 
 
+def test_coco_ids_that_start_again_in_every_split(make_coco):
+    root = make_coco({1: (9, 9)}, [])
+    folder = root / "annotations"
+    (folder / "instances_val.json").write_text((folder / "instances_train.json").read_text())
+    source = read(root, splits=("all",))
+    assert source.samples == []
+    assert "the id 1 belongs to another split too: pack the splits apart" in problems(source)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
