@@ -1,10 +1,11 @@
 """One training step. Read this first.
 
-    batch --views--> clean view ----teacher, frozen--> its maps ---.
-                 \\-> student's view --student--> maps --losses-----+--> weighted sum --> gradient --> optimizer
+    views -+-> clean view ----teacher, frozen--> its maps ---.
+           \\-> student's view --student--> maps --losses-----+--> weighted sum --> gradient --> optimizer
 
 `Learner` is what torch.compile makes one graph of and what DDP wraps. Nothing here waits for a GPU: a loss that is
-not finite is noticed on the device and makes the optimizer skip the step, and the host reads about it later.
+not finite is noticed on the device and leaves the student as it was, and the host reads about it later. Views come
+ready from train/ahead.py, which makes the next step's while this one trains.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.detector import Detector
-from pipeline.batch import Batch, Views
+from pipeline.batch import Views
 from train.distill import CdFkd
 from train.losses import DETECTION_TERMS, weigh
 from train.optimizer import Ema, Optimizer, clip_gradient
@@ -69,29 +70,31 @@ class Teacher:
 
 
 class Step:
-    """Everything one step needs; calling it with a batch makes one step."""
+    """Everything one step needs; calling it with views makes one step."""
 
     def __init__(
         self,
-        make_views: Callable[[Batch, int], Views],
         learner: Callable[[Views, tuple[Tensor, ...]], tuple[Tensor, Tensor]],  # a Learner, compiled or in DDP
         teacher: Callable[[Views], tuple[Tensor, ...]] | None,
         parameters: dict[str, nn.Parameter],
+        statistics: list[Tensor],  # of batch norms that are trained; none where norm is frozen
         optimizer: Optimizer,
         ema: Ema | None,
         window: Window,
         clip_norm: float,
     ):
-        self.make_views, self.learner, self.teacher, self.parameters = make_views, learner, teacher, parameters
+        self.learner, self.teacher, self.parameters, self.statistics = learner, teacher, parameters, statistics
         self.optimizer, self.ema, self.window, self.clip_norm = optimizer, ema, window, clip_norm
 
-    def __call__(self, batch: Batch, step: int, rate: float, stop: bool = False) -> None:
-        views = self.make_views(batch, step)
+    def __call__(self, views: Views, step: int, rate: float, stop: bool = False) -> None:
+        statistics = [each.clone() for each in self.statistics]
         teacher_maps = self.teacher(views) if self.teacher is not None else ()
         total, scalars_T = self.learner(views, teacher_maps)
         total.backward()
         norm = clip_gradient(list(self.parameters.values()), self.clip_norm)
-        skip = self.window.record(step, torch.cat([scalars_T, norm[None]]), batch.ids_B, stop)
+        skip = self.window.record(step, torch.cat([scalars_T, norm[None]]), views.ids_B, stop)
         self.optimizer.step(rate, skip)
+        for each, before in zip(self.statistics, statistics, strict=True):
+            each.copy_(torch.where(skip > 0, before, each))
         if self.ema is not None:
             self.ema.update(self.parameters, step)

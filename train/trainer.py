@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from eval.light import source_ap
 from model.detector import Detector
@@ -16,6 +17,7 @@ from model.weights import load_detector, save_detector
 from pipeline.console import Progress, say
 from pipeline.loader import open_loader
 from train import load, logs
+from train.ahead import views_ahead
 from train.checkpoint import Checkpoints, read_state
 from train.config import Config
 from train.distributed import World
@@ -41,27 +43,23 @@ class Trainer:
         self.window = Window((*learner.names(), "gradient_norm"), config.log_every, world.device)
 
         self.step = self.last_read = 0
-        place = self.resume()
+        self.place = self.resume()
         self.loader = open_loader(
             self.data, config.batch_size // world.size, device=str(world.device), name=config.loader.name,
             seed=config.seed, rank=world.rank, world=world.size, threads=config.loader.threads,
-            epoch=place["epoch"], cursor=place["cursor"],
+            epoch=self.place["epoch"], cursor=self.place["cursor"],
         )  # fmt: skip
         self.total = config.steps or max(1, round(config.epochs * self.loader.batches_per_epoch))
         self.rate = scaled_rate(config.optimizer, config.batch_size)
-        make_views = load.make_views(config, world)
-        num_canvases = sum(len(make_views.student_canvases(canvas)) for canvas in self.data.canvases.values())
+        self.maker = load.make_views(config, world)
+        num_canvases = sum(len(self.maker.student_canvases(canvas)) for canvas in self.data.canvases.values())
         wrapped, look = load.wrap(config, world, learner, self.teacher, num_canvases)
+        norms = [module for module in self.student.modules() if isinstance(module, nn.BatchNorm2d)]
+        statistics = [buffer for norm in norms for buffer in norm.buffers()]
         self.one_step = Step(
-            make_views,
-            wrapped,
-            look,
-            self.parameters,
-            self.optimizer,
-            self.ema,
-            self.window,
+            wrapped, look, self.parameters, statistics, self.optimizer, self.ema, self.window,
             config.optimizer.clip_norm,
-        )
+        )  # fmt: skip
         self.stopping = False
         if world.first:
             self.describe()
@@ -141,11 +139,13 @@ class Trainer:
                 self.profiler() as profiler,
             ):
                 self.restart_clock()
-                batches = iter(self.loader)
-                while self.step < self.total and code == 0:
-                    self.one_step(next(batches), self.step, self.rate_at(self.step), self.stopping)
+                for views, place in views_ahead(self.loader, self.maker, range(self.step, self.total)):
+                    self.place = place
+                    self.one_step(views, self.step, self.rate_at(self.step), self.stopping)
                     self.step += 1
                     code = self.after_step(log)
+                    if code:
+                        break
                     if profiler is not None:
                         profiler.step()
                         if profiler.step_num == PROFILED_STEPS[1]:
@@ -161,6 +161,8 @@ class Trainer:
         if not self.config.profile:
             return nullcontext()
         first, last = PROFILED_STEPS
+        if self.total - self.step < last:
+            raise ValueError(f"--profile traces steps {first} to {last}, but only {self.total - self.step} are left")
         path = self.config.out / f"trace-rank{self.world.rank}.json"
 
         def write(profile: torch.profiler.profile) -> None:
@@ -282,7 +284,7 @@ class Trainer:
             "step": self.step,
             "last_read": self.last_read,
             "in_a_row": self.window.in_a_row,
-            "place": self.loader.state_dict(),
+            "place": self.place,
             "score": None if score is None else score["AP50"],
             "finished": self.step == self.total,
             "ranks": self.world.size,
