@@ -5,7 +5,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,6 +117,7 @@ class Config:
     """Write a trace of steps 10 to 15 into the run directory and stop after them."""
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed", "0 or more", self.seed)
         require(self.batch_size > 0, "batch_size", "at least 1", self.batch_size)
         require(self.epochs >= 0, "epochs", "0 or more", self.epochs)
         require(self.steps >= 0, "steps", "0 or more", self.steps)
@@ -151,16 +152,27 @@ def from_json(kind: Any, value: Any, where: str = "config") -> Any:
     (kind,) = [option for option in options if option is not type(None)]
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} must hold the fields of {kind.__name__}, got {value!r}")
+        needed = [field.name for field in dataclasses.fields(kind) if field.default is MISSING is field.default_factory]
+        if missing := [name for name in needed if name not in value]:
+            raise ValueError(f"{where} lacks {missing}; give the config.json of a run directory")
         if unknown := sorted(set(value) - set(hints)):
             raise ValueError(f"{where} has {unknown}, which this version of {kind.__name__} does not know")
         return kind(**{name: from_json(hints[name], item, f"{where}.{name}") for name, item in value.items()})
     if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{where} must be a list, got {value!r}")
         inner = typing.get_args(kind)
         kinds = [inner[0]] * len(value) if inner[1:] == (Ellipsis,) else inner
         return tuple(from_json(a, b, where) for a, b in zip(kinds, value, strict=True))
-    if kind in (Path, float):
-        return kind(value)
-    return value
+    if typing.get_origin(kind) is Literal:
+        right, allowed = value in typing.get_args(kind), f"one of {', '.join(typing.get_args(kind))}"
+    else:
+        right, allowed = isinstance(value, {Path: str, float: (int, float)}.get(kind, kind)), f"of type {kind.__name__}"
+    if not right:
+        raise ValueError(f"{where} must be {allowed}, got {value!r}")
+    return kind(value) if kind in (Path, float) else value
 
 
 # Changing these on an existing run changes neither what is trained nor what its files mean. The data may move: its

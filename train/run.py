@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tyro
 
+from pipeline.classes import nearest
 from pipeline.console import describe_hardware, run_entry, say
 from train import distributed
 from train.checkpoint import Checkpoints, lock, read_state, write_json
@@ -18,23 +19,43 @@ from train.config import Config, differences, from_json, to_json
 from train.distributed import World
 from train.recipes import RECIPES
 
-DESCRIPTION = """Train a detector on clear-day images so that it works at night, in rain and in fog.
+HELP = """usage: python -m train.run RECIPE --data DIR --out runs/NAME [--teacher runs/TEACHER] [options]
 
-Two phases: a teacher_* recipe first, then cdfkd_* with --teacher. `python -m train.run RECIPE --help` lists every
-option of a recipe with its default. A config.json of an earlier run may stand in the place of RECIPE. Run the same
-command again to continue an interrupted run."""
+Train a detector on clear-day images so that it works at night, in rain and in fog. Two phases: a teacher recipe
+first, then a cdfkd recipe with --teacher. The same command continues an interrupted run.
+
+recipes:
+{recipes}
+
+`python -m train.run RECIPE --help` lists every option of a recipe with its default. The config.json of an earlier
+run may stand in the place of RECIPE and repeats that run."""
 
 
 def read_command(arguments: list[str]) -> Config:
     """A recipe's or a config file's values, overridden by options."""
-    if arguments and arguments[0].endswith(".json"):
-        path = Path(arguments[0])
-        default = from_json(Config, json.loads(path.read_text()), str(path))
-        return tyro.cli(Config, default=default, args=arguments[1:], prog=f"train.run {path}")
-    recipes = {name: (description, make()) for name, (description, make) in RECIPES.items()}
-    return tyro.extras.overridable_config_cli(
-        recipes, args=arguments, prog="python -m train.run", description=DESCRIPTION
-    )
+    name = arguments[0] if arguments else ""
+    if name in ("", "-h", "--help"):
+        print(HELP.format(recipes="\n".join(f"  {key:<20}{text}" for key, (text, _) in RECIPES.items())))
+        sys.exit(0 if name else 2)
+    if name.endswith(".json"):
+        description, default = f"The run of {name}", read_config(Path(name))
+    elif name in RECIPES:
+        description, make = RECIPES[name]
+        default = make()
+    else:
+        raise ValueError(f"no recipe {name!r}{nearest(name, RECIPES)}; python -m train.run --help lists them")
+    # What the recipe leaves out, such as distillation, has no options at all: giving one is an error.
+    no_choices = (tyro.conf.AvoidSubcommands,)
+    prog = f"python -m train.run {name}"
+    return tyro.cli(Config, default=default, args=arguments[1:], prog=prog, description=description, config=no_choices)
+
+
+def read_config(path: Path) -> Config:
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); give the config.json of a run directory") from None
+    return from_json(Config, values, str(path))
 
 
 def open_run(config: Config) -> Checkpoints:

@@ -58,7 +58,6 @@ def test_any_field_is_overridden_on_the_command_line():
     ("arguments", "told"),
     [
         (["cdfkd_r101", *NEEDED, "--teacher", "t", "--optimizer.learnin-rate", "1"], "--optimizer.learning-rate"),
-        (["cdfkd_r10", *NEEDED], "cdfkd_r101"),
         (["plain_r50", *NEEDED, "--distill.alpha", "2"], "distill.alpha"),
         (["cdfkd_r101", *NEEDED], "--teacher"),
         (["teacher_small", "--data", "d"], "--out"),
@@ -73,9 +72,16 @@ def test_unknown_or_unused_options_are_errors_that_name_what_was_meant(arguments
     assert told in printed.err + printed.out
 
 
-def test_help_lists_recipes_and_fields(capsys):
-    with pytest.raises(SystemExit):
-        read_command(["--help"])
+def test_an_unknown_recipe_is_an_error_that_names_the_nearest():
+    with pytest.raises(ValueError, match=r"no recipe 'cdfkd_r10' \(nearest: cdfkd_r101\)"):
+        read_command(["cdfkd_r10", *NEEDED])
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), ([], 2)])
+def test_help_lists_recipes_and_fields(arguments, code, capsys):
+    with pytest.raises(SystemExit) as ended:
+        read_command(arguments)
+    assert ended.value.code == code
     text = capsys.readouterr().out
     assert all(name in text for name in RECIPES)
     with pytest.raises(SystemExit):
@@ -92,6 +98,24 @@ def test_a_config_file_with_an_unknown_field_is_an_error():
         from_json(Config, values)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{not json", r"run.json is not JSON"),
+        ("[]", r"run.json must hold the fields of Config, got \[\]"),
+        ("{}", r"run.json lacks \['data', 'out'\]"),
+        ('{"data": "d", "out": "o", "batch_size": "four"}', r"run.json.batch_size must be of type int, got 'four'"),
+        ('{"data": "d", "out": "o", "device": "tpu"}', r"run.json.device must be one of auto, cuda, cpu, got 'tpu'"),
+        ('{"data": "d", "out": "o", "views": {"severities": 3}}', r"run.json.views.severities must be a list, got 3"),
+    ],
+)
+def test_a_damaged_config_file_is_an_error_that_names_the_place(text, told, tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=told):
+        read_command([str(path)])
+
+
 def test_differences_name_the_field_and_both_values():
     config = replace(RECIPES["cdfkd_small"][1](), data=Path("d"), out=Path("o"), teacher=Path("t"))
     other = replace(config, seed=4, out=Path("p"), save_every=7, distill=replace(config.distill, alpha=0.5))
@@ -102,7 +126,16 @@ def test_differences_name_the_field_and_both_values():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch_size": 0}, {"epochs": 0.0}, {"steps": 5}, {"epochs": -1.0}, {"log_every": 0}, {"max_skipped": -1}]
+    "wrong",
+    [
+        {"batch_size": 0},
+        {"seed": -1},
+        {"epochs": 0.0},
+        {"steps": 5},
+        {"epochs": -1.0},
+        {"log_every": 0},
+        {"max_skipped": -1},
+    ],
 )
 def test_senseless_values_are_errors_that_name_the_option(wrong):
     config = replace(RECIPES["plain_r50"][1](), data=Path("d"), out=Path("o"))
