@@ -102,7 +102,7 @@ def bench_types(options: Options, image: np.ndarray) -> dict[str, dict]:
         tensor = tensor.cuda()
 
     def ours(name: str, level: int) -> Any:
-        result = kernels.corrupt(tensor if on_gpu else image, level, name)
+        result = kernels.corrupt(tensor if on_gpu else image, level, name, threads=options.threads)
         if on_gpu:
             torch.cuda.synchronize()
         return result
@@ -219,9 +219,8 @@ def count_launches(function: Callable[[], Any]) -> int:
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         function()
         torch.cuda.synchronize()
-    return sum(
-        1 for event in profiler.events() if "memcpy" not in event.name.lower() and "memset" not in event.name.lower()
-    )
+    ran = [event.name.lower() for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return sum(1 for name in ran if "memcpy" not in name and "memset" not in name)
 
 
 COLD = """

@@ -11,6 +11,7 @@ from kernels.jit import compiled
 
 # A value that is a whole number in exact arithmetic must not be truncated to the one below it.
 TINY = 1 / 512
+LARGEST_AREA = (2**32 - 1) // 255  # pixels of an image: the sum of a channel fits 32 bits
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""The CPU driver: images over threads, the stages of one image after the other.
+"""The CPU driver: images over threads, or the rows of one image; the stages of an image one after the other.
 
 The compiled stages release the GIL, so plain Python threads run them side by side; no OpenMP, which would not survive
 a fork, and no second thread pool beside torch's.
@@ -13,10 +13,10 @@ from functools import lru_cache
 import numpy as np
 
 from kernels import color, noise, resize
-from kernels.jpeg import LINE
+from kernels.jpeg import BLOCK, LINE
 from kernels.parameters import Table
 from kernels.severity import ALL, NONE
-from kernels.stages import CPU_STAGES, NEED_STATISTICS
+from kernels.stages import CPU_STAGES, NEED_STATISTICS, WHOLE_STAGES
 from kernels.task import Task
 
 
@@ -61,7 +61,16 @@ class Workspaces:
                 idle.append(workspace)
 
 
-def corrupt_image(source_HX: np.ndarray, target_HX: np.ndarray, row, extra_E, pool_M, workspace: Workspace) -> None:
+def corrupt_image(
+    source_HX: np.ndarray,
+    target_HX: np.ndarray,
+    row: np.void,
+    extra_E: np.ndarray,
+    pool_M: np.ndarray,
+    workspace: Workspace,
+    threads: int = 1,
+    executor: ThreadPoolExecutor | None = None,
+) -> None:
     """target = corrupted source, inside the row's valid region; the rest of target is left alone."""
     name, height, width = ALL[row["corruption"]], int(row["height"]), int(row["width"])
     if name in NEED_STATISTICS:
@@ -80,8 +89,22 @@ def corrupt_image(source_HX: np.ndarray, target_HX: np.ndarray, row, extra_E, po
         origin_y=0,
         origin_x=0,
     )
+    if executor is None:
+        for stage in CPU_STAGES[name]:
+            stage(task, 0, height, 0, width)
+        return
+    # Each thread takes one run of rows, of whole JPEG blocks; the caller's thread takes the first.
+    tops = [min(-(-height * thread // (threads * BLOCK)) * BLOCK, height) for thread in range(threads + 1)]
+    tasks = [task, *(task._replace(line=np.empty_like(task.line)) for _ in range(threads - 1))]
     for stage in CPU_STAGES[name]:
-        stage(task, 0, height, 0, width)
+        if stage in WHOLE_STAGES:
+            stage(task, 0, height, 0, width)
+            continue
+        shares = list(zip(tasks, tops, tops[1:], strict=False))[1:]
+        others = [executor.submit(stage, part, top, end, 0, width) for part, top, end in shares]
+        stage(task, 0, tops[1], 0, width)
+        for other in others:
+            other.result()  # raises what the thread raised
 
 
 def make_views(

@@ -9,8 +9,10 @@
     finish (two)    the last stage of each type into a tile in shared memory; from there shrink, normalise, store
     teacher, boxes  the clean view; both networks' boxes
 
-At most eleven launches. Nothing of a type is written here; `steps.py` looks
-it up. Everything is float32.
+At most eleven launches. Nothing of a type is written here; `steps.py` looks it up. Everything is float32.
+
+Kernels that differ little come from one function each, which closes over numbers only (a step's, an output type's):
+Numba's cache on disk knows a closure by what it closes over, and a compiled function would look new in every process.
 """
 
 import numpy as np
@@ -92,7 +94,7 @@ def jpeg_blocks(images_BHX, a_BHX, b_BHX, rows_B, extra_BE, statistics_B4, shots
     jpeg.blocks(task, y, min(y + jpeg.BLOCK, row.height), x, min(x + jpeg.BLOCK, row.width))
 
 
-def make_step(step):
+def make_step(number):
     @cuda_compiled
     def launch(images_BHX, a_BHX, b_BHX, rows_B, extra_BE, statistics_B4, shots, pool_M):
         x = cuda.blockIdx.x * BLOCK_X + cuda.threadIdx.x
@@ -104,15 +106,22 @@ def make_step(step):
             return
         source, a, scratch, extra, sums = images_BHX[b], a_BHX[b], b_BHX[b], extra_BE[b], statistics_B4[b]
         task = Task(source, source, a, scratch, line, row, extra, sums, shots, pool_M, 0, 0)
-        step(task, y, x)
+        if number == 1:
+            steps.step_1(task, y, x)
+        elif number == 2:
+            steps.step_2(task, y, x)
+        elif number == 3:
+            steps.step_3(task, y, x)
+        else:
+            steps.step_4(task, y, x)
 
     return launch
 
 
-STEP_KERNELS = tuple(make_step(step) for step in (steps.step_1, steps.step_2, steps.step_3, steps.step_4))
+STEP_KERNELS = tuple(make_step(number) for number in (1, 2, 3, 4))
 
 
-def make_corrupted(last_step, heavy):
+def make_corrupted(heavy):
     @cuda_compiled
     def corrupted(images_BHX, a_BHX, b_BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_BHX):
         """The last stage straight to uint8 pixels, for `kernels.corrupt`."""
@@ -125,30 +134,31 @@ def make_corrupted(last_step, heavy):
             return
         source, a, scratch, extra, sums = images_BHX[b], a_BHX[b], b_BHX[b], extra_BE[b], statistics_B4[b]
         task = Task(source, out_BHX[b], a, scratch, line, row, extra, sums, shots, pool_M, 0, 0)
-        last_step(task, y, x)
+        if heavy:
+            steps.last_of_heavy(task, y, x)
+        else:
+            steps.last_of_others(task, y, x)
 
     return corrupted
 
 
-@compiled
-def store_float32(out, b, y, i, value):
-    out[b, y, i] = value
+FLOAT32, FLOAT16, BFLOAT16 = 0, 1, 2
 
 
 @compiled
-def store_float16(out, b, y, i, value):
-    out[b, y, i] = np.float16(value)
+def store(out, b, y, i, value, kind):
+    """out[b, y, i] = value. bfloat16: the upper 16 bits, rounded to nearest, halves to even; out is seen as uint16."""
+    if kind == BFLOAT16:
+        pattern = np.float32(value).view(np.uint32)
+        odd = uint32(uint32(pattern >> uint32(16)) & uint32(1))
+        out[b, y, i] = uint16(uint32(uint32(pattern + uint32(uint32(0x7FFF) + odd)) >> uint32(16)))
+    elif kind == FLOAT16:
+        out[b, y, i] = np.float16(value)
+    else:
+        out[b, y, i] = value
 
 
-@compiled
-def store_bfloat16(out, b, y, i, value):
-    """The upper 16 bits, rounded to nearest, halves to even; out is seen as uint16."""
-    pattern = np.float32(value).view(np.uint32)
-    odd = uint32(uint32(pattern >> uint32(16)) & uint32(1))
-    out[b, y, i] = uint16(uint32(uint32(pattern + uint32(uint32(0x7FFF) + odd)) >> uint32(16)))
-
-
-def make_finish(store, last_step, heavy):
+def make_finish(kind, heavy):
     @cuda_compiled
     def finish(
         images_BHX, a_BHX, b_BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_Bhx, num_rows, num_columns
@@ -171,7 +181,10 @@ def make_finish(store, last_step, heavy):
             source, a, scratch, extra, sums = images_BHX[b], a_BHX[b], b_BHX[b], extra_BE[b], statistics_B4[b]
             task = Task(source, tile, a, scratch, line, row, extra, sums, shots, pool_M, first_y, first_x)
             for k in range(thread, (end_y - first_y) * columns, THREADS):
-                last_step(task, first_y + k // columns, first_x + k % columns)
+                if heavy:
+                    steps.last_of_heavy(task, first_y + k // columns, first_x + k % columns)
+                else:
+                    steps.last_of_others(task, first_y + k // columns, first_x + k % columns)
         cuda.syncthreads()
         for k in range(thread, num_rows * num_columns, THREADS):
             y, x = top + k // num_columns, left + k % num_columns
@@ -181,17 +194,17 @@ def make_finish(store, last_step, heavy):
                         tile, y, x, scale_y, scale_x, height, width, first_y, first_x
                     )
                     at = 3 * (small_width - 1 - x) if row.flip else 3 * x
-                    store(out_Bhx, b, y, at, resize.normalise(red, 0))
-                    store(out_Bhx, b, y, at + 1, resize.normalise(green, 1))
-                    store(out_Bhx, b, y, at + 2, resize.normalise(blue, 2))
+                    store(out_Bhx, b, y, at, resize.normalise(red, 0), kind)
+                    store(out_Bhx, b, y, at + 1, resize.normalise(green, 1), kind)
+                    store(out_Bhx, b, y, at + 2, resize.normalise(blue, 2), kind)
                 else:
                     for c in range(3):
-                        store(out_Bhx, b, y, 3 * x + c, float32(0))
+                        store(out_Bhx, b, y, 3 * x + c, float32(0), kind)
 
     return finish
 
 
-def make_teacher(store):
+def make_teacher(kind):
     @cuda_compiled
     def teacher(images_BHX, rows_B, out_BHX):
         x = cuda.blockIdx.x * BLOCK_X + cuda.threadIdx.x
@@ -206,17 +219,16 @@ def make_teacher(store):
             value = float32(0)
             if inside:
                 value = resize.normalise(float32(images_BHX[b, uint64(y), uint64(at + c)]), c)
-            store(out_BHX, b, y, 3 * x + c, value)
+            store(out_BHX, b, y, 3 * x + c, value, kind)
 
     return teacher
 
 
-STORES = {"float32": store_float32, "float16": store_float16, "bfloat16": store_bfloat16}
-# The types in two groups, each with its own launch.
-LAST_STEPS = ((steps.last_of_others, False), (steps.last_of_heavy, True))
-CORRUPTED = tuple(make_corrupted(*group) for group in LAST_STEPS)
-FINISH = {name: tuple(make_finish(store, *group) for group in LAST_STEPS) for name, store in STORES.items()}
-TEACHER = {name: make_teacher(store) for name, store in STORES.items()}
+KINDS = {"float32": FLOAT32, "float16": FLOAT16, "bfloat16": BFLOAT16}
+# The types in two groups, each with its own launch: False, the others; True, the heavy ones (`steps.is_heavy`).
+CORRUPTED = (make_corrupted(False), make_corrupted(True))
+FINISH = {name: (make_finish(kind, False), make_finish(kind, True)) for name, kind in KINDS.items()}
+TEACHER = {name: make_teacher(kind) for name, kind in KINDS.items()}
 
 
 @cuda_compiled

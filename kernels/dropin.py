@@ -1,11 +1,13 @@
 """`corrupt`: one image, one corruption, the way `imagecorruptions.corrupt` is called, with a seed."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from kernels import cpu, parameters, rng
+from kernels import color, cpu, parameters, rng
 from kernels.pool import Pool
 from kernels.severity import ALL, check_name, check_severity
 from kernels.stages import NEED_MASK
@@ -19,18 +21,26 @@ def _pool(name: str, level: int, height: int, width: int) -> Pool:
     return Pool((height, width), (name,), (level,), size=POOL_MASKS)
 
 
+@lru_cache(maxsize=4)
+def _executor(threads: int, _process: int) -> ThreadPoolExecutor:
+    """One for each process: threads do not survive a fork."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="corrupt")
+
+
 def corrupt(
     image: Any,
     severity: int = 1,
     corruption_name: str | None = None,
     corruption_number: int = -1,
     seed: int = 0,
+    threads: int = 1,
 ) -> Any:
     """The image corrupted: same size, uint8, RGB; a new array, or a tensor on the image's device.
 
     image: uint8 NumPy array or torch tensor, height x width (grey, given back as RGB) or height x width x channels (1
     or 3), of any size from 1 x 1. severity: 1 to 5. corruption_name, or corruption_number, its place in
-    `get_corruption_names("all")`. The same seed gives the same pixels, on a CPU and on a GPU.
+    `get_corruption_names("all")`. The same seed gives the same pixels, on a CPU and on a GPU. threads: how many the CPU
+    uses for the image; one is right inside a data loader's worker.
     """
     if corruption_name is None and corruption_number == -1:
         raise ValueError("corrupt: give corruption_name or corruption_number")
@@ -50,8 +60,12 @@ def corrupt(
     height, width = shape[:2]
     if height == 0 or width == 0:
         raise ValueError(f"corrupt: the image is empty, its shape is {shape}")
-    if max(height, width) > rng.LARGEST_SIDE:
-        raise ValueError(f"corrupt: at most {rng.LARGEST_SIDE} pixels a side; got {height} x {width}")
+    if max(height, width) > rng.LARGEST_SIDE or height * width > color.LARGEST_AREA:
+        raise ValueError(
+            f"corrupt: at most {rng.LARGEST_SIDE} pixels a side and {color.LARGEST_AREA} in all; got {height} x {width}"
+        )
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"corrupt: threads must be a whole number from 1; got {threads!r}")
 
     table = parameters.single_table(name, level, height, width, int(rng.image_key(int(seed), 0, 0)))
     values_M = cpu.NO_POOL
@@ -68,7 +82,9 @@ def corrupt(
     source_HX = np.require(array, requirements=["C", "W"]).reshape(height, 3 * width)
     target_HX = np.empty_like(source_HX)
     with _workspaces.borrow(height, width) as workspace:
-        cpu.corrupt_image(source_HX, target_HX, table.rows_B[0], table.extra_BE[0], values_M, workspace)
+        executor = _executor(threads, os.getpid()) if threads > 1 else None
+        row, extra_E = table.rows_B[0], table.extra_BE[0]
+        cpu.corrupt_image(source_HX, target_HX, row, extra_E, values_M, workspace, threads, executor)
     result = target_HX.reshape(height, width, 3)
     if is_array:
         return result

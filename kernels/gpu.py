@@ -5,6 +5,10 @@ Scratch, pinned tables and mask pools are kept; the views come from torch's cach
 batches hands out the same memory again.
 """
 
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,8 +18,12 @@ from torch import Tensor
 
 from kernels import cuda_kernels, steps
 from kernels.cpu import NO_POOL, shots
+from kernels.jit import config
 from kernels.jpeg import BLOCK
 from kernels.parameters import COLUMNS, Table, layout
+from kernels.severity import ALL
+
+config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # Numba would warn of every small launch, such as that of the boxes
 
 TABLES = 8  # pinned tables in turn; the host waits only if it runs this many batches ahead of the device
 TYPES: dict[torch.dtype, tuple[str, Any]] = {
@@ -33,8 +41,7 @@ class _Interface:
         self.__cuda_array_interface__ = {
             "data": (tensor.data_ptr(), False),
             "shape": shape,
-            "typestr": dtype.str,
-            "descr": dtype.descr,
+            "typestr": dtype,  # the dtype itself: the text for a record, "|V56", says nothing of its fields
             "version": 2,
         }
 
@@ -55,13 +62,21 @@ class Device:
         cuda.select_device(self.device.index)
         self.stream = torch.cuda.Stream(self.device)
         self.numba_stream = cuda.external_stream(self.stream.cuda_stream)
+        self.lock = threading.Lock()
         self.scratch: dict[tuple[int, ...], tuple[Tensor, Any, Any]] = {}
-        self.pools: dict[int, tuple[np.ndarray, Tensor, Any]] = {}
+        self.pools: dict[int, tuple[Tensor, Any]] = {}
         self.tables: dict[int, list[DeviceTable]] = {}
         self.turn = 0
         with torch.cuda.stream(self.stream):
             self.shots_tensor = torch.from_numpy(shots().view(np.int32)).to(self.device)
         self.shots = as_numba(self.shots_tensor, np.uint32, (len(shots()),))
+
+    @contextmanager
+    def queue(self) -> Iterator[None]:
+        """Everything inside goes to this device's stream, from one thread at a time: all share the scratch."""
+        with self.lock, torch.cuda.stream(self.stream):
+            cuda.select_device(self.device.index)
+            yield
 
     def table(self, num: int) -> "DeviceTable":
         """The next table for num images, free to be written."""
@@ -77,18 +92,20 @@ class Device:
         """Two float32 planes for each image."""
         shape = (num, height, 3 * width)
         if shape not in self.scratch:
-            forget_oldest(self.scratch)
+            while len(self.scratch) >= KEPT:
+                del self.scratch[next(iter(self.scratch))]
             tensor = torch.empty((2, *shape), dtype=torch.float32, device=self.device)
             self.scratch[shape] = (tensor, *(as_numba(tensor[k], np.float32, shape) for k in range(2)))
         return self.scratch[shape][1:]
 
     def pool(self, values_M: np.ndarray) -> Any:
-        """The masks on the device; copied when first seen."""
-        if id(values_M) not in self.pools:
-            forget_oldest(self.pools)
+        """The masks on the device; copied when first seen, freed with the host's."""
+        key = id(values_M)
+        if key not in self.pools:
             tensor = torch.from_numpy(values_M.view(np.int16)).to(self.device)
-            self.pools[id(values_M)] = (values_M, tensor, as_numba(tensor, np.uint16, values_M.shape))
-        return self.pools[id(values_M)][2]
+            self.pools[key] = (tensor, as_numba(tensor, np.uint16, values_M.shape))
+            weakref.finalize(values_M, self.pools.pop, key, None)
+        return self.pools[key][1]
 
 
 class DeviceTable:
@@ -128,13 +145,9 @@ SHOWN = {
     "student_sizes_B2": torch.int32,
     "ratio_B": torch.float32,
 }
-KEPT = 16  # scratch and pools of so many sizes
+KEPT = 16  # scratch of so many sizes
+HEAVY = frozenset(kind for kind in range(len(ALL)) if steps.is_heavy(kind))
 _devices: dict[torch.device, Device] = {}
-
-
-def forget_oldest(kept: dict) -> None:
-    while len(kept) >= KEPT:
-        del kept[next(iter(kept))]
 
 
 def device_of(device: torch.device) -> Device:
@@ -175,9 +188,9 @@ def launch_finish(common: tuple, rows_B: np.ndarray, out_Bhx: Any, dtype: str, s
     num_rows, num_columns = tile(rows_B)
     num, small_height, values = out_Bhx.shape
     grid = (blocks(values // 3, num_columns), blocks(small_height, num_rows), num)
-    heavy = np.isin(rows_B["corruption"], HEAVY)
-    for is_heavy, kernel in enumerate(cuda_kernels.FINISH[dtype]):
-        if (heavy == bool(is_heavy)).any():
+    kinds = set(rows_B["corruption"].tolist())
+    for needed, kernel in zip((kinds - HEAVY, kinds & HEAVY), cuda_kernels.FINISH[dtype], strict=True):
+        if needed:
             kernel[grid, cuda_kernels.THREADS, stream](*common, out_Bhx, num_rows, num_columns)
 
 
@@ -205,7 +218,7 @@ def make_views(
     dtype: torch.dtype,
     teacher: bool,
 ) -> tuple[Tensor | None, Tensor, Tensor, dict[str, Tensor]]:
-    """Queue both views on the current stream, which must be keep.stream.
+    """Queue both views, inside `keep.queue()`.
 
     Returns the teacher's and the student's images as B x H x W x 3, both networks' boxes as 2 x B x G x 4, the columns.
     """
@@ -234,16 +247,13 @@ def make_views(
     return teacher_BHW3, student_Bhw3, boxes_2BG4, table.columns()
 
 
-HEAVY = [kind for kind in range(19) if steps.is_heavy(kind)]
-
-
 def corrupt_tensor(image_HW3: Tensor, table: Table, values_M: np.ndarray) -> Tensor:
     """`kernels.corrupt` for a tensor on a GPU: the corrupted pixels as uint8, ordered before the caller's next work."""
     height, width = image_HW3.shape[:2]
     keep = device_of(image_HW3.device)
     caller = torch.cuda.current_stream(keep.device)
     keep.stream.wait_stream(caller)
-    with torch.cuda.stream(keep.stream):
+    with keep.queue():
         source = image_HW3.contiguous()
         target = torch.empty_like(source)
         device_table = keep.table(1)

@@ -48,5 +48,7 @@ CPU_STAGES = STAGES | {
     "elastic_transform": elastic.CPU_STAGES,
 }
 
+WHOLE_STAGES = (glass.shuffle_in_order,)  # must walk through the whole image: one thread does it alone
+
 NEED_STATISTICS = ("contrast", "fog")  # read task.statistics
 NEED_MASK = ("snow", "frost", "fog", "spatter")  # read task.pool

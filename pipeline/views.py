@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels import parameters, rng, severity
+from kernels import color, parameters, rng, severity
 from kernels.boxes import place_boxes
 from kernels.parameters import Table
 from kernels.pool import Pool
@@ -37,6 +37,7 @@ class ViewConfig:
     ratio_buckets: int = 4  # a batch draws one, its images a ratio inside it: that many canvases an orientation
     flip_probability: float = 0.5
     masks: int = 16  # weather masks of each kind in the pool; docs/kernels-masks.md says why so many
+    mask_epochs: int = 0  # other masks every so many epochs (making them takes a second or two); 0 keeps them
 
     def __post_init__(self) -> None:
         for name in self.corruptions:
@@ -52,6 +53,8 @@ class ViewConfig:
         for field in ("ratio_buckets", "masks"):
             if getattr(self, field) < 1:
                 raise ValueError(f"views: {field} must be at least 1; got {getattr(self, field)}")
+        if self.mask_epochs < 0:
+            raise ValueError(f"views: mask_epochs must be at least 0; got {self.mask_epochs}")
         if not self.severities:
             raise ValueError("views: severities is empty; to train without corruption set corruptions to ()")
 
@@ -121,14 +124,18 @@ class ViewMaker:
         buckets = self.config.buckets()
         return buckets[int(rng.draw(key, rng.BUCKET) * len(buckets))]
 
-    def pool(self, canvas: tuple[int, int]) -> Pool | None:
-        """The weather masks for a canvas, made when it is first seen."""
+    def pool(self, canvas: tuple[int, int], epoch: int) -> Pool | None:
+        """The weather masks for a canvas, made when it is first seen and every `mask_epochs` epochs."""
         names = tuple(name for name in self.config.corruptions if name in NEED_MASK)
         if not names:
             return None
+        config = self.config
+        generation = epoch // config.mask_epochs if config.mask_epochs else 0
         if canvas not in self.pools:
-            config = self.config
-            self.pools[canvas] = Pool(canvas, names, severities=config.severities, size=config.masks)
+            self.pools[canvas] = Pool(canvas, names, config.severities, config.masks, generation=generation)
+        elif self.pools[canvas].generation != generation:
+            del self.pools[canvas]  # before the next is made: they are large, here and on the device
+            return self.pool(canvas, epoch)
         return self.pools[canvas]
 
     def __call__(self, batch: Batch, draw: int | None = None) -> Views:
@@ -145,7 +152,7 @@ class ViewMaker:
             draw = int(rng.image_key(batch.seed, batch.epoch, int(batch.ids_B[0])) >> np.uint64(1))
         bucket = self.draw_bucket(batch.seed, draw)
         small = student_canvas((height, width), bucket[1])
-        pool = self.pool((height, width))
+        pool = self.pool((height, width), batch.epoch)
         if self.device.type == "cuda":
             return self._on_gpu(batch, bucket, small, pool)
         return StartedViews(self._on_cpu(batch, bucket, small, pool), None)
@@ -200,7 +207,7 @@ class ViewMaker:
         kept = self.kept
         caller = torch.cuda.current_stream(kept.device)
         kept.stream.wait_stream(caller)
-        with torch.cuda.stream(kept.stream):
+        with kept.queue():
             table = kept.table(len(batch.ids_B))
             self._draw(table.host, batch, bucket, pool)
             images_BHW3, boxes_BG4 = batch.images_BHW3.contiguous(), batch.boxes_BG4.contiguous()
@@ -287,8 +294,13 @@ def check(batch: Batch, device: torch.device) -> None:
         raise ValueError("views: sizes_B2 and ids_B must lie on the host; call .cpu() where the batch is made")
     if sizes.shape != (num, 2) or ids.shape != (num,):
         raise ValueError(f"views: {num} images, but sizes {tuple(sizes.shape)} and ids {tuple(ids.shape)}")
-    if max(height, width) > rng.LARGEST_SIDE:
-        raise ValueError(f"views: images can be at most {rng.LARGEST_SIDE} pixels a side; got {height} x {width}")
+    if max(height, width) > rng.LARGEST_SIDE or height * width > color.LARGEST_AREA:
+        raise ValueError(
+            f"views: images can have at most {rng.LARGEST_SIDE} pixels a side and {color.LARGEST_AREA} in all; "
+            f"got {height} x {width}"
+        )
+    if batch.boxes_BG4.dtype != torch.float32:
+        raise ValueError(f"views: boxes_BG4 must be float32; got {batch.boxes_BG4.dtype}")
     low, (most_high, most_wide) = int(sizes.min()), sizes.amax(0).tolist()
     if low < 0 or most_high > height or most_wide > width:
         raise ValueError(f"views: a size lies outside the canvas of {height} x {width}: {sizes.tolist()}")

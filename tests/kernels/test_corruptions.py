@@ -197,6 +197,15 @@ def test_seeds_differ_and_input_is_untouched(pictures):
     np.testing.assert_array_equal(picture, before)
 
 
+@pytest.mark.parametrize("name", severity.ALL)
+def test_threads_share_the_rows(name, pictures):
+    """Split anywhere, even into more shares than there are rows of JPEG blocks, the pixels are the same."""
+    for picture in (pictures["cat, odd"], pictures["least"][:9, :7]):
+        expected = kernels.corrupt(picture, 4, name, seed=2)
+        for threads in (2, 5):
+            np.testing.assert_array_equal(kernels.corrupt(picture, 4, name, seed=2, threads=threads), expected)
+
+
 def test_accepted_forms(pictures):
     picture = pictures["cat, odd"]
     expected = kernels.corrupt(picture, 2, "saturate")
@@ -223,6 +232,8 @@ def test_accepted_forms(pictures):
         (np.zeros((4, 4, 2), np.uint8), {}, "shape"),
         (np.zeros((4,), np.uint8), {}, "shape"),
         (np.zeros((1, 20000, 3), np.uint8), {}, "at most"),
+        (np.broadcast_to(np.uint8(255), (4200, 4200, 3)), {}, "in all"),
+        (np.zeros((4, 4, 3), np.uint8), {"threads": 0}, "threads"),
         ([[1, 2]], {}, "NumPy array or a torch tensor"),
         (np.zeros((4, 4, 3), np.uint8), {"severity": 0}, "severity"),
         (np.zeros((4, 4, 3), np.uint8), {"severity": 6}, "severity"),

@@ -1,5 +1,6 @@
 """The CUDA side: PTX for three generations without a GPU, the simulator's pixels, and a real GPU where there is one."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -9,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numba.cuda import api
+from numba.cuda.cudadrv import devices
+from numba.cuda.typing.typeof import typeof
 from skimage import data
 
 import kernels
-from kernels import boxes, cpu, parameters, ptx, resize, severity
+from kernels import boxes, cpu, gpu, parameters, ptx, resize, severity
 from kernels.pool import Pool
 from kernels.stages import NEED_MASK
+from kernels.task import ROW
 
 HEIGHT, WIDTH = 14, 18
 NAMES = (*severity.ALL, None)
@@ -122,6 +127,42 @@ def check_ptx(name: str, architecture: int) -> None:
     # A block of 256 threads must be launchable, and nothing may live in spilled registers.
     assert record["registers"] <= 255
     assert record["spill_bytes"] == 0
+
+
+def test_arrays_are_launched_with_the_types_that_were_compiled(monkeypatch):
+    """What `gpu.as_numba` makes of a tensor's memory must have the Numba types of `ptx.signatures`."""
+    monkeypatch.setattr(devices._runtime, "ensure_context", contextlib.nullcontext)  # there need not be a device
+    monkeypatch.setattr(api, "current_context", lambda: None)
+    memory = torch.zeros(3 * ROW.itemsize * 16, dtype=torch.uint8)
+    images, stage_rows = ptx.signatures()["teacher_float32"][1][:2]
+    sums, shots = ptx.signatures()["step_1"][1][5:7]
+    for expected, dtype, shape in (
+        (stage_rows, ROW, (3,)),
+        (images, np.uint8, (1, 2, 3)),
+        (sums, np.uint32, (3, 4)),
+        (shots, np.uint32, (5,)),
+        *((ptx.signatures()[f"teacher_{name}"][1][2], dtype, (1, 2, 3)) for name, dtype in gpu.TYPES.values()),
+    ):
+        array = gpu.as_numba(memory, dtype, shape)
+        assert typeof(array) == expected
+        assert array.gpu_data.device_ctypes_pointer.value == memory.data_ptr()
+
+
+CACHE_KEYS = """
+from types import SimpleNamespace
+from kernels import cuda_kernels, ptx
+library = SimpleNamespace(magic_tuple=lambda: ("sm_90",))
+keys = [kernel._cache._index_key(("types",), library) for kernel, _ in ptx.signatures().values()]
+assert len(set(keys)) > 10
+print(keys)
+"""
+
+
+def test_kernels_are_found_again_in_the_cache_on_disk():
+    """The cache knows a kernel by its code and what it closes over, which must look the same in every process."""
+    command = [sys.executable, "-c", CACHE_KEYS]
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert first == second
 
 
 @pytest.mark.gpu

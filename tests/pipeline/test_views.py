@@ -251,6 +251,21 @@ def test_every_type_on_a_mixed_batch(name):
         )
 
 
+def test_masks_are_made_anew_when_asked():
+    batch = make_batch([(64, 96)], ids=[3])
+    config = ViewConfig(corruptions=("spatter",), severities=(5,), masks=1, ratio_range=(1.0, 1.0))
+    kept, renewed = ViewMaker(config), ViewMaker(replace(config, mask_epochs=2))
+    masks = []
+    for epoch in (0, 1, 2, 0):
+        for maker in (kept, renewed):
+            maker(replace(batch, epoch=epoch))
+        masks.append(renewed.pools[CANVAS].values_M)
+    np.testing.assert_array_equal(masks[0], masks[1])
+    assert (masks[2] != masks[1]).any()
+    np.testing.assert_array_equal(masks[3], masks[0])  # a function of the epoch, whatever came before
+    np.testing.assert_array_equal(kept.pools[CANVAS].values_M, masks[0])
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -263,6 +278,7 @@ def test_every_type_on_a_mixed_batch(name):
         ({"flip_probability": 1.5}, "flip_probability"),
         ({"full_size_probability": -0.1}, "full_size_probability"),
         ({"ratio_buckets": 0}, "ratio_buckets"),
+        ({"mask_epochs": -1}, "mask_epochs"),
     ],
 )
 def test_bad_configurations(options, words):
@@ -279,6 +295,7 @@ def test_bad_configurations(options, words):
         ({"sizes_B2": torch.tensor([[65, 96]] * 5)}, "outside the canvas"),
         ({"sizes_B2": torch.tensor([[-1, 96]] * 5)}, "outside the canvas"),
         ({"sizes_B2": torch.tensor([[64, 96]] * 4)}, "sizes"),
+        ({"boxes_BG4": torch.zeros(5, 3, 4, dtype=torch.float64)}, "boxes_BG4"),
     ],
 )
 def test_bad_batches(change, words):
