@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from eval.files import write_json
 from eval.interchange import Detections, GroundTruth, make_ground_truth
-from eval.results import write_json
 from eval.scoring import score_domain
 from pipeline.console import describe_hardware, run_entry, say
 

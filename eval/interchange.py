@@ -4,8 +4,6 @@ Boxes here are (x, y, width, height) in float64, in pixels of the original image
 file and scoring what was written to it are the same arithmetic. Legend: N images, M objects, D detections.
 """
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eval import domains
+from eval.files import read_json, replacing
 
 if TYPE_CHECKING:
     from pipeline.packed import PackedDataset
@@ -182,8 +181,7 @@ def check_detections(detections: Detections, truth: GroundTruth, where: str) -> 
 
 def write_results(path: Path, detections: Detections) -> None:
     """COCO results JSON, one detection a line; numbers keep all their digits, so reading gives the same arrays."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w") as file:
+    with replacing(path) as temporary, temporary.open("w") as file:
         file.write("[")
         rows = zip(
             detections.image_ids_D.tolist(),
@@ -196,12 +194,11 @@ def write_results(path: Path, detections: Detections) -> None:
             file.write(",\n" if number else "\n")
             file.write(f'{{"image_id": {image_id}, "category_id": {label}, "bbox": {box}, "score": {score!r}}}')
         file.write("\n]\n")
-    os.replace(temporary, path)
 
 
 def read_results(path: Path) -> Detections:
     """Anyone's COCO results JSON."""
-    rows = _read_json(path)
+    rows = read_json(path)
     if not isinstance(rows, list):
         raise ValueError(f"{path}: COCO results are a JSON list of detections, this is a {type(rows).__name__}")
     try:
@@ -221,7 +218,7 @@ def read_results(path: Path) -> Detections:
 
 def read_ground_truth(path: Path, domain: str) -> GroundTruth:
     """COCO annotations JSON as ground truth; category ids must be 1..K, in class order."""
-    data = _read_json(path)
+    data = read_json(path)
     if not isinstance(data, dict) or not {"images", "annotations", "categories"} <= set(data):
         raise ValueError(f"{path}: COCO annotations have the keys images, annotations and categories")
     categories = sorted(data["categories"], key=lambda category: category["id"])
@@ -269,13 +266,6 @@ def ground_truth_json(truth: GroundTruth) -> dict:
     ]
     categories = [{"id": label, "name": name} for label, name in enumerate(truth.classes, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def _read_json(path: Path):
-    try:
-        return json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
 
 
 def _whole(value) -> int:

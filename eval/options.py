@@ -56,3 +56,9 @@ class EvaluationOptions:
     """Save example pictures for the report."""
     report: bool = True
     """Write report.html."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("resamples", 0), ("corruption_images", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: give {least} or more")

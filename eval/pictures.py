@@ -14,9 +14,9 @@ import numpy as np
 
 import kernels
 from eval.detect import Detect, detect_batches, evaluating, make_batch, read_image
+from eval.files import write_json
 from eval.interchange import Detections, GroundTruth, concatenate, select
 from eval.matching import FALSE, TRUE, Matches
-from eval.results import write_json
 from model.detector import Detector
 from pipeline.packed import PackedDataset
 

@@ -5,7 +5,6 @@ the original. What cannot be read is named and skipped; the exit code is then 1.
 """
 
 import glob
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ import tyro
 
 from eval.detect import make_batch
 from eval.draw import class_colour, draw_boxes
+from eval.files import read_json, write_json
 from eval.light import choose_dtype
-from eval.results import write_json
 from model.detector import Detector
 from model.weights import load_detector
 from pipeline.console import Progress, describe_hardware, run_entry, say
@@ -118,8 +117,8 @@ def find_inputs(inputs: tuple[str, ...]) -> tuple[list[tuple[Path, Path]], list[
         if not found:
             missing.append(text)
     unique: dict[Path, Path] = {}
-    for file, target in dict.fromkeys(files):
-        number = 1
+    for file, place in dict.fromkeys(files):
+        target, number = place.with_suffix(".mp4" if file.suffix.lower() in VIDEOS else ".jpg"), 1
         while (name := target if number == 1 else target.with_stem(f"{target.stem}-{number}")) in unique.values():
             number += 1
         unique[file] = name
@@ -136,7 +135,7 @@ def open_predictor(options: PredictOptions) -> Predictor:
         results = options.checkpoint / "eval" / "results.json"
         score = 0.5
         if results.is_file():
-            content = json.loads(results.read_text())
+            content = read_json(results)
             score = content["domains"][content["source"]]["best_score"]["score"]
     if not 0 <= score <= 1:
         raise ValueError(f"--score {score}: a score lies between 0 and 1")
@@ -166,7 +165,7 @@ def predict_images(predictor: Predictor, files: list[tuple[Path, Path]], options
 
     def finish() -> None:
         for (path, target, image), found in zip(waiting, predictor([item[2] for item in waiting]), strict=True):
-            place = (options.out / target).with_suffix(".jpg")
+            place = options.out / target
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(encode(np.ascontiguousarray(drawn(image, found)), 92, "4:2:0", False))
             height, width = image.shape[:2]
@@ -218,7 +217,7 @@ def batches_of_frames(video: cv2.VideoCapture, size: int) -> Iterator[list[np.nd
 def predict_video(predictor: Predictor, path: Path, target: Path, options: PredictOptions) -> dict:
     """Draw a film; its entry of predictions.json has one list of detections a frame."""
     video, total, rate = read_frames(path)
-    place = (options.out / target).with_suffix(".mp4")
+    place = options.out / target
     place.parent.mkdir(parents=True, exist_ok=True)
     writer = None
     frames: list[list[dict]] = []
@@ -259,6 +258,12 @@ def main() -> int:
     if not files:
         raise ValueError(
             f"nothing to look at: {', '.join(options.inputs) or 'no input was named'} holds no image or video"
+        )
+    originals = {path.resolve() for path, _ in files}
+    lost = [path for path in (options.out / target for _, target in files) if path.resolve() in originals]
+    if lost:
+        raise ValueError(
+            f"--out {options.out}: {lost[0]} is one of the inputs and would be lost; choose another folder"
         )
     predictor = open_predictor(options)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -9,9 +9,8 @@ RUN/eval/robustness.json            mPC, once measured
 RUN/report.html
 """
 
-import json
-import os
 import platform
+import zipfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from eval import bootstrap, domains
+from eval.files import read_json
 
 FORMAT = 1
 PACKAGES = ("fairweather", "torch", "torchvision", "numpy", "numba", "pycocotools", "opencv-python-headless")
@@ -39,13 +39,16 @@ class EvaluatedRun:
         path = self.folder / "bootstrap.npz"
         if not path.is_file():
             return {}
-        with np.load(path) as data:
-            return {name: data[name] for name in data.files}
+        try:
+            with np.load(path) as data:
+                return {name: data[name] for name in data.files}
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is damaged ({error}); evaluate {self.path} again") from None
 
     def read(self, name: str):
         """A JSON file beside results.json; None when this evaluation has none."""
         path = self.folder / name
-        return json.loads(path.read_text()) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     @property
     def domains(self) -> list[str]:
@@ -70,10 +73,7 @@ def load_run(path: Path | str, name: str | None = None) -> EvaluatedRun:
     for folder in (path / "eval", path):
         file = folder / "results.json"
         if file.is_file():
-            try:
-                results = json.loads(file.read_text())
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file} is damaged ({error}); evaluate {path} again") from None
+            results = read_json(file)
             if not isinstance(results, dict) or results.get("format") != FORMAT:
                 raise ValueError(f"{file} was written by another version; evaluate {path} again")
             return EvaluatedRun(name or path.resolve().name, path, results, folder)
@@ -114,14 +114,6 @@ def _paired(a: EvaluatedRun, b: EvaluatedRun, domain: str) -> bool:
         return images, settings["resamples"], settings["seed"]
 
     return drawn(a) == drawn(b)
-
-
-def write_json(path: Path, value) -> None:
-    """Replace a file at once: a reader sees the old or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)
 
 
 def describe_versions() -> dict[str, str]:

@@ -11,7 +11,6 @@ corrupted at their packed size, before the network's view is made; with them, th
 before resizing, as the benchmark says. A corrupted pixel is a function of (seed, image id), so results repeat.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +21,9 @@ import torch
 
 import kernels
 from eval.detect import Detect, detect_dataset, gather, make_batch
+from eval.files import read_json, write_json
 from eval.interchange import GroundTruth, restrict
 from eval.ranks import World
-from eval.results import write_json
 from eval.scoring import score_domain
 from kernels import severity
 from model.detector import Detector
@@ -106,9 +105,11 @@ def measure(
                 known[key(name, level)] = {metric: figures[metric]["mAP"] for metric in METRICS}
                 write_json(path, describe(known, identity, dataset, truth.domain, names, seen))
             progress.advance(1)
-    if truth is not None:
-        write_json(path, describe(known, identity, dataset, truth.domain, names, seen))
-    return describe(known, identity, dataset, truth.domain, names, seen) if truth is not None else {}
+    if truth is None:
+        return {}
+    described = describe(known, identity, dataset, truth.domain, names, seen)
+    write_json(path, described)  # also when nothing was left to measure: the summaries are of these names
+    return described
 
 
 def key(name: str, level: int) -> str:
@@ -119,7 +120,7 @@ def read_known(path: Path, identity: dict) -> dict[str, dict]:
     """Cells measured before for the same detector, images and settings."""
     if not path.is_file():
         return {}
-    found = json.loads(path.read_text())
+    found = read_json(path)
     return found["cells"] if found.get("identity") == identity else {}
 
 

@@ -5,8 +5,6 @@ with bootstrap intervals. Results lie in RUN/eval, the report in RUN/report.html
 """
 
 import hashlib
-import json
-import os
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +16,7 @@ import tyro
 
 from eval import domains
 from eval.detect import Detect, Found, detect_dataset, gather, match_classes
+from eval.files import read_json, replacing, write_json
 from eval.interchange import Detections, GroundTruth, ground_truth_of, read_results, restrict, write_results
 from eval.light import choose_dtype
 from eval.options import EvaluationOptions
@@ -25,14 +24,16 @@ from eval.pictures import image_detector, save_pictures
 from eval.ranks import World, joined
 from eval.report import write_report
 from eval.report_training import trim_card
-from eval.results import FORMAT, describe_versions, load_run, write_json
+from eval.results import FORMAT, describe_versions, load_run
 from eval.robustness import SETS, measure
 from eval.scoring import mean_of_targets, score_domain
 from eval.table import domain_table, show
 from model.detector import Detector
 from model.weights import load_detector
-from pipeline.console import describe_hardware, run_entry, say, track
+from pipeline.console import Progress, describe_hardware, run_entry, say
 from pipeline.packed import PackedDataset
+
+QUICKLY_SCORED = 2000  # images that are scored in a few seconds, too soon for a progress display
 
 
 @dataclass(frozen=True)
@@ -63,23 +64,24 @@ def evaluate(
     """Detect on all ranks, score on rank 0 (the others get None)."""
     truths = collect_truths(datasets) if world.first else {}
     evaluation = Evaluation(truths={domain: truth for domain, (truth, _) in truths.items()})
-    images, seconds, waiting = 0, 0.0, 0.0
-    for number, dataset in enumerate(datasets):
+    parts: dict[Path, Found] = {}
+    files = dict(zip([dataset.path for dataset in datasets], options.detections, strict=False))  # none with a detector
+    for dataset in datasets:
         if subject.detector is None:
-            found = files_as_found(options.detections[number], dataset)
+            found = files_as_found(files[dataset.path], dataset)
         else:
             found = gather(run_detector(subject, dataset, options, world), world.size)
-        images, seconds, waiting = images + len(found.ids_N), seconds + found.seconds, waiting + found.waiting_seconds
-        if not world.first:
-            continue
-        where = str(options.detections[number]) if options.detections else str(dataset.path)
-        own = {domain: truth for domain, (truth, home) in truths.items() if home is dataset}
-        for domain, truth in track(own.items(), f"scoring {', '.join(own)}", len(own), "domains"):
-            _, detections = restrict(truth, found.detections, truth.image_ids_N)
+        parts[dataset.path] = found
+    if not world.first:
+        return None
+    images = sum(len(found.ids_N) for found in parts.values())
+    with Progress("scoring", images, quiet=images < QUICKLY_SCORED) as progress:
+        for domain, (truth, dataset) in truths.items():
+            _, detections = restrict(truth, parts[dataset.path].detections, truth.image_ids_N)
             figures, curves, samples = score_domain(
                 truth,
                 detections,
-                where=where,
+                where=str(files.get(dataset.path, dataset.path)),
                 scorer=options.scorer,
                 num_resamples=options.resamples,
                 seed=options.seed,
@@ -89,7 +91,10 @@ def evaluate(
             evaluation.figures[domain], evaluation.samples[domain] = figures, samples
             figures["checksum"], figures["path"] = dataset.checksum, str(dataset.path)
             figures["data"] = trim_card(dataset.info)
+            progress.advance(len(truth.image_ids_N))
     if subject.detector is not None:
+        seconds = sum(found.seconds for found in parts.values())
+        waiting = sum(found.waiting_seconds for found in parts.values())
         evaluation.speed = {
             "images": images,
             "seconds": round(seconds, 2),
@@ -98,7 +103,7 @@ def evaluate(
             "batch_size": options.batch_size,
             "ranks": world.size,
         }
-    return evaluation if world.first else None
+    return evaluation
 
 
 def collect_truths(datasets: list[PackedDataset]) -> dict[str, tuple[GroundTruth, PackedDataset]]:
@@ -209,7 +214,6 @@ def write_results_of(evaluation: Evaluation, subject: Subject, options: Evaluati
         "versions": describe_versions(),
         "hardware": describe_hardware(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for domain, detections in evaluation.detections.items():
         write_results(folder / f"detections-{safe_name(domain)}.json", detections)
     write_json(folder / "curves.json", evaluation.curves)
@@ -217,8 +221,8 @@ def write_results_of(evaluation: Evaluation, subject: Subject, options: Evaluati
         f"{name}|{metric}": values for name, part in evaluation.samples.items() for metric, values in part.items()
     }
     samples |= {f"mean_of_targets|{metric}": values for metric, values in joined_samples.items()}
-    np.savez_compressed(folder / "bootstrap.part.npz", **samples)  # type: ignore[arg-type]
-    os.replace(folder / "bootstrap.part.npz", folder / "bootstrap.npz")
+    with replacing(folder / "bootstrap.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **samples)  # type: ignore[arg-type]
     write_json(folder / "results.json", results)
     return results
 
@@ -233,7 +237,7 @@ def distilled_from(run: Path) -> list[Path]:
     config = run / "config.json"
     if not config.is_file():
         return []
-    teacher = json.loads(config.read_text()).get("teacher")
+    teacher = read_json(config).get("teacher")
     return [Path(teacher)] if teacher and (Path(teacher) / "eval" / "results.json").is_file() else []
 
 
@@ -296,7 +300,7 @@ def trained_on(run: Path) -> tuple[str, ...] | None:
     """Corruptions of the run's own training; None where no config.json tells."""
     for folder in (run, run.parent.parent):
         if (folder / "config.json").is_file():
-            views = json.loads((folder / "config.json").read_text()).get("views") or {}
+            views = read_json(folder / "config.json").get("views") or {}
             return tuple(views.get("corruptions") or ())
     return None
 
@@ -331,6 +335,8 @@ def run(options: EvaluationOptions, world: World) -> None:
     subject = open_subject(options, world)
     datasets = [PackedDataset(path) for path in options.data]
     compare = [load_run(path) for path in options.compare]
+    if world.first:
+        (folder / "eval").mkdir(parents=True, exist_ok=True)  # before the work: it may be impossible
     evaluation = evaluate(subject, datasets, options, world)
     if evaluation is not None:
         write_results_of(evaluation, subject, options, folder / "eval")

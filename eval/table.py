@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import tyro
 
 from eval import domains
-from eval.results import EvaluatedRun, difference, load_run, write_json
+from eval.files import write_json
+from eval.results import EvaluatedRun, difference, load_run
 from pipeline.console import run_entry, say
 
 METRICS = {

@@ -73,6 +73,13 @@ def test_what_cannot_be_read_is_named_and_skipped(scored, pictures, tmp_path, mo
         call(monkeypatch, *sized(scored, [tmp_path / "nowhere"], tmp_path / "out"))
 
 
+def test_an_input_is_never_overwritten(scored, pictures, monkeypatch):
+    before = (pictures / "grey.jpg").read_bytes()
+    with pytest.raises(ValueError, match="is one of the inputs and would be lost"):
+        call(monkeypatch, *sized(scored, [pictures], pictures))
+    assert (pictures / "grey.jpg").read_bytes() == before
+
+
 def test_a_film_keeps_its_frames_size_and_rate(scored, tmp_path, monkeypatch):
     film = tmp_path / "film.avi"
     writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (150, 100))
@@ -97,6 +104,9 @@ def test_globs_and_equal_names_do_not_overwrite_each_other(pictures, tmp_path):
     files, missing = find_inputs((str(pictures / "**" / "*.png"), str(pictures / "deep"), str(pictures / "grey.jpg")))
     assert missing == []
     assert len(files) == 4
+    (pictures / "grey.png").write_bytes((pictures / "deep" / "0.png").read_bytes())  # becomes a JPEG of the same name
+    files, _ = find_inputs((str(pictures),))
+    assert len({target for _, target in files}) == len(files) == 5
     other = tmp_path / "other"
     other.mkdir()
     (other / "grey.jpg").write_bytes((pictures / "grey.jpg").read_bytes())
