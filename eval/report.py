@@ -6,7 +6,6 @@ runs' folders; text is escaped, and a content security policy keeps the page fro
 
 import base64
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ import tyro
 
 from eval import domains, skies
 from eval.charts import Series, series_of
+from eval.files import replacing
 from eval.markup import Html, number, tag
 from eval.report_figures import (
     classes_section,
@@ -189,7 +189,9 @@ def summary(subject: EvaluatedRun, base: EvaluatedRun | None) -> Html:
         return Html(f"{start}, {points} {named}. The two were scored on different images, so no interval is known.")
     low, high = (number(end, 1, "+") for end in change.interval)
     sure = "" if change.sure else " That interval holds zero: these images cannot tell the two apart."
-    return Html(f"{start}, {points} {named} (95 % interval {low} to {high}).{sure}")
+    at_home = difference(subject, base, source)
+    cost = "" if at_home is None else f" On {domains.title(source)}: {number(clear)}, {number(at_home.value, 1, '+')}."
+    return Html(f"{start}, {points} {named} (95 % interval {low} to {high}).{sure}{cost}")
 
 
 def footer(runs: list[EvaluatedRun]) -> Html:
@@ -209,10 +211,8 @@ def enlarged() -> Html:
 
 def write_report(runs: list[EvaluatedRun], path: Path) -> None:
     page = build_report(runs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
 
 
 def main() -> None:

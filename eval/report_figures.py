@@ -155,7 +155,7 @@ def curves_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
                     lines,
                     x_range=(0, 1),
                     y_range=(0, 1),
-                    x_label="recall",
+                    x_label="recall (precision upwards)",
                     x_digits=1,
                     note=f"AP {note}" if any(value is not None for value in figures) else "no objects",
                 )

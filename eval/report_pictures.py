@@ -31,7 +31,13 @@ class Album:
         return tag("svg", tag("defs", list(self.images.values())), width=0, height=0, aria_hidden="true", style=hidden)
 
 
-MARKS = (("truth", "true object"), ("right", "found"), ("missed", "missed"), ("false", "false alarm"))
+MARKS = (
+    ("truth", "true object"),
+    ("right", "found"),
+    ("missed", "missed"),
+    ("false", "false alarm"),
+    ("ignored", "ignored"),
+)
 
 
 def marks() -> Html:
@@ -46,7 +52,8 @@ def shot(album: Album, folder: Path, view: dict, caption: str, by: str | None) -
         boxes = [
             box(item[:4], "truth" if item[5] != "ignored" else "ignored", item[4], h, w) for item in view["objects"]
         ]
-        said = f"{len(view['objects'])} objects"
+        ignored = sum(item[5] == "ignored" for item in view["objects"])
+        said = f"{len(view['objects']) - ignored} objects" + (f", {ignored} ignored" if ignored else "")
     elif not by:
         said = "what the detectors see"
     else:

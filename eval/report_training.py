@@ -1,16 +1,19 @@
 """Sections of the report about how the figures came to be: training curves, data, configuration, versions, speed."""
 
 import json
+from math import floor, log10
 from pathlib import Path
 
 from eval import domains
 from eval.charts import Line, Series, legend, line_chart, table, tabs
+from eval.files import read_json
 from eval.markup import Html, number, tag
 from eval.results import EvaluatedRun
 
 MOST_POINTS = 300
 
-TITLES = {"learning_rate": "learning rate", "images_per_second": "images / s"}
+# Values beside the losses and cosines: title, and what they are multiplied by to be short on an axis.
+RATES = {"learning_rate": ("learning rate, ‰", 1000), "images_per_second": ("images / s", 1)}
 
 
 def read_log(path: Path) -> list[dict]:
@@ -33,7 +36,7 @@ def collect(lines: list[dict]) -> dict[str, tuple[list[float], list[float]]]:
     for line in lines:
         values = {f"loss: {name}": value for name, value in line["losses"].items()}
         values |= {f"cosine: {name}": value for name, value in (line.get("cosines") or {}).items()}
-        values |= {TITLES[key]: line.get(key) for key in TITLES}
+        values |= {title: line[key] * factor for key, (title, factor) in RATES.items() if line.get(key) is not None}
         for name, value in values.items():
             if isinstance(value, int | float) and value == value and abs(value) != float("inf"):
                 steps, found = curves.setdefault(name, ([], []))
@@ -67,15 +70,15 @@ def training_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
         for log, one in zip(logs, series, strict=True):
             if name in log:
                 lines.append(Line(one.style, *thin(*log[name])))
-                ends.append(number(log[name][1][-1], 4 if "rate" in name else 3))
+                ends.append(log[name][1][-1])
         every = [value for line in lines for value in line.ys]
         low = min(0.0, *every) if not name.startswith("cosine") else min(every)
         high = max(every)
         if high == low:
             high = low + (abs(low) or 1.0) * 0.1
         kind = "Losses" if name.startswith("loss") else "Cosines" if name.startswith("cosine") else "Rate and speed"
-        digits = 3 if high - low < 0.1 else 2 if high - low < 10 else 0
-        title = name.partition(": ")[2] or name
+        digits = max(0, 1 - floor(log10(high - low)))  # two that differ along the axis
+        title = (name.partition(": ")[2] or name).removeprefix("cosine_")
         chart = line_chart(
             title.replace("_", " "),
             lines,
@@ -83,7 +86,7 @@ def training_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
             y_range=(low, high),
             x_label="step",
             y_digits=digits,
-            note=" · ".join(ends),
+            note=" · ".join(number(value, digits + 1) for value in ends),
         )
         groups.setdefault(kind, []).append(chart)
     blocks = [Html(tag("h3", kind) + tag("div", charts, class_="grid-of-charts")) for kind, charts in groups.items()]
@@ -117,13 +120,9 @@ def run_details(run: EvaluatedRun) -> Html:
         "run": results["run"],
         "evaluated": results["evaluated"],
         "trained on (source domain)": domains.title(results["source"]),
-        **{f"detector: {key}": value for key, value in results["detector"].items()},
-        **{f"setting: {key}": value for key, value in results["settings"].items()},
-        **{f"speed: {key.replace('_', ' ')}": value for key, value in results["speed"].items()},
-        "hardware": results["hardware"],
-        "versions": ", ".join(f"{name} {version}" for name, version in results["versions"].items()),
+        **{part: results[part] for part in ("detector", "settings", "speed", "hardware", "versions")},
     }
-    rows = [[key, plain(value)] for key, value in about.items() if value not in (None, [], "")]
+    rows = [[key, plain(value)] for key, value in about.items() if value]
     parts = [table(["", "value"], rows, "wrap", "How it was evaluated")]
     for domain in run.domains:
         card = results["domains"][domain].get("data")
@@ -131,11 +130,11 @@ def run_details(run: EvaluatedRun) -> Html:
             parts.append(listing(f"Data report: {domains.title(domain)}", card))
     config = run.path / "config.json"
     if config.is_file():
-        content = json.loads(config.read_text())
+        content = read_json(config)
         parts.append(listing("Resolved configuration", content))
         trained = Path(str(content.get("data") or "")) / "dataset.json"
         if trained.is_file():
-            parts.append(listing("Data report: training images", trim_card(json.loads(trained.read_text()))))
+            parts.append(listing("Data report: training images", trim_card(read_json(trained))))
     return Html("".join(parts))
 
 
@@ -152,7 +151,8 @@ def trim_card(info: dict) -> dict:
 
 def plain(value) -> str:
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        return ", ".join(map(plain, value))
     if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
-    return str(value)
+        known = {key: item for key, item in value.items() if item not in (None, [], "")}
+        return ", ".join(f"{key.replace('_', ' ')} {plain(item)}" for key, item in known.items())
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
