@@ -25,6 +25,9 @@ from pipeline.packed import PackedDataset
 PANEL, GAP, CAPTION, MARGIN = 640, 14, 44, 14
 PAPER, INK, SOFT = "#ffffff", "#17202e", "#5a6779"
 FOUND, MISSED, FALSE, TRUTH = "#35e0c4", "#ffc53d", "#ff6f88", "#ffffff"
+ON_PAPER = {FOUND: "#0b7a75", MISSED: "#9a6700", FALSE: "#b4233c"}  # the same colours, dark enough for words
+
+Words = list[tuple[str, str]]  # (text, colour)
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,11 @@ def draw_scene(options: PictureOptions) -> np.ndarray:
     scale = PANEL / w
     height = round(PANEL * h / w)
     boxes = truth.boxes_M4[own_M] * scale
-    panels = [
-        ("clean", "true objects", paint(clean, height, boxes, [TRUTH] * len(boxes))),
+    panels: list[tuple[str, Words, np.ndarray]] = [
+        ("clean", [("true objects", SOFT)], paint(clean, height, boxes, [TRUTH] * len(boxes))),
         (
             f"{options.corruption.replace('_', ' ')}, severity {options.severity}",
-            "",
+            [("what both look at", SOFT)],
             paint(corrupted, height, boxes[:0], []),
         ),
     ]
@@ -93,7 +96,8 @@ def look(
     wrong = found.boxes_D4[[verdict == "false" for verdict in verdicts]]
     colours = [MISSED] * len(missed) + [FALSE] * len(wrong) + [FOUND] * len(right)
     dashed = [True] * (len(missed) + len(wrong)) + [False] * len(right)
-    words = f"{len(right)} found, {len(missed)} missed, {len(wrong)} false"
+    counts = ((right, "found", FOUND), (missed, "missed", MISSED), (wrong, "false", FALSE))
+    words = [(f"{len(boxes)} {kind}", ON_PAPER[colour]) for boxes, kind, colour in counts]
     return (np.concatenate([missed, wrong, right]), colours, dashed), words
 
 
@@ -104,7 +108,7 @@ def paint(
     return draw_boxes(panel, boxes, [""] * len(boxes), colours, dashed or [])
 
 
-def arrange(panels: list[tuple[str, str, np.ndarray]], height: int, columns: int) -> np.ndarray:
+def arrange(panels: list[tuple[str, Words, np.ndarray]], height: int, columns: int) -> np.ndarray:
     rows = -(-len(panels) // columns)
     size = (2 * MARGIN + columns * PANEL + (columns - 1) * GAP, MARGIN + rows * (height + CAPTION))
     sheet = Image.new("RGB", size, PAPER)
@@ -114,7 +118,10 @@ def arrange(panels: list[tuple[str, str, np.ndarray]], height: int, columns: int
         x, y = MARGIN + place % columns * (PANEL + GAP), MARGIN + place // columns * (height + CAPTION)
         sheet.paste(Image.fromarray(panel), (x, y))
         pen.text((x + 2, y + height + 7), name, fill=INK, font=font)
-        pen.text((x + PANEL - 2, y + height + 7), words, fill=SOFT, font=font, anchor="ra")
+        end = x + PANEL - 2.0
+        for text, colour in reversed(words):
+            pen.text((end, y + height + 7), text, fill=colour, font=font, anchor="ra")
+            end -= pen.textlength(f"{text}   ", font=font)
     return np.asarray(sheet)
 
 
