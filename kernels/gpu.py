@@ -58,7 +58,7 @@ class Device:
     """What one GPU keeps between batches."""
 
     def __init__(self, device: torch.device):
-        self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+        self.device = device
         cuda.select_device(self.device.index)
         self.stream = torch.cuda.Stream(self.device)
         self.numba_stream = cuda.external_stream(self.stream.cuda_stream)
@@ -104,7 +104,7 @@ class Device:
         if key not in self.pools:
             tensor = torch.from_numpy(values_M.view(np.int16)).to(self.device)
             self.pools[key] = (tensor, as_numba(tensor, np.uint16, values_M.shape))
-            weakref.finalize(values_M, self.pools.pop, key, None)
+            weakref.finalize(values_M, self.pools.pop, key, None).atexit = False
         return self.pools[key][1]
 
 
@@ -151,6 +151,8 @@ _devices: dict[torch.device, Device] = {}
 
 
 def device_of(device: torch.device) -> Device:
+    """One for each GPU: "cuda" is the current one."""
+    device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     if device not in _devices:
         _devices[device] = Device(device)
     return _devices[device]
