@@ -37,6 +37,8 @@ step kernels-cuda "$python" -m kernels.bench --device cuda --size 600x1000 --bat
     --json "$folder/kernels-cuda.json" --plot "$folder/kernels-cuda.png" --sheet "$folder/sheet.png"
 step kernels-cpu "$python" -m kernels.bench --device cpu --size 600x1000 --batch 16 \
     --json "$folder/kernels-cpu.json" --plot "$folder/kernels-cpu.png"
+step loading "$python" -m pipeline.bench --device cuda --threads 4 --loaders dali cpu --json "$folder/loading.json"
+step training-step "$python" -m train.bench --device cuda --json "$folder/training-step.json"
 
 cat "$folder/summary.txt"
 exit "$failed"
