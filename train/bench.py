@@ -139,14 +139,18 @@ def measure(options: BenchOptions) -> dict[str, Any]:
     chosen = "compiled" if compiling else "eager"
     result["images_per_second"] = result[f"{chosen}_images_per_second"]
     result["ratio_to_stock"] = result[f"{chosen}_ratio_to_stock"]
-    result["synchronisations"] = count_synchronisations(variants[chosen]) if on_gpu else None
-
     # Shares are of the time of all three one after another; on a GPU loader and views run beside the step instead.
     step_seconds = statistics.median(seconds[chosen])
     make_views = ViewMaker(ViewConfig(), device=device)
     make_views(batch, 0)
     draws = iter(range(10_000))
     view_seconds = time_steps(lambda: make_views(batch, next(draws)), max(steps, 4), device)
+
+    def views_and_step() -> None:
+        make_views(batch, next(draws))
+        variants[chosen]()
+
+    result["synchronisations"] = count_synchronisations(views_and_step) if on_gpu else None
     parameters = {name: p for name, p in student.named_parameters() if p.requires_grad}
     optimizer = Optimizer(parameters, OptimizerConfig())
 
@@ -317,8 +321,8 @@ def time_loader(batch: Batch, num_batches: int, device: torch.device) -> float:
             box = {"id": number, "image_id": number, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0}
             coco["annotations"].append(box)
         (source / "annotations" / "instances.json").write_text(json.dumps(coco))
-        sides = {"short_side": min(height, width), "long_side": max(height, width)}
-        pack(PackOptions(root=source, out=packed, workers=1, **sides))
+        short_side, long_side = min(height, width), max(height, width)
+        pack(PackOptions(root=source, out=packed, short_side=short_side, long_side=long_side, workers=1))
         with open_loader(PackedDataset(packed), len(batch.ids_B), device=device) as loader:
             time_steps(lambda: next(loader), 5, device)  # what was made ahead of the first call
             return time_steps(lambda: next(loader), num_batches, device)
@@ -369,7 +373,7 @@ def count_graphs(
 
 
 def count_synchronisations(step: Callable[[], None], steps: int = 10) -> int:
-    """Waits of the host for the GPU within ordinary steps, as torch's debug mode sees them."""
+    """Waits of the host for the GPU within `steps` calls together, as torch's debug mode sees them."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")

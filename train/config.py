@@ -169,7 +169,8 @@ def from_json(kind: Any, value: Any, where: str = "config") -> Any:
     if typing.get_origin(kind) is Literal:
         right, allowed = value in typing.get_args(kind), f"one of {', '.join(typing.get_args(kind))}"
     else:
-        right, allowed = isinstance(value, {Path: str, float: (int, float)}.get(kind, kind)), f"of type {kind.__name__}"
+        stored: Any = {Path: str, float: (int, float)}.get(kind, kind)
+        right, allowed = isinstance(value, stored), f"of type {kind.__name__}"
     if not right:
         raise ValueError(f"{where} must be {allowed}, got {value!r}")
     return kind(value) if kind in (Path, float) else value
@@ -177,7 +178,7 @@ def from_json(kind: Any, value: Any, where: str = "config") -> Any:
 
 # Changing these on an existing run changes neither what is trained nor what its files mean. The data may move: its
 # checksum is compared instead of its path.
-FREE = ("data", "val", "out", "loader", "save_every", "keep", "val_every", "profile")
+FREE = ("data", "val", "out", "loader", "save_every", "keep", "val_every", "val_images", "max_skipped", "profile")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -97,7 +97,7 @@ def make_learner(config: Config, student: Detector, world: World) -> Learner:
 
 def compile_both(learner: Learner, teacher: Teacher | None, mode: str, num_canvases: int) -> tuple[Any, Any]:
     """Learner and teacher as one graph each, forward and backward, for every canvas."""
-    # Each canvas compiles once; with fullgraph, one more than there are canvases is an error and not a slow run.
+    # Each canvas compiles once; with fullgraph, going over the limit is an error and not a slow run.
     torch._dynamo.config.recompile_limit = max(8, num_canvases)
     options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "mode": mode}
     look = None if teacher is None else torch.compile(teacher.__call__, **options)

@@ -139,14 +139,13 @@ def assert_close_losses(run, other):
     assert max(line["rpn_box"] for line in ours.values()) > 1.2 * min(line["rpn_box"] for line in ours.values())
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_sigterm_saves_and_exits_and_the_run_continues(student_config, ranks):
-    config = replace(student_config, out=student_config.out.parent / f"term{ranks}", steps=2000, save_every=1000)
-    process = start(config, ranks)
+def test_sigterm_to_the_launcher_saves_and_exits(student_config):
+    """One rank: test_run.py."""
+    config = replace(student_config, out=student_config.out.parent / "terminated", steps=2000, save_every=1000)
+    process = start(config, ranks=2)
     until(lambda: len(read_log(config.out / "log.jsonl")) > 1, process)
     process.send_signal(signal.SIGTERM)
-    code = wait(process, 60)
-    assert code == 143 if ranks == 1 else code != 0
+    assert wait(process, 60) != 0
     newest = Checkpoints(config.out, 1).newest()
     assert 1 < read_state(newest)["step"] < 1000
     assert not read_state(newest)["finished"]
@@ -171,26 +170,7 @@ def run_on_two_ranks(script, *arguments):
     subprocess.run(command, check=True, env=environment, timeout=240)
 
 
-WINDOW = """
-import sys, torch
-from train import distributed
-from train.window import Window
-with distributed.joined("cpu") as world:
-    window = Window(("loss", "gradient_norm"), 2, world.device)
-    values = torch.tensor([float("nan") if world.rank == 1 else 1.0, 2.0])
-    skip = window.record(0, values, torch.tensor([10 * world.rank, 10 * world.rank + 1]), stop=world.rank == 1)
-    reading = window.read(0, 1)
-    assert skip.item() == 1 and reading.stop and window.asks_to_stop(0)
-    assert reading.skipped == [(0, ["loss"], [0, 1, 10, 11])], reading
-"""
-
-
-def test_all_ranks_agree_on_what_one_of_them_saw(tmp_path):
-    (tmp_path / "window.py").write_text(WINDOW)
-    run_on_two_ranks(tmp_path / "window.py")
-
-
-COMPILED = """
+TWO_RANKS = """
 import json, sys, torch
 from pathlib import Path
 from torch.nn.parallel import DistributedDataParallel
@@ -198,6 +178,7 @@ from pipeline.loader import open_loader
 from pipeline.packed import PackedDataset
 from train import distributed, load
 from train.config import Config, from_json
+from train.window import Window
 with distributed.joined("cpu") as world:
     config = from_json(Config, json.loads(Path(sys.argv[1]).read_text()))
     data = PackedDataset(config.data)
@@ -214,11 +195,19 @@ with distributed.joined("cpu") as world:
         results.append([scalars, *(p.grad.clone() for p in student.parameters() if p.grad is not None)])
     for eager, compiled in zip(*results, strict=True):
         torch.testing.assert_close(eager, compiled, rtol=1e-3, atol=1e-4)
+
+    window = Window(("loss", "gradient_norm"), 2, world.device)
+    values = torch.tensor([float("nan") if world.rank == 1 else 1.0, 2.0])
+    skip = window.record(0, values, torch.tensor([10 * world.rank, 10 * world.rank + 1]), stop=world.rank == 1)
+    reading = window.read(0, 1)
+    assert skip.item() == 1 and reading.stop and window.asks_to_stop(0)
+    assert reading.skipped == [(0, ["loss"], [0, 1, 10, 11])], reading
 """
 
 
-def test_one_graph_with_its_collectives_under_ddp(student_config, tmp_path):
-    """fullgraph=True: averaging counts over ranks breaks no graph, and DDP's averaged gradients are those of eager."""
-    (tmp_path / "compiled.py").write_text(COMPILED)
+def test_two_ranks_share_one_graph_and_what_one_of_them_saw(student_config, tmp_path):
+    """fullgraph=True: averaging counts over ranks breaks no graph, and DDP's averaged gradients are those of eager.
+    A loss that is not finite on one rank, and a request to stop, are seen by both."""
+    (tmp_path / "two.py").write_text(TWO_RANKS)
     write_json(tmp_path / "config.json", to_json(student_config))
-    run_on_two_ranks(tmp_path / "compiled.py", tmp_path / "config.json")
+    run_on_two_ranks(tmp_path / "two.py", tmp_path / "config.json")
