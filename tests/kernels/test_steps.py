@@ -1,5 +1,8 @@
 """Pixel by pixel, as a CUDA thread works, must give what whole rows give: the same code, another region."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numba import njit
@@ -81,3 +84,16 @@ def test_every_stage_has_its_step():
     for name, stages in STAGES.items():
         in_steps = sum(severity.INDEX[name] in kinds for kinds in steps.STEPS)
         assert in_steps + apart.get(name, 0) + 1 == len(stages)
+
+
+def test_only_commands_look_outside_this_folder():
+    """kernels imports nothing of ours; its two commands show their progress with pipeline's console."""
+    folder = Path(severity.__file__).parent
+    outside = set()
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.split(".")[0] in ("pipeline", "model", "train", "eval") for name in names):
+                outside.add(path.name)
+    assert outside == {"bench.py", "ptx.py"}

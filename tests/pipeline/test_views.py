@@ -329,3 +329,26 @@ def test_gpu_views_are_the_cpu_s(dtype):
     torch.testing.assert_close(views.teacher_B3HW.float().cpu(), expected.teacher_B3HW, atol=near, rtol=0)
     for name in ("student_boxes_BG4", "teacher_boxes_BG4", "ratio_B", "keys_B", "student_sizes_B2", "teacher_sizes_B2"):
         torch.testing.assert_close(getattr(views, name).cpu(), getattr(expected, name))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_views_neither_wait_nor_allocate():
+    batch = make_batch([(64, 96), (61, 83), (33, 5), (0, 0)] * 5)
+    on_gpu = replace(
+        batch,
+        **{name: getattr(batch, name).cuda() for name in ("images_BHW3", "boxes_BG4", "labels_BG", "ignore_BG")},
+    )
+    maker = ViewMaker(ViewConfig(corruptions=severity.ALL), "cuda")
+
+    def run(mode: str) -> int:
+        for _ in range(12):
+            torch.cuda.set_sync_debug_mode(mode)
+            try:
+                maker(on_gpu, 4)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            torch.cuda.synchronize()
+        return torch.cuda.memory_stats()["segment.all.allocated"]
+
+    assert run("default") == run("error")
