@@ -65,7 +65,8 @@ def open_run(config: Config) -> Checkpoints:
     path = config.out / "config.json"
     # Without a checkpoint there is nothing yet that another configuration could spoil.
     started = path.exists() and checkpoints.newest() is not None
-    if started and (changed := differences(json.loads(path.read_text()), to_json(config))):
+    # Read through Config, so that options that are newer than the run have their defaults.
+    if started and (changed := differences(to_json(read_config(path)), to_json(config))):
         raise ValueError(
             f"{config.out} holds a run with another configuration:\n  " + "\n  ".join(changed) + "\n"
             f"choose another --out, remove the folder, or continue it as it was: python -m train.run {path}"

@@ -145,6 +145,17 @@ def test_a_changed_configuration_is_an_error_that_shows_the_fields(student_confi
     assert train(replace(student_config, steps=1, save_every=5), WORLD) == 0  # changes nothing that is trained
 
 
+def test_a_run_of_an_older_version_continues(student_config):
+    """It does not know an option that came later."""
+    config = replace(student_config, steps=1)
+    assert train(config, WORLD) == 0
+    path = config.out / "config.json"
+    values = json.loads(path.read_text())
+    del values["views"]["masks"]
+    path.write_text(json.dumps(values))
+    assert train(config, WORLD) == 0
+
+
 def test_config_json_repeats_the_run(student_config):
     assert train(replace(student_config, steps=1), WORLD) == 0
     again = read_command([str(student_config.out / "config.json")])
