@@ -271,6 +271,17 @@ def test_the_learning_rate_is_scaled_and_said(student_config, capsys):
     assert "sgd with learning rate 0.005: 0.02 for 16 images, scaled linearly to 4" in capsys.readouterr().out
 
 
+def no_gpu_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("fill", [no_gpu_memory, lambda: torch.empty(1 << 60, dtype=torch.uint8)])
+def test_out_of_memory_names_the_settings_to_lower(student_config, monkeypatch, fill):
+    monkeypatch.setattr(Trainer, "train", lambda self: fill())
+    with pytest.raises(ValueError, match=r"--batch-size \(now 4 .*--model.regions-per-image \(now 16\)"):
+        train(student_config, WORLD)
+
+
 def test_profile_writes_a_trace(student_config):
     with pytest.raises(ValueError, match=r"--profile traces steps 10 to 15, but only 6 are left"):
         train(replace(student_config, profile=True), WORLD)
