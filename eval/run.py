@@ -33,7 +33,7 @@ from model.weights import load_detector
 from pipeline.console import Progress, describe_hardware, run_entry, say
 from pipeline.packed import PackedDataset
 
-QUICKLY_SCORED = 2000  # images that are scored in a few seconds, too soon for a progress display
+QUICKLY_SCORED = 1000  # images that are scored in a few seconds, too soon for a progress display
 
 
 @dataclass(frozen=True)

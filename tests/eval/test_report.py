@@ -143,6 +143,16 @@ def test_too_many_pictures_are_refused(runs, monkeypatch):
         build_report(runs)
 
 
+def test_small_numbers_have_digits_on_their_axes(runs, tmp_path):
+    """A learning rate of 1e-5 is no row of zeros."""
+    shutil.copytree(runs[1].path, tmp_path / "small")
+    lines = [{"step": s, "losses": {"box": 0.004 / s}, "learning_rate": 2e-4 / s} for s in range(1, 5)]
+    (tmp_path / "small" / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    training = parts_of(build_report([load_run(tmp_path / "small")]))["training"]
+    for text in (">0.0040<", ">0.0020<", ">0.00100<", ">0.20<", ">0.10<", ">0.050<"):
+        assert text in training
+
+
 def test_markup_escapes_all_but_markup():
     assert tag("td", "a<b&\"'", Html("<i>c</i>"), None, 3) == "<td>a&lt;b&amp;&quot;&#x27;<i>c</i>3</td>"
     assert (
