@@ -97,6 +97,9 @@ def difference(a: EvaluatedRun, b: EvaluatedRun, domain: str, metric: str = "voc
     first, second = a.figure(domain, metric), b.figure(domain, metric)
     if first is None or second is None:
         return None
+    means = [run.results["mean_of_targets"].get("domains") for run in (a, b)]
+    if domain == "mean_of_targets" and means[0] != means[1]:
+        return None  # means over other domains have no difference that says anything
     interval = None
     key = f"{domain}|{metric}"
     if key in a.samples and key in b.samples and _paired(a, b, domain):

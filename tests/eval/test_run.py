@@ -134,6 +134,8 @@ def test_differences_of_runs_on_other_images_have_no_interval(scored, evaluated,
     other = difference(alone, evaluated, "night_rainy")
     assert other is not None
     assert (other.value, other.interval) == (0, None)
+    fewer = evaluated.results | {"mean_of_targets": evaluated.results["mean_of_targets"] | {"domains": ["dusk_rainy"]}}
+    assert difference(replace(evaluated, results=fewer), evaluated, "mean_of_targets") is None
 
 
 def test_table_names_runs_domains_and_the_difference(evaluated, scored):
