@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 PLAIN_INTERVAL_S = 10.0
+SHORT_S = 3.0  # what took less needs no line
 
 
 def say(text: str) -> None:
@@ -95,8 +96,10 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
         elif not self.quiet and exception[0] is None:
-            spent = format_seconds(time.monotonic() - self.started)
-            print(f"{self.description}: {self.done} {self.unit} in {spent}", file=sys.stderr, flush=True)
+            spent = time.monotonic() - self.started
+            if spent >= SHORT_S:
+                line = f"{self.description}: {self.done} {self.unit} in {format_seconds(spent)}"
+                print(line, file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], description: str, total: int, unit: str = "images", quiet: bool = False) -> Iterator[T]:
@@ -127,6 +130,7 @@ def run_entry(main: Callable[[], int | None]) -> None:
             errno.EROFS: "the file system is read-only: choose another output folder",
             errno.EACCES: "permission denied: give yourself access, or choose another folder",
             errno.ENOENT: "no such file or folder",
+            errno.EISDIR: "a folder lies where a file is needed: remove it, or choose another name",
             errno.ENOTDIR: "a file lies where a folder is needed: remove it, or choose another folder",
             errno.EEXIST: "a file lies where a folder is needed: remove it, or choose another folder",
         }
