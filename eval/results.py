@@ -22,6 +22,7 @@ from eval import bootstrap, domains
 from eval.files import read_json
 
 FORMAT = 1
+PARTS = ("run", "evaluated", "classes", "source", "domains", "mean_of_targets", "settings", "versions")
 PACKAGES = ("fairweather", "torch", "torchvision", "numpy", "numba", "pycocotools", "opencv-python-headless")
 
 
@@ -76,6 +77,8 @@ def load_run(path: Path | str, name: str | None = None) -> EvaluatedRun:
             results = read_json(file)
             if not isinstance(results, dict) or results.get("format") != FORMAT:
                 raise ValueError(f"{file} was written by another version; evaluate {path} again")
+            if missing := [part for part in PARTS if part not in results]:
+                raise ValueError(f"{file} lacks {', '.join(missing)}; evaluate {path} again")
             return EvaluatedRun(name or path.resolve().name, path, results, folder)
     raise ValueError(f"{path} has not been evaluated; run: python -m eval.run {path} --data DIR...")
 

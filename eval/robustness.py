@@ -23,7 +23,6 @@ import kernels
 from eval.detect import Detect, detect_dataset, gather, make_batch
 from eval.files import read_json, write_json
 from eval.interchange import GroundTruth, restrict
-from eval.ranks import World
 from eval.scoring import score_domain
 from kernels import severity
 from model.detector import Detector
@@ -31,6 +30,7 @@ from pipeline.batch import Batch
 from pipeline.console import Progress
 from pipeline.packed import PackedDataset
 from pipeline.pixels import decode_rgb, resize
+from pipeline.ranks import World
 from pipeline.views import ViewConfig, ViewMaker, clean_view
 
 SETS = {"benchmark": severity.BENCHMARK, "training": severity.TRAINING, "all": severity.ALL}

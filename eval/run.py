@@ -7,7 +7,7 @@ with bootstrap intervals. Results lie in RUN/eval, the report in RUN/report.html
 import hashlib
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,6 @@ from eval.interchange import Detections, GroundTruth, ground_truth_of, read_resu
 from eval.light import choose_dtype
 from eval.options import EvaluationOptions
 from eval.pictures import image_detector, save_pictures
-from eval.ranks import World, joined
 from eval.report import write_report
 from eval.report_training import trim_card
 from eval.results import FORMAT, describe_versions, load_run
@@ -32,7 +31,9 @@ from model.detector import Detector
 from model.weights import load_detector
 from pipeline.console import Progress, describe_hardware, run_entry, say
 from pipeline.packed import PackedDataset
+from pipeline.ranks import World, joined
 
+BETWEEN_MEETINGS = timedelta(hours=6)  # of the ranks lies a whole pass over their images
 QUICKLY_SCORED = 1000  # images that are scored in a few seconds, too soon for a progress display
 
 
@@ -355,7 +356,7 @@ def run(options: EvaluationOptions, world: World) -> None:
 
 def main() -> None:
     options = tyro.cli(EvaluationOptions)
-    with joined(options.device) as world:
+    with joined(options.device, BETWEEN_MEETINGS) as world:
         run(options, world)
 
 

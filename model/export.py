@@ -18,13 +18,13 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from kernels.resize import DEVIATION, MEAN
 from model.backbone import rcnn_numbers
 from model.config import ModelConfig
 from model.detector import Detector
 from model.weights import Card, load_detector
 from pipeline.console import run_entry, say
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INPUTS = ("images", "sizes")
 OUTPUTS = ("boxes", "scores", "labels", "count")
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2", "torchvision": ".pth"}

@@ -10,12 +10,13 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kernels import color, parameters, rng, severity
+from kernels import color, frost, parameters, rng, severity
 from kernels.boxes import place_boxes
 from kernels.parameters import Table
 from kernels.pool import Pool
@@ -38,6 +39,7 @@ class ViewConfig:
     flip_probability: float = 0.5
     masks: int = 16  # weather masks of each kind in the pool; docs/kernels-masks.md says why so many
     mask_epochs: int = 0  # other masks every so many epochs (making them takes a second or two); 0 keeps them
+    frost_pictures: Path | None = None  # folder of ice pictures, such as the reference's own; none: frost is drawn
 
     def __post_init__(self) -> None:
         for name in self.corruptions:
@@ -55,6 +57,8 @@ class ViewConfig:
                 raise ValueError(f"views: {field} must be at least 1; got {getattr(self, field)}")
         if self.mask_epochs < 0:
             raise ValueError(f"views: mask_epochs must be at least 0; got {self.mask_epochs}")
+        if self.frost_pictures is not None and "frost" not in self.corruptions:
+            raise ValueError("views: frost_pictures is given, but frost is not among the corruptions; leave it out")
         if not self.severities:
             raise ValueError("views: severities is empty; to train without corruption set corruptions to ()")
 
@@ -92,6 +96,7 @@ class ViewMaker:
         self.kinds_N = np.array([severity.INDEX[name] for name in config.corruptions], dtype=np.int32)
         self.severities_S = np.array(config.severities, dtype=np.int32)
         self.pools: dict[tuple[int, int], Pool] = {}
+        self.textures = None if config.frost_pictures is None else frost.load_textures(config.frost_pictures)
         self.executor: ThreadPoolExecutor | None = None
         if self.device.type == "cuda":
             from kernels import gpu
@@ -132,7 +137,9 @@ class ViewMaker:
         config = self.config
         generation = epoch // config.mask_epochs if config.mask_epochs else 0
         if canvas not in self.pools:
-            self.pools[canvas] = Pool(canvas, names, config.severities, config.masks, generation=generation)
+            self.pools[canvas] = Pool(
+                canvas, names, config.severities, config.masks, generation=generation, frost_textures=self.textures
+            )
         elif self.pools[canvas].generation != generation:
             del self.pools[canvas]  # before the next is made: they are large, here and on the device
             return self.pool(canvas, epoch)

@@ -32,7 +32,8 @@ fi
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000)) # jobs that share a node need different ports
 gpus=${SLURM_GPUS_ON_NODE:-1}
-export OMP_NUM_THREADS=$((${SLURM_CPUS_PER_TASK:-$gpus} / gpus))
+cpus=${SLURM_CPUS_PER_TASK:-$gpus}
+export OMP_NUM_THREADS=$((cpus < gpus ? 1 : cpus / gpus))
 
 status=0
 srun --kill-on-bad-exit=1 .venv/bin/torchrun \

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from kernels.resize import DEVIATION, MEAN
 from model.config import BACKBONES, ModelConfig, small_model
 from model.detector import Detector, build_detector
 from model.parity import compare_losses, stock_twin
@@ -46,7 +47,6 @@ from train.window import Window
 
 NUM_CLASSES = 8  # seven and the background, as in the benchmark
 BOXES_PER_IMAGE = 16
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
 
 
@@ -265,11 +265,11 @@ def stock_step(student: Detector, teacher: Detector, views: Views, dtype: torch.
     twins = []
     for detector in (student, teacher):
         twin = stock_twin(detector).to(memory_format=torch.channels_last)
-        twin.transform = GeneralizedRCNNTransform(height, width, IMAGENET_MEAN, IMAGENET_DEVIATION)
+        twin.transform = GeneralizedRCNNTransform(height, width, MEAN, DEVIATION)
         twins.append(twin)
     stock, stock_teacher = twins[0].train(), twins[1].eval().requires_grad_(False)
-    mean = torch.tensor(IMAGENET_MEAN, device=device)[:, None, None]
-    deviation = torch.tensor(IMAGENET_DEVIATION, device=device)[:, None, None]
+    mean = torch.tensor(MEAN, device=device)[:, None, None]
+    deviation = torch.tensor(DEVIATION, device=device)[:, None, None]
     images = list((views.student_B3hw.float() * deviation + mean).contiguous())
     targets = [
         {"boxes": boxes.float(), "labels": labels}

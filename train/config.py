@@ -130,6 +130,8 @@ class Config:
             require(getattr(self, name) > 0, name, "at least 1", getattr(self, name))
         require(self.max_skipped >= 0, "max_skipped", "0 or more", self.max_skipped)
         require(self.val_images >= 0, "val_images", "0 or more", self.val_images)
+        if self.val is None and self.val_images:
+            raise ValueError(f"val_images is {self.val_images}, but nothing is measured without --val DIR; give it too")
 
 
 def require(condition: bool, name: str, allowed: str, got: object) -> None:

@@ -10,11 +10,11 @@ from torch import nn
 from model.detector import Detector, build_detector
 from model.weights import load_detector
 from pipeline.packed import PackedDataset
+from pipeline.ranks import World
 from pipeline.views import ViewMaker
 from train import distributed
 from train.config import Config
 from train.distill import METHODS
-from train.distributed import World
 from train.step import Learner, Teacher
 
 

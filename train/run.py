@@ -7,17 +7,20 @@ The same command on a run directory continues it; a finished run says so and doe
 import json
 import sys
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import tyro
 
 from pipeline.classes import nearest
 from pipeline.console import describe_hardware, run_entry, say
+from pipeline.ranks import World, joined
 from train import distributed
 from train.checkpoint import Checkpoints, lock, read_state, write_json
 from train.config import Config, differences, from_json, to_json
-from train.distributed import World
 from train.recipes import RECIPES
+
+SLOWEST_WAIT = timedelta(minutes=10)  # of one rank for another: compiling, scoring
 
 HELP = """usage: python -m train.run RECIPE --data DIR --out runs/NAME [--teacher runs/TEACHER] [options]
 
@@ -114,7 +117,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 def main() -> int:
     config = read_command(sys.argv[1:])
-    with distributed.joined(config.device) as world:
+    with joined(config.device, SLOWEST_WAIT) as world:
         return train(config, world)
 
 

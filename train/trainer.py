@@ -16,11 +16,11 @@ from model.detector import Detector
 from model.weights import load_detector, save_detector
 from pipeline.console import Progress, say
 from pipeline.loader import open_loader
+from pipeline.ranks import World
 from train import load, logs
 from train.ahead import views_ahead
 from train.checkpoint import Checkpoints, read_state
 from train.config import Config
-from train.distributed import World
 from train.optimizer import Ema, Optimizer, rate_factor, scaled_rate
 from train.step import Step
 from train.window import Window
@@ -216,8 +216,7 @@ class Trainer:
         reading = self.window.read(self.last_read, self.step)
         seconds = time.monotonic() - self.clock
         images = (self.step - self.clock_step) * self.config.batch_size
-        if log is not None:
-            names = list(reading.means)
+        if log is not None and (names := list(reading.means)):
             line: dict[str, Any] = {
                 "step": self.step,
                 "epoch": round(self.step / self.loader.batches_per_epoch, 4),
@@ -232,11 +231,12 @@ class Trainer:
             }
             log.write(line)
             logs.show(self.progress, line, (self.step - self.last_read) * self.config.batch_size)
+            if self.last_read == 0 and line["cosines"]:
+                logs.say_agreement(line["cosines"])
+        if log is not None:
             for step, terms, ids in reading.skipped:
                 log.write({"step": step + 1, "skipped": terms, "ids": ids})
                 logs.say_skipped(step, terms, ids)
-        if log is not None and self.last_read == 0 and line["cosines"]:
-            logs.say_agreement(line["cosines"])
         self.last_read = self.step
         self.restart_clock()
         if reading.longest > self.config.max_skipped:

@@ -9,8 +9,8 @@ from PIL import Image
 
 from eval.interchange import select
 from eval.pictures import SCENE_CORRUPTIONS, best_and_worst, choose_scenes, judge
-from eval.ranks import World
 from eval.run import EvaluationOptions, run
+from pipeline.ranks import World
 from tests.eval.worlds import make_detections, make_truth, no_detections, random_world
 
 

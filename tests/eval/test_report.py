@@ -12,12 +12,12 @@ import torch
 from eval import domains
 from eval.interchange import Detections, read_results, write_results
 from eval.markup import Html, number, tag
-from eval.ranks import World
 from eval.report import build_report, write_report
 from eval.report_training import read_log, thin
 from eval.results import load_run
 from eval.run import EvaluationOptions, run
 from kernels.severity import BENCHMARK
+from pipeline.ranks import World
 
 SECTIONS = ["domains", "classes", "curves", "sizes", "corruptions", "pictures", "training", "details"]
 HOSTILE = "<script>alert('x')</script>"

@@ -11,11 +11,11 @@ import kernels
 from eval.detect import detect_dataset, make_batch, match_classes, read_image
 from eval.interchange import Detections, concatenate, ground_truth_of
 from eval.pictures import image_detector
-from eval.ranks import World
 from eval.robustness import SETS, corrupt, describe, measure
 from eval.run import EvaluationOptions, run, trained_on
 from eval.scoring import score_domain
 from kernels.severity import ALL, BENCHMARK, TRAINING
+from pipeline.ranks import World
 from tests.eval.conftest import CLASSES
 
 ALONE = World(0, 1, torch.device("cpu"))

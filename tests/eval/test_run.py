@@ -16,7 +16,6 @@ import torch
 from eval.detect import match_classes
 from eval.interchange import Detections, ground_truth_of, read_results, to_boxes, write_results
 from eval.light import source_ap
-from eval.ranks import World
 from eval.report import build_report
 from eval.results import difference, load_run
 from eval.run import EvaluationOptions, run
@@ -25,6 +24,7 @@ from eval.table import domain_table, named_runs
 from model.parity import stock_twin
 from pipeline.pack import PackOptions, pack
 from pipeline.pixels import decode_packed
+from pipeline.ranks import World
 from tests.eval.conftest import CLASSES, torchvision_detections
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -267,6 +267,12 @@ def test_a_damaged_file_of_an_evaluation_is_named(evaluated, tmp_path, name):
     (tmp_path / "eval" / name).write_bytes((evaluated.folder / name).read_bytes()[:60])
     with pytest.raises(ValueError, match=f"{name} is (not JSON|damaged)"):
         build_report([load_run(tmp_path), evaluated])
+
+
+def test_results_with_parts_missing_are_named(tmp_path):
+    (tmp_path / "results.json").write_text('{"format": 1, "run": "x"}')
+    with pytest.raises(ValueError, match=r"results.json lacks evaluated, classes, .*evaluate .* again"):
+        load_run(tmp_path)
 
 
 def test_an_empty_domain_is_one_clear_error(scored, tmp_path):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 from skimage import data
 from torch.nn import functional
@@ -284,6 +285,20 @@ def test_masks_are_made_anew_when_asked():
 def test_bad_configurations(options, words):
     with pytest.raises(ValueError, match=words):
         ViewConfig(**options)
+
+
+def test_given_frost_pictures_are_laid_on(tmp_path):
+    """Ice of one grey, at the published severity 1: image + 0.4 x ice."""
+    Image.fromarray(np.full((200, 300, 3), 100, np.uint8)).save(tmp_path / "ice.png")
+    plain = ViewConfig(corruptions=("frost",), severities=(1,), ratio_range=(1.0, 1.0), flip_probability=0.0)
+    batch = make_batch([(64, 96)])
+    levels = denormalise(ViewMaker(replace(plain, frost_pictures=tmp_path))(batch).student_B3hw)
+    expected = (batch.images_BHW3.permute(0, 3, 1, 2) + 40.0).clamp(0, 255)
+    assert (levels - expected).abs().max() <= 1.01
+    with pytest.raises(ValueError, match="frost is not among the corruptions"):
+        ViewConfig(corruptions=("fog",), frost_pictures=tmp_path)
+    with pytest.raises(ValueError, match=r"no \.png or \.jpg"):
+        ViewMaker(replace(plain, frost_pictures=tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import torch
 
 from model.config import small_model
 from pipeline.pack import PackOptions, pack
+from pipeline.ranks import World
 from train.config import Config, LoaderConfig, OptimizerConfig
-from train.distributed import World
 from train.recipes import RECIPES
 from train.run import train
 

@@ -176,10 +176,12 @@ from pathlib import Path
 from torch.nn.parallel import DistributedDataParallel
 from pipeline.loader import open_loader
 from pipeline.packed import PackedDataset
-from train import distributed, load
+from datetime import timedelta
+from pipeline.ranks import joined
+from train import load
 from train.config import Config, from_json
 from train.window import Window
-with distributed.joined("cpu") as world:
+with joined("cpu", timedelta(minutes=2)) as world:
     config = from_json(Config, json.loads(Path(sys.argv[1]).read_text()))
     data = PackedDataset(config.data)
     teacher, _ = load.load_teacher(config, data.classes, world)

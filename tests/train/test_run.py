@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.ranks import World
 from train.checkpoint import Checkpoints
 from train.config import OptimizerConfig
-from train.distributed import World
 from train.logs import read_log
 from train.recipes import CLEAN, RECIPES
 from train.run import read_command, train
@@ -242,12 +242,19 @@ def test_the_student_may_start_from_the_teacher(student_config, teacher_run):
         Trainer(other, WORLD, Checkpoints(config.out, 1))
 
 
-def test_the_teachers_quality_is_said(student_config, teacher_run, packed, capsys):
-    Trainer(student_config, WORLD, Checkpoints(student_config.out, 1)).loader.close()
-    assert "AP on its source is not known" in capsys.readouterr().out
-    config = replace(student_config, val=packed)
-    Trainer(config, WORLD, Checkpoints(student_config.out, 1)).loader.close()
-    assert "AP50 on its source is" in capsys.readouterr().out
+def test_the_teachers_quality_is_said(student_config, packed, capsys, monkeypatch):
+    def said(config):
+        Trainer(config, WORLD, Checkpoints(config.out, 1)).loader.close()
+        return capsys.readouterr().out
+
+    assert "AP on its source is not known" in said(student_config)
+    measured = replace(student_config, val=packed)
+    monkeypatch.setattr(Trainer, "measure", lambda *_: {"AP50": 0.4})
+    assert "warning: the teacher's AP50 on its source is 0.4, no better than chance" in said(measured)
+    monkeypatch.setattr(Trainer, "measure", lambda *_: {"AP50": 61.0})
+    good = said(measured)
+    assert "the teacher's AP50 on its source is 61.0" in good
+    assert "chance" not in good
 
 
 def test_a_run_without_signal_is_noticed_at_step_0(student_config, teacher_run, capsys):

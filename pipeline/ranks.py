@@ -1,4 +1,7 @@
-"""Evaluation on several ranks under torchrun: who I am, and how results meet. gloo without a GPU, nccl with one."""
+"""Several processes on one job: who I am, and how the others' failures end. Started by torchrun, or one by nobody.
+
+One process a GPU (nccl), or several on CPU (gloo).
+"""
 
 import os
 import sys
@@ -7,12 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
-
-# Between two meetings of the ranks lies a whole pass over their images.
-TIMEOUT = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class World:
     def first(self) -> bool:
         return self.rank == 0
 
-    def share(self, value):
+    def share(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         if self.size == 1:
             return value
@@ -35,8 +36,11 @@ class World:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[World]:
-    """The world torchrun describes, or a world of one. A rank that fails leaves at once: torchrun ends the others."""
+def joined(device: str, timeout: timedelta) -> Iterator[World]:
+    """Join the group torchrun describes. A rank that fails leaves at once, so that torchrun ends the others.
+
+    timeout: longer than the slowest lawful wait of one rank for another; a dead rank is noticed at once by other means.
+    """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"--device {device}: choose auto, cpu or cuda")
@@ -44,24 +48,28 @@ def joined(device: str) -> Iterator[World]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError("--device cuda: torch sees no GPU; use --device cpu, or mend the driver")
+            raise ValueError("device is cuda, but torch sees no GPU; use --device cpu, or mend the driver")
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
-            raise ValueError(f"rank {rank} wants GPU {local} of {torch.cuda.device_count()}; start fewer ranks")
+            raise ValueError(
+                f"rank {rank} wants GPU {local} of {torch.cuda.device_count()}; start no more ranks than GPUs"
+            )
         torch.cuda.set_device(local)
         device = f"cuda:{local}"
     world = World(rank, size, torch.device(device))
     if size == 1:
         yield world
         return
-    dist.init_process_group("nccl" if world.device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    backend = "nccl" if world.device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timeout, device_id=world.device if backend == "nccl" else None)
     try:
         yield world
     except ValueError as error:
         print(f"error (rank {rank}): {error}", file=sys.stderr, flush=True)
         os._exit(2)
     except BaseException:
-        traceback.print_exc()  # a clean exit would wait for the other ranks, which wait for this one
+        # A clean exit would wait for the other ranks, which wait for this one.
+        traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
     dist.barrier()
