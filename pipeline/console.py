@@ -58,17 +58,23 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if self.terminal:
-            from rich.console import Console
+            from rich.console import Console, RenderableType
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
+            from rich.progress import Progress as Columns
+            from rich.text import Text
+
+            class Bar(Columns):
+                def get_renderables(self) -> Iterable[RenderableType]:
+                    """The note has lines of its own: beside the bar it would squeeze rate and time off the screen."""
+                    yield from super().get_renderables()
+                    yield from (Text(task.fields["note"], style="dim") for task in self.tasks if task.fields["note"])
 
             columns = (
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(bar_width=16),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
             )
             self.bar = Bar(*columns, console=Console(stderr=True))
             self.bar.start()
