@@ -42,4 +42,6 @@ def choose_splits(available: Sequence[str], wanted: Sequence[str], root: Path) -
 
 
 def relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    """The path below the root as text that can be printed: a byte that is not UTF-8 is shown as \\udcff."""
+    text = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    return text.encode(errors="backslashreplace").decode()

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pipeline.console import track
+from pipeline.output_folder import replace_file, temporary
 from pipeline.packed import PackedDataset
-from pipeline.shards import replace_file
 
 NAME = "data.beton"
 PAGE = 8 << 20  # bytes; no sample's region crosses a page, which FFCV's own page cache relies on
@@ -134,12 +134,12 @@ def add_beton(out: Path) -> None:
     with PackedDataset(out) as dataset:
         if dataset.info["beton"] and (out / NAME).is_file():
             return
-        temporary = out / f"{NAME}.{os.getpid()}.tmp"
+        path = temporary(out, NAME)
         try:
-            write_beton(dataset, temporary)
-            os.replace(temporary, out / NAME)
+            write_beton(dataset, path)
+            os.replace(path, out / NAME)
         finally:
-            temporary.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         from ffcv.reader import Reader
 
         reader = Reader(str(out / NAME))
@@ -152,4 +152,4 @@ def add_beton(out: Path) -> None:
             "tail": tail,
             "structure_sha256": structure_checksum(out / NAME, head, tail),
         }
-        replace_file(out / "dataset.json", json.dumps({**dataset.info, "beton": entry}, indent=1).encode())
+        replace_file(out, "dataset.json", json.dumps({**dataset.info, "beton": entry}, indent=1).encode())

@@ -8,7 +8,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,18 +22,19 @@ from pipeline import diverse_weather
 from pipeline.annotated import relative
 from pipeline.card import VERSION, build_card, report
 from pipeline.classes import split_names
-from pipeline.console import Progress, run_entry, say
-from pipeline.problems import check_allowed, problem_list
+from pipeline.console import Progress, run_entry, say, track
+from pipeline.output_folder import WORK, begin, check_output, clear_work, replace_file
+from pipeline.packed import PackedDataset
+from pipeline.problems import SHOWN, check_allowed, problem_list
 from pipeline.shards import (
     INDEX_SCHEMA,
-    WORK,
     Encoding,
     Record,
     ShardJob,
     ShardResult,
     make_shard,
+    pack_picture,
     read_shard,
-    replace_file,
 )
 from pipeline.sources import Source, read_source
 from pipeline.workers import deaths_explained, end_with_parent
@@ -100,8 +100,10 @@ def check_options(options: PackOptions) -> None:
         raise ValueError("--beton belongs to the last step: give it with --merge, not with --part")
     parse_part(options.part)
     root, out = options.root.resolve(), options.out.resolve()
-    if out == root or root.is_relative_to(out):
+    if root.is_relative_to(out):
         raise ValueError(f"{options.out} holds the source {options.root}; choose another output folder")
+    if out.is_relative_to(root):
+        raise ValueError(f"{options.out} lies inside the source {options.root}, which is never changed; choose another")
 
 
 def parse_part(text: str) -> tuple[int, int]:
@@ -182,28 +184,32 @@ def pack(options: PackOptions) -> list[Path]:
         for split in options.split:
             if split not in (*found, "all"):
                 raise ValueError(f"--split {split}: {options.root} has {', '.join(found)}")
+        parts = [part for part in parts if not options.split or part[3] in options.split or "all" in options.split]
+        for name, *_ in parts:
+            check_output(options.out / name)
         chosen = []
         for name, domain, folder, split in parts:  # all are read before the first is packed: faults show early
-            if not options.split or split in options.split or "all" in options.split:
-                source = read_source(
-                    folder,
-                    "voc",
-                    classes=classes or diverse_weather.CLASSES,
-                    rename=options.map,
-                    drop=options.drop,
-                    splits=(split,),
-                    domain=options.domain or domain,
-                )
-                check_source(source, options)
-                chosen.append((name, split, source))
+            source = read_source(
+                folder,
+                "voc",
+                classes=classes or diverse_weather.CLASSES,
+                rename=options.map,
+                drop=options.drop,
+                splits=(split,),
+                domain=options.domain or domain,
+            )
+            own = replace(options, out=options.out / name, split=(split,))
+            check_source(source, own)
+            chosen.append((name, source, own))
         made = []
-        for name, split, source in chosen:
-            finished = pack_source(source, replace(options, out=options.out / name, split=(split,)), name)
+        for name, source, own in chosen:
+            finished = pack_source(source, own, name)
             # The sample world has only the folders in common with the benchmark.
             if finished and not (options.root / "world.json").exists():
-                compare_with_published(options.out / name, name)
+                compare_with_published(own.out, name)
             made += finished
         return made
+    check_output(options.out)
     source = read_source(
         options.root,
         options.format,
@@ -219,27 +225,37 @@ def pack(options: PackOptions) -> list[Path]:
 
 def check_source(source: Source, options: PackOptions) -> None:
     what = f"{source.root} (of which annotations and picture headers were read; decoding may find more)"
-    check_allowed(source.problems, options.allow_bad, what)
+    listing = problems_name(options)
+    if len(source.problems) > max(SHOWN, options.allow_bad):  # too many for a message
+        begin(options.out)
+        replace_file(options.out, listing, problem_list(source.problems).encode())
+    check_allowed(source.problems, options.allow_bad, what, options.out / listing)
     if not source.samples:
         raise ValueError(f"{source.root}: no image is left to pack")
+
+
+def problems_name(options: PackOptions) -> str:
+    """Of the list of problems below OUT; each part writes its own."""
+    part, num_parts = parse_part(options.part)
+    return f"{WORK}/problems-{part}-of-{num_parts}.txt" if num_parts > 1 else "problems.txt"
 
 
 def pack_source(source: Source, options: PackOptions, name: str) -> list[Path]:
     out = options.out
     jobs, fingerprint = plan_shards(source, options)
     if (out / "dataset.json").exists():
-        check_same(out, fingerprint)
+        check_same(out, fingerprint, jobs)
         say(f"{out} is already packed from the same images and options")
     else:
         shards = run_jobs(jobs, source, options)
         if shards is None:
             return []
         finish(shards, jobs, source, options, name, fingerprint)
-    shutil.rmtree(out / WORK, ignore_errors=True)
     if options.beton:
         from pipeline.beton import add_beton
 
         add_beton(out)
+    clear_work(out)
     card = json.loads((out / "dataset.json").read_text())
     say(report(card))
     return [out]
@@ -252,7 +268,10 @@ def compare_with_published(out: Path, name: str) -> None:
         say(f"  {line}")
 
 
-def check_same(out: Path, fingerprint: str) -> None:
+def check_same(out: Path, fingerprint: str, jobs: list[ShardJob]) -> None:
+    """The dataset is of these images and options. The fingerprint holds names, annotations and sizes in bytes (nothing
+    that a copy of the files would alter); a picture touched since its shard was made is packed again to compare.
+    """
     try:
         same = json.loads((out / "dataset.json").read_text())["fingerprint"] == fingerprint
     except (ValueError, KeyError, TypeError):
@@ -261,11 +280,27 @@ def check_same(out: Path, fingerprint: str) -> None:
         raise ValueError(
             f"{out} already holds a packed dataset of other images or options; delete it or choose another folder"
         )
+    with PackedDataset(out) as dataset:
+        touched = [
+            record
+            for job in jobs
+            for record in job.records
+            if os.stat(record.path).st_ctime_ns > job.tar.stat().st_mtime_ns
+        ]
+        known = set(dataset.ids_N.tolist())
+        for record in track(touched, f"comparing what is newer than {out.name}", len(touched)):
+            try:
+                found = hashlib.sha256(pack_picture(record, jobs[0].encoding)[1]).digest()
+            except ValueError:
+                found = None
+            if found != (dataset.sha256_of(dataset.index_of(record.id)) if record.id in known else None):
+                raise ValueError(
+                    f"{record.file_name} was changed after {out} was packed; delete {out} or choose another folder"
+                )
 
 
 def run_jobs(jobs: list[ShardJob], source: Source, options: PackOptions) -> list[ShardResult] | None:
     """Make what is missing. The finished shards in order, or None after one part of several."""
-    (options.out / WORK).mkdir(parents=True, exist_ok=True)
     part, num_parts = parse_part(options.part)
     mine = [job for job in jobs if job.number % num_parts == part - 1]
     done = {job.number: result for job in mine if (result := read_shard(job))}
@@ -275,6 +310,7 @@ def run_jobs(jobs: list[ShardJob], source: Source, options: PackOptions) -> list
         raise ValueError(
             f"{options.out}: {len(missing)} of {len(jobs)} shards are not made yet ({names}); run every --part first"
         )
+    begin(options.out)
     if missing:
         workers = min(options.workers or len(os.sched_getaffinity(0)), len(missing))
         total, left = (sum(len(job.records) for job in some) for some in (mine, missing))
@@ -287,10 +323,10 @@ def run_jobs(jobs: list[ShardJob], source: Source, options: PackOptions) -> list
             raise ValueError(f"{job.tar} changed while packing; is another run writing {options.out}?")
         results.append(result)
     problems = [*source.problems, *(problem for result in results for problem in result.problems)]
-    (options.out / "problems.txt").unlink(missing_ok=True)
+    (options.out / problems_name(options)).unlink(missing_ok=True)
     if problems:
-        replace_file(options.out / "problems.txt", problem_list(problems).encode())
-    check_allowed(problems, options.allow_bad, f"{source.root}")
+        replace_file(options.out, problems_name(options), problem_list(problems).encode())
+    check_allowed(problems, options.allow_bad, f"{source.root}", options.out / problems_name(options))
     if num_parts > 1:
         say(
             f"{options.out}: part {part} of {num_parts} is done ({len(mine)} shards); "
@@ -314,7 +350,7 @@ def finish(
     sink = pa.BufferOutputStream()
     pq.write_table(index, sink, compression="zstd", row_group_size=ROW_GROUP)
     data = sink.getvalue().to_pybytes()
-    replace_file(options.out / "index.parquet", data)
+    replace_file(options.out, "index.parquet", data)
     problems = [*source.problems, *(problem for shard in shards for problem in shard.problems)]
     kinds = {kind: sum(problem.skips == kind for problem in problems) for kind in ("image", "box", "clip")}
     card = build_card(
@@ -347,7 +383,7 @@ def finish(
     for path in options.out.glob("shard-*.tar"):  # left by an unfinished run over more images
         if path.name not in kept:
             path.unlink()
-    replace_file(options.out / "dataset.json", json.dumps(card, indent=1).encode())
+    replace_file(options.out, "dataset.json", json.dumps(card, indent=1).encode())
 
 
 def main() -> None:

@@ -61,8 +61,9 @@ def _orientation(image: Image.Image) -> int:
 def read_size(file: BinaryIO) -> tuple[tuple[int, int], tuple[int, int]]:
     """((h, w) as displayed after EXIF rotation, (h, w) as stored), from the header alone."""
     image = _open(file)
-    stored = (image.height, image.width)
-    return (stored[::-1] if _orientation(image) in (5, 6, 7, 8) else stored), stored
+    first = (image.height, image.width)
+    second = first[::-1] if _orientation(image) in (5, 6, 7, 8) else first
+    return (first, second) if image.format == "TIFF" else (second, first)  # Pillow turns TIFF itself, its size too
 
 
 def decode_rgb(data: bytes) -> np.ndarray:
@@ -83,12 +84,11 @@ def decode_rgb(data: bytes) -> np.ndarray:
                 f"has {image.mode} pixels (32 bits a channel), whose range is unknown; convert it to 8 bits"
             )
         else:
-            if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")
-            rgb = np.asarray(image.convert("RGB"))
+            indexed = image.mode == "P" and "transparency" in image.info
+            rgb = np.asarray((image.convert("RGBA") if indexed else image).convert("RGB"))
     except Exception as error:  # ValueError of libjpeg; Pillow: OSError when cut, SyntaxError, struct.error ...
         raise ValueError(f"cannot be decoded ({error})") from None
-    if orientation in ROTATIONS:
+    if orientation in ROTATIONS and image.format != "TIFF":  # which Pillow has turned already
         rgb = ROTATIONS[orientation](rgb)
     return np.ascontiguousarray(rgb)
 

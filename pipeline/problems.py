@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 SHOWN = 40
 
@@ -21,22 +22,23 @@ class Problem:
         return f"{place}: {self.what}; {self.mend}"
 
 
-SKIP_TEXT = {"image": "the image was left out", "box": "the box was left out", "clip": "the box was clipped"}
+SKIP_TEXT = {"image": "the image is left out", "box": "the box is left out", "clip": "the box is clipped"}
 
 
-def describe_problems(problems: Sequence[Problem]) -> str:
+def describe_problems(problems: Sequence[Problem], complete: Path) -> str:
+    """The first ones, and where the complete list is when there are more."""
     lines = [f"  {problem}" for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:
-        lines.append(f"  ... and {len(problems) - SHOWN} more")
+        lines.append(f"  ... and {len(problems) - SHOWN} more; {complete} lists them all")
     return "\n".join(lines)
 
 
 def problem_list(problems: Sequence[Problem]) -> str:
-    """The text of problems.txt: every problem on a line, with what was done about it."""
+    """The text of problems.txt: every problem on a line, with what is done about it where it is allowed."""
     return "".join(f"{problem} [{SKIP_TEXT[problem.skips]}]\n" for problem in problems)
 
 
-def check_allowed(problems: Sequence[Problem], allow_bad: int, what: str) -> None:
+def check_allowed(problems: Sequence[Problem], allow_bad: int, what: str, complete: Path) -> None:
     """Raise with all problems together when there are more than the user allowed."""
     if len(problems) <= allow_bad:
         return
@@ -45,6 +47,6 @@ def check_allowed(problems: Sequence[Problem], allow_bad: int, what: str) -> Non
     raise ValueError(
         f"{what} has {len(problems)} problems (by what would be left out or clipped: {counts}), "
         f"{allow_bad} are allowed:\n"
-        f"{describe_problems(problems)}\n"
+        f"{describe_problems(problems, complete)}\n"
         f"Mend them, or accept up to this many with --allow-bad {len(problems)}"
     )

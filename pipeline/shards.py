@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.output_folder import WORK, replace_file, temporary
 from pipeline.parse import MAX_IMAGE_BYTES, read_bytes
 from pipeline.pixels import decode_rgb, encode, resize, training_size
 from pipeline.problems import Problem
 
-WORK = ".work"
 BOXES = pa.list_(pa.list_(pa.float32(), 4))
 INDEX_SCHEMA = pa.schema(
     [
@@ -99,16 +99,6 @@ class ShardResult:
     sha256: str
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write atomically: the file has all of the data or is not there."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def read_shard(job: ShardJob) -> ShardResult | None:
     """The finished result of this very job, or None when it has to be made."""
     try:
@@ -151,25 +141,30 @@ class TarWriter:
         self.file.close()
 
 
+def pack_picture(record: Record, encoding: Encoding) -> tuple[tuple[int, int], bytes]:
+    """((h, w), the encoded picture), from the original's bytes alone."""
+    image = decode_rgb(read_bytes(Path(record.path), MAX_IMAGE_BYTES))
+    if image.shape[:2] != record.size:
+        raise ValueError(f"decodes to {image.shape[:2]} where its header says {record.size} (h, w)")
+    size = training_size(record.size, encoding.short_side, encoding.long_side)
+    return size, encode(resize(image, size), encoding.quality, encoding.chroma, encoding.raw)
+
+
 def make_shard(job: ShardJob) -> int:
     """Write the shard and its side table; returns the number of images that were looked at. Faults go to the table."""
-    temporary = job.table.with_name(f"{job.tar.name}.{os.getpid()}.tmp")
-    writer = TarWriter(temporary)
+    path = temporary(Path(job.out), job.tar.name)
+    writer = TarWriter(path)
     rows: list[dict[str, Any]] = []
     problems: list[Problem] = []
     try:
         for record in job.records:
             try:
-                image = decode_rgb(read_bytes(Path(record.path), MAX_IMAGE_BYTES))
-                if image.shape[:2] != record.size:
-                    raise ValueError(f"decodes to {image.shape[:2]} where its header says {record.size} (h, w)")
+                size, data = pack_picture(record, job.encoding)
             except ValueError as error:
                 problems.append(
                     Problem(record.file_name, "", str(error), "replace the picture or take it out of the list")
                 )
                 continue
-            size = training_size(record.size, job.encoding.short_side, job.encoding.long_side)
-            data = encode(resize(image, size), job.encoding.quality, job.encoding.chroma, job.encoding.raw)
             original = np.frombuffer(record.boxes, np.float32).reshape(-1, 4)
             boxes = scale_boxes(original, record.size, size)
             key = f"{record.id:012d}"
@@ -197,7 +192,7 @@ def make_shard(job: ShardJob) -> int:
         writer.close()
     except BaseException:
         writer.file.close()
-        temporary.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         raise
     note = {
         "fingerprint": job.fingerprint,
@@ -209,8 +204,8 @@ def make_shard(job: ShardJob) -> int:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     job.table.unlink(missing_ok=True)  # an older side table must never describe the new tar
-    os.replace(temporary, job.tar)
-    replace_file(job.table, sink.getvalue().to_pybytes())
+    os.replace(path, job.tar)
+    replace_file(Path(job.out), f"{WORK}/{job.table.name}", sink.getvalue().to_pybytes())
     return len(job.records)
 
 

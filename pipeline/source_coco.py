@@ -1,6 +1,5 @@
 """COCO detection JSON: images, annotations with bbox [x, y, w, h], categories in the order of their ids."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ def rows(data: dict, key: str, path: Path) -> list[Any]:
 def read_coco(root: Path, splits: list[str], domain: str, problems: list[Problem]) -> tuple[list[Annotated], list[str]]:
     files = {split: path for split, (path, kind) in find_json(root).items() if kind == "coco"}
     images: dict[int, Annotated] = {}
+    taken: set[Path] = set()
     names: list[str] = []
     for split in choose_splits(list(files), splits, root):
         path = files[split]
@@ -39,7 +39,7 @@ def read_coco(root: Path, splits: list[str], domain: str, problems: list[Problem
         if names and names != list(categories.values()):
             raise ValueError(f"{path}: has other categories than the split before it; pack the splits apart")
         names = list(categories.values())
-        known = read_images(root, path, split, domain, rows(data, "images", path), images, problems)
+        known = read_images(root, path, split, domain, rows(data, "images", path), images, taken, problems)
         read_annotations(relative(path, root), rows(data, "annotations", path), categories, images, known, problems)
     return [images[key] for key in sorted(images)], names
 
@@ -66,12 +66,12 @@ def read_images(
     domain: str,
     values: list[Any],
     images: dict[int, Annotated],
+    taken: set[Path],
     problems: list[Problem],
 ) -> set[int]:
-    """Fill `images`; returns every id the file knows, also those of images that were found faulty."""
+    """Fill `images` and `taken` (pictures of every split); returns every id the file knows, also of faulty images."""
     file = relative(path, root)
     known: set[int] = set()
-    taken: Counter[Path] = Counter()
     for index, value in enumerate(values):
         where = f"images[{index}]"
         try:
@@ -86,9 +86,9 @@ def read_images(
                 raise ValueError(f"the id {number} {what} (both images are left out)")
             known.add(number)
             picture = find_picture(root, path, split, value.get("file_name"))
-            taken[picture] += 1
-            if taken[picture] > 1:
+            if picture in taken:
                 raise ValueError(f"the picture {value['file_name'][:80]!r} is listed twice")
+            taken.add(picture)
             size = (
                 (whole(value["height"], "height", 1), whole(value["width"], "width", 1))
                 if "height" in value and "width" in value

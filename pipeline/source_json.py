@@ -29,13 +29,13 @@ def find_json(root: Path) -> dict[str, tuple[Path, str]]:
         for prefix in PREFIXES:
             split = split.removeprefix(prefix)
         with open(path, "rb") as file:
-            start = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
-        if start.startswith(b"["):
+            start = file.read(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n")
+        if start.startswith(b"[") or re.match(rb'\{\s*"(frames|config)"', start):
             kind = "bdd"
-        elif start.startswith(b"{"):
-            kind = "bdd" if re.match(rb'\{\s*"(frames|config)"', start) else "coco"
+        elif start.startswith(b"{") and re.search(rb'"(images|annotations|categories)"\s*:', start):
+            kind = "coco"
         else:
-            continue
+            continue  # some other JSON
         if split in found:
             raise ValueError(
                 f"{root}: {found[split][0].name} and {path.name} both describe the split {split!r}; keep one"

@@ -42,6 +42,11 @@ def read_card(path: Path) -> tuple[list[str], dict[str, Any]]:
         names = [name.strip() for name in names]
         if len(set(names)) != len(names):
             raise ValueError("has the same class name twice in 'names'")
+        if "kpt_shape" in card:
+            raise ValueError(
+                "has 'kpt_shape': these labels are of poses (keypoints after the box), which are not read; "
+                "export boxes: lines of class cx cy w h, and no kpt_shape"
+            )
         if "nc" in card and card["nc"] != len(names):
             raise ValueError(f"says nc: {str(card['nc'])[:20]} but has {len(names)} names")
     except ValueError as error:

@@ -95,6 +95,8 @@ def read_source(
 def check_image(image: Annotated, table: dict[str, int], source: Source) -> Sample | None:
     picture = relative(image.image, source.root)
     try:
+        if str(image.image).encode(errors="ignore").decode() != str(image.image):
+            raise ValueError("has a name that is not UTF-8")
         with open_file(image.image, MAX_IMAGE_BYTES) as file:
             size, stored = read_size(file)
     except ValueError as error:

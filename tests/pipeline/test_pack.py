@@ -126,12 +126,102 @@ def test_a_shard_that_is_half_there_is_made_again(options, tmp_path):
     (options.out / "dataset.json").unlink()
     work = options.out / ".work"
     work.mkdir()
+    (work / "begun").touch()
     (work / "shard-000001.tar.123.tmp").write_bytes(b"half")
     (work / "shard-000002.parquet").write_bytes(b"PAR1")
     (options.out / "shard-000003.tar").write_bytes(b"")
     (options.out / "shard-000099.tar").write_bytes(b"of an older, larger run")
     pack(options)
     assert files(options.out) == whole
+
+
+def test_a_strangers_folder_is_left_alone(options, make_voc, tmp_path):
+    """A tar of somebody else's with our shards' name, and a file called dataset.json that is not ours."""
+    for name, text in (
+        ("shard-000000.tar", "theirs"),
+        ("dataset.json", '{"format": "theirs"}'),
+        ("dataset.json", "[]"),
+    ):
+        folder = tmp_path / f"theirs-{len(text)}"
+        folder.mkdir()
+        (folder / name).write_text(text)
+        (folder / ".work").mkdir()
+        (folder / ".work" / "notes.txt").write_text("theirs too")
+        before = files(folder)
+        with pytest.raises(ValueError, match=rf"not begun by this command.*{name}.*choose an empty folder"):
+            pack(replace(options, out=folder))
+        assert files(folder) == before
+    (tmp_path / "empty" / ".work").mkdir(parents=True)  # killed before its first file
+    assert len(pack(replace(options, out=tmp_path / "empty"))) == 1
+    root = tmp_path / "bench"  # of the benchmark every part has a folder of its own inside OUT
+    make_voc({"a": ((20, 30), [])}, root=root / "daytime_clear/VOC2007")
+    out = tmp_path / "benchout"
+    (out / "daytime_clear_train").mkdir(parents=True)
+    (out / "daytime_clear_train" / "index.parquet").write_text("theirs")
+    with pytest.raises(ValueError, match="daytime_clear_train is not empty and was not begun"):
+        pack(PackOptions(root, out, workers=1))
+    (out / "daytime_clear_train" / "index.parquet").rename(out / "notes.txt")
+    pack(PackOptions(root, out, workers=1))
+    assert (out / "notes.txt").read_text() == "theirs"
+
+
+def test_merging_into_a_mistyped_folder_makes_nothing_there(options, tmp_path):
+    with pytest.raises(ValueError, match="run every --part first"):
+        pack(replace(options, out=tmp_path / "mistyped", merge=True))
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_a_picture_changed_after_packing_is_noticed_whatever_its_size_in_bytes(options, tools, capsys):
+    picture = options.root / "JPEGImages/i00.bmp"
+    tools.save(picture, tools.draw(40, 61, seed=1))
+    picture.with_suffix(".jpg").unlink()
+    pack(options)
+    picture.touch()
+    pack(options)  # touched, not changed
+    assert "is already packed" in capsys.readouterr().out
+    size = picture.stat().st_size
+    tools.save(picture, tools.draw(40, 61, seed=2))
+    assert picture.stat().st_size == size
+    with pytest.raises(ValueError, match=r"i00.bmp was changed after .* was packed; delete"):
+        pack(options)
+
+
+def test_every_problem_is_in_a_file_when_the_message_shows_forty(options):
+    """Found by reading, and found by decoding; parts on several machines write lists of their own."""
+    pictures = sorted((options.root / "JPEGImages").iterdir())
+    for path in pictures[:20]:
+        path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="has 20 problems") as short:
+        pack(options)
+    assert "lists them all" not in str(short.value)
+    assert (options.out / "problems.txt").read_text().count("\n") == 20
+    objects = "<object><name>car</name></object>" * 50
+    (options.root / "Annotations/i30.xml").write_text(f"<annotation>{objects}</annotation>")
+    message = r"(?s)has {} problems.*\.\.\. and {} more; {} lists them all"
+    with pytest.raises(ValueError, match=message.format(50, 10, options.out / "problems.txt")):
+        pack(options)
+    assert (options.out / "problems.txt").read_text().count("\n") == 50
+    with pytest.raises(ValueError, match=message.format(70, 30, options.out / "problems.txt")):
+        pack(replace(options, allow_bad=60))
+    assert (options.out / "problems.txt").read_text().count("\n") == 70
+    (options.out / "problems.txt").unlink()
+    pack(replace(options, allow_bad=70, part="1/2"))
+    assert not (options.out / "problems.txt").exists()
+    assert (options.out / ".work/problems-1-of-2.txt").read_text().count("\n") == 60
+    pack(replace(options, allow_bad=70))
+    assert (options.out / "problems.txt").read_text().count("\n") == 70
+    assert not (options.out / ".work").exists()
+
+
+def test_the_users_files_are_not_changed(options):
+    def state() -> dict[Path, tuple[bytes, int, int]]:
+        found = [path for path in options.root.rglob("*") if path.is_file()]
+        return {path: (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_mode) for path in found}
+
+    before = state()
+    pack(options)
+    pack(options)
+    assert state() == before
 
 
 def test_a_changed_picture_remakes_its_shard_alone(options, tools):
@@ -175,7 +265,36 @@ def test_bad_pictures_are_found_together_and_skipped_only_when_allowed(options):
     listed = (options.out / "problems.txt").read_text()
     assert listed.count("\n") == 3
     assert "JPEGImages/i03.jpg: cannot be decoded (Premature end of JPEG file)" in listed
-    assert "[the image was left out]" in listed
+    assert "[the image is left out]" in listed
+
+
+@pytest.mark.slow
+def test_a_kill_while_the_beton_is_written_leaves_nothing_behind(options, tmp_path):
+    pytest.importorskip("ffcv", reason="FFCV is not installed", exc_type=ImportError)
+    pack(options)
+    before = files(options.out)
+    slow = tmp_path / "slow" / "sitecustomize.py"
+    slow.parent.mkdir()
+    slow.write_text(
+        "import time, pipeline.beton as b\nfast = b.PagedWriter.add\n"
+        "def add(*a):\n time.sleep(0.1)\n return fast(*a)\nb.PagedWriter.add = add\n"
+    )
+    command = [sys.executable, "-m", "pipeline.pack", str(options.root), str(options.out), "--classes", "car"]
+    command += ["--short-side", "30", "--long-side", "60", "--images-per-shard", "5", "--beton"]
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(slow.parent)}, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(options.out.glob(".work/data.beton.*.tmp")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    left = {name for name in files(options.out) if name not in before}
+    assert left
+    assert all(name.startswith(".work/") for name in left)
+    assert len(PackedDataset(options.out)) == 40  # what was finished stays readable
+    pack(replace(options, beton=True))
+    assert set(files(options.out)) == {*before, "data.beton"}
 
 
 def test_a_worker_that_dies_is_an_error_not_a_hang(options, monkeypatch, tmp_path):
@@ -226,6 +345,8 @@ def test_the_output_may_not_hold_the_source(options):
     for out in (options.root, options.root.parent):
         with pytest.raises(ValueError, match="holds the source"):
             pack(replace(options, out=out))
+    with pytest.raises(ValueError, match="lies inside the source"):
+        pack(replace(options, out=options.root / "packed"))
 
 
 def test_raw_keeps_every_pixel(options, tools):

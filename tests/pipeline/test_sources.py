@@ -1,6 +1,7 @@
 """sources.py and the four readers: the right boxes, and every fault of the data named on purpose."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -264,6 +265,7 @@ def test_yolo_missing_and_orphaned_label_files(make_yolo):
         ("a: &a [x]\nnames: [*a, *a]\ntrain: train/images\n", "aliases are not accepted"),
         ("names: !!python/object/apply:os.system [echo]\n", "not valid YAML"),
         ("[" * 5000, "not valid YAML"),
+        ("train: train/images\nkpt_shape: [17, 3]\nnames: [person]\n", "has 'kpt_shape'.*export boxes"),
         ("- car\n", "not a mapping"),
     ],
 )
@@ -374,13 +376,24 @@ def test_coco_ids_that_start_again_in_every_split(make_coco):
     assert "the id 1 belongs to another split too: pack the splits apart" in problems(source)
 
 
+def test_coco_pictures_listed_in_two_splits(make_coco):
+    root = make_coco({1: (9, 9), 2: (9, 9)}, [])
+    folder = root / "annotations"
+    data = json.loads((folder / "instances_train.json").read_text())
+    data["images"] = [{**data["images"][0], "id": 11}]
+    (folder / "instances_val.json").write_text(json.dumps(data))
+    source = read(root, splits=("all",))
+    assert [sample.id for sample in source.samples] == [1, 2]
+    assert "instances_val.json, images[0] id 11: the picture '1.jpg' is listed twice" in problems(source)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ('{"images": [], "annotations": [], "categories": [], "images": []}', "has the key 'images' twice"),
         ('{"images": [NaN], "annotations": [], "categories": []}', "contains NaN"),
         ('{"images": []', "line 1 column 14: is not valid JSON"),
-        ('{"a":' * 100_000, "is nested too deeply|not valid JSON"),
+        ('{"images":' * 100_000, "is nested too deeply|not valid JSON"),
         ('{"annotations": [], "categories": []}', "'categories'|'images' is missing"),
         (
             '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
@@ -473,9 +486,25 @@ def test_formats_are_told_apart(make_voc, make_yolo, make_coco, tmp_path):
         detect_format(yolo)
 
 
-def test_the_users_files_are_not_changed(make_voc):
-    root = make_voc({"a": ((20, 30), [("car", 0, 0, 31, 21)]), "b": ((9, 9), [("car", 5, 5, 1, 1)])})
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
-    read(root, classes=("car",))
-    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
-    assert before == after
+def test_other_json_is_not_taken_for_coco(make_voc, make_coco):
+    root = make_voc({"a": ((9, 9), [])})
+    (root / "package.json").write_text('{"name": "tools", "version": "1"}')
+    (root / "settings.json").write_text('{"window": [1, 2]}')
+    assert detect_format(root) == "voc"
+    coco = make_coco({5: (9, 9)}, [])
+    path = coco / "annotations/instances_train.json"
+    head = '{"info": {"description": "' + "x" * 9000 + '"}, '  # long, as some tools write it
+    path.write_text(head + path.read_text().lstrip("{"))
+    assert detect_format(coco) == "coco"
+
+
+def test_names_that_are_not_utf8_are_problems_that_can_be_printed(make_yolo):
+    root = make_yolo({"a": ((9, 9), ["0 .5 .5 1 1"]), "b": ((9, 9), ["0 .5 .5 1 1"])})
+    for file in ("train/images/b.jpg", "train/labels/b.txt"):
+        path = os.fsencode(root / file)
+        os.rename(path, path.replace(b"/b.", b"/b\xff."))
+    source = read(root)
+    assert [sample.path.name for sample in source.samples] == ["a.jpg"]
+    assert len(source.problems) == 1
+    assert "train/images/b\\udcff.jpg: has a name that is not UTF-8" in problems(source)
+    problems(source).encode()
