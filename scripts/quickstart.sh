@@ -38,6 +38,8 @@ stopped() {
     [ "$status" = 0 ] || echo "quickstart: stopped, the reason is above; run the same command again and it continues" >&2
 }
 trap stopped EXIT
+trap 'exit 130' INT # also between two commands
+trap 'exit 143' TERM
 
 stage "1/6 sample world: a procedural street in five weathers -> $world"
 $python -m pipeline.sample_world --out "$world" "${images[@]}"
