@@ -8,6 +8,7 @@ import json
 import mmap
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +21,16 @@ import tyro
 
 from pipeline.card import FORMAT, VERSION, report
 from pipeline.console import run_entry, say, track
-from pipeline.parse import read_bytes
+from pipeline.parse import open_file, read_bytes
 from pipeline.shards import INDEX_SCHEMA
 
 MAX_OPEN_SHARDS = 256  # each mapping keeps a file descriptor; the usual limit of a process is 1024
 LAZY = ("original_boxes", "file_name")
+
+
+def corners_of(boxes: pa.Array) -> np.ndarray:
+    """Lists of boxes -> float32 (M, 4)."""
+    return boxes.flatten().flatten().to_numpy().reshape(-1, 4)
 
 
 class PackedDataset:
@@ -76,61 +82,76 @@ class PackedDataset:
             raise self._error(f"dataset.json {error}") from None
         return info
 
-    def _read_index(self) -> None:
-        index_path = self.path / "index.parquet"
+    def _groups(self, columns: list[str]) -> Iterator[dict[str, pa.Array]]:
+        """These columns of index.parquet, one group of rows at a time (the whole of it need not fit into memory).
+
+        The bytes are the ones of dataset.json's checksum; columns have the right type, no empty cell, and lists that
+        belong together have equal lengths.
+        """
         try:
-            data = read_bytes(index_path, 8 << 30)
-        except ValueError as error:
-            raise self._error(f"index.parquet {error}") from None
-        if hashlib.sha256(data).hexdigest() != self.info["index"]["sha256"]:
-            raise self._error("index.parquet is damaged (its checksum differs from dataset.json)")
-        columns = [name for name in INDEX_SCHEMA.names if name not in LAZY]
-        try:
-            # Group by group, one thread, no read-ahead: as fast for a file in memory as pq.read_table, for less memory.
-            file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-            groups = [file.read_row_group(g, columns, use_threads=False) for g in range(file.num_row_groups)]
-            table = pa.concat_tables(groups)
+            with open_file(self.path / "index.parquet", 8 << 30) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != self.info["index"]["sha256"]:
+                    raise ValueError("is damaged (its checksum differs from dataset.json)")
+                parquet = pq.ParquetFile(file, pre_buffer=False)
+                schema = parquet.schema_arrow
+                for name in columns:
+                    if schema.get_field_index(name) < 0 or schema.field(name).type != INDEX_SCHEMA.field(name).type:
+                        raise ValueError("has other columns than this version writes")
+                for group in range(parquet.num_row_groups):
+                    table = parquet.read_row_group(group, columns, use_threads=False).combine_chunks()
+                    if not len(table):
+                        continue
+                    column = {name: table[name].chunk(0) for name in columns}
+                    lists = [array for array in column.values() if pa.types.is_list(array.type)]
+                    if any(array.null_count for array in column.values()):
+                        raise ValueError("has empty cells")
+                    if any(array.flatten().null_count or array.flatten(True).null_count for array in lists):
+                        raise ValueError("has empty cells inside a list")
+                    if any(not array.offsets.equals(lists[0].offsets) for array in lists):
+                        raise ValueError("has images with unequal numbers of boxes, labels and flags")
+                    yield column
+                    del table, column, lists
+                    pa.default_memory_pool().release_unused()  # Arrow would keep several groups' worth
         except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-            raise self._error(f"index.parquet cannot be read ({error})") from None
-        if table.schema.names != columns or any(
-            table.schema.field(name).type != INDEX_SCHEMA.field(name).type for name in columns
-        ):
-            raise self._error("index.parquet has other columns than this version writes")
-        if any(table[name].null_count for name in columns):
-            raise self._error("index.parquet has empty cells")
-        table = table.combine_chunks()
-        number = {
-            name: table[name].to_numpy() for name in columns if pa.types.is_integer(table.schema.field(name).type)
-        }
-        self.ids_N: np.ndarray = number["id"]
-        self.sizes_N2 = np.stack((number["height"], number["width"]), axis=1)
-        self.original_sizes_N2 = np.stack((number["original_height"], number["original_width"]), axis=1)
-        self._shard_N, self._offset_N, self._length_N = number["shard"], number["offset"], number["length"]
-        self._sha256_N = (
-            np.frombuffer(table["sha256"].chunk(0).buffers()[1], np.uint8).reshape(-1, 32)
-            if len(table)
-            else np.zeros((0, 32))
-        )
-        lists = {name: table[name].chunk(0) for name in ("boxes", "labels", "ignore")}
-        if any(column.flatten().null_count for column in lists.values()):
-            raise self._error("index.parquet has empty cells inside a list")
-        if any(not column.offsets.equals(lists["labels"].offsets) for column in lists.values()):
-            raise self._error("index.parquet has images with unequal numbers of boxes, labels and flags")
-        labels = lists["labels"]
-        self._start_N = labels.offsets.to_numpy().astype(np.int64)
-        self._labels_M = labels.flatten().to_numpy().astype(np.int64)
-        self._ignore_M = lists["ignore"].flatten().to_numpy(zero_copy_only=False)
-        self._boxes_M4 = lists["boxes"].flatten().flatten().to_numpy().reshape(-1, 4)
-        domain = table["domain"].chunk(0).dictionary_encode()
-        self.domains: list[str] = domain.dictionary.to_pylist()
-        self._domain_N = domain.indices.to_numpy()
+            raise self._error(f"index.parquet {error}") from None
+
+    def _read_index(self) -> None:
+        columns = [name for name in INDEX_SCHEMA.names if name not in LAZY]
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in (*columns, "count")}
+        domains: dict[str, int] = {}
+        for column in self._groups(columns):
+            parts["count"].append(np.diff(column["labels"].offsets.to_numpy()).astype(np.int64))
+            for name in columns:
+                array = column.pop(name)
+                if name == "boxes":
+                    values = corners_of(array)
+                elif name == "sha256":
+                    values = np.frombuffer(array.buffers()[1], np.uint8).reshape(-1, 32)[: len(array)]
+                elif name == "domain":
+                    coded = array.dictionary_encode()
+                    numbers = [domains.setdefault(text, len(domains)) for text in coded.dictionary.to_pylist()]
+                    values = np.array(numbers, np.int32)[coded.indices.to_numpy()]
+                else:
+                    values = (array.flatten() if pa.types.is_list(array.type) else array).to_numpy(zero_copy_only=False)
+                parts[name].append(values.copy())  # of exactly this size: the group's memory serves the next one
+        if not parts["id"]:
+            raise self._error("index.parquet has no rows")
+        joined = {name: np.concatenate(parts.pop(name)) for name in list(parts)}  # each part is freed when it is joined
+        self.ids_N: np.ndarray = joined["id"]
+        self.sizes_N2 = np.stack((joined["height"], joined["width"]), axis=1)
+        self.original_sizes_N2 = np.stack((joined["original_height"], joined["original_width"]), axis=1)
+        self._shard_N, self._offset_N, self._length_N = joined["shard"], joined["offset"], joined["length"]
+        self._sha256_N = joined["sha256"]
+        self._start_N = np.concatenate(([0], np.cumsum(joined["count"])))
+        self._boxes_M4, self._ignore_M = joined["boxes"], joined["ignore"]
+        self._labels_M = joined["labels"].astype(np.int64)
+        self.domains: list[str] = list(domains)
+        self._domain_N = joined["domain"]
         self._check_index()
         self._order_N = np.argsort(self.ids_N, kind="stable")
 
     def _check_index(self) -> None:
         """Everything a later read relies on, checked once over whole arrays."""
-        if len(self.ids_N) == 0:
-            raise self._error("index.parquet has no rows")
         sizes = []
         for shard in self.info["shards"]:
             try:
@@ -150,14 +171,15 @@ class PackedDataset:
                 raise self._error(f"index.parquet has {name} images larger than the canvas of dataset.json")
         if (self.sizes_N2 < 1).any() or (self.original_sizes_N2 < 1).any():
             raise self._error("index.parquet has images without a size")
-        counts = np.diff(self._start_N)
-        if len(self._labels_M):
-            limits = np.repeat(self.sizes_N2[:, ::-1], counts, axis=0)
-            x1y1, x2y2 = self._boxes_M4[:, :2], self._boxes_M4[:, 2:]
-            if not ((x1y1 >= 0) & (x2y2 > x1y1) & (x2y2 <= limits)).all():  # also false for NaN
-                raise self._error("index.parquet has boxes outside their image or without area")
-            if self._labels_M.min() < 1 or self._labels_M.max() > len(self.classes):
-                raise self._error("index.parquet has labels that are not in the class list")
+        self._check_boxes(self._boxes_M4, self.sizes_N2, "boxes")
+        if len(self._labels_M) and (self._labels_M.min() < 1 or self._labels_M.max() > len(self.classes)):
+            raise self._error("index.parquet has labels that are not in the class list")
+
+    def _check_boxes(self, boxes_M4: np.ndarray, sizes_N2: np.ndarray, what: str) -> None:
+        limits_M2 = np.repeat(sizes_N2[:, ::-1], np.diff(self._start_N), axis=0)
+        x1y1, x2y2 = boxes_M4[:, :2], boxes_M4[:, 2:]
+        if not ((x1y1 >= 0) & (x2y2 > x1y1) & (x2y2 <= limits_M2)).all():  # also false for NaN
+            raise self._error(f"index.parquet has {what} outside their image or without area")
 
     def __len__(self) -> int:
         return len(self.ids_N)
@@ -173,17 +195,19 @@ class PackedDataset:
         return max(8, -(-int(np.diff(self._start_N).max()) // 8) * 8)
 
     @cached_property
-    def _lazy(self) -> pa.Table:
-        return pq.ParquetFile(self.path / "index.parquet").read(list(LAZY)).combine_chunks()
-
-    @cached_property
     def file_names(self) -> list[str]:
         """Names of the original pictures, relative to the source's root."""
-        return self._lazy["file_name"].to_pylist()
+        return [name for column in self._groups(["file_name"]) for name in column["file_name"].to_pylist()]
 
     @cached_property
     def _original_boxes_M4(self) -> np.ndarray:
-        return self._lazy["original_boxes"].chunk(0).flatten().flatten().to_numpy().reshape(-1, 4)
+        groups = [column["original_boxes"] for column in self._groups(["original_boxes"])]
+        counts = np.concatenate([np.diff(array.offsets.to_numpy()) for array in groups])
+        if not np.array_equal(counts, np.diff(self._start_N)):
+            raise self._error("index.parquet has images with other numbers of original boxes than of boxes")
+        boxes_M4 = np.concatenate([corners_of(array) for array in groups])
+        self._check_boxes(boxes_M4, self.original_sizes_N2, "original boxes")
+        return boxes_M4
 
     def domain_of(self, i: int) -> str:
         return self.domains[self._domain_N[i]]

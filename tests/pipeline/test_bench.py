@@ -1,5 +1,6 @@
 """bench.py: its dataset of many records is a sound one, and wrong pixels get no speed."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bench import BenchOptions, check_loader, make_records
+import pipeline.bench
+from pipeline.bench import BenchOptions, check_loader, make_records, measure_opening
 from pipeline.loader_cpu import CpuDecoder
 from pipeline.packed import PackedDataset
+from pipeline.pixels import decode_packed
 
 
 def test_the_many_records_are_as_the_packer_writes_them(tmp_path):
@@ -19,7 +22,16 @@ def test_the_many_records_are_as_the_packer_writes_them(tmp_path):
     dataset = PackedDataset(tmp_path / "many")
     assert len(dataset) == 61
     assert [len(dataset.target(i)[1]) for i in (0, 29, 30, 60)] == [0, 29, 0, 0]
-    assert bytes(dataset.jpeg(60)) == bytes(dataset.jpeg(0))
+    assert len({bytes(dataset.jpeg(i)) for i in range(61)}) == 61
+    assert len({box.tobytes() for i in range(61) for box in dataset.target(i)[0]}) == 870
+    assert decode_packed(dataset.jpeg(60)).shape == (16, 16, 3)
+    dataset.original_target(29)
+
+
+def test_opening_many_records_stays_small(tmp_path):
+    """The whole process, its imports included: 100,000 records have to stay under 300 MB, see `measure_opening`."""
+    make_records(tmp_path / "many", 100_000)
+    assert measure_opening(tmp_path / "many", rounds=1)["peak_mb"] < 250
 
 
 def test_wrong_pixels_are_refused(make_packed, monkeypatch):
@@ -34,6 +46,31 @@ def test_wrong_pixels_are_refused(make_packed, monkeypatch):
     monkeypatch.setattr(CpuDecoder, "_decode", mirrored)
     with pytest.raises(ValueError, match="the loader cpu delivers wrong pixels"):
         check_loader(dataset, "cpu", options, cpu)
+
+
+def test_a_wrong_loader_fails_the_command(monkeypatch, tmp_path, capsys):
+    figures = {"wrong": {"cpu": "delivers wrong pixels"}}
+    monkeypatch.setattr(pipeline.bench, "bench", lambda options, folder: figures)
+    monkeypatch.setattr(pipeline.bench, "show", str)
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    assert pipeline.bench.main() == 1
+    figures["wrong"] = {}
+    assert pipeline.bench.main() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("break_cpu", [False, True])
+def test_bench_of_a_few_pictures_marks_what_is_wrong(monkeypatch, tmp_path, break_cpu):
+    """Through `bench` itself: a wrong loader is entered as wrong and not timed; a missing FFCV is not wrong."""
+    if break_cpu:
+        monkeypatch.setattr(CpuDecoder, "_decode", lambda self, index, canvas_HW3: canvas_HW3.fill(0))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    options = BenchOptions(images=8, threads=(1,), loaders=("cpu", "ffcv"), seconds=0.1, rounds=1, records=0)
+    figures = pipeline.bench.bench(options, tmp_path)
+    assert ("cpu" in figures["wrong"]) == break_cpu
+    assert ("cpu" in figures["loaders"]) != break_cpu
+    assert "ffcv" not in figures["wrong"]
+    assert ("WRONG" in pipeline.bench.show(figures)) == break_cpu
 
 
 @pytest.mark.slow

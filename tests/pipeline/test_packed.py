@@ -179,6 +179,8 @@ def rewrite_index(path, rows, schema) -> None:
         ("labels", [0, 1, 1], "not in the class list"),
         ("labels", [3, 1, 1], "not in the class list"),
         ("ignore", [None, True, True], "empty cells inside a list"),
+        ("boxes", [[0, 0, 1, None]] * 3, "empty cells inside a list"),
+        ("boxes", [None] * 3, "empty cells inside a list"),
         ("width", None, "empty cells"),
     ],
 )
@@ -190,6 +192,52 @@ def test_an_index_that_lies(make_packed, column, value, message):
     rewrite_index(path, rows, table.schema)
     with pytest.raises(ValueError, match=message):
         PackedDataset(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([[0, 0, 1, 1]] * 2, "other numbers of original boxes"),
+        ([[0, 0, 1, float("nan")]] * 3, "original boxes outside their image"),
+        ([[0, 0, 5000, 1]] * 3, "original boxes outside their image"),
+        ([[0, 0, 1, None]] * 3, "empty cells inside a list"),
+        (None, "empty cells"),
+    ],
+)
+def test_original_boxes_that_lie(make_packed, value, message):
+    path = make_packed(9).path
+    table = pq.read_table(path / "index.parquet")
+    rows = table.to_pylist()
+    rows[7]["original_boxes"] = value
+    rewrite_index(path, rows, table.schema)
+    with PackedDataset(path) as dataset, pytest.raises(ValueError, match=rf"index.parquet .*{message}"):
+        dataset.original_target(7)
+
+
+def test_an_index_damaged_after_opening_is_not_read_again_unseen(make_packed):
+    dataset = make_packed(9)
+    flip(dataset.path / "index.parquet", 100)
+    with pytest.raises(ValueError, match=r"index.parquet is damaged"):
+        _ = dataset.file_names
+    with pytest.raises(ValueError, match=r"index.parquet is damaged"):
+        dataset.original_target(0)
+    (dataset.path / "index.parquet").unlink()
+    with pytest.raises(ValueError, match=r"index.parquet is missing; pack the dataset again"):
+        _ = dataset.file_names
+
+
+def test_several_groups_of_rows_read_as_one(make_packed, monkeypatch):
+    monkeypatch.setattr("pipeline.pack.ROW_GROUP", 4)
+    split = make_packed(23, name="split")
+    monkeypatch.undo()
+    whole = make_packed(23, name="whole")
+    assert pq.ParquetFile(split.path / "index.parquet").num_row_groups == 6
+    for i in range(23):
+        for got, expected in zip(split.target(i), whole.target(i), strict=True):
+            np.testing.assert_array_equal(got, expected)
+        np.testing.assert_array_equal(split.original_target(i)[0], whole.original_target(i)[0])
+        assert split.jpeg(i) == whole.jpeg(i)
+    assert split.file_names == whole.file_names
 
 
 def test_an_index_whose_lists_disagree_row_by_row(make_packed):
