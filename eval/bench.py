@@ -1,20 +1,32 @@
-"""Time the scorers: `python -m eval.bench [--json FILE]`. Ours against pycocotools on the same detections, in one run.
+"""Time evaluation: `python -m eval.bench [--json FILE]` scores the same detections with ours and with pycocotools.
 
-Equality comes first: no time is printed for figures that differ.
+Equality comes first: no time is printed for figures that differ. `--device cuda` (or cpu) instead times passes of a
+detector over the same images, clean and corrupted by the kernels: what robustness costs beside inference.
 """
 
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import torch
 import tyro
 
+from eval.corrupted import corrupted_view
+from eval.detect import make_batch
 from eval.files import write_json
 from eval.interchange import Detections, GroundTruth, make_ground_truth
+from eval.light import choose_dtype
 from eval.scoring import score_domain
+from kernels.severity import BENCHMARK
+from model.config import ModelConfig
+from model.detector import build_detector
+from pipeline.batch import Batch
 from pipeline.console import describe_hardware, run_entry, say
+from pipeline.views import clean_view
 
 CLASSES = ("bus", "bike", "car", "motor", "person", "rider", "truck")
 SHARES = (0.02, 0.02, 0.7, 0.01, 0.18, 0.01, 0.06)  # of the benchmark's objects, about
@@ -31,6 +43,13 @@ class BenchOptions:
     resamples: int = 1000
     """Bootstrap resamples, timed apart."""
     runs: int = 5
+    device: Literal["none", "cpu", "cuda"] = "none"
+    """Time clean and corrupted passes there instead of the scorers."""
+    backbone: Literal["resnet101", "resnet50", "resnet18", "mobilenet_v2"] = "resnet101"
+    size: tuple[int, int] = (576, 1024)
+    """Height and width of the pictures of these passes, multiples of 32."""
+    batch_size: int = 8
+    severity: Literal[1, 2, 3, 4, 5] = 3
     json: Path | None = None
 
 
@@ -64,22 +83,62 @@ def timed(truth: GroundTruth, found: Detections, **options) -> tuple[float, dict
     return time.perf_counter() - started, figures
 
 
-def main() -> None:
-    options = tyro.cli(BenchOptions)
-    say(describe_hardware())
+@torch.no_grad()
+def time_corruptions(options: BenchOptions) -> dict:
+    """Seconds of a batch, from uint8 on the device to detections there: clean, and corrupted by each benchmark type.
+
+    Rounds take turns, so that a machine's moods meet all alike; the cost is what the corrupted pass takes more.
+    """
+    device = torch.device(options.device)
+    dtype = choose_dtype("auto", device)
+    detector = build_detector(ModelConfig(backbone=options.backbone, weights="none"), len(CLASSES) + 1).eval()
+    detector = detector.to(device=device, memory_format=torch.channels_last)
+    detect = torch.compile(detector.detect, fullgraph=True, dynamic=False) if device.type == "cuda" else detector.detect
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 256, (*options.size, 3), dtype=np.uint8) for _ in range(options.batch_size)]
+    batch = make_batch(images, list(range(options.batch_size)), options.size, device)
+    views: dict[str, Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]] = {"clean": lambda b: clean_view(b, dtype)}
+    views |= {name: corrupted_view(name, options.severity, device, dtype) for name in BENCHMARK}
+    times: dict[str, list[float]] = {name: [] for name in views}
+    for round_ in range(options.runs + 1):  # the first one compiles
+        for name, view in views.items():
+            started = time.perf_counter()
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                found = detect(*view(batch))
+            found[0].cpu()  # waits for the device
+            if round_:
+                times[name].append(time.perf_counter() - started)
+    seconds = {name: float(np.median(values)) for name, values in times.items()}
+    costs = {name: round(100 * (seconds[name] / seconds["clean"] - 1), 1) for name in BENCHMARK}
+    return {
+        "backbone": options.backbone,
+        "batch": [options.batch_size, *options.size],
+        "severity": options.severity,
+        "runs": options.runs,
+        "clean_ms": round(1000 * seconds["clean"], 2),
+        "cost_percent": costs,
+        "cost_percent_mean": round(float(np.mean(list(costs.values()))), 1),
+        "hardware": describe_hardware(),
+    }
+
+
+def time_scorers(options: BenchOptions) -> dict:
+    """Ours and pycocotools on the same detections; refuses to tell times of figures that differ."""
     small = make_world(20, 10)
     score_domain(*small, num_resamples=1)  # compiles
     truth, found = make_world(options.images, options.detections)
-    theirs_s, theirs = timed(truth, found, scorer="pycocotools")
+    before_gb = peak_memory_gb()
     times: list[float] = []
     ours: dict = {}
     for _ in range(options.runs):
         seconds, ours = timed(truth, found)
         times.append(seconds)
+    bootstrap_s = timed(truth, found, num_resamples=options.resamples)[0] - float(np.median(times))
+    after_gb = peak_memory_gb()  # pycocotools, which needs far more, comes after it
+    theirs_s, theirs = timed(truth, found, scorer="pycocotools")
     if ours != theirs:
         raise RuntimeError("our figures differ from pycocotools': no time is printed for wrong figures")
-    bootstrap_s = timed(truth, found, num_resamples=options.resamples)[0] - float(np.median(times))
-    results = {
+    return {
         "images": options.images,
         "detections_an_image": options.detections,
         "ours_s": round(float(np.median(times)), 3),
@@ -88,9 +147,21 @@ def main() -> None:
         "ratio": round(theirs_s / float(np.median(times)), 1),
         "bootstrap_s": round(bootstrap_s, 2),
         "resamples": options.resamples,
-        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "peak_memory_before_gb": round(before_gb, 2),  # detections in memory, nothing scored yet
+        "peak_memory_ours_gb": round(after_gb, 2),  # with the bootstrap
         "hardware": describe_hardware(),
     }
+
+
+def peak_memory_gb() -> float:
+    """Of the process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def main() -> None:
+    options = tyro.cli(BenchOptions)
+    say(describe_hardware())
+    results = time_scorers(options) if options.device == "none" else time_corruptions(options)
     for key, value in results.items():
         say(f"{key}: {value}")
     if options.json is not None:

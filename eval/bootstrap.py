@@ -31,14 +31,19 @@ def draw_counts(num_images: int, domain: str, seed: int, num_resamples: int):
 
 
 def replicates(
-    matches: Matches, coco_ATD: np.ndarray, voc_D: np.ndarray, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+    matches: Matches,
+    coco_ATD: np.ndarray,
+    voc_D: np.ndarray,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+    metrics: tuple[str, ...] = METRICS,
 ) -> dict[str, np.ndarray]:
     """{metric: replicate_B} in percent: means over classes with objects in the resample; NaN where none has."""
-    curves = {metric: _curves(matches, coco_ATD, voc_D, metric) for metric in METRICS}
-    chunks: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
+    curves = {metric: _curves(matches, coco_ATD, voc_D, metric) for metric in metrics}
+    chunks: dict[str, list[np.ndarray]] = {metric: [] for metric in metrics}
     truth = matches.truth
     for counts_BN in draw_counts(len(truth.image_ids_N), truth.domain, seed, num_resamples):
-        for metric in METRICS:
+        for metric in metrics:
             recalls_R = RECALLS_OF.get(metric, RECALLS_R)
             ap_KB = [resampled_ap(*curve, counts_BN, recalls_R) for curve in curves[metric]]  # type: ignore[call-arg]
             chunks[metric].append(_mean_over_classes(ap_KB, len(counts_BN)))

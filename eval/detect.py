@@ -26,12 +26,17 @@ Detect = Callable  # Detector.detect, possibly compiled
 
 @dataclass(frozen=True)
 class Found:
-    """What a pass over images gave: their ids, the detections, how long it took."""
+    """What a pass over images gave: their ids, the detections, how long it took.
+
+    `steady_images` took `steady_seconds`: those from the third batch on, when compilation and warm-up are over.
+    """
 
     ids_N: np.ndarray
     detections: Detections
-    seconds: float
-    waiting_seconds: float
+    seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    steady_images: int = 0
+    steady_seconds: float = 0.0
 
 
 @contextlib.contextmanager
@@ -123,24 +128,23 @@ def detect_dataset(
     rank: int = 0,
     world: int = 1,
     detect: Detect | None = None,
-    max_images: int = 0,
+    rows: np.ndarray | None = None,
     loader: str = "auto",
     threads: int | None = None,
     seed: int = 0,
     prepare: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]] | None = None,
     description: str = "",
 ) -> Found:
-    """Detects in this rank's share of the dataset, or of `max_images` of it, spread evenly.
+    """Detects in this rank's share of the dataset, or of its `rows`.
 
     `prepare` makes the network's view of a batch; without it that is the clean one. `seed` is the batches'.
     """
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         stack.enter_context(evaluating(detector))
-        if 0 < max_images < len(dataset):
-            rows = np.linspace(0, len(dataset) - 1, max_images).round().astype(int)[rank::world]
-            total, reader = len(rows), None
-            batches: Iterable[Batch] = read_batches(dataset, rows, batch_size, device, seed)
+        if rows is not None and len(rows) < len(dataset):
+            total, reader = len(rows[rank::world]), None
+            batches: Iterable[Batch] = read_batches(dataset, rows[rank::world], batch_size, device, seed)
         else:
             reader = stack.enter_context(
                 open_loader(
@@ -159,12 +163,31 @@ def detect_dataset(
         quiet = rank > 0 or not description
         progress = stack.enter_context(Progress(description, total, quiet=quiet))
         ids, parts = [np.empty(0, np.int64)], [empty_detections()]
+        warm = time.monotonic()
         for ids_B, detections in detect_batches(detect or detector.detect, batches, dataset, label_map, dtype, prepare):
             ids.append(ids_B)
             parts.append(detections)
             progress.advance(len(ids_B))
+            if len(parts) == 2:  # the first batch is here, and the second one has been looked at
+                warm = time.monotonic()
         waiting = reader.wait_seconds if reader is not None else 0.0
-    return Found(np.concatenate(ids), concatenate(parts), time.monotonic() - started, waiting)
+    ended = time.monotonic()
+    steady_images = sum(len(ids_B) for ids_B in ids[3:])
+    return Found(
+        np.concatenate(ids),
+        concatenate(parts),
+        ended - started,
+        waiting,
+        steady_images,
+        ended - warm if steady_images else 0.0,
+    )
+
+
+def spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """`count` of the rows, evenly spread; 0, or more than there are, takes all."""
+    if not 0 < count < len(rows):
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
 
 
 def gather(found: Found, world: int) -> Found:
@@ -179,6 +202,8 @@ def gather(found: Found, world: int) -> Found:
         concatenate([part.detections for part in whole]),
         max(part.seconds for part in whole),
         max(part.waiting_seconds for part in whole),
+        sum(part.steady_images for part in whole),
+        max(part.steady_seconds for part in whole),
     )
 
 
@@ -211,20 +236,19 @@ def make_batch(images: list[np.ndarray], ids: list[int], canvas: tuple[int, int]
 def read_batches(
     dataset: PackedDataset, rows: Iterable[int], batch_size: int, device, seed: int = 0
 ) -> Iterator[Batch]:
-    """Batches of chosen images, one orientation each. For few images: decoded here, one after the other."""
+    """Batches of chosen images, one orientation each. For few images: decoded here, one after the other.
+
+    The last batch of an orientation is filled up with empty rows of id -1, as a loader does: one shape a canvas.
+    """
     waiting: dict[str, list[int]] = {name: [] for name in dataset.canvases}
 
     def make(name: str) -> Batch:
         chosen = waiting[name]
-        batch = make_batch(
-            [read_image(dataset, row) for row in chosen],
-            [int(dataset.ids_N[row]) for row in chosen],
-            dataset.canvases[name],
-            device,
-            seed,
-        )
+        empty = batch_size - len(chosen)
+        images = [read_image(dataset, row) for row in chosen] + [np.zeros((0, 0, 3), np.uint8)] * empty
+        ids = [int(dataset.ids_N[row]) for row in chosen] + [-1] * empty
         waiting[name] = []
-        return batch
+        return make_batch(images, ids, dataset.canvases[name], device, seed)
 
     for row in rows:
         h, w = dataset.sizes_N2[row]

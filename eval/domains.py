@@ -53,6 +53,8 @@ def ordered(names: Iterable[str]) -> list[str]:
 def find_source(names: Iterable[str], asked: str | None = None) -> str:
     """The domain a detector was trained on: the one asked for, else daytime_clear, else the first that was given."""
     names = list(names)
+    if not names:
+        raise ValueError("the data holds no images, so there is nothing to score; pack it again")
     if asked is not None:
         if canonical(asked) not in names:
             raise ValueError(f"--source {asked}: the data holds the domains {', '.join(names)}; name one of these")

@@ -201,50 +201,42 @@ def read_results(path: Path) -> Detections:
     rows = read_json(path)
     if not isinstance(rows, list):
         raise ValueError(f"{path}: COCO results are a JSON list of detections, this is a {type(rows).__name__}")
-    try:
-        return Detections(
-            image_ids_D=np.array([_whole(row["image_id"]) for row in rows], np.int64),
-            boxes_D4=np.array([row["bbox"] for row in rows], np.float64).reshape(len(rows), 4),
-            labels_D=np.array([_whole(row["category_id"]) for row in rows], np.int64),
-            scores_D=np.array([row["score"] for row in rows], np.float64),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        number, problem = _first_bad_row(rows)
-        raise ValueError(
-            f"{path}: entry {number} {problem}; an entry is "
-            '{"image_id": 7, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}'
-        ) from error
-
-
-def read_ground_truth(path: Path, domain: str) -> GroundTruth:
-    """COCO annotations JSON as ground truth; category ids must be 1..K, in class order."""
-    data = read_json(path)
-    if not isinstance(data, dict) or not {"images", "annotations", "categories"} <= set(data):
-        raise ValueError(f"{path}: COCO annotations have the keys images, annotations and categories")
-    categories = sorted(data["categories"], key=lambda category: category["id"])
-    if [category["id"] for category in categories] != list(range(1, len(categories) + 1)):
-        raise ValueError(f"{path}: category ids must be 1..{len(categories)}, they are others; renumber them")
-    ids = [image["id"] for image in data["images"]]
-    rows = {image_id: row for row, image_id in enumerate(ids)}
-    annotations = data["annotations"]
-    unknown = [a["image_id"] for a in annotations if a["image_id"] not in rows]
-    if unknown:
-        raise ValueError(
-            f"{path}: {len(unknown)} annotations are of images that are not listed, the first {unknown[0]}"
-        )
-    if not any(not a.get("iscrowd", 0) for a in annotations):
-        raise ValueError(f"{path}: there is no object that counts, so no AP exists; score other images")
-    return make_ground_truth(
-        domain,
-        [category["name"] for category in categories],
-        ids,
-        [(image["height"], image["width"]) for image in data["images"]],
-        [rows[a["image_id"]] for a in annotations],
-        [a["bbox"] for a in annotations],
-        [a["category_id"] for a in annotations],
-        [bool(a.get("iscrowd", 0)) for a in annotations],
-        [a["area"] if "area" in a else a["bbox"][2] * a["bbox"][3] for a in annotations],
+    for number, row in enumerate(rows):
+        if problem := _problem(row):
+            raise ValueError(
+                f"{path}: entry {number} {problem}; an entry is "
+                '{"image_id": 7, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}'
+            )
+    return Detections(
+        image_ids_D=np.array([int(row["image_id"]) for row in rows], np.int64),
+        boxes_D4=np.array([row["bbox"] for row in rows], np.float64).reshape(len(rows), 4),
+        labels_D=np.array([int(row["category_id"]) for row in rows], np.int64),
+        scores_D=np.array([row["score"] for row in rows], np.float64),
     )
+
+
+def _problem(row) -> str | None:
+    """What is wrong with an entry of a results file."""
+    if type(row) is not dict:
+        return f"is {row!r}, not an object"
+    for key in ("image_id", "category_id", "bbox", "score"):
+        if key not in row:
+            return f"has no {key!r}"
+        value = row[key]
+        if key == "bbox":
+            good = type(value) is list and len(value) == 4 and all(map(_is_number, value))
+        else:
+            good = _is_number(value) and (key == "score" or value == int(value))
+        if not good:
+            return f"has {key} {value!r}"
+    if row["bbox"][2] < 0 or row["bbox"][3] < 0:
+        return f"has a box of negative size {row['bbox']}"
+    return None
+
+
+def _is_number(value) -> bool:
+    """A finite one that numpy's 64 bits hold; True, "0.5" and null are none."""
+    return type(value) in (int, float) and -(2**63) < value < 2**63
 
 
 def ground_truth_json(truth: GroundTruth) -> dict:
@@ -266,27 +258,3 @@ def ground_truth_json(truth: GroundTruth) -> dict:
     ]
     categories = [{"id": label, "name": name} for label, name in enumerate(truth.classes, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def _whole(value) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise ValueError(f"{value!r} is not a whole number")
-    return int(value)
-
-
-def _first_bad_row(rows: list) -> tuple[int, str]:
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            return number, f"is {row!r}, not an object"
-        for key in ("image_id", "category_id", "bbox", "score"):
-            if key not in row:
-                return number, f"has no {key!r}"
-            if key == "bbox":
-                good = isinstance(row[key], list) and len(row[key]) == 4
-                good = good and all(isinstance(v, int | float) and not isinstance(v, bool) for v in row[key])
-            else:
-                good = isinstance(row[key], int | float) and not isinstance(row[key], bool)
-                good = good and (key == "score" or row[key] == int(row[key]))
-            if not good:
-                return number, f"has {key} {row[key]!r}"
-    return 0, "cannot be read"

@@ -1,9 +1,10 @@
 """The short evaluation that training calls: AP on the source domain, on every rank the same."""
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
-from eval.detect import Detect, detect_dataset, gather, match_classes
+from eval.detect import Detect, detect_dataset, gather, match_classes, spread
 from eval.interchange import ground_truth_of, restrict
 from eval.scoring import score_domain
 from model.detector import Detector
@@ -37,7 +38,7 @@ def source_ap(
         rank=rank,
         world=world,
         detect=detect,
-        max_images=max_images,
+        rows=spread(np.arange(len(dataset)), max_images),
     )
     found = gather(found, world)
     answer: list[dict[str, float]] = [{}]

@@ -1,10 +1,13 @@
 """What `python -m eval.run` can be told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+OF_A_DETECTOR = ("classes", "map", "allow_other_classes", "batch_size", "precision", "compile", "loader", "threads")
+OF_CORRUPTIONS = ("corruption_images", "originals", "corruptor")
 
 
 @dataclass(frozen=True)
@@ -62,3 +65,11 @@ class EvaluationOptions:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give {least} or more")
+        given = {field.name for field in fields(self) if getattr(self, field.name) != field.default}
+        for names, needed, why in (
+            (OF_A_DETECTOR, not self.detections, "scores files: no detector runs, and category_id is the data's"),
+            (OF_CORRUPTIONS, self.corruptions != "none", "measures no robustness; add --corruptions benchmark"),
+        ):
+            idle = [f"--{name.replace('_', '-')}" for name in names if name in given]
+            if idle and not needed:
+                raise ValueError(f"{', '.join(idle)}: this evaluation {why}; leave out what would be ignored")

@@ -1,7 +1,7 @@
 """Detect in anybody's pictures and films: `python -m eval.predict CHECKPOINT IMAGES|FOLDER|GLOB|VIDEO... --out DIR`.
 
 DIR gets every picture or film with its boxes drawn, and predictions.json with boxes (x, y, width, height) in pixels of
-the original. What cannot be read is named and skipped; the exit code is then 1.
+the original. What cannot be read, or not to its end, is named and skipped; the exit code is then 1.
 """
 
 import glob
@@ -25,6 +25,7 @@ from pipeline.console import Progress, describe_hardware, run_entry, say
 from pipeline.pixels import SUFFIXES, decode_rgb, encode, resize, training_size
 from pipeline.views import clean_view
 
+LEAST_READ = 0.95  # of the frames that a film's header promises: many headers are a few off
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
@@ -117,11 +118,13 @@ def find_inputs(inputs: tuple[str, ...]) -> tuple[list[tuple[Path, Path]], list[
         if not found:
             missing.append(text)
     unique: dict[Path, Path] = {}
+    taken: set[Path] = set()
     for file, place in dict.fromkeys(files):
         target, number = place.with_suffix(".mp4" if file.suffix.lower() in VIDEOS else ".jpg"), 1
-        while (name := target if number == 1 else target.with_stem(f"{target.stem}-{number}")) in unique.values():
+        while (name := target if number == 1 else target.with_stem(f"{target.stem}-{number}")) in taken:
             number += 1
         unique[file] = name
+        taken.add(name)
     return list(unique.items()), missing
 
 
@@ -214,8 +217,8 @@ def batches_of_frames(video: cv2.VideoCapture, size: int) -> Iterator[list[np.nd
         yield frames
 
 
-def predict_video(predictor: Predictor, path: Path, target: Path, options: PredictOptions) -> dict:
-    """Draw a film; its entry of predictions.json has one list of detections a frame."""
+def predict_video(predictor: Predictor, path: Path, target: Path, options: PredictOptions) -> tuple[dict, str | None]:
+    """Draw a film: (its entry of predictions.json, with one list of detections a frame; what is missing of it)."""
     video, total, rate = read_frames(path)
     place = options.out / target
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +243,10 @@ def predict_video(predictor: Predictor, path: Path, target: Path, options: Predi
             writer.release()
     if not frames:
         raise ValueError("holds no frame that can be read")
-    return {
+    missing = None
+    if len(frames) < LEAST_READ * total:
+        missing = f"{path}: only {len(frames)} of about {total} frames could be read; the film seems to be cut short"
+    entry = {
         "file": str(path),
         "drawn": str(place),
         "width": size[0],
@@ -248,6 +254,7 @@ def predict_video(predictor: Predictor, path: Path, target: Path, options: Predi
         "frames_per_second": rate,
         "frames": frames,
     }
+    return entry, missing
 
 
 def main() -> int:
@@ -271,7 +278,9 @@ def main() -> int:
     entries, unreadable = predict_images(predictor, [item for item in files if item not in films], options)
     for path, target in films:
         try:
-            entries.append(predict_video(predictor, path, target, options))
+            entry, missing = predict_video(predictor, path, target, options)
+            entries.append(entry)
+            unreadable += [missing] if missing else []
         except ValueError as error:
             unreadable.append(f"{path}: {error}")
     skipped += unreadable
@@ -284,7 +293,7 @@ def main() -> int:
     }
     write_json(options.out / "predictions.json", content)
     for line in skipped:
-        say(f"skipped {line}")
+        say(f"not read: {line}")
     count = sum(len(e.get("detections", ())) + sum(len(f) for f in e.get("frames", ())) for e in entries)
     say(f"{count} detections (score at least {predictor.score:.2f}) in {len(entries)} files: {options.out}")
     return 1 if skipped else 0

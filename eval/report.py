@@ -15,7 +15,7 @@ import tyro
 from eval import domains, skies
 from eval.charts import Series, series_of
 from eval.files import replacing
-from eval.markup import Html, number, tag
+from eval.markup import Html, number, tag, text
 from eval.report_figures import (
     classes_section,
     columns_of,
@@ -30,7 +30,7 @@ from eval.results import EvaluatedRun, difference
 from eval.table import named_runs
 from pipeline.console import run_entry, say
 
-LARGEST = 15_000_000
+LARGEST = 15_000_000  # bytes
 HERE = Path(__file__).parent
 
 
@@ -124,9 +124,9 @@ def build_report(runs: list[EvaluatedRun]) -> str:
         tag("script", Html(script)),
     )
     page = "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n"
-    if len(page) > LARGEST:
+    if (size := len(page.encode())) > LARGEST:
         raise ValueError(
-            f"the report would be {len(page) / 1e6:.0f} MB ({album.num_bytes / 1e6:.0f} MB of it pictures) and must "
+            f"the report would be {size / 1e6:.0f} MB ({album.num_bytes / 1e6:.0f} MB of it pictures) and must "
             f"stay under {LARGEST / 1e6:.0f} MB; name fewer runs"
         )
     return page
@@ -173,33 +173,32 @@ def hero(runs: list[EvaluatedRun], series: list[Series]) -> Html:
 def summary(subject: EvaluatedRun, base: EvaluatedRun | None) -> Html:
     """What the figures say, in two sentences, with no more certainty than the intervals allow."""
     source = subject.results["source"]
-    clear, mean = subject.figure(source), subject.figure("mean_of_targets")
+    home, clear, mean = domains.title(source), subject.figure(source), subject.figure("mean_of_targets")
     if mean is None:
-        return Html(f"On {domains.title(source)} it reaches " + tag("strong", f"{number(clear)} mAP") + ".")
+        return text([f"On {home} it reaches ", tag("strong", f"{number(clear)} mAP"), "."])
+    start = [tag("strong", f"{number(mean)} mAP"), " on the mean of the weathers it has never seen"]
     if base is None:
-        lost = "" if clear is None else f" On clear days it reaches {number(clear)}."
-        return Html(tag("strong", f"{number(mean)} mAP") + " on the mean of the weathers it has never seen." + lost)
+        return text([*start, "." if clear is None else f". On {home} it reaches {number(clear)}."])
     change = difference(subject, base, "mean_of_targets")
-    start = tag("strong", f"{number(mean)} mAP") + " on the mean of the weathers it has never seen"
     if change is None:
-        return Html(start + ".")
+        return text([*start, "."])
     points = tag("strong", f"{number(abs(change.value))} points {'above' if change.value >= 0 else 'below'}")
-    named = tag("span", base.name)
+    start += [", ", points, " ", tag("span", base.name)]
     if change.interval is None:
-        return Html(f"{start}, {points} {named}. The two were scored on different images, so no interval is known.")
+        return text(
+            [*start, ". The two drew other resamples, or were scored on other images, so no interval is known."]
+        )
     low, high = (number(end, 1, "+") for end in change.interval)
     sure = "" if change.sure else " That interval holds zero: these images cannot tell the two apart."
     at_home = difference(subject, base, source)
-    cost = "" if at_home is None else f" On {domains.title(source)}: {number(clear)}, {number(at_home.value, 1, '+')}."
-    return Html(f"{start}, {points} {named} (95 % interval {low} to {high}).{sure}{cost}")
+    cost = "" if at_home is None else f" On {home}: {number(clear)}, {number(at_home.value, 1, '+')}."
+    return text([*start, f" (95 % interval {low} to {high}).", sure, cost])
 
 
 def footer(runs: list[EvaluatedRun]) -> Html:
     versions = runs[-1].results["versions"]
-    text = (
-        f"Written by Fairweather {versions.get('fairweather', '')} from {', '.join(str(run.folder) for run in runs)}."
-    )
-    return tag("footer", text)
+    folders = ", ".join(str(run.folder) for run in runs)
+    return tag("footer", f"Written by Fairweather {versions.get('fairweather', '')} from {folders}.")
 
 
 def enlarged() -> Html:

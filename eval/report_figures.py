@@ -3,6 +3,7 @@
 from eval import domains
 from eval.charts import Line, Series, bars, dot_plot, heat_cell, legend, line_chart, round_up, table, tabs
 from eval.markup import Html, number, tag
+from eval.mpc import comparable, mpc_difference
 from eval.results import EvaluatedRun, difference
 from eval.table import METRICS
 
@@ -125,7 +126,9 @@ def classes_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
         chart = bars(groups, series, f"VOC07 AP of each class in {domains.title(domain)}", top)
         counts = next(run for run in runs if domain in run.domains).results["domains"][domain]["objects"]
         objects = tag("p", "Objects: ", ", ".join(f"{n} {count}" for n, count in counts.items()), class_="faint")
-        panels.append((f"classes-{len(panels)}", domains.title(domain), tag("div", chart, objects)))
+        rows = [[name, *map(number, values)] for name, values in groups]
+        numbers = as_table(["class", *(run.name for run in runs)], rows, f"VOC07 AP in {domains.title(domain)}")
+        panels.append((f"classes-{len(panels)}", domains.title(domain), tag("div", chart, objects, numbers)))
     return Html(legend(series) + tabs("Domain", panels))
 
 
@@ -166,45 +169,68 @@ def curves_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
 
 def sizes_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
     columns = columns_of(runs)
-    values = {
-        (run.name, name, size): run.figure(name, "coco", size) if name != "mean_of_targets" else run.figure(name, size)
-        for run in runs
-        for name in columns
-        for size in SIZES
-    }
-    top = round_up(max((value for value in values.values() if value is not None), default=10))
+    values = {(name, size): [size_figure(run, name, size) for run in runs] for name in columns for size in SIZES}
+    top = round_up(max((value for row in values.values() for value in row if value is not None), default=10))
+    shown = {name: "Mean of targets" if name == "mean_of_targets" else domains.title(name) for name in columns}
     blocks = []
     for size, title in SIZES.items():
-        groups = [
-            (
-                "Mean of targets" if name == "mean_of_targets" else domains.title(name),
-                [values[run.name, name, size] for run in runs],
-            )
-            for name in columns
-        ]
+        groups = [(shown[name], values[name, size]) for name in columns]
         chart = bars(groups, series, f"COCO mAP of {title} objects in each domain", top, "no such objects")
         blocks.append(tag("div", tag("h3", title.capitalize()), chart))
-    return Html(legend(series) + tag("div", blocks, class_="three"))
+    rows = [
+        [
+            f"{shown[name]}, {size}",
+            *(
+                tag("td", number(value), range_of(size_interval(run, name, size)))
+                for run, value in zip(runs, values[name, size], strict=True)
+            ),
+        ]
+        for name in columns
+        for size in SIZES
+    ]
+    numbers = as_table(["domain", *(run.name for run in runs)], rows, "COCO mAP by domain and size, 95 % intervals")
+    return Html(legend(series) + tag("div", blocks, class_="three") + numbers)
+
+
+def size_figure(run: EvaluatedRun, name: str, size: str) -> float | None:
+    return run.figure(name, size) if name == "mean_of_targets" else run.figure(name, "coco", size)
+
+
+def size_interval(run: EvaluatedRun, name: str, size: str) -> list[float] | None:
+    return run.interval(name, size) if name == "mean_of_targets" else run.interval(name, "coco", f"interval_{size}")
+
+
+def as_table(heads: list[str], rows: list[list], caption: str) -> Html:
+    """The numbers of a chart, for those who do not see it."""
+    return tag("details", tag("summary", "As a table"), table(heads, rows, caption=caption))
 
 
 def corruptions_section(runs: list[EvaluatedRun]) -> Html:
-    measured = [(run, run.read("robustness.json")) for run in runs]
-    measured = [(run, found) for run, found in measured if found and found.get("summary")]
+    old = [run.name for run in runs if run.robustness is None and (run.folder / "robustness.json").is_file()]
+    note = None
+    if old:
+        note = tag("p", f"Left out: what was measured for {', '.join(old)} is of other weights; measure it again.")
+    measured = [(run, run.robustness) for run in runs if run.robustness and run.robustness["summary"]]
     if not measured:
         command = f"python -m eval.run {runs[-1].path} --data DIR --corruptions benchmark"
-        return tag("p", "Not measured for these runs. To measure: ", tag("code", command), class_="note")
+        return tag(
+            "div", note, tag("p", "Not measured for these runs. To measure: ", tag("code", command), class_="note")
+        )
     subject_first = [measured[-1], *measured[:-1]]
     panels = [(f"heat-{n}", run.name, robustness_panel(found)) for n, (run, found) in enumerate(subject_first)]
-    if len(measured) > 1:
-        (first, base), (last, new) = measured[0], measured[-1]
+    (first, base), (last, new) = measured[0], measured[-1]
+    if len(measured) > 1 and comparable(new, base):
         title = f"{last.name} − {first.name}"
-        panels.append(("heat-change", title, heat_map(new, f"{title}, points of mAP", base)))
-    return tabs("Run", panels)
+        change = mpc_difference(last, first)
+        parts = [] if change is None else [tile({"mPC": (change.value, change.interval)}, "all corruptions", "+")]
+        chart = heat_map(new, f"{title}, points of mAP", base)
+        panels.append(("heat-change", title, tag("div", tag("div", parts, class_="tiles"), chart)))
+    return tag("div", note, tabs("Run", panels))
 
 
 def robustness_panel(found: dict) -> Html:
     summary = found["summary"]
-    tiles = [tile({"P": summary["P"]}, f"clean images, {domains.title(found['domain'])}")]
+    tiles = [tile({"P": (summary["P"], summary["interval_P"])}, f"clean images, {domains.title(found['domain'])}")]
     for part, what in (
         ("all", "all corruptions"),
         ("seen", "seen in its training"),
@@ -212,18 +238,28 @@ def robustness_panel(found: dict) -> Html:
         ("held_out", "kept out of CD-FKD training"),
     ):
         if summary.get(part):
-            figures = {"mPC": summary[part]["mPC"], "rPC": summary[part]["rPC"]}
+            figures = {name: (summary[part][name], summary[part].get(f"interval_{name}")) for name in ("mPC", "rPC")}
             tiles.append(tile(figures, f"{what} ({summary[part]['corruptions']})"))
     how = (
         f"Corruptions made at {found['resolution']} resolution on {found['images']} images; "
-        f"{METRICS['voc07']}. mPC is the mean over corruptions and severities 1 to 5, rPC = mPC / P in percent."
+        f"{METRICS['voc07']}. mPC is the mean over corruptions and severities 1 to 5, rPC = mPC / P in percent; "
+        "below each its 95 % bootstrap interval over images."
     )
+    if found["resolution"] == "packed":
+        how += (
+            " The benchmark corrupts images before any resizing: to compare with published figures, measure with "
+            "--originals DIR, the folder that was packed."
+        )
     chart = heat_map(found, "mAP by corruption and severity")
     return Html(tag("div", tiles, class_="tiles") + chart + tag("p", how, class_="faint"))
 
 
-def tile(figures: dict[str, float | None], what: str) -> Html:
-    pairs = [tag("div", tag("small", name), tag("div", number(value), class_="big")) for name, value in figures.items()]
+def tile(figures: dict[str, tuple[float | None, list[float] | None]], what: str, sign: str = "-") -> Html:
+    """figures: {name: (value, interval)}."""
+    pairs = [
+        tag("div", tag("small", name), tag("div", number(value, 1, sign), class_="big"), range_of(ends, sign))
+        for name, (value, ends) in figures.items()
+    ]
     return tag("div", tag("div", pairs, class_="pair"), tag("small", what), class_="tile")
 
 

@@ -1,6 +1,7 @@
 """The pictures of the report: one scene in every view and by every run; the best and worst images of each domain."""
 
 import base64
+import hashlib
 from pathlib import Path
 
 from eval import domains
@@ -18,9 +19,10 @@ class Album:
 
     def add(self, path: Path, size: list[int]) -> str:
         """The id to show a picture by."""
-        data = base64.b64encode(path.read_bytes()).decode()
-        name = f"picture-{path.stem}"
+        content = path.read_bytes()
+        name = f"picture-{hashlib.sha256(content).hexdigest()[:20]}"
         if name not in self.images:
+            data = base64.b64encode(content).decode()
             source = f"data:image/jpeg;base64,{data}"
             self.images[name] = tag("image", id=name, href=source, width=size[1], height=size[0])
             self.num_bytes += len(data)

@@ -58,7 +58,7 @@ def thin(steps: list[float], values: list[float]) -> tuple[list[float], list[flo
 
 
 def training_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
-    logs = [collect(read_log(run.path / "log.jsonl")) for run in runs]
+    logs = [collect(read_log(run.trained / "log.jsonl")) if run.trained else {} for run in runs]
     names = list(dict.fromkeys(name for log in logs for name in log))
     if not names:
         return tag("p", "There is no training log beside these evaluations (log.jsonl in the run).", class_="note")
@@ -128,9 +128,8 @@ def run_details(run: EvaluatedRun) -> Html:
         card = results["domains"][domain].get("data")
         if card:
             parts.append(listing(f"Data report: {domains.title(domain)}", card))
-    config = run.path / "config.json"
-    if config.is_file():
-        content = read_json(config)
+    if run.trained is not None:
+        content = read_json(run.trained / "config.json")
         parts.append(listing("Resolved configuration", content))
         trained = Path(str(content.get("data") or "")) / "dataset.json"
         if trained.is_file():

@@ -5,13 +5,12 @@ RUN/eval/curves.json                {domain: {class: precision at 101 recalls}} 
 RUN/eval/bootstrap.npz              replicates, "domain|metric", for intervals of differences
 RUN/eval/detections-DOMAIN.json     COCO results, original pixels
 RUN/eval/pictures/                  pictures.json and JPEGs for the report
-RUN/eval/robustness.json            mPC, once measured
+RUN/eval/robustness.json, .npz      mPC, once measured, and its replicates
 RUN/report.html
 """
 
 import platform
-import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from eval import bootstrap, domains
-from eval.files import read_json
+from eval.files import read_arrays, read_json
 
 FORMAT = 1
 PARTS = ("run", "evaluated", "classes", "source", "domains", "mean_of_targets", "settings", "versions")
@@ -37,14 +36,24 @@ class EvaluatedRun:
 
     @cached_property
     def samples(self) -> dict[str, np.ndarray]:
-        path = self.folder / "bootstrap.npz"
-        if not path.is_file():
-            return {}
-        try:
-            with np.load(path) as data:
-                return {name: data[name] for name in data.files}
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is damaged ({error}); evaluate {self.path} again") from None
+        return read_arrays(self.folder / "bootstrap.npz")
+
+    @cached_property
+    def robustness(self) -> dict | None:
+        """robustness.json, where it was measured with the weights that were evaluated."""
+        found = self.read("robustness.json")
+        if not found or found["identity"]["weights"] != self.results.get("weights"):
+            return None
+        return found
+
+    @cached_property
+    def robustness_samples(self) -> dict[str, np.ndarray]:
+        return read_arrays(self.folder / "robustness.npz")
+
+    @cached_property
+    def trained(self) -> Path | None:
+        """The folder of the run that trained it, also when a checkpoint of it was evaluated, or with --out."""
+        return training_folder(self.path) or training_folder(Path(self.results["run"]))
 
     def read(self, name: str):
         """A JSON file beside results.json; None when this evaluation has none."""
@@ -62,11 +71,23 @@ class EvaluatedRun:
         part = self.results["domains"].get(domain)
         return None if part is None else part[metric].get(key)
 
-    def interval(self, domain: str, metric: str = "voc07") -> list[float] | None:
+    def interval(self, domain: str, metric: str = "voc07", key: str = "interval") -> list[float] | None:
         if domain == "mean_of_targets":
             return self.results["mean_of_targets"].get(f"interval_{metric}")
         part = self.results["domains"].get(domain)
-        return None if part is None else part[metric].get("interval")
+        return None if part is None else part[metric].get(key)
+
+
+def training_folder(place: Path) -> Path | None:
+    """The folder of a training run (it holds config.json): the place itself, or the one whose checkpoint it is."""
+    run = place.parent.parent if place.parent.name == "checkpoints" else place
+    return run if (run / "config.json").is_file() else None
+
+
+def distinct(runs: list[EvaluatedRun]) -> list[EvaluatedRun]:
+    """Runs of the same name are called by their path."""
+    names = [run.name for run in runs]
+    return [replace(run, name=str(run.path)) if names.count(run.name) > 1 else run for run in runs]
 
 
 def load_run(path: Path | str, name: str | None = None) -> EvaluatedRun:
@@ -103,6 +124,8 @@ def difference(a: EvaluatedRun, b: EvaluatedRun, domain: str, metric: str = "voc
     means = [run.results["mean_of_targets"].get("domains") for run in (a, b)]
     if domain == "mean_of_targets" and means[0] != means[1]:
         return None  # means over other domains have no difference that says anything
+    if metric != "coco" and len({run.results["settings"].get("voc_side_offset", 0) for run in (a, b)}) > 1:
+        return None  # nor have figures of two definitions
     interval = None
     key = f"{domain}|{metric}"
     if key in a.samples and key in b.samples and _paired(a, b, domain):

@@ -16,14 +16,15 @@ import tyro
 
 from eval import domains
 from eval.detect import Detect, Found, detect_dataset, gather, match_classes
-from eval.files import read_json, replacing, write_json
+from eval.files import read_json, write_arrays, write_json
 from eval.interchange import Detections, GroundTruth, ground_truth_of, read_results, restrict, write_results
 from eval.light import choose_dtype
+from eval.mpc import PARTS
 from eval.options import EvaluationOptions
 from eval.pictures import image_detector, save_pictures
 from eval.report import write_report
 from eval.report_training import trim_card
-from eval.results import FORMAT, describe_versions, load_run
+from eval.results import FORMAT, describe_versions, distinct, load_run, training_folder
 from eval.robustness import SETS, measure
 from eval.scoring import mean_of_targets, score_domain
 from eval.table import domain_table, show
@@ -45,6 +46,7 @@ class Subject:
     classes: tuple[str, ...]
     detect: Detect | None
     about: dict
+    weights: str | None  # their fingerprint
 
 
 @dataclass
@@ -96,10 +98,12 @@ def evaluate(
     if subject.detector is not None:
         seconds = sum(found.seconds for found in parts.values())
         waiting = sum(found.waiting_seconds for found in parts.values())
+        steady = sum(found.steady_images for found in parts.values())
+        steady_seconds = sum(found.steady_seconds for found in parts.values())
         evaluation.speed = {
             "images": images,
             "seconds": round(seconds, 2),
-            "images_per_second": round(images / max(seconds, 1e-9), 2),
+            "images_per_second": round(steady / steady_seconds, 2) if steady_seconds else None,
             "waiting_share": round(waiting / max(seconds, 1e-9), 4),
             "batch_size": options.batch_size,
             "ranks": world.size,
@@ -159,10 +163,26 @@ def files_as_found(path: Path, dataset: PackedDataset) -> Found:
             f"{path}: {len(unknown)} image ids are not in {dataset.path} ({len(dataset)} images), the first is "
             f"{unknown[0]}; score the file against the data it was made from"
         )
-    return Found(dataset.ids_N, detections, 0.0, 0.0)
+    return Found(dataset.ids_N, detections)
 
 
-def open_subject(options: EvaluationOptions, world: World) -> Subject:
+def choose_source(datasets: list[PackedDataset], asked: str | None) -> str:
+    """The domain that was trained on, by the order the data was given in."""
+    return domains.find_source([domains.canonical(name) for data in datasets for name in sorted(data.domains)], asked)
+
+
+def check_classes(datasets: list[PackedDataset]) -> None:
+    """A mean over domains is one over the same classes."""
+    first = datasets[0]
+    for other in datasets[1:]:
+        if sorted(other.classes) != sorted(first.classes):
+            raise ValueError(
+                f"--data: {first.path} has the classes {', '.join(first.classes)}, {other.path} "
+                f"{', '.join(other.classes)}; pack them with the same classes, or evaluate them one at a time"
+            )
+
+
+def open_subject(options: EvaluationOptions, world: World, datasets: list[PackedDataset]) -> Subject:
     if options.detections:
         if len(options.detections) != len(options.data):
             raise ValueError(
@@ -173,13 +193,16 @@ def open_subject(options: EvaluationOptions, world: World) -> Subject:
             raise ValueError("--corruptions needs a detector to look at the corrupted images; leave out --detections")
         if world.size > 1:
             raise ValueError("--detections: scoring files needs one process; leave out torchrun")
-        return Subject(None, (), None, {"detections": [str(path) for path in options.detections]})
+        return Subject(None, (), None, {"detections": [str(path) for path in options.detections]}, None)
     detector, card = load_detector(options.run, world.device, options.classes or None)
     about = {"backbone": card.config.backbone, "score_threshold": card.config.score_threshold, **card.extra}
     detect: Detect = detector.detect
     if options.compile == "on" or (options.compile == "auto" and world.device.type == "cuda"):
+        canvases = {canvas for dataset in datasets for canvas in dataset.canvases.values()}
+        # Each compiles once clean and once as a corrupted view lays it out; with fullgraph, going over is an error.
+        torch._dynamo.config.recompile_limit = max(8, 2 * len(canvases))
         detect = torch.compile(detector.detect, fullgraph=True, dynamic=False)
-    return Subject(detector, card.classes, detect, about)
+    return Subject(detector, card.classes, detect, about, fingerprint(detector))
 
 
 def output_folder(options: EvaluationOptions) -> Path:
@@ -190,9 +213,11 @@ def output_folder(options: EvaluationOptions) -> Path:
     return options.run
 
 
-def write_results_of(evaluation: Evaluation, subject: Subject, options: EvaluationOptions, folder: Path) -> dict:
+def write_results_of(
+    evaluation: Evaluation, subject: Subject, source: str, options: EvaluationOptions, folder: Path
+) -> None:
     """Write everything but pictures and report; results.json last, so that what it stands for is there."""
-    source = domains.find_source(evaluation.figures, options.source)
+    (folder / "pictures" / "pictures.json").unlink(missing_ok=True)  # they show the last evaluation's detections
     mean, joined_samples = mean_of_targets(evaluation.figures, source, evaluation.samples)
     results = {
         "format": FORMAT,
@@ -202,6 +227,7 @@ def write_results_of(evaluation: Evaluation, subject: Subject, options: Evaluati
         "source": source,
         "domains": {name: evaluation.figures[name] for name in domains.ordered(evaluation.figures)},
         "mean_of_targets": mean,
+        "weights": subject.weights,
         "detector": subject.about,
         "settings": {
             "resamples": options.resamples,
@@ -222,10 +248,8 @@ def write_results_of(evaluation: Evaluation, subject: Subject, options: Evaluati
         f"{name}|{metric}": values for name, part in evaluation.samples.items() for metric, values in part.items()
     }
     samples |= {f"mean_of_targets|{metric}": values for metric, values in joined_samples.items()}
-    with replacing(folder / "bootstrap.npz") as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **samples)  # type: ignore[arg-type]
+    write_arrays(folder / "bootstrap.npz", samples)
     write_json(folder / "results.json", results)
-    return results
 
 
 def safe_name(domain: str) -> str:
@@ -235,10 +259,8 @@ def safe_name(domain: str) -> str:
 
 def distilled_from(run: Path) -> list[Path]:
     """The run's own teacher, when it has been evaluated."""
-    config = run / "config.json"
-    if not config.is_file():
-        return []
-    teacher = read_json(config).get("teacher")
+    folder = training_folder(run)
+    teacher = read_json(folder / "config.json").get("teacher") if folder else None
     return [Path(teacher)] if teacher and (Path(teacher) / "eval" / "results.json").is_file() else []
 
 
@@ -246,6 +268,7 @@ def measure_robustness(
     evaluation: Evaluation | None,
     subject: Subject,
     datasets: list[PackedDataset],
+    source: str,
     options: EvaluationOptions,
     world: World,
     folder: Path,
@@ -253,26 +276,24 @@ def measure_robustness(
     """On the source domain; all ranks take part."""
     assert subject.detector is not None
     assert subject.detect is not None
-    homes = {
-        domain: number
-        for number, data in enumerate(datasets)
-        for domain in sorted(map(domains.canonical, data.domains))
-    }
-    source = domains.find_source(homes, options.source)
-    dataset = datasets[homes[source]]
+    assert subject.weights is not None
+    dataset = next(data for data in datasets if source in map(domains.canonical, data.domains))
     summary = measure(
         subject.detector,
         subject.detect,
         map_labels(subject, dataset, options),
         dataset,
+        source,
         evaluation.truths[source] if evaluation is not None else None,
         SETS[options.corruptions],
         trained_on(options.run),
         world,
         folder / "eval" / "robustness.json",
-        identity={"weights": fingerprint(subject.detector)},
+        weights=subject.weights,
         num_images=options.corruption_images,
         seed=options.seed,
+        resamples=options.resamples,
+        side_offset=options.voc_side_offset,
         batch_size=options.batch_size,
         dtype=choose_dtype(options.precision, world.device),
         originals=options.originals,
@@ -283,7 +304,9 @@ def measure_robustness(
     if world.first:
         figures = summary["summary"]
         parts = [
-            f"{part} mPC {f['mPC']:.1f}, rPC {show(f['rPC'], None)} %" for part, f in figures.items() if part != "P"
+            f"{part} mPC {show(f['mPC'], f.get('interval_mPC'))}, rPC {show(f['rPC'], f.get('interval_rPC'))} %"
+            for part, f in figures.items()
+            if part in PARTS
         ]
         say(f"robustness on {source}, {summary['images']} images: P {figures['P']:.1f}; {'; '.join(parts)}")
 
@@ -299,22 +322,20 @@ def fingerprint(detector: Detector) -> str:
 
 def trained_on(run: Path) -> tuple[str, ...] | None:
     """Corruptions of the run's own training; None where no config.json tells."""
-    for folder in (run, run.parent.parent):
-        if (folder / "config.json").is_file():
-            views = read_json(folder / "config.json").get("views") or {}
-            return tuple(views.get("corruptions") or ())
-    return None
+    folder = training_folder(run)
+    config = read_json(folder / "config.json") if folder else {}
+    return tuple(config["views"]["corruptions"]) if "views" in config else None
 
 
 def save_examples(
     evaluation: Evaluation,
     subject: Subject,
     datasets: list[PackedDataset],
+    source: str,
     options: EvaluationOptions,
     world: World,
     folder: Path,
 ) -> None:
-    source = domains.find_source(evaluation.figures, options.source)
     homes = {domain: home for domain, (_, home) in collect_truths(datasets).items()}
     detect_image = None
     if subject.detector is not None and subject.detect is not None:
@@ -333,20 +354,25 @@ def run(options: EvaluationOptions, world: World) -> None:
     if not options.data:
         raise ValueError("--data: name at least one packed dataset")
     folder = output_folder(options)
-    subject = open_subject(options, world)
     datasets = [PackedDataset(path) for path in options.data]
+    check_classes(datasets)
+    source = choose_source(datasets, options.source)
+    subject = open_subject(options, world, datasets)
     compare = [load_run(path) for path in options.compare]
+    if any(other.folder.resolve() == (folder / "eval").resolve() for other in compare):
+        raise ValueError(f"--compare {folder}: this evaluation is written there; add --out DIR to keep the other")
     if world.first:
         (folder / "eval").mkdir(parents=True, exist_ok=True)  # before the work: it may be impossible
     evaluation = evaluate(subject, datasets, options, world)
     if evaluation is not None:
-        write_results_of(evaluation, subject, options, folder / "eval")
+        write_results_of(evaluation, subject, source, options, folder / "eval")
     if options.corruptions != "none":
-        measure_robustness(evaluation, subject, datasets, options, world, folder)
+        measure_robustness(evaluation, subject, datasets, source, options, world, folder)
     if evaluation is not None:
         if options.pictures:
-            save_examples(evaluation, subject, datasets, options, world, folder / "eval" / "pictures")
-        runs = [*(compare or [load_run(path) for path in distilled_from(options.run)]), load_run(folder)]
+            save_examples(evaluation, subject, datasets, source, options, world, folder / "eval" / "pictures")
+        others = compare or [load_run(path) for path in distilled_from(options.run)]
+        runs = distinct([*others, load_run(folder)])
         say(domain_table(runs))
         if options.report:
             write_report(runs, folder / "report.html")

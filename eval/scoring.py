@@ -6,7 +6,8 @@ from eval import bootstrap, coco, domains, voc07
 from eval.interchange import Detections, GroundTruth, check_detections
 from eval.matching import IGNORED, TRUE, Matches
 
-MEANS = {"voc07": "mAP", "area": "mAP", "coco": "mAP"}
+MEANS = ("voc07", "area", "coco")
+SIZES = ("small", "medium", "large")
 
 
 def score_domain(
@@ -18,10 +19,12 @@ def score_domain(
     num_resamples: int = 0,
     seed: int = 0,
     side_offset: float = 0.0,
+    metrics: tuple[str, ...] = bootstrap.METRICS,
 ) -> tuple[dict, dict, dict[str, np.ndarray]]:
     """(figures for results.json, curves by class, bootstrap replicates by metric). Percentages 0 to 100.
 
-    `scorer` "pycocotools" computes the COCO figures with pycocotools itself: the same numbers, slower.
+    `scorer` "pycocotools" computes the COCO figures with pycocotools itself: the same numbers, slower. `metrics` are
+    those that get replicates and intervals.
     """
     check_detections(detections, truth, where)
     matches = Matches(truth, detections)
@@ -48,11 +51,10 @@ def score_domain(
     }
     samples: dict[str, np.ndarray] = {}
     if num_resamples:
-        samples = bootstrap.replicates(matches, coco_ATD, voc_D, seed, num_resamples)
-        for metric in MEANS:
-            figures[metric]["interval"] = bootstrap.interval(samples[metric])
-        for size in ("small", "medium", "large"):
-            figures["coco"][f"interval_{size}"] = bootstrap.interval(samples[size])
+        samples = bootstrap.replicates(matches, coco_ATD, voc_D, seed, num_resamples, metrics)
+        for metric, sample_B in samples.items():
+            part, key = (figures["coco"], f"interval_{metric}") if metric in SIZES else (figures[metric], "interval")
+            part[key] = bootstrap.interval(sample_B)
     curves = {name: None if points is None else points.round(4).tolist() for name, points in voc["curve"].items()}
     return figures, curves, samples
 
@@ -85,13 +87,15 @@ def mean_of_targets(
         return {}, {}
     result: dict = {"domains": targets}
     joined: dict[str, np.ndarray] = {}
-    for metric, key in MEANS.items():
-        result[metric] = _mean(figures[name][metric][key] for name in targets)
-        if all(metric in samples.get(name, {}) for name in targets):
-            joined[metric] = np.mean([samples[name][metric] for name in targets], axis=0)
+    for metric in (*MEANS, *SIZES):
+        values = {
+            name: figures[name]["coco"][metric] if metric in SIZES else figures[name][metric]["mAP"] for name in targets
+        }
+        result[metric] = _mean(values.values())
+        present = [name for name in targets if values[name] is not None]  # a target without such objects has no figure
+        if present and all(metric in samples.get(name, {}) for name in present):
+            joined[metric] = np.mean([samples[name][metric] for name in present], axis=0)
             result[f"interval_{metric}"] = bootstrap.interval(joined[metric])
-    for size in ("small", "medium", "large"):
-        result[size] = _mean(figures[name]["coco"][size] for name in targets)
     return result, joined
 
 

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from eval.coco import coco_precision, pycocotools_precision, summarise
-from eval.interchange import ground_truth_json, read_ground_truth, read_results, write_results
+from eval.interchange import ground_truth_json, make_ground_truth, read_results, write_results
 from eval.matching import Matches
 from eval.scoring import score_domain
 from tests.eval.worlds import CLASSES, adversarial_world, make_detections, make_truth, no_detections, random_world
@@ -67,6 +67,24 @@ def test_no_detections_score_zero_and_absent_classes_are_left_out():
     assert by_pycocotools == figures
 
 
+def read_ground_truth(path):
+    """COCO annotations as ground truth; categories are 1..K in order."""
+    data = json.loads(path.read_text())
+    rows = {image["id"]: row for row, image in enumerate(data["images"])}
+    objects = data["annotations"]
+    return make_ground_truth(
+        "daytime_clear",
+        [category["name"] for category in data["categories"]],
+        list(rows),
+        [(image["height"], image["width"]) for image in data["images"]],
+        [rows[item["image_id"]] for item in objects],
+        [item["bbox"] for item in objects],
+        [item["category_id"] for item in objects],
+        [item["iscrowd"] for item in objects],
+        [item["area"] for item in objects],
+    )
+
+
 def shuffled_copy(truth, generator):
     """Ground truth as detections, its rows shuffled, each with its own score."""
     order = generator.permutation(len(truth.labels_M))
@@ -103,9 +121,7 @@ def test_printed_summary_of_pycocotools_on_ground_truth_against_itself(tmp_path,
         scorer.accumulate()
         scorer.summarize()
     lines = [line for line in printed.getvalue().splitlines() if "Average Precision" in line]
-    figures, _, _ = score_domain(
-        read_ground_truth(tmp_path / "truth.json", "daytime_clear"), read_results(tmp_path / "found.json")
-    )
+    figures, _, _ = score_domain(read_ground_truth(tmp_path / "truth.json"), read_results(tmp_path / "found.json"))
     names = ["mAP", "AP50", "AP75", "small", "medium", "large"]
     assert [float(line.split("=")[-1]) for line in lines] == [round(figures["coco"][name] / 100, 3) for name in names]
     np.testing.assert_allclose([figures["coco"][name] / 100 for name in names], scorer.stats[:6], rtol=1e-12)

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from eval import domains
+from eval.files import write_arrays, write_json
 from eval.interchange import Detections, read_results, write_results
 from eval.markup import Html, number, tag
-from eval.report import build_report, write_report
+from eval.mpc import describe, mpc_difference
+from eval.report import build_report, summary, write_report
+from eval.report_pictures import Album
 from eval.report_training import read_log, thin
 from eval.results import load_run
 from eval.run import EvaluationOptions, run
@@ -24,12 +27,17 @@ HOSTILE = "<script>alert('x')</script>"
 ALONE = World(0, 1, torch.device("cpu"))
 
 
-def robustness(level: float) -> dict:
-    cells = {name: [{"voc07": level / s, "area": 1.0, "coco": 1.0} for s in range(1, 6)] for name in BENCHMARK}
-    part = {"mPC": level / 2, "rPC": 50.0, "corruptions": 15}
-    summary = {"P": level, "all": part, "seen": part, "unseen": part}
-    return {"domain": "daytime_clear", "images": 9, "resolution": "packed", "seen": list(BENCHMARK[:12]),
-            "known_training": True, "corruptions": cells, "summary": summary}  # fmt: skip
+def write_robustness(folder, level: float) -> None:
+    """As measured: two runs on the same images, whose replicates differ by a constant."""
+    weights = json.loads((folder / "results.json").read_text())["weights"]
+    identity = {"weights": weights, "domain": "daytime_clear", "images": 9, "resolution": "packed", "checksum": "c",
+                "corruptor": "kernels", "voc_side_offset": 0, "seed": 0, "resamples": 50}  # fmt: skip
+    levels = {"clean-0": level} | {f"{name}-{s}": level / s for name in BENCHMARK for s in range(1, 6)}
+    known = {cell: {"voc07": value, "area": 1.0, "coco": 1.0} for cell, value in levels.items()}
+    noise_B = np.random.default_rng(0).normal(0, 3, 50)
+    samples = {f"{cell}|voc07": value + noise_B for cell, value in levels.items()}
+    write_arrays(folder / "robustness.npz", samples)
+    write_json(folder / "robustness.json", describe(known, samples, identity, BENCHMARK, BENCHMARK[:12]))
 
 
 def training_log(terms: tuple[str, ...]) -> str:
@@ -46,7 +54,7 @@ def runs(scored, tmp_path_factory):
     """Two runs with everything: the second is the detector, the first a worse set of detections of the same images."""
     root = tmp_path_factory.mktemp("report")
     data = tuple(scored.data.values())
-    run(EvaluationOptions(scored.checkpoint, data, out=root / "student", resamples=40), ALONE)
+    run(EvaluationOptions(scored.checkpoint, data, out=root / "student", resamples=40, batch_size=2), ALONE)
     files = []
     for domain in scored.data:
         found = read_results(root / "student" / "eval" / f"detections-{domain}.json")
@@ -55,7 +63,7 @@ def runs(scored, tmp_path_factory):
         write_results(files[-1], Detections(*(value[kept] for value in vars(found).values())))
     run(EvaluationOptions(root / "plain", data, detections=tuple(files), resamples=40), ALONE)
     for name, level in (("plain", 30.0), ("student", 50.0)):
-        (root / name / "eval" / "robustness.json").write_text(json.dumps(robustness(level)))
+        write_robustness(root / name / "eval", level)
         (root / name / "log.jsonl").write_text(training_log(("rpn_class", "roi_box", "global")))
         config = {"data": str(scored.data["daytime_clear"]), "name": HOSTILE, "teacher": None}
         (root / name / "config.json").write_text(json.dumps(config))
@@ -79,6 +87,22 @@ def test_every_section_has_content(runs):
     assert parts["curves"].count("<svg") == 2 * 3
     assert parts["corruptions"].count('<td class="heat') == 3 * 15 * 6
     assert "unseen" in parts["corruptions"]
+    assert "--originals DIR" in parts["corruptions"]
+    mpc = [level * np.mean([1 / s for s in range(1, 6)]) for level in (50, 30)]
+    low, high = runs[1].robustness["summary"]["all"]["interval_mPC"]
+    assert f'>{mpc[0]:.1f}</div><span class="range">{low:.1f} to {high:.1f}<' in parts["corruptions"]
+    change = f"+{mpc[0] - mpc[1]:.1f}"  # paired, the common noise cancels
+    assert f'>{change}</div><span class="range">{change} to {change}<' in parts["corruptions"]
+    for domain in ("daytime_clear", "night_rainy"):  # numbers of the charts, for those who do not see them
+        for size in ("small", "medium", "large"):
+            row = re.search(rf"{domains.title(domain)}, {size}</th>(.*?)</tr>", parts["sizes"])
+            assert row is not None
+            for run_ in runs:
+                ends = run_.interval(domain, "coco", f"interval_{size}")
+                shown = "" if ends is None else f'<span class="range">{ends[0]:.1f} to {ends[1]:.1f}</span>'
+                assert f"<td>{number(run_.figure(domain, 'coco', size))}{shown}</td>" in row[1]
+        figures = [f"<td>{number(run_.results['domains'][domain]['voc07']['AP']['car'])}</td>" for run_ in runs]
+        assert f'<th scope="row">car</th>{"".join(figures)}' in parts["classes"]
     assert parts["pictures"].count('class="shot"') > 20
     assert parts["training"].count("<svg") == 3 + 1 + 2
     for text in ("Resolved configuration", "hardware", "pycocotools", "images per second", "Data report"):
@@ -113,6 +137,7 @@ def hostile_copy(run_, folder):
             file.read_text()
             .replace('"person"', json.dumps(HOSTILE))
             .replace('"night_rainy"', json.dumps(HOSTILE + "d"))
+            .replace('"daytime_clear"', json.dumps(HOSTILE + "s"))
         )
         text = text.replace('"roi_box"', json.dumps(HOSTILE + "t")).replace("VOC07", HOSTILE)
         file.write_text(text)
@@ -120,10 +145,18 @@ def hostile_copy(run_, folder):
 
 
 def test_hostile_names_are_only_text(runs, tmp_path):
-    page = build_report([runs[0], hostile_copy(runs[1], tmp_path / "hostile")])
-    assert page.count("<script") == 1
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;r" in page
-    assert "alert('x')" not in page
+    hostile = hostile_copy(runs[1], tmp_path / "hostile")
+    other = hostile_copy(runs[0], tmp_path / "other")
+    for shown in ([hostile], [runs[0], hostile], [other, hostile]):
+        page = build_report(shown)
+        assert page.count("<script") == 1
+        assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;r" in page
+        assert "alert('x')" not in page
+    targets = hostile.results | {"mean_of_targets": {}}
+    for subject, base in ((hostile, None), (hostile, other), (replace(hostile, results=targets), None)):
+        said = summary(subject, base)
+        assert "<script" not in said
+        assert "&lt;/script&gt;s" in said
 
 
 def test_one_run_without_anything_else_still_makes_a_page(runs, tmp_path):
@@ -141,6 +174,42 @@ def test_too_many_pictures_are_refused(runs, monkeypatch):
     monkeypatch.setattr("eval.report.LARGEST", 100_000)
     with pytest.raises(ValueError, match="must stay under"):
         build_report(runs)
+
+
+def test_the_limit_counts_bytes(runs, monkeypatch):
+    page = build_report(runs)
+    assert len(page) < len(page.encode())
+    monkeypatch.setattr("eval.report.LARGEST", len(page))
+    with pytest.raises(ValueError, match="must stay under"):
+        build_report(runs)
+
+
+def test_pictures_are_told_apart_by_content(tmp_path):
+    """Two runs on other data save other pictures under one file name; the same picture is in the page once."""
+    album = Album()
+    for name, content in (("a", b"one"), ("b", b"two"), ("c", b"one")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0-3-clean.jpg").write_bytes(content)
+    first, second, third = (album.add(tmp_path / name / "0-3-clean.jpg", [4, 4]) for name in "abc")
+    assert first == third != second
+    assert len(album.images) == 2
+
+
+def test_robustness_of_another_protocol_has_no_difference(runs):
+    first, second = runs
+    assert mpc_difference(second, first) is not None
+    for part, value in (("resolution", "original"), ("corruptor", "imagecorruptions"), ("voc_side_offset", 1)):
+        content = json.loads(json.dumps(first.robustness))
+        content["identity"][part] = value
+        other = replace(first)
+        other.__dict__["robustness"] = content
+        assert mpc_difference(second, other) is None
+        assert "student − plain" not in parts_of(build_report([other, second]))["corruptions"]
+    content = json.loads(json.dumps(first.robustness))
+    content["identity"]["checksum"] = "of other images"
+    other = replace(first)
+    other.__dict__["robustness"] = content
+    assert mpc_difference(second, other).interval is None
 
 
 def test_small_numbers_have_digits_on_their_axes(runs, tmp_path):
@@ -217,10 +286,8 @@ def test_clicked_through_in_a_browser(browser, page_file):
     for name in SECTIONS:
         section = page.locator(f"section#{name}")
         page.click(f'nav a[href="#{name}"]')
-        box = section.bounding_box()
-        assert box is not None
-        assert box["height"] > 150
-        assert len(section.inner_text().strip()) > 80
+        assert section.bounding_box()["height"] > 150
+        assert has_content(section), name
     for place in range(page.locator('[role="tab"]').count()):
         button = page.locator('[role="tab"]').nth(place)
         button.click()
@@ -243,6 +310,21 @@ def test_clicked_through_in_a_browser(browser, page_file):
     page.click("dialog .close")
     assert not page.locator("dialog").is_visible()
     assert troubles == []
+
+
+def has_content(section) -> bool:
+    """A table, a chart or a picture shows, beyond the heading and the sentence below it."""
+    shown = section.locator("table, figure, svg, [role=img]").filter(visible=True)
+    return shown.count() > 0 and shown.first.bounding_box()["height"] > 20
+
+
+def test_an_emptied_section_is_noticed(browser, page_file):
+    """The check above can fail: a section left with its heading and introduction has no content."""
+    page, _ = open_page(browser, page_file)
+    page.evaluate("document.querySelectorAll('section > :nth-child(n + 3)').forEach(e => e.remove())")
+    for name in SECTIONS:
+        assert len(page.locator(f"section#{name}").inner_text()) > 40
+        assert not has_content(page.locator(f"section#{name}")), name
 
 
 def test_pictures_really_show(browser, page_file):
@@ -306,8 +388,8 @@ def test_without_scripts_everything_shows(browser, page_file):
     page = context.new_page()
     page.goto(page_file.as_uri())
     panels = page.locator('section#classes [role="tabpanel"]')
-    assert panels.count() == 3
-    assert all(panels.nth(place).is_visible() for place in range(3))
+    assert panels.count() == 4
+    assert all(panels.nth(place).is_visible() for place in range(4))
 
 
 def test_titles_of_the_benchmark_are_known():

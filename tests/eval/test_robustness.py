@@ -1,23 +1,35 @@
 """Robustness: the figures of passes made by hand, seen and unseen apart, continued where it stopped, at both sizes."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import kernels
+from eval.corrupted import corrupt
 from eval.detect import detect_dataset, make_batch, match_classes, read_image
+from eval.files import read_arrays, write_arrays
 from eval.interchange import Detections, concatenate, ground_truth_of
+from eval.mpc import describe
 from eval.pictures import image_detector
-from eval.robustness import SETS, corrupt, describe, measure
+from eval.results import load_run
+from eval.robustness import SETS, measure
 from eval.run import EvaluationOptions, run, trained_on
 from eval.scoring import score_domain
 from kernels.severity import ALL, BENCHMARK, TRAINING
+from model.detector import Detector
+from pipeline.pack import PackOptions, pack
 from pipeline.ranks import World
 from tests.eval.conftest import CLASSES
 
+ROOT = Path(__file__).resolve().parents[2]
 ALONE = World(0, 1, torch.device("cpu"))
 NAMES = ("brightness", "pixelate", "gaussian_noise", "fog")
 LABELS = match_classes(CLASSES, CLASSES, {})
@@ -25,30 +37,41 @@ LABELS = match_classes(CLASSES, CLASSES, {})
 
 def measure_with(scored, path, **changes):
     dataset = scored.dataset()
-    settings = {"identity": {"weights": "a"}, "batch_size": 4} | changes
+    settings = {"weights": "a", "batch_size": 4} | changes
     names, seen = settings.pop("names", NAMES), settings.pop("seen", ("brightness", "pixelate"))
-    truth = ground_truth_of(dataset)[0]
-    arguments = (scored.detector, scored.detector.detect, LABELS, dataset, truth, names, seen, ALONE, path)
-    return measure(*arguments, **settings)
+    dataset = settings.pop("dataset", dataset)
+    truth = settings.pop("truth", None) or source_truth(dataset)
+    arguments = (scored.detector, scored.detector.detect, settings.pop("labels", LABELS), dataset, "daytime_clear")
+    return measure(*arguments, truth, names, seen, ALONE, path, **settings)
+
+
+def source_truth(dataset):
+    return next(truth for truth in ground_truth_of(dataset) if truth.domain == "daytime_clear")
+
+
+def by_hand(scored, rows, name, level):
+    """Detections in images corrupted one after the other through kernels.corrupt."""
+    dataset = scored.dataset()
+    detect_image = image_detector(scored.detector, scored.detector.detect, LABELS, torch.device("cpu"), torch.float32)
+    parts = []
+    for row in rows:
+        image = kernels.corrupt(read_image(dataset, row), severity=level, corruption_name=name)
+        parts.append(detect_image(dataset, image, int(dataset.ids_N[row])))
+    return concatenate(parts)
 
 
 @pytest.fixture(scope="module")
 def measured(scored, tmp_path_factory):
     path = tmp_path_factory.mktemp("robustness") / "robustness.json"
-    return path, measure_with(scored, path)
+    return path, measure_with(scored, path, resamples=30)
 
 
 def test_cells_are_the_figures_of_images_corrupted_by_hand(scored, measured):
-    """One image after the other through kernels.corrupt: deterministic corruptions give the batch's figures."""
+    """Deterministic corruptions give the batch's figures."""
     _, found = measured
     dataset = scored.dataset()
-    detect_image = image_detector(scored.detector, scored.detector.detect, LABELS, torch.device("cpu"), torch.float32)
     for name, level in (("brightness", 3), ("pixelate", 5)):
-        parts = []
-        for row, image_id in enumerate(dataset.ids_N.tolist()):
-            image = kernels.corrupt(read_image(dataset, row), severity=level, corruption_name=name)
-            parts.append(detect_image(dataset, image, image_id))
-        figures, _, _ = score_domain(ground_truth_of(dataset)[0], concatenate(parts))
+        figures, _, _ = score_domain(source_truth(dataset), by_hand(scored, range(9), name, level))
         cell = found["corruptions"][name][level - 1]
         assert cell["voc07"] == pytest.approx(figures["voc07"]["mAP"], abs=0.2)
         assert cell["coco"] == pytest.approx(figures["coco"]["mAP"], abs=0.2)
@@ -67,12 +90,13 @@ def test_summaries_are_means_of_the_cells(measured):
     assert len({json.dumps(cell) for row in cells.values() for cell in row}) > 10
 
 
-def test_it_continues_and_starts_anew_for_other_weights(scored, measured, tmp_path, monkeypatch):
+def test_it_continues_and_starts_anew_for_anything_else(scored, measured, tmp_path, monkeypatch, capsys):
     path, found = measured
     content = json.loads(path.read_text())
     del content["cells"]["fog-2"]
-    del content["cells"]["pixelate-5"]
     (tmp_path / "r.json").write_text(json.dumps(content))
+    samples = read_arrays(path.with_suffix(".npz"))
+    write_arrays(tmp_path / "r.npz", {name: sample for name, sample in samples.items() if "pixelate-5" not in name})
     passes = []
 
     def counted(*arguments, **options):
@@ -80,26 +104,118 @@ def test_it_continues_and_starts_anew_for_other_weights(scored, measured, tmp_pa
         return detect_dataset(*arguments, **options)
 
     monkeypatch.setattr("eval.robustness.detect_dataset", counted)
-    again = measure_with(scored, tmp_path / "r.json")
+    again = measure_with(scored, tmp_path / "r.json", resamples=30)
     assert len(passes) == 2
     assert again == found
-    assert measure_with(scored, tmp_path / "r.json") == found
+    assert measure_with(scored, tmp_path / "r.json", resamples=30) == found
     assert len(passes) == 2
-    measure_with(scored, tmp_path / "r.json", identity={"weights": "b"}, names=("contrast",), num_images=2)
-    assert len(passes) == 2 + 6
+    capsys.readouterr()
+    strict = Detector(replace(scored.detector.config, score_threshold=0.1), len(CLASSES) + 1)
+    strict.load_state_dict(scored.detector.state_dict())
+    other = replace(scored, detector=strict)
+    for number, (who, changes, named) in enumerate(
+        [
+            (scored, {"weights": "b", "num_images": 2}, "other images, resamples, weights; starting anew"),
+            (scored, {"side_offset": 1.0}, "other images, voc_side_offset, weights; starting anew"),
+            (scored, {"labels": np.array([0, 2, 1, 3])}, "other labels, voc_side_offset; starting anew"),
+            (other, {}, "other detector, labels; starting anew"),
+        ]
+    ):
+        measure_with(who, tmp_path / "r.json", names=("contrast",), **changes)
+        assert len(passes) == 2 + 6 * (number + 1)
+        assert named in capsys.readouterr().out
+
+
+def test_intervals_are_those_of_paired_replicates(measured):
+    """Cells share their draws: replicate b of mPC is the mean of the cells' replicates b, and of rPC their ratio."""
+    path, found = measured
+    samples = read_arrays(path.with_suffix(".npz"))
+    clean_B = samples["clean-0|voc07"]
+    cells = [f"{name}-{level}|voc07" for name in NAMES[2:] for level in range(1, 6)]
+    mpc_B = np.mean([samples[cell] for cell in cells], axis=0)
+    assert len(mpc_B) == 30
+    part = found["summary"]["unseen"]
+    assert part["interval_mPC"] == pytest.approx(np.quantile(mpc_B, (0.025, 0.975)).tolist())
+    assert part["interval_rPC"] == pytest.approx(np.quantile(100 * mpc_B / clean_B, (0.025, 0.975)).tolist())
+    assert found["summary"]["interval_P"] == pytest.approx(np.quantile(clean_B, (0.025, 0.975)).tolist())
+    low, high = part["interval_mPC"]
+    assert low < part["mPC"] < high
+
+
+def test_only_images_of_the_source_domain_count(scored, tmp_path):
+    """Several domains in one packed dataset, more images asked for than there are, images without an object."""
+    whole, mixed, empty = source_truth(scored.dataset()), scored.dataset(), scored.dataset()
+    mixed.domain_of = lambda row: "mars" if row in (1, 4, 5) else "Daytime-Sunny"
+    found = measure_with(scored, tmp_path / "a.json", names=("pixelate",), dataset=mixed, num_images=1000)
+    assert found["images"] == 6
+    figures, _, _ = score_domain(source_truth(mixed), by_hand(scored, (0, 2, 3, 6, 7, 8), "pixelate", 5))
+    assert found["corruptions"]["pixelate"][4]["voc07"] == pytest.approx(figures["voc07"]["mAP"], abs=0.2)
+    assert found["corruptions"]["pixelate"][4]["coco"] == pytest.approx(figures["coco"]["mAP"], abs=0.2)
+    bare = next(row for row in range(9) if len(empty.target(row)[1]) == 0)
+    empty.domain_of = lambda row: "daytime_clear" if row == bare else "mars"
+    with pytest.raises(ValueError, match=r"--corruption-images 1: these images of .* hold no object that counts"):
+        measure_with(scored, tmp_path / "b.json", dataset=empty, truth=whole, num_images=1)
+
+
+def evaluate_noise(checkpoint, out, folders, world):
+    """One type stands for fifteen, which take a minute."""
+    SETS["benchmark"] = ("gaussian_noise",)
+    for folder in folders:
+        settings = {"resamples": 20, "batch_size": 2, "pictures": False, "report": False, "out": out / folder.name}
+        run(EvaluationOptions(checkpoint, (folder,), corruptions="benchmark", **settings), world)
+
+
+TWO_RANKS = """
+import sys
+from datetime import timedelta
+from pathlib import Path
+from pipeline.ranks import joined
+from tests.eval.test_robustness import evaluate_noise
+
+checkpoint, out, *folders = map(Path, sys.argv[1:])
+with joined("cpu", timedelta(minutes=2)) as world:
+    evaluate_noise(checkpoint, out, folders, world)
+"""
+
+
+def test_two_ranks_measure_what_one_does(scored, tmp_path, monkeypatch):
+    """Also where the second rank has no image at all: it must neither fail nor wait for ever."""
+    content = json.loads((scored.sources["daytime_clear"] / "annotations" / "instances.json").read_text())
+    shutil.copytree(scored.sources["daytime_clear"] / "images", tmp_path / "one" / "images")
+    (tmp_path / "one" / "annotations").mkdir()
+    first = content["annotations"][0]["image_id"]
+    content["images"] = [image for image in content["images"] if image["id"] == first]
+    content["annotations"] = [item for item in content["annotations"] if item["image_id"] == first]
+    (tmp_path / "one" / "annotations" / "instances.json").write_text(json.dumps(content))
+    pack(PackOptions(tmp_path / "one", tmp_path / "single", domain="daytime_clear", raw=True, workers=1, short_side=64))
+    (tmp_path / "ranks.py").write_text(TWO_RANKS)
+    folders = [scored.data["daytime_clear"], tmp_path / "single"]
+    monkeypatch.setitem(SETS, "benchmark", BENCHMARK)  # and back to it after this test
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of the two ranks: another number sums in another order
+    evaluate_noise(scored.checkpoint, tmp_path / "1", folders, ALONE)
+    torch.set_num_threads(threads)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(tmp_path / "ranks.py"), str(scored.checkpoint), str(tmp_path / "2"), *map(str, folders)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert finished.returncode == 0, finished.stderr
+    for folder, images in zip(folders, (9, 1), strict=True):
+        alone, both = (json.loads((tmp_path / n / folder.name / "eval" / "robustness.json").read_text()) for n in "12")
+        assert both == alone
+        assert (alone["images"], len(alone["cells"])) == (images, 6)
 
 
 def test_unfinished_sets_have_no_summary():
     known = {"clean-0": {"voc07": 50.0, "area": 50.0, "coco": 20.0}}
     known |= {f"fog-{s}": {"voc07": 10.0 * s, "area": 1.0, "coco": 2.0} for s in range(1, 6)}
-    data = type("Data", (), {"__len__": lambda self: 3})()
-    identity = {"num_images": 0, "resolution": "packed"}
-    found = describe(known, identity, data, "daytime_clear", ("fog", "snow"), ())
-    assert found["summary"] == {"P": 50.0}
-    found = describe(known, identity, data, "daytime_clear", ("fog",), ("fog",))
+    identity = {"domain": "daytime_clear", "images": 3, "resolution": "packed"}
+    found = describe(known, {}, identity, ("fog", "snow"), ())
+    assert found["summary"] == {"P": 50.0, "interval_P": None}
+    found = describe(known, {}, identity, ("fog",), ("fog",))
     assert found["summary"]["all"] == {"mPC": 30.0, "rPC": 60.0, "corruptions": 1}
     assert "unseen" not in found["summary"]
-    assert describe({}, identity, data, "daytime_clear", ("fog",), None)["summary"] == {}
+    assert describe({}, {}, identity, ("fog",), None)["summary"] == {}
 
 
 def test_originals_are_corrupted_at_their_own_resolution(scored, tmp_path, monkeypatch):
@@ -109,7 +225,7 @@ def test_originals_are_corrupted_at_their_own_resolution(scored, tmp_path, monke
         shapes.append(image.shape[:2])
         return corrupt(image, *arguments)
 
-    monkeypatch.setattr("eval.robustness.corrupt", watched)
+    monkeypatch.setattr("eval.corrupted.corrupt", watched)
     found = measure_with(
         scored,
         tmp_path / "r.json",
@@ -136,8 +252,9 @@ def test_run_measures_and_reports_it(scored, tmp_path, monkeypatch):
         out=tmp_path,
         corruptions="benchmark",
         corruption_images=1,
-        resamples=0,
+        resamples=20,
         pictures=False,
+        voc_side_offset=1,
     )
     run(options, ALONE)
     found = json.loads((tmp_path / "eval" / "robustness.json").read_text())
@@ -145,6 +262,10 @@ def test_run_measures_and_reports_it(scored, tmp_path, monkeypatch):
     assert found["summary"]["all"]["corruptions"] == 2
     assert found["images"] == 1
     assert found["known_training"] is False
+    assert found["identity"]["voc_side_offset"] == 1
+    assert found["identity"]["weights"] == load_run(tmp_path).results["weights"]
+    low, high = found["summary"]["all"]["interval_mPC"]
+    assert low == pytest.approx(found["summary"]["all"]["mPC"]) == high  # a resample of one image is that image
     page = (tmp_path / "report.html").read_text()
     assert "mAP by corruption and severity" in page
 
@@ -157,6 +278,12 @@ def test_corruptions_of_the_runs_own_training(tmp_path):
     assert trained_on(tmp_path / "checkpoints" / "step-1") == TRAINING
     (tmp_path / "config.json").write_text(json.dumps({"views": {"corruptions": []}}))
     assert trained_on(tmp_path) == ()
+    (tmp_path / "config.json").write_text(json.dumps({"name": "of something else"}))
+    assert trained_on(tmp_path) is None
+    (tmp_path / "config.json").write_text(json.dumps({"views": {"corruptions": ["fog"]}}))
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "weights.pth").touch()
+    assert trained_on(tmp_path / "deep" / "weights.pth") is None
 
 
 def test_the_package_itself_can_make_the_corruptions(scored, tmp_path):

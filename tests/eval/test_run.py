@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,19 +14,22 @@ import numpy as np
 import pytest
 import torch
 
-from eval.detect import match_classes
+from eval.detect import detect_dataset, match_classes, read_batches
 from eval.interchange import Detections, ground_truth_of, read_results, to_boxes, write_results
 from eval.light import source_ap
 from eval.report import build_report
 from eval.results import difference, load_run
-from eval.run import EvaluationOptions, run
+from eval.robustness import SETS
+from eval.run import EvaluationOptions, open_subject, run
 from eval.scoring import score_domain
 from eval.table import domain_table, named_runs
+from model.detector import build_detector
 from model.parity import stock_twin
+from model.weights import save_detector
 from pipeline.pack import PackOptions, pack
 from pipeline.pixels import decode_packed
 from pipeline.ranks import World
-from tests.eval.conftest import CLASSES, torchvision_detections
+from tests.eval.conftest import CLASSES, LONG_SIDE, SHORT_SIDE, torchvision_detections
 
 ALONE = World(0, 1, torch.device("cpu"))
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,6 +93,111 @@ def test_results_hold_what_was_promised(scored, evaluated):
     assert results["detector"]["step"] == 12
 
 
+def test_the_source_is_the_first_that_was_given(scored, tmp_path, monkeypatch):
+    """Without a clear day among the domains; table, robustness and pictures are all of it."""
+    folders = {}
+    for name, old in (("tunnel", "daytime_clear"), ("dusk_rainy", "night_rainy")):
+        folders[name] = tmp_path / name
+        shape = {"short_side": SHORT_SIDE, "long_side": LONG_SIDE, "raw": True, "workers": 1}
+        pack(PackOptions(scored.sources[old], folders[name], domain=name, **shape))
+    monkeypatch.setitem(SETS, "benchmark", ("contrast",))
+    out = tmp_path / "out"
+    data = {"data": tuple(folders.values()), "corruptions": "benchmark", "corruption_images": 3, "pictures": True}
+    run(options_for(scored, out, **data), ALONE)
+    found = load_run(out)
+    assert found.results["source"] == found.robustness["domain"] == "tunnel"
+    assert found.results["mean_of_targets"]["domains"] == ["dusk_rainy"]
+    corrupted = {scene["domain"] for scene in found.read("pictures/pictures.json")["scenes"] if len(scene["views"]) > 1}
+    assert corrupted == {"tunnel"}
+    run(options_for(scored, out, **(data | {"source": "Dusk-Rainy"})), ALONE)
+    assert load_run(out).robustness["domain"] == "dusk_rainy"
+
+
+def test_what_belongs_to_other_weights_is_not_shown(scored, tmp_path, monkeypatch):
+    monkeypatch.setitem(SETS, "benchmark", ("contrast",))
+    one = {"data": (scored.data["daytime_clear"],)}
+    run(options_for(scored, tmp_path, corruptions="benchmark", corruption_images=2, pictures=True, **one), ALONE)
+    page = build_report([load_run(tmp_path)])
+    assert "mAP by corruption and severity" in page
+    assert 'class="shot"' in page
+    weights = tmp_path / "other"
+    other = build_detector(scored.detector.config, len(CLASSES) + 1)
+    save_detector(weights, other, other.config, CLASSES)
+    run(replace(options_for(scored, tmp_path, **one), run=weights), ALONE)
+    assert load_run(tmp_path).robustness is None
+    page = build_report([load_run(tmp_path)])
+    assert f"Left out: what was measured for {tmp_path.name} is of other weights" in page
+    assert "mAP by corruption and severity" not in page
+    assert 'class="shot"' not in page
+
+
+def test_the_training_run_is_found_from_its_checkpoint_and_from_elsewhere(scored, tmp_path):
+    """Its curves, configuration and evaluated teacher belong to the report wherever that is written."""
+    one = {"data": (scored.data["night_rainy"],), "report": True}
+    run(options_for(scored, tmp_path / "teacher", **one), ALONE)
+    checkpoint = tmp_path / "student" / "checkpoints" / "step-1"
+    shutil.copytree(scored.checkpoint, checkpoint)
+    (tmp_path / "student" / "config.json").write_text(json.dumps({"teacher": str(tmp_path / "teacher")}))
+    line = {"step": 1, "losses": {"rpn_class": 0.5}}
+    (tmp_path / "student" / "log.jsonl").write_text(json.dumps(line) + "\n")
+    options = options_for(scored, None, **one)
+    for changes in ({"run": checkpoint}, {"run": checkpoint, "out": tmp_path / "elsewhere"}):
+        run(replace(options, **changes), ALONE)
+        folder = changes.get("out", checkpoint)
+        assert load_run(folder).trained == tmp_path / "student"
+        page = (folder / "report.html").read_text()
+        assert "Resolved configuration" in page
+        assert "rpn class" in page
+        assert f"{folder.name} − teacher" in page
+
+
+def test_runs_of_one_name_are_told_apart(evaluated, scored, tmp_path):
+    """Two folders called "student": their names in the report differ, and each has its own figures."""
+    other = replace(evaluated, results=json.loads(json.dumps(evaluated.results)))
+    other.results["domains"]["night_rainy"]["coco"]["small"] = 97.25
+    page = build_report([evaluated, other])
+    sizes = page[page.index('<section id="sizes">') : page.index('<section id="corruptions">')]
+    figure = evaluated.figure("night_rainy", "coco", "small")
+    assert re.search(rf">{figure:.1f}<.*?>97.2<", sizes, re.DOTALL)
+    out = tmp_path / "student"
+    shutil.copytree(evaluated.path, tmp_path / "before" / "student")
+    run(options_for(scored, out, compare=(tmp_path / "before" / "student",), report=True), ALONE)
+    assert f"{out} − {tmp_path / 'before' / 'student'}" in (out / "report.html").read_text()
+    with pytest.raises(ValueError, match="this evaluation is written there"):
+        run(options_for(scored, out, compare=(out,)), ALONE)
+
+
+def test_speed_leaves_compilation_and_warm_up_out(scored, monkeypatch):
+    """A first batch that takes long does not count; of one batch alone no speed is known."""
+    label_map = match_classes(CLASSES, CLASSES, {})
+    calls = []
+
+    def slow_start(*arguments):
+        calls.append(1)
+        time.sleep(1.0 if len(calls) == 1 else 0.0)
+        return scored.detector.detect(*arguments)
+
+    found = detect_dataset(scored.detector, scored.dataset(), label_map, batch_size=1, detect=slow_start)
+    assert found.steady_images == 7
+    assert found.seconds > 1 + found.steady_seconds
+    assert found.steady_seconds > 0
+    found = detect_dataset(scored.detector, scored.dataset(), label_map, batch_size=16)
+    assert (found.steady_images, found.steady_seconds) == (0, 0.0)
+
+
+def test_chosen_images_come_in_batches_of_one_shape(scored):
+    """So that a compiled detector needs no more graphs for them; the empty rows find nothing."""
+    dataset = scored.dataset()
+    batches = list(read_batches(dataset, [0, 1, 2, 3, 4], 4, "cpu"))
+    assert {tuple(batch.images_BHW3.shape) for batch in batches} == {(4, 64, 96, 3), (4, 96, 64, 3)}
+    ids = np.concatenate([batch.ids_B.numpy() for batch in batches])
+    assert sorted(ids[ids >= 0]) == sorted(dataset.ids_N[:5])
+    found = detect_dataset(
+        scored.detector, dataset, match_classes(CLASSES, CLASSES, {}), batch_size=4, rows=np.arange(5)
+    )
+    assert set(found.detections.image_ids_D) <= set(dataset.ids_N[:5])
+
+
 def test_two_ranks_with_unequal_shares_give_the_same_files(scored, evaluated, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "eval.run"]
     command += [str(scored.checkpoint), "--data", *map(str, scored.data.values()), "--out", str(tmp_path)]
@@ -114,7 +223,7 @@ def test_a_rank_that_fails_ends_the_job(scored, tmp_path):
 
 def test_scoring_the_files_it_wrote_gives_the_same_figures(scored, evaluated, tmp_path):
     files = tuple(evaluated.folder / f"detections-{domain}.json" for domain in scored.data)
-    run(options_for(scored, tmp_path, detections=files, scorer="pycocotools"), ALONE)
+    run(options_for(scored, tmp_path, detections=files, scorer="pycocotools", batch_size=8), ALONE)
     again = load_run(tmp_path, "files")
     for domain in scored.data:
         for metric in ("voc07", "area", "coco"):
@@ -136,6 +245,10 @@ def test_differences_of_runs_on_other_images_have_no_interval(scored, evaluated,
     assert (other.value, other.interval) == (0, None)
     fewer = evaluated.results | {"mean_of_targets": evaluated.results["mean_of_targets"] | {"domains": ["dusk_rainy"]}}
     assert difference(replace(evaluated, results=fewer), evaluated, "mean_of_targets") is None
+    settings = evaluated.results["settings"] | {"voc_side_offset": 1}
+    kit = replace(evaluated, results=evaluated.results | {"settings": settings})
+    assert difference(kit, evaluated, "night_rainy") is None
+    assert difference(kit, evaluated, "night_rainy", "coco") is not None
 
 
 def test_table_names_runs_domains_and_the_difference(evaluated, scored):
@@ -196,8 +309,12 @@ def test_a_bare_torchvision_state_dict_evaluates(scored, tmp_path):
     assert load_run(tmp_path / "out").figure("night_rainy") > 0
 
 
+def entry(**changes):
+    return {"image_id": 3, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5} | changes
+
+
 def bad_rows(*rows):
-    return json.dumps([{"image_id": 3, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}, *rows])
+    return json.dumps([entry(), *rows])
 
 
 @pytest.mark.parametrize(
@@ -205,22 +322,31 @@ def bad_rows(*rows):
     [
         ("{", "is not JSON"),
         ("{}", "a JSON list"),
-        (bad_rows({"image_id": 3, "category_id": 1, "bbox": [0, 0, 5], "score": 0.5}), "entry 1 has bbox"),
+        (bad_rows(entry(bbox=[0, 0, 5])), "entry 1 has bbox"),
         (bad_rows({"image_id": 3, "category_id": 1, "score": 0.5}), "entry 1 has no 'bbox'"),
-        (bad_rows({"image_id": 3.5, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 1}), "entry 1 has image_id"),
+        (bad_rows(entry(image_id=3.5)), "entry 1 has image_id"),
         (bad_rows("no"), "entry 1 is 'no'"),
-        (bad_rows({"image_id": 3, "category_id": 1, "bbox": [0, 0, 5, 5], "score": float("nan")}), "not finite"),
-        (bad_rows({"image_id": 3, "category_id": 1, "bbox": [0, 0, -5, 5], "score": 0.1}), "negative size"),
-        (bad_rows({"image_id": 4, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.1}), "image ids are not in"),
-        (bad_rows({"image_id": 3, "category_id": 9, "bbox": [0, 0, 5, 5], "score": 0.1}), r"category ids \[9\]"),
-        (bad_rows({"image_id": 3, "category_id": 0, "bbox": [0, 0, 5, 5], "score": 0.1}), r"category ids \[0\]"),
+        (bad_rows(entry(score=float("nan"))), "entry 1 has score nan"),
+        (bad_rows(entry(score="0.5")), "entry 1 has score '0.5'"),
+        (bad_rows(entry(score=True)), "entry 1 has score True"),
+        (bad_rows(entry(image_id=float("nan"))), "entry 1 has image_id nan"),
+        (bad_rows(entry(image_id=float("inf"))), "entry 1 has image_id inf"),
+        (bad_rows(entry(image_id=10**30)), "entry 1 has image_id 1000"),
+        (bad_rows(entry(bbox=[0, 0, 5, None])), "entry 1 has bbox"),
+        (bad_rows(entry(bbox=[0, float("inf"), 5, 5])), "entry 1 has bbox"),
+        (bad_rows(entry(bbox=[0, 0, -5, 5])), "negative size"),
+        (bad_rows(entry(image_id=4)), "image ids are not in"),
+        (bad_rows(entry(category_id=9)), r"category ids \[9\]"),
+        (bad_rows(entry(category_id=0)), r"category ids \[0\]"),
     ],
 )  # fmt: skip
 def test_bad_detections_are_one_clear_error(scored, tmp_path, content, message):
     (tmp_path / "found.json").write_text(content)
-    options = options_for(scored, tmp_path, data=(scored.data["daytime_clear"],), detections=(tmp_path / "found.json",))
-    with pytest.raises(ValueError, match=message):
+    files = {"detections": (tmp_path / "found.json",), "batch_size": 8}
+    options = options_for(scored, tmp_path, data=(scored.data["daytime_clear"],), **files)
+    with pytest.raises(ValueError, match=message) as raised:
         run(options, ALONE)
+    assert "found.json" in str(raised.value)
 
 
 def test_results_survive_writing_and_reading(tmp_path):
@@ -245,11 +371,18 @@ def test_options_that_cannot_work_say_so(scored, tmp_path):
     cases = [
         ({"batch_size": 0}, "--batch-size 0: give 1 or more"),
         ({"resamples": -1}, "--resamples -1: give 0 or more"),
-        ({"data": one, "detections": (tmp_path,)}, "is a folder, and a JSON file is needed"),
+        ({"data": one, "detections": (tmp_path,), "batch_size": 8}, "is a folder, and a JSON file is needed"),
+        ({"detections": (tmp_path,), "map": ("a=b",)}, r"--map, --batch-size: this evaluation scores files"),
+        ({"detections": (tmp_path,), "batch_size": 8, "compile": "off"}, r"--compile: this evaluation scores files"),
+        ({"corruptor": "imagecorruptions"}, r"--corruptor: this evaluation measures no robustness"),
+        ({"originals": tmp_path, "corruption_images": 3}, r"--corruption-images, --originals: this evaluation"),
         ({"data": ()}, "at least one packed dataset"),
         ({"data": one * 2}, "both hold the domain daytime_clear"),
-        ({"detections": (tmp_path / "a.json",)}, "1 files for 2 datasets"),
-        ({"data": one, "detections": (tmp_path / "a.json",), "corruptions": "all"}, "needs a detector"),
+        ({"detections": (tmp_path / "a.json",), "batch_size": 8}, "1 files for 2 datasets"),
+        (
+            {"data": one, "detections": (tmp_path / "a.json",), "corruptions": "all", "batch_size": 8},
+            "needs a detector",
+        ),
         ({"source": "mars"}, "the data holds the domains"),
         ({"map": ("car",)}, "write detector_name=data_name"),
         ({"run": tmp_path / "none"}, "no checkpoint at"),
@@ -286,6 +419,24 @@ def test_an_empty_domain_is_one_clear_error(scored, tmp_path):
     pack(PackOptions(source, tmp_path / "packed", domain="tunnel", workers=1))
     with pytest.raises(ValueError, match="domain tunnel has no object, so no AP exists"):
         run(options_for(scored, tmp_path, data=(tmp_path / "packed",)), ALONE)
+
+
+def test_datasets_of_other_classes_are_not_averaged(scored, tmp_path):
+    root = scored.sources["night_rainy"]
+    pack(PackOptions(root, tmp_path / "packed", domain="tunnel", workers=1, map=("person=human",)))
+    with pytest.raises(ValueError, match=r"daytime_clear has the classes bus, car, person, .*packed .*human"):
+        run(options_for(scored, tmp_path, data=(scored.data["daytime_clear"], tmp_path / "packed")), ALONE)
+
+
+def test_every_canvas_may_compile(scored, tmp_path, monkeypatch):
+    """Five domains of two canvases each, clean and corrupted, are more graphs than torch allows by itself."""
+    monkeypatch.setattr("torch.compile", lambda function, **_: function)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    datasets = [scored.dataset() for _ in range(5)]
+    for number, dataset in enumerate(datasets):
+        dataset.canvases = {"landscape": (64, 96 + 32 * number), "portrait": (96 + 32 * number, 64)}
+    open_subject(options_for(scored, tmp_path, compile="on"), ALONE, datasets)
+    assert torch._dynamo.config.recompile_limit == 2 * 10
 
 
 def test_missing_images_are_one_clear_error(scored, tmp_path):
