@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from pipeline.card import FORMAT, VERSION, report
+from pipeline.card import FORMAT, VERSION, report, tight_canvases
 from pipeline.console import run_entry, say, track
 from pipeline.parse import open_file, read_bytes
 from pipeline.shards import INDEX_SCHEMA
@@ -71,6 +71,9 @@ class PackedDataset:
                     type(side) is int and 0 < side <= 16384 for side in (h, w)
                 ):
                     raise ValueError(f"has the canvas {name} {h}x{w}")
+            for row in info["objects"].values():
+                if not all(type(count) is int for count in row.values()):
+                    raise ValueError("has numbers of objects that are not whole numbers")
             for shard in info["shards"]:
                 if "/" in shard["file"] or not shard["file"].startswith("shard-") or type(shard["bytes"]) is not int:
                     raise ValueError(f"names the shard {shard['file']!r}")
@@ -165,15 +168,19 @@ class PackedDataset:
             raise self._error("index.parquet points outside the shards")
         if (self.ids_N < 0).any() or len(np.unique(self.ids_N)) != len(self.ids_N):
             raise self._error("index.parquet has negative or duplicate ids")
-        wide_N = self.sizes_N2[:, 1] >= self.sizes_N2[:, 0]
-        for name, chosen_N in (("landscape", wide_N), ("portrait", ~wide_N)):
-            if chosen_N.any() and (self.sizes_N2[chosen_N] > self.canvases.get(name, (0, 0))).any():
-                raise self._error(f"index.parquet has {name} images larger than the canvas of dataset.json")
+        tight = {name: tuple(canvas) for name, canvas in tight_canvases(*self.sizes_N2.T).items()}
+        if self.canvases != tight:
+            raise self._error(f"dataset.json has the canvases {self.canvases}, the images of index.parquet {tight}")
         if (self.sizes_N2 < 1).any() or (self.original_sizes_N2 < 1).any():
             raise self._error("index.parquet has images without a size")
         self._check_boxes(self._boxes_M4, self.sizes_N2, "boxes")
         if len(self._labels_M) and (self._labels_M.min() < 1 or self._labels_M.max() > len(self.classes)):
             raise self._error("index.parquet has labels that are not in the class list")
+        # The names stand twice in dataset.json, the second time with their numbers of objects.
+        counts = np.bincount(self._labels_M, minlength=len(self.classes) + 1)[1:].tolist()
+        listed = [(name, sum(row.values())) for name, row in self.info["objects"].items()]
+        if listed != list(zip(self.classes, counts, strict=True)):
+            raise self._error("dataset.json has class names or numbers of objects that contradict each other")
 
     def _check_boxes(self, boxes_M4: np.ndarray, sizes_N2: np.ndarray, what: str) -> None:
         limits_M2 = np.repeat(sizes_N2[:, ::-1], np.diff(self._start_N), axis=0)

@@ -13,8 +13,9 @@ import xml.parsers.expat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 
@@ -29,7 +30,7 @@ NUMBER = re.compile(r"[+-]?(\d{1,18}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?
 
 
 @contextmanager
-def open_file(path: Path, max_bytes: int) -> Iterator[BinaryIO]:
+def open_file(path: Path, max_bytes: int) -> Iterator[BufferedReader]:
     """The file for reading; only a regular file of bounded size (a pipe or device would never end)."""
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
