@@ -29,36 +29,47 @@ NO_POOL = np.zeros(1, dtype=np.uint16)
 
 
 class Workspace:
-    """The scratch of one thread, for images up to a canvas."""
+    """The scratch of one thread, for one image or canvas at a time. It grows to the largest it has seen."""
 
     def __init__(self, height: int, width: int):
-        self.shape = (height, width)
-        self.a = np.empty((height, 3 * width), dtype=np.float32)
-        self.b = np.empty((height, 3 * width), dtype=np.float32)
-        self.corrupted = np.empty((height, 3 * width), dtype=np.uint8)
-        self.line = np.empty(max(6 * width + 6, LINE), dtype=np.float32)
-        self.taps = np.empty(8 * width + 64, dtype=np.float32)
+        self.values = self.width = 0
         self.statistics = np.zeros(4, dtype=np.uint32)
+        self.fit(height, width)
+
+    def fit(self, height: int, width: int) -> None:
+        values = 3 * height * width
+        if values > self.values:
+            self.values = values
+            self.planes = np.empty((2, values), dtype=np.float32)
+            self.pixels = np.empty(values, dtype=np.uint8)
+        if width > self.width:
+            self.width = width
+            self.line = np.empty(max(6 * width + 6, LINE), dtype=np.float32)
+            self.taps = np.empty(8 * width + 64, dtype=np.float32)
+        self.a, self.b = (plane[:values].reshape(height, 3 * width) for plane in self.planes)
+        self.corrupted = self.pixels[:values].reshape(height, 3 * width)
 
 
 class Workspaces:
-    """Workspaces waiting for their next use: kept from batch to batch, one for each thread that ever worked."""
+    """Workspaces waiting for their next use: no more than threads ever worked at once, none larger than was needed."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.idle: dict[tuple[int, int], list[Workspace]] = {}
+        self.idle: list[Workspace] = []
 
     @contextmanager
     def borrow(self, height: int, width: int) -> Iterator[Workspace]:
         with self.lock:
-            idle = self.idle.setdefault((height, width), [])
-            workspace = idle.pop() if idle else None
-        workspace = workspace or Workspace(height, width)
+            workspace = self.idle.pop() if self.idle else None
+        if workspace is None:
+            workspace = Workspace(height, width)
+        else:
+            workspace.fit(height, width)
         try:
             yield workspace
         finally:
             with self.lock:
-                idle.append(workspace)
+                self.idle.append(workspace)
 
 
 def corrupt_image(

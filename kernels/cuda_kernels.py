@@ -11,6 +11,10 @@
 
 At most eleven launches. Nothing of a type is written here; `steps.py` looks it up. Everything is float32.
 
+A kernel takes the arrays that its stages read and no others, because Numba spends microseconds of the host's time on
+each. planes_2BHX are the scratch of the stages, task.a and task.b; fields of a Task that no stage of the kernel reads
+hold another array of the same kind.
+
 Kernels that differ little come from one function each, which closes over numbers only (a step's, an output type's):
 Numba's cache on disk knows a closure by what it closes over, and a compiled function would look new in every process.
 """
@@ -67,19 +71,19 @@ def statistics(images_BHX, rows_B, statistics_B4):
 
 
 @cuda_compiled
-def whole_rows(images_BHX, a_BHX, b_BHX, rows_B, extra_BE, statistics_B4, shots, pool_M):
+def whole_rows(images_BHX, planes_2BHX, rows_B):
     y, b = cuda.blockIdx.x * ROW_THREADS + cuda.threadIdx.x, cuda.blockIdx.y
     line = cuda.local.array(LINE, float32)
     row = rows_B[b]
     if row.corruption != steps.DEFOCUS_BLUR or y >= row.height:
         return
-    source, a, scratch, extra, sums = images_BHX[b], a_BHX[b], b_BHX[b], extra_BE[b], statistics_B4[b]
-    task = Task(source, source, a, scratch, line, row, extra, sums, shots, pool_M, 0, 0)
+    source, first, second = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b]
+    task = Task(source, source, first, second, line, row, line, line, line, line, 0, 0)
     defocus.running_sums(task, y, y + 1, 0, row.width)
 
 
 @cuda_compiled
-def jpeg_blocks(images_BHX, a_BHX, b_BHX, rows_B, extra_BE, statistics_B4, shots, pool_M):
+def jpeg_blocks(images_BHX, planes_2BHX, rows_B, extra_BE):
     region, b = cuda.blockIdx.x * JPEG_THREADS + cuda.threadIdx.x, cuda.blockIdx.y
     line = cuda.local.array(JPEG_LINE, float32)
     row = rows_B[b]
@@ -89,14 +93,14 @@ def jpeg_blocks(images_BHX, a_BHX, b_BHX, rows_B, extra_BE, statistics_B4, shots
     y, x = region // num_x * jpeg.BLOCK, region % num_x * jpeg.BLOCK
     if y >= row.height:
         return
-    source, a, scratch, extra, sums = images_BHX[b], a_BHX[b], b_BHX[b], extra_BE[b], statistics_B4[b]
-    task = Task(source, source, a, scratch, line, row, extra, sums, shots, pool_M, 0, 0)
+    source, first, second, extra = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
+    task = Task(source, source, first, second, line, row, extra, extra, extra, extra, 0, 0)
     jpeg.blocks(task, y, min(y + jpeg.BLOCK, row.height), x, min(x + jpeg.BLOCK, row.width))
 
 
 def make_step(number):
     @cuda_compiled
-    def launch(images_BHX, a_BHX, b_BHX, rows_B, extra_BE, statistics_B4, shots, pool_M):
+    def launch(images_BHX, planes_2BHX, rows_B, extra_BE):
         x = cuda.blockIdx.x * BLOCK_X + cuda.threadIdx.x
         y = cuda.blockIdx.y * BLOCK_Y + cuda.threadIdx.y
         b = cuda.blockIdx.z
@@ -104,8 +108,8 @@ def make_step(number):
         row = rows_B[b]
         if y >= row.height or x >= row.width:
             return
-        source, a, scratch, extra, sums = images_BHX[b], a_BHX[b], b_BHX[b], extra_BE[b], statistics_B4[b]
-        task = Task(source, source, a, scratch, line, row, extra, sums, shots, pool_M, 0, 0)
+        source, first, second, extra = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
+        task = Task(source, source, first, second, line, row, extra, extra, extra, extra, 0, 0)
         if number == 1:
             steps.step_1(task, y, x)
         elif number == 2:
@@ -123,7 +127,7 @@ STEP_KERNELS = tuple(make_step(number) for number in (1, 2, 3, 4))
 
 def make_corrupted(heavy):
     @cuda_compiled
-    def corrupted(images_BHX, a_BHX, b_BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_BHX):
+    def corrupted(images_BHX, planes_2BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_BHX):
         """The last stage straight to uint8 pixels, for `kernels.corrupt`."""
         x = cuda.blockIdx.x * BLOCK_X + cuda.threadIdx.x
         y = cuda.blockIdx.y * BLOCK_Y + cuda.threadIdx.y
@@ -132,8 +136,8 @@ def make_corrupted(heavy):
         row = rows_B[b]
         if steps.is_heavy(row.corruption) != heavy or y >= row.height or x >= row.width:
             return
-        source, a, scratch, extra, sums = images_BHX[b], a_BHX[b], b_BHX[b], extra_BE[b], statistics_B4[b]
-        task = Task(source, out_BHX[b], a, scratch, line, row, extra, sums, shots, pool_M, 0, 0)
+        source, first, second, extra = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
+        task = Task(source, out_BHX[b], first, second, line, row, extra, statistics_B4[b], shots, pool_M, 0, 0)
         if heavy:
             steps.last_of_heavy(task, y, x)
         else:
@@ -160,9 +164,7 @@ def store(out, b, y, i, value, kind):
 
 def make_finish(kind, heavy):
     @cuda_compiled
-    def finish(
-        images_BHX, a_BHX, b_BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_Bhx, num_rows, num_columns
-    ):
+    def finish(images_BHX, planes_2BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_Bhx, num_rows, num_columns):
         """A block makes num_rows x num_columns of the student's pixels from the source pixels they need."""
         tile = cuda.shared.array((TILE_HEIGHT, TILE_VALUES), uint8)
         line = cuda.local.array(LINE, float32)
@@ -173,13 +175,15 @@ def make_finish(kind, heavy):
             return
         height, width, small_height, small_width = row.height, row.width, row.student_height, row.student_width
         scale_y, scale_x = resize.scale_of(height, small_height), resize.scale_of(width, small_width)
-        first_y, first_x = resize.first_tap(top, scale_y, height), resize.first_tap(left, scale_x, width)
+        first_y, first_x = resize.first_tap(top, scale_y), resize.first_tap(left, scale_x)
+        end_y, end_x = first_y, first_x
         if top < small_height and left < small_width:
-            end_y = resize.end_tap(min(top + num_rows, small_height) - 1, scale_y, height)
-            end_x = resize.end_tap(min(left + num_columns, small_width) - 1, scale_x, width)
+            end_y = resize.end_tap(min(top + num_rows, small_height) - 1, scale_y, min(height, first_y + TILE_HEIGHT))
+            end_x = resize.end_tap(min(left + num_columns, small_width) - 1, scale_x, min(width, first_x + TILE_WIDTH))
             columns = end_x - first_x
-            source, a, scratch, extra, sums = images_BHX[b], a_BHX[b], b_BHX[b], extra_BE[b], statistics_B4[b]
-            task = Task(source, tile, a, scratch, line, row, extra, sums, shots, pool_M, first_y, first_x)
+            source, first, second, extra = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
+            sums = statistics_B4[b]
+            task = Task(source, tile, first, second, line, row, extra, sums, shots, pool_M, first_y, first_x)
             for k in range(thread, (end_y - first_y) * columns, THREADS):
                 if heavy:
                     steps.last_of_heavy(task, first_y + k // columns, first_x + k % columns)
@@ -190,9 +194,7 @@ def make_finish(kind, heavy):
             y, x = top + k // num_columns, left + k % num_columns
             if y < out_Bhx.shape[1] and 3 * x < out_Bhx.shape[2]:
                 if y < small_height and x < small_width:
-                    red, green, blue = resize.shrunk_pixel(
-                        tile, y, x, scale_y, scale_x, height, width, first_y, first_x
-                    )
+                    red, green, blue = resize.shrunk_pixel(tile, y, x, scale_y, scale_x, first_y, end_y, first_x, end_x)
                     at = 3 * (small_width - 1 - x) if row.flip else 3 * x
                     store(out_Bhx, b, y, at, resize.normalise(red, 0), kind)
                     store(out_Bhx, b, y, at + 1, resize.normalise(green, 1), kind)

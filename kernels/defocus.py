@@ -114,7 +114,7 @@ def soft_weights(sigma: float, soft: int) -> np.ndarray:
     return half / (2 * half.sum() - half[0])
 
 
-def extra(level: int, height: int, width: int) -> np.ndarray:
+def extra(level: int) -> np.ndarray:
     radius, sigma = severity.TABLES["defocus_blur"][level - 1]
     soft = 0 if sigma < 0.2 else (1 if radius <= 8 else 2)  # at sigma 0.1 the neighbours weigh 2e-22
     exact = kernel(radius, sigma)

@@ -1,24 +1,48 @@
 """`corrupt`: one image, one corruption, the way `imagecorruptions.corrupt` is called, with a seed."""
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from kernels import color, cpu, parameters, rng
+from kernels import color, cpu, fog, parameters, rng
 from kernels.pool import Pool
-from kernels.severity import ALL, check_name, check_severity
+from kernels.severity import ALL, SEVERITIES, check_name, check_severity
 from kernels.stages import NEED_MASK
 
 POOL_MASKS, POOL_STEP = 8, 256  # masks of a kind; a pool serves all sizes up to the next multiple of the step
+SHARED_AREA = (
+    1 << 17
+)  # pixels; below it, handing rows to another thread (some 40 us a stage) takes longer than it saves
+POOL_BYTES = 1 << 30  # all weather at all severities takes 0.4 GB for images of 600 x 1000
 _workspaces = cpu.Workspaces()
+_pools: dict[tuple, Pool] = {}  # the one used last comes last
+_pools_lock = threading.Lock()
 
 
-@lru_cache(maxsize=16)
-def _pool(name: str, level: int, height: int, width: int) -> Pool:
-    return Pool((height, width), (name,), (level,), size=POOL_MASKS)
+def pool_for(name: str, level: int, height: int, width: int) -> Pool:
+    """The masks of an image of this size. Severities that share their masks share a pool."""
+    height, width = (-(-side // POOL_STEP) * POOL_STEP for side in (height, width))
+    levels: tuple[int, ...] = (level,)
+    if name == "frost":
+        levels = SEVERITIES
+    elif name == "fog":
+        levels = tuple(other for other in SEVERITIES if fog.decay(other) == fog.decay(level))
+    key = (name, levels, height, width)
+    with _pools_lock:
+        pool = _pools.get(key)
+    if pool is None:
+        pool = Pool((height, width), (name,), levels, size=POOL_MASKS)
+    with _pools_lock:
+        _pools.pop(key, None)
+        _pools[key] = pool
+        while len(_pools) > 1 and sum(kept.values_M.nbytes for kept in _pools.values()) > POOL_BYTES:
+            del _pools[next(iter(_pools))]
+    return pool
 
 
 @lru_cache(maxsize=4)
@@ -40,7 +64,7 @@ def corrupt(
     image: uint8 NumPy array or torch tensor, height x width (grey, given back as RGB) or height x width x channels (1
     or 3), of any size from 1 x 1. severity: 1 to 5. corruption_name, or corruption_number, its place in
     `get_corruption_names("all")`. The same seed gives the same pixels, on a CPU and on a GPU. threads: how many the CPU
-    uses for the image; one is right inside a data loader's worker.
+    uses for an image of some size (small ones stay on one); one is right inside a data loader's worker.
     """
     if corruption_name is None and corruption_number == -1:
         raise ValueError("corrupt: give corruption_name or corruption_number")
@@ -66,11 +90,15 @@ def corrupt(
         )
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ValueError(f"corrupt: threads must be a whole number from 1; got {threads!r}")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+        raise ValueError(f"corrupt: seed must be a whole number from 0 to 2**63 - 1; got {seed!r}")
+    if not is_array and image.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"corrupt: a tensor must lie on the CPU or a CUDA device; got {image.device}; move it first")
 
     table = parameters.single_table(name, level, height, width, int(rng.image_key(int(seed), 0, 0)))
     values_M = cpu.NO_POOL
     if name in NEED_MASK:
-        pool = _pool(name, level, *(-(-side // POOL_STEP) * POOL_STEP for side in (height, width)))
+        pool = pool_for(name, level, height, width)
         pool.place(table.rows_B)
         values_M = pool.values_M
     if not is_array and image.device.type == "cuda":
@@ -82,7 +110,8 @@ def corrupt(
     source_HX = np.require(array, requirements=["C", "W"]).reshape(height, 3 * width)
     target_HX = np.empty_like(source_HX)
     with _workspaces.borrow(height, width) as workspace:
-        executor = _executor(threads, os.getpid()) if threads > 1 else None
+        shared = threads > 1 and height * width >= SHARED_AREA
+        executor = _executor(threads, os.getpid()) if shared else None
         row, extra_E = table.rows_B[0], table.extra_BE[0]
         cpu.corrupt_image(source_HX, target_HX, row, extra_E, values_M, workspace, threads, executor)
     result = target_HX.reshape(height, width, 3)

@@ -10,6 +10,8 @@ splits the displacements into fractions (there) and whole pixels (both packed in
 rounding is slow in the scalar loop that samples, and fast in a vectorised one.
 """
 
+import math
+
 import numpy as np
 from numba import float32, int32, int64, uint8, uint64
 
@@ -25,23 +27,31 @@ WHOLE = 1 << WHOLE_BITS  # whole pixels are packed as y * WHOLE + x, exact in fl
 LONGEST_TAPS = 124  # two sets of half-gaussians and three numbers fit task.EXTRA
 
 
-def half_gaussian(sigma: float) -> np.ndarray:
-    """Weights of the middle tap and of those on one side, cut at 3 sigma, of a gaussian that sums to 1."""
-    radius = int(TRUNCATE * sigma + 0.5)
-    weights = np.exp(-0.5 * (np.arange(radius + 1) / max(sigma, 1e-9)) ** 2)
-    return weights / (2 * weights.sum() - weights[0])
+def radius_of(side: int) -> int:
+    return int(TRUNCATE * SIGMA * side + 0.5)
 
 
-def extra(severity: int, height: int, width: int) -> np.ndarray:
-    """Radius down, radius along, amplitude times factor, then both half-gaussians."""
-    down, along = half_gaussian(SIGMA * height), half_gaussian(SIGMA * width)
-    if max(len(down), len(along)) > LONGEST_TAPS:
+@compiled
+def fill_half_gaussian(weights, sigma):
+    """Weights of the middle tap and of those on one side of a gaussian that sums to 1."""
+    total = 1.0
+    for i in range(1, len(weights)):
+        total += 2 * math.exp(-0.5 * (i / sigma) ** 2)
+    for i in range(len(weights)):
+        weights[i] = math.exp(-0.5 * (i / sigma) ** 2) / total
+
+
+def fill(extra_E: np.ndarray, severity: int, height: int, width: int) -> None:
+    """Radius down, radius along, amplitude times factor, then both half-gaussians, cut at 3 sigma."""
+    down, along = radius_of(height), radius_of(width)
+    if max(down, along) >= LONGEST_TAPS:
         raise ValueError(
             f"elastic_transform: the image is {height} x {width}; its longer side can be at most "
-            f"{int((LONGEST_TAPS - 1.5) / (TRUNCATE * SIGMA))}: make it smaller"
+            f"{int((LONGEST_TAPS - 0.5) / (TRUNCATE * SIGMA))}: make it smaller"
         )
-    scale = AMPLITUDE * height * TABLES["elastic_transform"][severity - 1]
-    return np.concatenate([[len(down) - 1, len(along) - 1, scale], down, along])
+    extra_E[0], extra_E[1], extra_E[2] = down, along, AMPLITUDE * height * TABLES["elastic_transform"][severity - 1]
+    fill_half_gaussian(extra_E[3 : 4 + down], SIGMA * height)
+    fill_half_gaussian(extra_E[4 + down : 5 + down + along], SIGMA * width)
 
 
 @compiled

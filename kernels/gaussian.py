@@ -65,7 +65,7 @@ def weights(sigma: float) -> np.ndarray:
     return np.concatenate([[radius], half / (2 * half.sum() - half[0])])
 
 
-def extra(level: int, height: int, width: int) -> np.ndarray:
+def extra(level: int) -> np.ndarray:
     return weights(severity.TABLES["gaussian_blur"][level - 1])
 
 

@@ -111,7 +111,7 @@ def columns_again(task, y0, y1, x0, x1):
         store_line(task, y, x0, x1)
 
 
-def extra(level: int, height: int, width: int) -> np.ndarray:
+def extra(level: int) -> np.ndarray:
     sigma, reach, passes = severity.TABLES["glass_blur"][level - 1]
     values = np.zeros(PASSES + 1)
     gaussian = weights(sigma)

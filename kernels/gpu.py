@@ -5,6 +5,7 @@ Scratch, pinned tables and mask pools are kept; the views come from torch's cach
 batches hands out the same memory again.
 """
 
+import math
 import threading
 import weakref
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from kernels.cpu import NO_POOL, shots
 from kernels.jit import config
 from kernels.jpeg import BLOCK
 from kernels.parameters import COLUMNS, Table, layout
-from kernels.severity import ALL
+from kernels.severity import ALL, INDEX
+from kernels.stages import NEED_STATISTICS
 
 config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # Numba would warn of every small launch, such as that of the boxes
 
@@ -63,7 +65,8 @@ class Device:
         self.stream = torch.cuda.Stream(self.device)
         self.numba_stream = cuda.external_stream(self.stream.cuda_stream)
         self.lock = threading.Lock()
-        self.scratch: dict[tuple[int, ...], tuple[Tensor, Any, Any]] = {}
+        self.scratch = torch.empty(0, dtype=torch.float32, device=device)
+        self.scratch_seen: dict[tuple[int, ...], Any] = {}  # the scratch as Numba sees it, by its shape
         self.pools: dict[int, tuple[Tensor, Any]] = {}
         self.tables: dict[int, list[DeviceTable]] = {}
         self.turn = 0
@@ -88,15 +91,18 @@ class Device:
         table.host.statistics_B4[:] = 0
         return table
 
-    def planes(self, num: int, height: int, width: int) -> tuple[Any, Any]:
-        """Two float32 planes for each image."""
-        shape = (num, height, 3 * width)
-        if shape not in self.scratch:
-            while len(self.scratch) >= KEPT:
-                del self.scratch[next(iter(self.scratch))]
-            tensor = torch.empty((2, *shape), dtype=torch.float32, device=self.device)
-            self.scratch[shape] = (tensor, *(as_numba(tensor[k], np.float32, shape) for k in range(2)))
-        return self.scratch[shape][1:]
+    def planes(self, num: int, height: int, width: int) -> Any:
+        """Two float32 planes for each image, 2 x B x H x X: the same memory for all, as large as the largest batch."""
+        shape = (2, num, height, 3 * width)
+        if math.prod(shape) > self.scratch.numel():
+            self.scratch_seen.clear()
+            self.scratch = torch.empty(0, device=self.device)  # freed before the larger one is asked for
+            self.scratch = torch.empty(math.prod(shape), dtype=torch.float32, device=self.device)
+        if shape not in self.scratch_seen:
+            if len(self.scratch_seen) >= KEPT:
+                del self.scratch_seen[next(iter(self.scratch_seen))]
+            self.scratch_seen[shape] = as_numba(self.scratch, np.float32, shape)
+        return self.scratch_seen[shape]
 
     def pool(self, values_M: np.ndarray) -> Any:
         """The masks on the device; copied when first seen, freed with the host's."""
@@ -145,7 +151,8 @@ SHOWN = {
     "student_sizes_B2": torch.int32,
     "ratio_B": torch.float32,
 }
-KEPT = 16  # scratch of so many sizes
+KEPT = 64  # so many shapes of the scratch
+MOST_SHRINK = (min(cuda_kernels.TILE_HEIGHT, cuda_kernels.TILE_WIDTH) - 2) / 2  # see `tile`
 HEAVY = frozenset(kind for kind in range(len(ALL)) if steps.is_heavy(kind))
 _devices: dict[torch.device, Device] = {}
 
@@ -165,24 +172,24 @@ def pixels(num: int, height: int, width: int) -> tuple[tuple[int, int, int], tup
 
 
 def launch_stages(common: tuple, rows_B: np.ndarray, stream: Any) -> None:
-    """All stages but the last. common: what every stage kernel takes."""
-    images, rows, statistics = common[0], common[3], common[5]
+    """All stages but the last. common: what the kernels of the last stage take."""
+    images, planes, rows, extra, statistics, *_ = common
     num, height, values = images.shape
     width = values // 3
     kinds = set(rows_B["corruption"].tolist())
-    if not kinds.isdisjoint((steps.CONTRAST, steps.FOG)):
+    if not kinds.isdisjoint(INDEX[name] for name in NEED_STATISTICS):
         grid = (cuda_kernels.STATISTICS_BLOCKS, num)
         cuda_kernels.statistics[grid, cuda_kernels.THREADS, stream](images, rows, statistics)
     if steps.DEFOCUS_BLUR in kinds:
         grid = (blocks(height, cuda_kernels.ROW_THREADS), num)
-        cuda_kernels.whole_rows[grid, cuda_kernels.ROW_THREADS, stream](*common)
+        cuda_kernels.whole_rows[grid, cuda_kernels.ROW_THREADS, stream](images, planes, rows)
     if steps.JPEG in kinds:
         regions = blocks(height, BLOCK) * blocks(width, BLOCK)
         grid = (blocks(regions, cuda_kernels.JPEG_THREADS), num)
-        cuda_kernels.jpeg_blocks[grid, cuda_kernels.JPEG_THREADS, stream](*common)
+        cuda_kernels.jpeg_blocks[grid, cuda_kernels.JPEG_THREADS, stream](images, planes, rows, extra)
     for step, kernel in zip(steps.STEPS, cuda_kernels.STEP_KERNELS, strict=True):
         if not kinds.isdisjoint(step):
-            kernel[*pixels(num, height, width), stream](*common)
+            kernel[*pixels(num, height, width), stream](images, planes, rows, extra)
 
 
 def launch_finish(common: tuple, rows_B: np.ndarray, out_Bhx: Any, dtype: str, stream: Any) -> None:
@@ -203,10 +210,8 @@ def tile(rows_B: np.ndarray) -> tuple[int, int]:
         scales.append(float((rows_B[side] / np.maximum(rows_B[small], 1)).max(initial=1.0)))
     num_rows = int((cuda_kernels.TILE_HEIGHT - 2) / scales[0]) - 1
     num_columns = int((cuda_kernels.TILE_WIDTH - 2) / scales[1]) - 1
-    if num_rows < 1 or num_columns < 1:
-        raise ValueError(
-            f"views: an image would shrink {max(scales):.1f} times; at most 14 times are possible on a GPU"
-        )
+    assert num_rows >= 1, f"an image would shrink {scales} times; `ViewMaker` allows {MOST_SHRINK}"
+    assert num_columns >= 1
     return num_rows, num_columns
 
 
@@ -235,7 +240,7 @@ def make_views(
         out = as_numba(teacher_BHW3, numba_dtype, (num, height, 3 * width))
         cuda_kernels.TEACHER[name][*pixels(num, height, width), stream](images, rows, out)
     pool = keep.pool(NO_POOL if pool_M is None else pool_M)
-    common = (images, *keep.planes(num, height, width), *arrays.values(), keep.shots, pool)
+    common = (images, keep.planes(num, height, width), *arrays.values(), keep.shots, pool)
     launch_stages(common, rows_B, stream)
     student_Bhw3 = torch.empty((num, *student_canvas, 3), dtype=dtype, device=keep.device)
     out = as_numba(student_Bhw3, numba_dtype, (num, student_canvas[0], 3 * student_canvas[1]))
@@ -263,7 +268,7 @@ def corrupt_tensor(image_HW3: Tensor, table: Table, values_M: np.ndarray) -> Ten
         arrays = device_table.upload(keep.stream)
         images = as_numba(source, np.uint8, (1, height, 3 * width))
         out = as_numba(target, np.uint8, (1, height, 3 * width))
-        common = (images, *keep.planes(1, height, width), *arrays.values(), keep.shots, keep.pool(values_M))
+        common = (images, keep.planes(1, height, width), *arrays.values(), keep.shots, keep.pool(values_M))
         launch_stages(common, table.rows_B, keep.numba_stream)
         kernel = cuda_kernels.CORRUPTED[int(table.rows_B["corruption"][0]) in HEAVY]
         kernel[*pixels(1, height, width), keep.numba_stream](*common, out)

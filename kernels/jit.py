@@ -33,25 +33,30 @@ def cache_folder() -> Path:
 CACHE = str(cache_folder())
 
 
-def compiled(function: Callable) -> Callable:
+def compiled(function: Callable, fastmath: bool = True) -> Callable:
     """Compile for the CPU: releases the GIL, float32 arithmetic may be reordered, division does not check for zero."""
     if config.DISABLE_JIT:  # the CUDA simulator runs the bodies as plain Python
         return function
     before = config.CACHE_DIR
     config.CACHE_DIR = CACHE
     try:
-        return numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")(function)
+        return numba.njit(nogil=True, cache=True, fastmath=fastmath, error_model="numpy")(function)
     finally:
         config.CACHE_DIR = before
 
 
-def cuda_compiled(function: Callable) -> Any:
+def compiled_exactly(function: Callable) -> Callable:
+    """The same with every operation as it is written, for results that must be another library's to the last bit."""
+    return compiled(function, fastmath=False)
+
+
+def cuda_compiled(function: Callable, fastmath: bool = True) -> Any:
     """A CUDA kernel: compiled when first launched, float32 with fast division and square roots."""
     from numba import cuda
 
     before = config.CACHE_DIR
     config.CACHE_DIR = CACHE
     try:
-        return cuda.jit(cache=not config.ENABLE_CUDASIM, fastmath=True)(function)
+        return cuda.jit(cache=not config.ENABLE_CUDASIM, fastmath=fastmath)(function)
     finally:
         config.CACHE_DIR = before

@@ -50,7 +50,7 @@ def quantisation_table(base: tuple, quality: int) -> np.ndarray:
     return np.clip((np.array(base) * (5000 // quality) + 50) // 100, 1, 255)
 
 
-def extra(severity: int, height: int, width: int) -> np.ndarray:
+def extra(severity: int) -> np.ndarray:
     """The tables of luminance and chrominance, in columns: [table, u, v], u along x."""
     quality = TABLES["jpeg_compression"][severity - 1]
     return np.concatenate([quantisation_table(base, quality).T.ravel() for base in (LUMINANCE, CHROMINANCE)])

@@ -12,8 +12,9 @@ Legend: B images, N candidates, K slots.
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
+
+from kernels.jit import compiled_exactly
 
 
 def nms(
@@ -72,19 +73,23 @@ def round_down_to_float32(threshold: float) -> np.float32:
     return np.nextafter(rounded, np.float32(-np.inf)) if float(rounded) > threshold else rounded
 
 
-@njit(nogil=True, error_model="numpy")
-def overlaps(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, threshold):
-    """Intersection over union of a and b is greater than the threshold. Without any area it is 0 / 0: not greater.
+@compiled_exactly
+def shared_length(a1, a2, b1, b2):
+    """How much of an axis two intervals share. No branch, so that the CPU's loop over boxes is SIMD."""
+    length = min(a2, b2) - max(a1, b1)
+    return length if length > np.float32(0) else np.float32(0)
 
-    No branch, so that the CPU's loop over b is SIMD; the CUDA kernel calls the same function.
-    """
-    width = min(ax2, bx2) - max(ax1, bx1)
-    height = min(ay2, by2) - max(ay1, by1)
-    width = width if width > np.float32(0) else np.float32(0)
-    height = height if height > np.float32(0) else np.float32(0)
-    intersection = width * height
-    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection
-    return intersection / union > threshold
+
+@compiled_exactly
+def exceeds(intersection, area_a, area_b, threshold):
+    """Intersection over union is greater than the threshold. Without any area it is 0 / 0: not greater."""
+    return intersection / (area_a + area_b - intersection) > threshold
+
+
+@compiled_exactly
+def overlaps(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, threshold):
+    intersection = shared_length(ax1, ax2, bx1, bx2) * shared_length(ay1, ay2, by1, by2)
+    return exceeds(intersection, (ax2 - ax1) * (ay2 - ay1), (bx2 - bx1) * (by2 - by1), threshold)
 
 
 @torch.library.custom_op("fairweather::nms", mutates_args=(), device_types="cpu")
@@ -117,6 +122,12 @@ def _nms_fake(boxes_BN4, scores_BN, groups_BN, iou_threshold, num_slots):
 def _nms_cuda(boxes_BN4, scores_BN, groups_BN, iou_threshold, num_slots):
     from kernels.nms_cuda import suppress_rows
 
+    num_images, num_candidates = scores_BN.shape
+    if num_candidates == 0:  # nothing to gather from
+        return (
+            torch.zeros((num_images, num_slots), dtype=torch.int64, device=scores_BN.device),
+            torch.zeros(num_images, dtype=torch.int64, device=scores_BN.device),
+        )
     scores_BN = torch.where(scores_BN > -torch.inf, scores_BN, -torch.inf)  # NaN would sort first
     scores_BN, order_BN = scores_BN.sort(dim=1, descending=True, stable=True)
     boxes_BN4 = boxes_BN4.gather(1, order_BN[..., None].expand(-1, -1, 4))
@@ -126,7 +137,7 @@ def _nms_cuda(boxes_BN4, scores_BN, groups_BN, iou_threshold, num_slots):
     return torch.where(torch.arange(num_slots, device=keep_BK.device) < count_B[:, None], keep_BK, 0), count_B
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled_exactly
 def _suppress_rows(boxes_BN4, scores_BN, groups_BN, threshold, keep_BK, count_B):
     """Greedy suppression, row by row. Candidates of a group lie together, so the inner loop is plain SIMD.
 

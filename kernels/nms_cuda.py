@@ -13,14 +13,27 @@ import torch
 from numba import cuda, float32, int32
 from torch import Tensor
 
-from kernels.nms import overlaps
+from kernels.jit import compiled_exactly, config, cuda_compiled
+from kernels.nms import exceeds, shared_length
 
 TILE = 32
 THREADS = 512
 
+if config.ENABLE_CUDASIM:
 
-# What PTX is made for in the tests: boxes, scores, groups, threshold, alive, slots, count.
-SIGNATURE = "void(float32[:,:,::1], float32[:,::1], int32[:,::1], float32, uint8[:,::1], int64[:,::1], int64[::1])"
+    @compiled_exactly
+    def product(a, b):
+        return a * b
+else:
+    # A plain product would be fused with the sum it goes into and not be rounded, as the CPU's is.
+    from numba.cuda.libdevice import fmul_rn as product
+
+
+@compiled_exactly
+def overlaps_exactly(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, threshold):
+    """`nms.overlaps`, rounded after every operation."""
+    intersection = product(shared_length(ax1, ax2, bx1, bx2), shared_length(ay1, ay2, by1, by2))
+    return exceeds(intersection, product(ax2 - ax1, ay2 - ay1), product(bx2 - bx1, by2 - by1), threshold)
 
 
 def suppress_rows_body(boxes_BN4, scores_BN, groups_BN, threshold, alive_BN, slots_BK, count_B):
@@ -58,7 +71,7 @@ def suppress_rows_body(boxes_BN4, scores_BN, groups_BN, threshold, alive_BN, slo
                 first < thread < TILE
                 and tile_alive[first] != 0
                 and tile_groups[first] == tile_groups[thread]
-                and overlaps(
+                and overlaps_exactly(
                     tile_boxes[first, 0],
                     tile_boxes[first, 1],
                     tile_boxes[first, 2],
@@ -85,7 +98,7 @@ def suppress_rows_body(boxes_BN4, scores_BN, groups_BN, threshold, alive_BN, slo
                     if (
                         tile_alive[first] != 0
                         and tile_groups[first] == groups_BN[row, candidate]
-                        and overlaps(
+                        and overlaps_exactly(
                             tile_boxes[first, 0],
                             tile_boxes[first, 1],
                             tile_boxes[first, 2],
@@ -105,7 +118,7 @@ def suppress_rows_body(boxes_BN4, scores_BN, groups_BN, threshold, alive_BN, slo
         count_B[row] = kept[0]
 
 
-suppress_rows_kernel = cuda.jit(suppress_rows_body)
+suppress_rows_kernel = cuda_compiled(suppress_rows_body, fastmath=False)
 
 
 def suppress_rows(

@@ -4,7 +4,7 @@ Every draw is a function of the image's key, so of (seed, epoch, sample id), wha
 """
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -20,10 +20,13 @@ COMPUTED = {
     "gaussian_blur": gaussian.extra,
     "glass_blur": glass.extra,
     "defocus_blur": defocus.extra,
-    "zoom_blur": zoom.extra,
-    "pixelate": pixelate.extra,
-    "elastic_transform": elastic.extra,
     "jpeg_compression": jpeg.extra,
+}
+# Those of these types follow from the image's size as well: computed for each image, in a few microseconds.
+SIZED = {
+    severity.INDEX["zoom_blur"]: zoom.fill,
+    severity.INDEX["pixelate"]: pixelate.fill,
+    severity.INDEX["elastic_transform"]: elastic.fill,
 }
 MOTION = severity.INDEX["motion_blur"]
 
@@ -72,11 +75,11 @@ class Table:
         return self.buffer[begin:end].view(dtype).reshape(self.num, *shape)
 
 
-@lru_cache(maxsize=4096)
-def _extra(index: int, level: int, height: int, width: int) -> np.ndarray:
+@cache
+def _extra(index: int, level: int) -> np.ndarray:
     name = severity.ALL[index]
     if name in COMPUTED:
-        values = np.asarray(COMPUTED[name](level, height, width))
+        values = np.asarray(COMPUTED[name](level))
     else:
         values = np.atleast_1d(severity.TABLES[name][level - 1]) * NUMBERS.get(name, 1.0)
     line_E = np.zeros(EXTRA, dtype=np.float32)
@@ -92,8 +95,10 @@ def fill_extra(table: Table) -> None:
         if index == MOTION:
             radius, sigma = severity.TABLES["motion_blur"][level - 1]
             motion.fill(extra_BE[b], radius, float(sigma), angle_of(rows_B[b]), height, width)
+        elif index in SIZED:
+            SIZED[index](extra_BE[b], level, height, width)
         elif index != severity.NONE:
-            extra_BE[b] = _extra(index, level, height, width)
+            extra_BE[b] = _extra(index, level)
 
 
 def angle_of(row: np.ndarray) -> float:

@@ -12,11 +12,13 @@ extra: small height, small width, then six lists of changes: first covered pixel
 and for x.
 """
 
+import math
+
 import numpy as np
 from numba import float32, int32, uint8, uint64
 
 from kernels import severity
-from kernels.jit import compiled
+from kernels.jit import compiled, compiled_exactly
 
 CHANGES = 12  # room for each list; at most 6 occur for sides up to 2,600
 FIRST_Y, END_Y, READ_Y, FIRST_X, END_X, READ_X = (2 + CHANGES * index for index in range(6))
@@ -122,45 +124,59 @@ def enlarge(task, y0, y1, x0, x1):
             target[uint64(out), uint64(i - origin)] = uint8(b[uint64(sy), uint64(i)])
 
 
-def changes(positions: np.ndarray, flips: np.ndarray) -> np.ndarray:
-    """Where the flips along the positions change, from none at first; padded with a position that is never reached."""
-    where = positions[np.flatnonzero(np.diff(np.concatenate([[0], flips])))][:CHANGES]
-    return np.concatenate([where, np.full(CHANGES - len(where), 1e9)])
+@compiled_exactly
+def note(lists, begin, count, position, flip):
+    """Append the position where the flips change (from none at first); returns how many changes there are."""
+    if flip != (count & 1) and count < CHANGES:
+        lists[begin + count] = position
+        count += 1
+    return count
 
 
-def axis_changes(side: int, small: int) -> np.ndarray:
-    """The three lists of one axis, by Pillow's own arithmetic (Resample.c and Geometry.c)."""
-    i = np.arange(small)
+@compiled_exactly
+def fill_axis(lists, first, side, small):
+    """The three lists of one axis, from lists[first], by Pillow's own arithmetic (Resample.c and Geometry.c)."""
+    for i in range(first, first + 3 * CHANGES):
+        lists[i] = 1e9  # a position that is never reached
     scale = side / small
     support = 0.5 * scale
-    centre = (i + 0.5) * scale
-    lists = []
-    for boundary in (i, i + 1):
-        tie = (2 * boundary * side) % (2 * small) == small
-        k = (2 * boundary * side + small) // (2 * small)  # pixel k - 1 has its centre on the boundary
-        distance = (k - 1 - centre + 0.5) * (1 / scale)
-        if boundary is i:
-            begins = np.maximum((centre - support + 0.5).astype(np.int64), 0)
-            flips = (distance > -0.5) & (begins <= k - 1)
-        else:
-            ends = np.minimum((centre + support + 0.5).astype(np.int64), side)
-            flips = ~((distance <= 0.5) & (ends > k - 1))
-        lists.append(changes(boundary[tie], flips[tie]))
-    x = np.arange(side)
+    begins, ends, reads = 0, 0, 0
+    rest = 0  # of boundary * side / small; a tie where it is one half
+    for boundary in range(small + 1):
+        if 2 * rest == small:
+            k = (2 * boundary * side + small) // (2 * small)  # pixel k - 1 has its centre on the boundary
+            if boundary < small:
+                centre = (boundary + 0.5) * scale
+                distance = (k - 1 - centre + 0.5) * (1 / scale)
+                begin = max(int(centre - support + 0.5), 0)
+                begins = note(lists, first, begins, boundary, 1 if distance > -0.5 and begin <= k - 1 else 0)
+            if boundary > 0:
+                centre = (boundary - 0.5) * scale
+                distance = (k - 1 - centre + 0.5) * (1 / scale)
+                end = min(int(centre + support + 0.5), side)
+                ends = note(lists, first + CHANGES, ends, boundary, 0 if distance <= 0.5 and end > k - 1 else 1)
+        rest += side
+        while rest >= small:
+            rest -= small
     step = small / side
-    position = np.add.accumulate(np.concatenate([[step * 0.5], np.full(side - 1, step)]))
-    exact = (2 * x + 1) * small // (2 * side)
-    tie = ((2 * x + 1) * small) % (2 * side) == 0
-    lists.append(changes(x[tie], (exact > np.floor(position))[tie]))
-    return np.concatenate(lists)
+    position = step * 0.5
+    rest, exact = small, 0  # of (2 x + 1) * small / (2 * side)
+    for x in range(side):
+        if rest == 0:
+            reads = note(lists, first + 2 * CHANGES, reads, x, 1 if exact > math.floor(position) else 0)
+        position += step
+        rest += 2 * small
+        if rest >= 2 * side:
+            rest -= 2 * side
+            exact += 1
 
 
-def extra(level: int, height: int, width: int) -> np.ndarray:
+def fill(extra_E: np.ndarray, level: int, height: int, width: int) -> None:
     scale = severity.TABLES["pixelate"][level - 1]
     small_height, small_width = max(int(height * scale), 1), max(int(width * scale), 1)
-    return np.concatenate(
-        [[small_height, small_width], axis_changes(height, small_height), axis_changes(width, small_width)]
-    )
+    extra_E[0], extra_E[1] = small_height, small_width
+    fill_axis(extra_E, FIRST_Y, height, small_height)
+    fill_axis(extra_E, FIRST_X, width, small_width)
 
 
 STAGES = (box_rows, box_columns, enlarge)

@@ -16,8 +16,7 @@ from numba import int64, uint32, uint64
 from kernels import fog, frost, rng, snow, spatter
 from kernels.jit import compiled
 from kernels.severity import ALL, INDEX, SEVERITIES
-
-MASKED = ("snow", "frost", "fog", "spatter")
+from kernels.stages import NEED_MASK
 
 # One record a mask. Elements are counted in values_M.
 MASK = np.dtype([("start", np.int64), ("height", np.int32), ("width", np.int32), ("channels", np.int32)], align=True)
@@ -33,13 +32,13 @@ class Pool:
     size: masks a corruption and severity. Frost has six textures in all, like the reference, or `frost_textures`.
     margin: pixels by which a mask is larger than the canvas, each way.
     frost_textures: pictures to use instead of drawn frost, for instance the reference's own (`frost.load_textures`).
-    generation: another number makes other masks; `refill` changes it.
+    generation: another number makes other masks.
     """
 
     def __init__(
         self,
         canvas: tuple[int, int],
-        corruptions: Sequence[str] = MASKED,
+        corruptions: Sequence[str] = NEED_MASK,
         severities: Sequence[int] = SEVERITIES,
         size: int = 16,
         margin: int = 256,
@@ -52,13 +51,14 @@ class Pool:
                 f"mask pool: canvas {canvas} and size {size} must be at least 1, margin {margin} at least 0"
             )
         self.canvas, self.size, self.margin, self.seed = canvas, size, margin, seed
+        self.generation = generation
         self.frost_textures = list(frost_textures) if frost_textures is not None else None
         self.groups = np.zeros((len(ALL), len(SEVERITIES)), GROUP)
         masks: list[tuple[int, int, int]] = []  # height, width, channels
         self._makers: list[tuple[Callable, tuple]] = []
         shared: dict[tuple, int] = {}  # severities that differ only in how the mask is laid on share their masks
         for name in corruptions:
-            if name not in MASKED:
+            if name not in NEED_MASK:
                 continue
             for severity in sorted(set(severities)):
                 maker, argument, shapes, flips, map_side = self._plan(name, severity)
@@ -74,15 +74,14 @@ class Pool:
         lengths = np.array([height * width * channels for height, width, channels in masks], dtype=np.int64)
         self.masks["start"] = np.concatenate([[0], np.cumsum(lengths)[:-1]]) if len(masks) else 0
         self.values_M = np.zeros(max(int(lengths.sum()), 1), np.uint16)
-        self.refill(generation)
+        self._fill()
 
-    def refill(self, generation: int) -> None:
-        """Make all masks anew, in place: a pure function of (seed, generation), whatever else the pool holds."""
-        self.generation = generation
+    def _fill(self) -> None:
+        """Make all masks: each a pure function of (seed, generation), whatever else the pool holds."""
 
         def make(index: int) -> None:
             maker, (name, argument, number) = self._makers[index]
-            key = [self.seed, generation, INDEX[name], round(argument * 1000), number]
+            key = [self.seed, self.generation, INDEX[name], round(argument * 1000), number]
             record = self.masks[index]
             shape = (int(record["height"]), int(record["width"]), int(record["channels"]))
             values = maker(np.random.default_rng(key), argument, number).reshape(-1)
@@ -157,7 +156,7 @@ def below(row, draw, limit):
     return int64((word * uint64(limit)) >> uint64(32))
 
 
-SNOW, FROST, FOG, SPATTER = (INDEX[name] for name in MASKED)
+SNOW, FROST, FOG, SPATTER = (INDEX[name] for name in NEED_MASK)
 
 
 @compiled

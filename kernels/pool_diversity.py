@@ -16,8 +16,9 @@ import tyro
 from scipy.stats import ks_2samp
 
 from kernels import fog, frost, rng, snow, spatter
-from kernels.pool import MASKED, Pool
+from kernels.pool import Pool
 from kernels.severity import INDEX
+from kernels.stages import NEED_MASK
 from kernels.task import ROW
 
 SHRINK = 8
@@ -77,7 +78,7 @@ def main(
     sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
     margins: tuple[int, ...] = (256,),
     severities: tuple[int, ...] = (3, 5),
-    corruptions: tuple[str, ...] = MASKED,
+    corruptions: tuple[str, ...] = NEED_MASK,
     seed: int = 0,
 ) -> None:
     if count < 2:

@@ -2,10 +2,11 @@
 
     python -m kernels.ptx --architectures 80 90 100 --json build/ptx.json
 
-PTX comes from Numba and NVVM; registers and spills from `ptxas` (of a CUDA toolkit on PATH). Without it they are left
-out, and said to be.
+PTX comes from Numba and NVVM; registers and spills from `ptxas`: the one inside the package triton, which torch brings
+along on Linux, or else of a CUDA toolkit on PATH. Without either they are left out, and said to be.
 """
 
+import importlib.util
 import json
 import re
 import shutil
@@ -21,6 +22,17 @@ from unittest import mock
 from pipeline.console import Progress, run_entry, say
 
 
+def find_ptxas() -> str | None:
+    """Triton's newest comes first: its version is pinned, and it knows the PTX of CUDA 13 for every architecture."""
+    triton = importlib.util.find_spec("triton")
+    if triton is not None and triton.origin is not None:
+        for name in ("ptxas-blackwell", "ptxas"):
+            path = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / name
+            if path.exists():
+                return str(path)
+    return shutil.which("ptxas")
+
+
 @contextmanager
 def pretend_device(architecture: tuple[int, int]) -> Iterator[None]:
     """Numba compiles device functions for "the current device", of which there need not be one."""
@@ -29,16 +41,17 @@ def pretend_device(architecture: tuple[int, int]) -> Iterator[None]:
         yield
 
 
-def signatures() -> dict[str, tuple[Any, tuple]]:
-    """Every kernel with the types that `kernels/gpu.py` launches it with."""
+def signatures() -> dict[str, tuple[Any, tuple, bool]]:
+    """Every kernel with the types that `kernels/gpu.py` launches it with, and whether its arithmetic is fast."""
     from numba import from_dtype, types
 
-    from kernels import cuda_kernels
+    from kernels import cuda_kernels, nms_cuda
     from kernels.task import ROW
 
     bytes_3, floats_3, rows = types.uint8[:, :, ::1], types.float32[:, :, ::1], from_dtype(ROW)[::1]
     sums, pool = types.uint32[:, ::1], types.uint16[::1]
-    stage = (bytes_3, floats_3, floats_3, rows, types.float32[:, ::1], sums, types.uint32[::1], pool)
+    planes, extra = types.float32[:, :, :, ::1], types.float32[:, ::1]
+    stage, last = (bytes_3, planes, rows, extra), (bytes_3, planes, rows, extra, sums, types.uint32[::1], pool)
     outputs = {
         "float32": floats_3,
         "float16": types.float16[:, :, ::1],
@@ -46,33 +59,36 @@ def signatures() -> dict[str, tuple[Any, tuple]]:
     }
     found: dict[str, tuple[Any, tuple]] = {
         "statistics": (cuda_kernels.statistics, (bytes_3, rows, sums)),
-        "whole_rows": (cuda_kernels.whole_rows, stage),
+        "whole_rows": (cuda_kernels.whole_rows, stage[:3]),
         "jpeg_blocks": (cuda_kernels.jpeg_blocks, stage),
         "boxes": (cuda_kernels.boxes, (floats_3, types.float32[:, :, :, ::1], rows)),
     }
     for number, kernel in enumerate(cuda_kernels.STEP_KERNELS):
         found[f"step_{number + 1}"] = (kernel, stage)
     for group, kernel in zip(("others", "heavy"), cuda_kernels.CORRUPTED, strict=True):
-        found[f"corrupted_{group}"] = (kernel, (*stage, bytes_3))
+        found[f"corrupted_{group}"] = (kernel, (*last, bytes_3))
     for name, output in outputs.items():
         for group, kernel in zip(("others", "heavy"), cuda_kernels.FINISH[name], strict=True):
-            found[f"finish_{group}_{name}"] = (kernel, (*stage, output, types.int64, types.int64))
+            found[f"finish_{group}_{name}"] = (kernel, (*last, output, types.int64, types.int64))
         found[f"teacher_{name}"] = (cuda_kernels.TEACHER[name], (bytes_3, rows, output))
-    return found
+    suppress = (floats_3, extra, types.int32[:, ::1], types.float32, types.uint8[:, ::1])
+    counts = (types.int64[:, ::1], types.int64[::1])
+    fast = {name: (kernel, signature, True) for name, (kernel, signature) in found.items()}
+    return fast | {"nms": (nms_cuda.suppress_rows_kernel, (*suppress, *counts), False)}
 
 
-def compile_kernel(kernel: Any, signature: tuple, architecture: int) -> dict[str, Any]:
+def compile_kernel(kernel: Any, signature: tuple, fastmath: bool, architecture: int) -> dict[str, Any]:
     """PTX of one kernel and what is known about it. architecture: 90 for sm_90."""
     from numba import cuda
 
     with pretend_device(divmod(architecture, 10)):
-        ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=divmod(architecture, 10), fastmath=True)
+        ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=divmod(architecture, 10), fastmath=fastmath)
     record: dict[str, Any] = {
         "architecture": f"sm_{architecture}",
         "target": re.findall(r"\.target (\w+)", ptx)[0],
         "double_precision": len(re.findall(r"\.f64\b", ptx)),
     }
-    ptxas = shutil.which("ptxas")
+    ptxas = find_ptxas()
     if ptxas:
         with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
             file.write(ptx)
@@ -100,12 +116,11 @@ def main() -> None:
     if not chosen:
         raise ValueError(f"ptx: no kernel is called {options.kernels}; there are {', '.join(signatures())}")
     records: dict[str, dict] = {}
-    if shutil.which("ptxas") is None:
-        say("ptxas is not on PATH: registers and spills are not recorded")
+    say(f"registers and spills by {find_ptxas() or 'nothing: there is no ptxas here, they are not recorded'}")
     with Progress("compiling", len(chosen) * len(options.architectures), "kernels") as progress:
         for architecture in options.architectures:
-            for name, (kernel, signature) in chosen.items():
-                record = compile_kernel(kernel, signature, architecture)
+            for name, kernel in chosen.items():
+                record = compile_kernel(*kernel, architecture)
                 records[f"{name} sm_{architecture}"] = record
                 progress.advance(1, name)
     for name, record in records.items():

@@ -25,7 +25,7 @@ def normalise(value, channel):
 
 
 @compiled
-def first_tap(i, scale, side):
+def first_tap(i, scale):
     return max(int((float32(i) + float32(0.5)) * scale - scale + float32(0.5)), 0)
 
 
@@ -43,14 +43,19 @@ def tap_weight(i, k, scale):
 
 @compiled
 def scale_of(side, small):
-    return float32(side) / float32(max(small, 1))
+    """Exactly 1 without a downscale, which a GPU's fast division does not promise."""
+    return float32(1) if side == small else float32(side) / float32(max(small, 1))
 
 
 @compiled
-def shrunk_pixel(tile, y, x, scale_y, scale_x, height, width, first_y, first_x):
-    """One pixel of the downscaled image, three channels, from a tile that starts at pixel (first_y, first_x)."""
-    begin_y, end_y = first_tap(y, scale_y, height), end_tap(y, scale_y, height)
-    begin_x, end_x = first_tap(x, scale_x, width), end_tap(x, scale_x, width)
+def shrunk_pixel(tile, y, x, scale_y, scale_x, first_y, stop_y, first_x, stop_x):
+    """One pixel of the downscaled image, three channels, from a tile that holds the pixels [first, stop) of each axis.
+
+    The taps end where the tile does: a GPU may fuse the operations of a tap's place differently here than where the
+    tile was filled, and a place on the edge between two pixels would then lie one outside it.
+    """
+    begin_y, end_y = max(first_tap(y, scale_y), first_y), end_tap(y, scale_y, stop_y)
+    begin_x, end_x = max(first_tap(x, scale_x), first_x), end_tap(x, scale_x, stop_x)
     red, green, blue, total = float32(0), float32(0), float32(0), float32(0)
     for k in range(begin_y, end_y):
         weight_y = tap_weight(y, k, scale_y)
@@ -91,7 +96,7 @@ def student_rows(corrupted, out, row, line, taps, y0, y1):
     scale_y, scale_x = scale_of(height, small_height), scale_of(width, small_width)
     most = int(float32(2) * scale_x) + 2
     for x in range(small_width):
-        begin, end = first_tap(x, scale_x, width), end_tap(x, scale_x, width)
+        begin, end = first_tap(x, scale_x), end_tap(x, scale_x, width)
         total = float32(0)
         for k in range(begin, end):
             total += tap_weight(x, k, scale_x)
@@ -101,7 +106,7 @@ def student_rows(corrupted, out, row, line, taps, y0, y1):
     for y in range(y0, y1):
         inside = small_width if y < small_height else 0
         if inside > 0:
-            begin, end = first_tap(y, scale_y, height), end_tap(y, scale_y, height)
+            begin, end = first_tap(y, scale_y), end_tap(y, scale_y, height)
             total = float32(0)
             for k in range(begin, end):
                 total += tap_weight(y, k, scale_y)
@@ -114,7 +119,7 @@ def student_rows(corrupted, out, row, line, taps, y0, y1):
                     for i in range(3 * width):
                         line[uint64(i)] += weight * float32(corrupted[uint64(k), uint64(i)])
             for x in range(inside):
-                begin = first_tap(x, scale_x, width)
+                begin = first_tap(x, scale_x)
                 last = min(most, width - begin)
                 red, green, blue = float32(0), float32(0), float32(0)
                 for k in range(last):

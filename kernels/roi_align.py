@@ -9,8 +9,9 @@ On a GPU model/roi.py calls torchvision's kernel. Legend: B images, C channels, 
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
+
+from kernels.jit import compiled_exactly
 
 
 @torch.library.custom_op("fairweather::roi_align_levels", mutates_args=(), device_types="cpu")
@@ -109,7 +110,7 @@ def _channels_last(feature_BCHW: Tensor) -> np.ndarray:
     return feature_BCHW.detach().float().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-@njit(nogil=True, error_model="numpy")
+@compiled_exactly
 def _taps(position, size):
     """Bilinear taps (low, high, weight of low, weight of high) of a sample; no weight beyond one pixel outside."""
     if position < np.float32(-1) or position > np.float32(size):
@@ -122,7 +123,7 @@ def _taps(position, size):
     return low, low + 1, np.float32(1) - high_weight, high_weight
 
 
-@njit(nogil=True, error_model="numpy")
+@compiled_exactly
 def _grid(box, scale, output_size):
     """Left, top, and size of a bin, in map pixels; a region is at least one pixel wide and high."""
     left, top = box[0] * scale, box[1] * scale
@@ -131,7 +132,7 @@ def _grid(box, scale, output_size):
     return left, top, width / np.float32(output_size), height / np.float32(output_size)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled_exactly
 def _crop(map_BHWC, boxes_N4, image_N, level_N, level, scale, samples, crops_NSSC):
     _, height, width, num_channels = map_BHWC.shape
     size = crops_NSSC.shape[1]
@@ -161,7 +162,7 @@ def _crop(map_BHWC, boxes_N4, image_N, level_N, level, scale, samples, crops_NSS
                             crop_C[channel] += w00 * a[channel] + w01 * b[channel] + w10 * c[channel] + w11 * d[channel]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled_exactly
 def _spread(grad_NSSC, boxes_N4, image_N, level_N, level, scale, samples, grad_BHWC):
     _, height, width, num_channels = grad_BHWC.shape
     size = grad_NSSC.shape[1]

@@ -4,6 +4,8 @@ Names, order and numbers are those of the package `imagecorruptions`; its functi
 number means. Everything else in Fairweather reads its strengths here.
 """
 
+from numbers import Real
+
 SEVERITIES = (1, 2, 3, 4, 5)
 
 # name: one entry a severity. Comments give the meaning of the numbers.
@@ -71,7 +73,7 @@ def get_corruption_names(subset: str = "common") -> list[str]:
 
 
 def check_name(name: str) -> str:
-    if name not in INDEX:
+    if not isinstance(name, str) or name not in INDEX:
         import difflib
 
         near = difflib.get_close_matches(str(name), ALL, n=1)
@@ -81,6 +83,6 @@ def check_name(name: str) -> str:
 
 
 def check_severity(severity: int) -> int:
-    if isinstance(severity, bool) or severity not in SEVERITIES:
+    if isinstance(severity, bool) or not isinstance(severity, Real) or severity not in SEVERITIES:
         raise ValueError(f"severity must be one of 1, 2, 3, 4, 5; got {severity!r}")
     return int(severity)

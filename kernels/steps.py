@@ -41,7 +41,6 @@ STEPS = (
     (GLASS_BLUR, ELASTIC),
     (GLASS_BLUR,),
 )
-STATISTICS = (CONTRAST, FOG)
 
 
 @compiled

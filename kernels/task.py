@@ -43,7 +43,7 @@ ROW = np.dtype(
         ("student_height", np.int32),
         ("student_width", np.int32),
         ("flip", np.int32),  # 1: both views are mirrored
-        ("variant", np.int32),  # what a corruption wants to know besides, e.g. which frost texture
+        ("variant", np.int32),  # which mask of its group the pool drew; no stage reads it
         ("key0", np.uint32),  # the image's key, for rng.bits
         ("key1", np.uint32),
     ],

@@ -13,7 +13,7 @@ from numba import float32, uint64
 
 from kernels import severity
 from kernels.gaussian import store_line
-from kernels.jit import compiled
+from kernels.jit import compiled, compiled_exactly
 
 
 @compiled
@@ -58,24 +58,33 @@ def zoom_blur(task, y0, y1, x0, x1):
         store_line(task, y, x0, x1)
 
 
-def axis(side: int, factor: float) -> tuple[float, float, float]:
-    """First position, step, and how many of the output's pixels have a value, along one axis.
+@compiled_exactly
+def axis(values, at, side, factor):
+    """First position, step, and how many of the output's pixels have a value, along one axis, to values[at : at + 3].
 
     Where (enlarged - 1) * step exceeds crop - 1 in double precision, scipy takes the last pixel for one outside the
     crop and makes it 0. It happens to one layer in some hundred, and is kept.
     """
-    crop = math.ceil(side / float(factor))
-    enlarged = round(crop * factor)
+    crop = math.ceil(side / factor)
+    enlarged = int(np.rint(crop * factor))
     step = (crop - 1) / (enlarged - 1) if enlarged > 1 else 0.0
-    outside = (enlarged - 1) * step > crop - 1
-    return float((side - crop) // 2), step, float(enlarged - outside)
+    outside = 1 if (enlarged - 1) * step > crop - 1 else 0
+    values[at], values[at + 1], values[at + 2] = (side - crop) // 2, step, enlarged - outside
 
 
-def extra(level: int, height: int, width: int) -> np.ndarray:
-    end, step = severity.TABLES["zoom_blur"][level - 1]
-    factors = np.arange(1, end, step)
-    values = [axis(height, factor) + axis(width, factor) for factor in factors]
-    return np.concatenate([[len(factors)], np.ravel(values)])
+@compiled_exactly
+def fill_layers(values, factors, height, width):
+    values[0] = len(factors)
+    for layer in range(len(factors)):
+        axis(values, 1 + 6 * layer, height, factors[layer])
+        axis(values, 4 + 6 * layer, width, factors[layer])
+
+
+FACTORS = [np.arange(1, end, step) for end, step in severity.TABLES["zoom_blur"]]
+
+
+def fill(extra_E: np.ndarray, level: int, height: int, width: int) -> None:
+    fill_layers(extra_E, FACTORS[level - 1], height, width)
 
 
 STAGES = (zoom_blur,)

@@ -12,8 +12,6 @@ from kernels.noise import shot_table
 from kernels.severity import INDEX, TABLES
 from kernels.task import EXTRA, ROW, Task
 
-COMPUTED = {"elastic_transform": elastic.extra, "jpeg_compression": jpeg.extra}
-
 
 @pytest.fixture(scope="session")
 def pictures() -> dict[str, np.ndarray]:
@@ -47,9 +45,11 @@ def new_task() -> Callable[..., Task]:
         for field, value in fields.items():
             row[field] = value
         extra_E = np.full(EXTRA, np.nan, np.float32)
-        computed = COMPUTED.get(name)
-        numbers = computed(severity, int(row["height"]), int(row["width"])) if computed else TABLES[name][severity - 1]
-        extra_E[: len(numbers)] = numbers
+        if name == "elastic_transform":
+            elastic.fill(extra_E, severity, int(row["height"]), int(row["width"]))
+        else:
+            numbers = jpeg.extra(severity) if name == "jpeg_compression" else TABLES[name][severity - 1]
+            extra_E[: len(numbers)] = numbers
         sums = image_HW3.reshape(-1, 3).astype(np.uint32).sum(axis=0)
         return Task(
             source=np.ascontiguousarray(image_HW3).reshape(height, 3 * width),

@@ -20,8 +20,8 @@ def main() -> None:
     images, boxes = given["images"], given["boxes"]
     num, height, values = images.shape
     table = Table(num, given["buffer"].copy())
-    a, b = np.full((2, num, height, values), np.nan, dtype=np.float32)
-    stages = (images, a, b, table.rows_B, table.extra_BE, table.statistics_B4, shots(), given["pool"])
+    planes = np.full((2, num, height, values), np.nan, dtype=np.float32)
+    stages = (images, planes, table.rows_B, table.extra_BE, table.statistics_B4, shots(), given["pool"])
     student = np.full(tuple(given["student_shape"]), np.nan, dtype=np.float32)
     teacher = np.full((num, height, values), np.nan, dtype=np.float32)
     both_boxes = np.full((2, *boxes.shape), np.nan, dtype=np.float32)

@@ -2,10 +2,10 @@
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from numba.cuda.typing.typeof import typeof
 from skimage import data
 
 import kernels
-from kernels import boxes, cpu, gpu, parameters, ptx, resize, severity
+from kernels import boxes, cpu, cuda_kernels, gpu, parameters, ptx, resize, severity
 from kernels.pool import Pool
 from kernels.stages import NEED_MASK
 from kernels.task import ROW
@@ -102,7 +102,7 @@ def test_simulator_makes_the_same_pixels(tmp_path):
         np.testing.assert_array_equal(made["statistics"][b], [*picture.sum(0), picture.max()])
 
 
-QUICK = ("statistics", "whole_rows", "boxes", "step_4", "teacher_bfloat16", "teacher_float16", "teacher_float32")
+QUICK = ("statistics", "whole_rows", "boxes", "step_4", "nms", "teacher_bfloat16", "teacher_float16", "teacher_float32")
 
 
 @pytest.mark.parametrize("architecture", [80, 90, 100])
@@ -122,8 +122,8 @@ def check_ptx(name: str, architecture: int) -> None:
     record = ptx.compile_kernel(*ptx.signatures()[name], architecture)
     assert record["target"] == f"sm_{architecture}"
     assert record["double_precision"] == 0
-    if shutil.which("ptxas") is None:
-        pytest.skip("PTX is compiled and holds no double precision; ptxas is not on PATH to count registers")
+    if ptx.find_ptxas() is None:
+        pytest.skip("PTX is compiled and holds no double precision; there is no ptxas to count registers")
     # A block of 256 threads must be launchable, and nothing may live in spilled registers.
     assert record["registers"] <= 255
     assert record["spill_bytes"] == 0
@@ -135,12 +135,16 @@ def test_arrays_are_launched_with_the_types_that_were_compiled(monkeypatch):
     monkeypatch.setattr(api, "current_context", lambda: None)
     memory = torch.zeros(3 * ROW.itemsize * 16, dtype=torch.uint8)
     images, stage_rows = ptx.signatures()["teacher_float32"][1][:2]
-    sums, shots = ptx.signatures()["step_1"][1][5:7]
+    extra, sums, shots, pool = ptx.signatures()["corrupted_heavy"][1][3:7]
+    planes = ptx.signatures()["step_1"][1][1]
     for expected, dtype, shape in (
         (stage_rows, ROW, (3,)),
         (images, np.uint8, (1, 2, 3)),
         (sums, np.uint32, (3, 4)),
         (shots, np.uint32, (5,)),
+        (pool, np.uint16, (5,)),
+        (extra, np.float32, (3, 4)),
+        (planes, np.float32, (2, 1, 2, 3)),
         *((ptx.signatures()[f"teacher_{name}"][1][2], dtype, (1, 2, 3)) for name, dtype in gpu.TYPES.values()),
     ):
         array = gpu.as_numba(memory, dtype, shape)
@@ -148,11 +152,68 @@ def test_arrays_are_launched_with_the_types_that_were_compiled(monkeypatch):
         assert array.gpu_data.device_ctypes_pointer.value == memory.data_ptr()
 
 
+@pytest.fixture
+def fake_device(monkeypatch) -> gpu.Device:
+    """A GPU's memory on the CPU: what is kept and launched can be looked at without one."""
+    monkeypatch.setattr(gpu, "as_numba", lambda tensor, dtype, shape: np.empty(shape, dtype))
+    keep = gpu.Device.__new__(gpu.Device)
+    keep.device, keep.scratch, keep.scratch_seen = torch.device("cpu"), torch.empty(0), {}
+    keep.stream = keep.numba_stream = keep.shots = None
+    monkeypatch.setattr(keep, "pool", lambda values_M: values_M, raising=False)
+    return keep
+
+
+def test_scratch_is_as_large_as_the_largest_batch(fake_device):
+    for side in (30, 90, 60):
+        for width in range(1, 100):
+            assert fake_device.planes(2, side, width).shape == (2, 2, side, 3 * width)
+    assert fake_device.scratch.numel() == 2 * 2 * 90 * 3 * 99
+    assert len(fake_device.scratch_seen) <= gpu.KEPT
+
+
+class Launches:
+    """Stands for a kernel and notes its launches."""
+
+    def __init__(self, grids: list):
+        self.grids = grids
+
+    def __getitem__(self, configuration):
+        return lambda *arguments: self.grids.append((configuration[0], arguments))
+
+
+def test_launches_do_not_grow_with_the_batch(fake_device, monkeypatch):
+    """Twelve at most for every corruption at once; the same for 2 images of two types and 21 of those."""
+    grids: list = []
+    for name in ("statistics", "whole_rows", "jpeg_blocks", "boxes"):
+        monkeypatch.setattr(cuda_kernels, name, Launches(grids))
+    monkeypatch.setattr(cuda_kernels, "STEP_KERNELS", tuple(Launches(grids) for _ in cuda_kernels.STEP_KERNELS))
+    monkeypatch.setattr(cuda_kernels, "TEACHER", {"float32": Launches(grids)})
+    monkeypatch.setattr(cuda_kernels, "FINISH", {"float32": (Launches(grids), Launches(grids))})
+
+    def launches(names) -> int:
+        grids.clear()
+        table = parameters.Table(len(names))
+        for row, name in zip(table.rows_B, names, strict=True):
+            row["corruption"] = severity.INDEX[name]
+            row["height"] = row["width"] = row["student_height"] = row["student_width"] = 32
+        columns = {"rows_B": table.rows_B, "extra_BE": table.extra_BE, "statistics_B4": table.statistics_B4}
+        device_table = SimpleNamespace(host=table, upload=lambda stream: columns, columns=dict)
+        images = torch.zeros(len(names), 32, 64, 3, dtype=torch.uint8)
+        boxes_BG4 = torch.zeros(len(names), 5, 4)
+        gpu.make_views(fake_device, images, boxes_BG4, device_table, None, (32, 64), torch.float32, True)
+        return len(grids)
+
+    assert launches(severity.ALL) == launches([*severity.ALL, "fog", "glass_blur"]) == 11
+    for kinds in (("contrast", "jpeg_compression"), ("glass_blur", "fog")):
+        assert launches(kinds) == launches([*kinds * 10, kinds[0]]) <= 9
+    assert sum(isinstance(argument, np.ndarray) for _, arguments in grids for argument in arguments) <= 48
+
+
 CACHE_KEYS = """
 from types import SimpleNamespace
 from kernels import cuda_kernels, ptx
 library = SimpleNamespace(magic_tuple=lambda: ("sm_90",))
-keys = [kernel._cache._index_key(("types",), library) for kernel, _ in ptx.signatures().values()]
+keys = [kernel._cache._index_key(("types",), library) for kernel, *_ in ptx.signatures().values()]
 assert len(set(keys)) > 10
 print(keys)
 """

@@ -7,6 +7,7 @@ from scipy.stats import kstest
 
 from kernels import elastic
 from kernels.severity import TABLES
+from kernels.task import EXTRA
 
 
 def with_noise(new_task, image: np.ndarray, noise_2HW: np.ndarray, severity: int) -> np.ndarray:
@@ -104,7 +105,8 @@ def test_displacements_have_the_reference_deviation(new_task):
     moves_x = whole_x - elastic.WHOLE // 2 + task.a[:, width : 2 * width]
     energy = 1.0
     for side in (height, width):
-        half = elastic.half_gaussian(elastic.SIGMA * side)
+        half = np.zeros(elastic.radius_of(side) + 1)
+        elastic.fill_half_gaussian(half, elastic.SIGMA * side)
         energy *= half[0] ** 2 + 2 * (half[1:] ** 2).sum()
     scale = elastic.AMPLITUDE * height * TABLES["elastic_transform"][severity - 1]
     expected = scale * np.sqrt(energy / 3)
@@ -116,4 +118,4 @@ def test_displacements_have_the_reference_deviation(new_task):
 
 def test_too_large_an_image_is_refused():
     with pytest.raises(ValueError, match="make it smaller"):
-        elastic.extra(1, 100, 5000)
+        elastic.fill(np.zeros(EXTRA), 1, 100, 5000)

@@ -72,6 +72,6 @@ def test_quantisation_tables_are_pillows(severity):
     buffer = BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "JPEG", quality=TABLES["jpeg_compression"][severity - 1])
     tables = Image.open(buffer).quantization
-    ours = jpeg.extra(severity, 1, 1).reshape(2, 8, 8)
+    ours = jpeg.extra(severity).reshape(2, 8, 8)
     for index in range(2):
         np.testing.assert_array_equal(ours[index].T.ravel(), tables[index])

@@ -3,16 +3,18 @@
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from numba.core import sigutils
+from numba import cuda
 from torchvision.ops import batched_nms
 from torchvision.ops import nms as torchvision_nms
 
+from kernels import ptx
 from kernels.nms import nms, round_down_to_float32
+
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 def per_group(boxes_N4, scores_N, groups_N, threshold):
@@ -25,9 +27,13 @@ def per_group(boxes_N4, scores_N, groups_N, threshold):
     return kept[scores_N[kept].sort(descending=True, stable=True).indices]
 
 
-def check(boxes_N4, scores_N, groups_N, threshold, num_slots):
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_GPU])]
+
+
+def check(boxes_N4, scores_N, groups_N, threshold, num_slots, device="cpu"):
     expected = per_group(boxes_N4, scores_N, groups_N, threshold)[:num_slots]
-    keep_1K, count_1 = nms(boxes_N4[None], scores_N[None], groups_N[None], threshold, num_slots)
+    given = [value[None].to(device) for value in (boxes_N4, scores_N, groups_N)]
+    keep_1K, count_1 = (result.cpu() for result in nms(*given, threshold, num_slots))
     assert keep_1K.shape == (1, num_slots)
     assert count_1.tolist() == [len(expected)]
     assert torch.equal(keep_1K[0, : len(expected)], expected)
@@ -59,8 +65,9 @@ def test_whole_pixels_equal_public_batched_nms():
     assert torch.equal(keep[0, : count[0]], expected)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7, 1.0])
-def test_adversarial_boxes(threshold):
+def test_adversarial_boxes(threshold, device):
     """Ties of score, identical boxes, overlaps of exactly the threshold, no area, corners swapped, huge and tiny."""
     boxes = torch.tensor(
         [
@@ -87,7 +94,7 @@ def test_adversarial_boxes(threshold):
         order = torch.randperm(len(boxes), generator=generator)
         scores = torch.randint(0, 3, (len(boxes),), generator=generator) / 3
         groups = torch.randint(0, 2, (len(boxes),), generator=generator) * (seed % 2)
-        check(boxes[order], scores, groups, threshold, num_slots=len(boxes))
+        check(boxes[order], scores, groups, threshold, len(boxes), device)
 
 
 def test_rows_do_not_mix_and_missing_candidates_take_no_slot():
@@ -103,11 +110,14 @@ def test_rows_do_not_mix_and_missing_candidates_take_no_slot():
     assert not keep[2].any()
 
 
-def test_nothing_to_look_at():
-    keep, count = nms(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0), 0.5, 3)
+@pytest.mark.parametrize("device", DEVICES)
+def test_nothing_to_look_at(device):
+    empty = [torch.zeros(2, 0, *more, device=device) for more in ((4,), (), ())]
+    keep, count = nms(*empty, 0.5, 3)
     assert keep.tolist() == [[0, 0, 0], [0, 0, 0]]
     assert count.tolist() == [0, 0]
-    keep, count = nms(torch.zeros(0, 5, 4), torch.zeros(0, 5), torch.zeros(0, 5), 0.5, 3)
+    empty = [torch.zeros(0, 5, *more, device=device) for more in ((4,), (), ())]
+    keep, count = nms(*empty, 0.5, 3)
     assert keep.shape == (0, 3)
     assert count.shape == (0,)
 
@@ -169,23 +179,22 @@ def test_simulated_cuda_kernel_equals_cpu(tmp_path):
         assert np.array_equal(result["slots"], keep.numpy())
 
 
-@pytest.mark.parametrize("architecture", [(8, 0), (9, 0), (10, 0)])
-def test_kernel_compiles_to_ptx_in_single_precision(monkeypatch, architecture):
-    from numba import cuda
-    from numba.cuda import dispatcher
+def test_kernel_rounds_every_product():
+    """Fused with a sum, a product would not be rounded as the CPU's is, and an overlap could fall over the threshold.
 
-    from kernels import nms_cuda
-
-    monkeypatch.setattr(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=architecture))
-    arguments, _ = sigutils.normalize_signature(nms_cuda.SIGNATURE)
-    code, _ = cuda.compile_ptx(nms_cuda.suppress_rows_body, arguments, cc=architecture)
-    assert f"sm_{architecture[0]}{architecture[1]}" in code
-    assert ".f64" not in code
-    assert ".local" not in code, "spills"
+    Registers, spills and double precision: test_cuda.py, with all other kernels.
+    """
+    kernel, signature, fastmath = ptx.signatures()["nms"]
+    with ptx.pretend_device((9, 0)):
+        code, _ = cuda.compile_ptx(kernel.py_func, signature, cc=(9, 0), fastmath=fastmath)
+    assert "fma." not in code
+    assert "mul.f32" not in code  # which ptxas may fuse; mul.rn.f32 it may not
+    assert code.count("mul.rn.f32") >= 6
+    assert "div.rn.f32" in code
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@NEEDS_GPU
 def test_gpu_equals_cpu_without_waiting():
     boxes, scores, groups = crowd(3000, 11)
     rows = [value.expand(4, *value.shape) for value in (boxes, scores, groups.to(torch.int32))]

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from kernels import elastic, fog, frost, jpeg, snow, spatter
-from kernels.pool import MASKED, Pool
+from kernels.pool import Pool
+from kernels.stages import NEED_MASK
 from kernels.task import ROW, Task
 
 STAGES = {
@@ -62,7 +63,7 @@ for path in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def pool() -> Pool:
-    return Pool((HEIGHT, WIDTH), MASKED, (2, 5), size=2, margin=4)
+    return Pool((HEIGHT, WIDTH), NEED_MASK, (2, 5), size=2, margin=4)
 
 
 def test_the_simulator_gives_what_compiled_code_gives(new_task, pool, tmp_path):
