@@ -8,9 +8,11 @@
     best.json                           {"checkpoint": name, "score": AP50}
 
 Files are written under a temporary name, flushed to the disk, renamed, and only then marked COMPLETE. Every random
-draw of a run is a function of seed, epoch, step and image id, so there is no generator state to save.
+draw of a run is a function of seed, epoch, step and image id, so there is no generator state to save. What was
+measured of a checkpoint is written into it afterwards: whatever happens while measuring, it is saved already.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -19,7 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.console import say
+
 MARKER = "COMPLETE"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what a file system without locks answers
 
 
 class Checkpoints:
@@ -54,6 +59,15 @@ class Checkpoints:
         self.update_best()
         self.prune()
         return final
+
+    def record(self, checkpoint: Path, score: dict[str, float], finished: bool) -> None:
+        """Write what was measured into a saved checkpoint: its card first, and last its state, which says so."""
+        card = json.loads((checkpoint / "model.json").read_text())
+        write_json(checkpoint / "model.json", card | {"extra": card["extra"] | score})
+        state = read_state(checkpoint) | {"score": score.get("AP50"), "finished": finished}
+        write_json(checkpoint / "state.json", state)
+        self.update_best()
+        self.prune()
 
     def update_best(self) -> None:
         """Point best.json at the newest checkpoint when its score is higher than the best one's."""
@@ -121,4 +135,8 @@ def lock(run: Path) -> IO[str]:
     except BlockingIOError:
         handle.close()
         raise ValueError(f"another process is training into {run}; wait for it, or choose another --out") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        say(f"warning: the file system of {run} has no locks ({error.strerror}): start no second process on this run")
     return handle

@@ -36,7 +36,8 @@ class OptimizerConfig:
     clip_norm: float = 35.0
     """Largest norm of the whole gradient; 0 does not clip."""
     ema_decay: float = 0.0
-    """Decay of a moving average of the weights that is evaluated and shipped instead of them; 0 keeps none."""
+    """Decay of a moving average of the weights that is evaluated and shipped instead of them; 0 keeps none. With
+    --model.norm batch the running statistics beside it are those of the last step, not averaged."""
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "optimizer.learning_rate", "above 0", self.learning_rate)
@@ -62,6 +63,19 @@ class LoaderConfig:
     """auto: dali on a GPU, cpu without one."""
     threads: int | None = None
     """Decoding threads per rank; none: the loader's own default."""
+    prefetch: int | None = None
+    """Batches made ahead; none: the loader's own default."""
+    hardware_share: float | None = None
+    """Share of the images that the GPU's JPEG engine decodes, with the loader dali on a GPU; none: its own default."""
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "prefetch"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"loader.{name}", "at least 1", value)
+        if self.hardware_share is not None:
+            require(0 <= self.hardware_share <= 1, "loader.hardware_share", "in [0, 1]", self.hardware_share)
+            named = f"left out with the loader {self.name}, which has no such engine"
+            require(self.name in ("auto", "dali"), "loader.hardware_share", named, self.hardware_share)
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,7 @@ class Config:
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """auto: bfloat16 autocast on a GPU, float32 without one."""
     compile: Literal["auto", "on", "cuda_graphs", "off"] = "auto"
-    """Compile forward and losses as one graph; auto: on with a GPU, off without one."""
+    """Compile forward, losses and backward; cuda_graphs also replays them; auto: on with a GPU, off without one."""
 
     log_every: int = 20
     """Steps between two log lines; a GPU is waited for only then."""
@@ -107,8 +121,8 @@ class Config:
     """Steps between two checkpoints."""
     keep: int = 2
     """Checkpoints kept besides the best one."""
-    val_every: int = 2000
-    """Steps between two measurements of AP on `val`; it is always measured at the end."""
+    val_every: int | None = None
+    """Steps between two measurements of AP on `val`, none: 2000; it is always measured at the end."""
     val_images: int = 0
     """Images of `val` used while training, 0 for all of them."""
     max_skipped: int = 10
@@ -126,12 +140,11 @@ class Config:
                 f"the length of a run is either epochs (now {self.epochs:g}) or steps (now {self.steps}): "
                 "give one, and 0 for the other"
             )
-        for name in ("log_every", "save_every", "keep", "val_every"):
+        for name in ("log_every", "save_every", "keep"):
             require(getattr(self, name) > 0, name, "at least 1", getattr(self, name))
+        require(self.val_every is None or self.val_every > 0, "val_every", "at least 1", self.val_every)
         require(self.max_skipped >= 0, "max_skipped", "0 or more", self.max_skipped)
         require(self.val_images >= 0, "val_images", "0 or more", self.val_images)
-        if self.val is None and self.val_images:
-            raise ValueError(f"val_images is {self.val_images}, but nothing is measured without --val DIR; give it too")
 
 
 def require(condition: bool, name: str, allowed: str, got: object) -> None:
@@ -178,9 +191,12 @@ def from_json(kind: Any, value: Any, where: str = "config") -> Any:
     return kind(value) if kind in (Path, float) else value
 
 
-# Changing these on an existing run changes neither what is trained nor what its files mean. The data may move: its
-# checksum is compared instead of its path.
-FREE = ("data", "val", "out", "loader", "save_every", "keep", "val_every", "val_images", "max_skipped", "profile")
+# Changing these on an existing run changes neither what is trained nor what its files mean. Data and teacher may move:
+# their checksums are compared instead of their paths. Compiled or not, a step differs by rounding only.
+FREE = (
+    "data", "val", "teacher", "out", "loader", "compile", "save_every", "keep", "val_every", "val_images",
+    "max_skipped", "profile",
+)  # fmt: skip
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -19,11 +19,6 @@ def mean(value: Tensor) -> Tensor:
     return total / dist.get_world_size()
 
 
-def barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def gather(value: object) -> list:
     """The value of every rank, on every rank; for rare small things."""
     if not dist.is_initialized():

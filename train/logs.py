@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pipeline.console import Progress, say
+from pipeline.console import say
 from train.checkpoint import flush
 
 AGREEING = 0.99  # a published attempt that failed started from a cosine of 0.995
@@ -68,15 +68,21 @@ def peak_memory_gb(device: torch.device) -> float:
     """Most memory this rank has used: the GPU's, or the process's own without one."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def show(progress: Progress, line: dict[str, Any], images: int) -> None:
-    """Advance the live display by what a log line covers."""
+def mean_cosines(means: dict[str, float]) -> dict[str, float]:
+    """Of all that was compared in a window; a name is left out where nothing was, such as objects in empty images."""
+    counts = {name.removeprefix("count_"): count for name, count in means.items() if name.startswith("count_")}
+    return {f"cosine_{name}": means[f"cosine_{name}"] / count for name, count in counts.items() if count > 0}
+
+
+def note(line: dict[str, Any]) -> str:
+    """A log line for the live display."""
     terms = ", ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
     cosines = "".join(f", {name.replace('_', ' ')} {value:.4f}" for name, value in line["cosines"].items())
     waiting = f"waiting {100 * line['waiting_share']:.0f} %, {line['memory_gb']:.1f} GB"
-    progress.advance(images, f"step {line['step']}: {terms}{cosines}, {waiting}")
+    return f"step {line['step']}: {terms}{cosines}, {waiting}"
 
 
 def say_skipped(step: int, names: list[str], ids: list[int]) -> None:

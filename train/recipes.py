@@ -53,7 +53,6 @@ def small() -> Config:
         steps=900,
         log_every=10,
         save_every=150,
-        val_every=10_000,
     )
 
 

@@ -13,10 +13,9 @@ from pathlib import Path
 import tyro
 
 from pipeline.classes import nearest
-from pipeline.console import describe_hardware, run_entry, say
+from pipeline.console import run_entry, say
 from pipeline.ranks import World, joined
-from train import distributed
-from train.checkpoint import Checkpoints, lock, read_state, write_json
+from train.checkpoint import MARKER, Checkpoints, lock, read_state, write_json
 from train.config import Config, differences, from_json, to_json
 from train.recipes import RECIPES
 
@@ -50,7 +49,18 @@ def read_command(arguments: list[str]) -> Config:
     # What the recipe leaves out, such as distillation, has no options at all: giving one is an error.
     no_choices = (tyro.conf.AvoidSubcommands,)
     prog = f"python -m train.run {name}"
-    return tyro.cli(Config, default=default, args=arguments[1:], prog=prog, description=description, config=no_choices)
+    config = tyro.cli(
+        Config, default=default, args=arguments[1:], prog=prog, description=description, config=no_choices
+    )
+    check_validation(config)
+    return config
+
+
+def check_validation(config: Config) -> None:
+    """What is said about measuring has an effect only with data to measure on."""
+    for name in ("val_every", "val_images"):
+        if config.val is None and (value := getattr(config, name)):
+            raise ValueError(f"{name} is {value}, but nothing is measured without --val DIR; give it too")
 
 
 def read_config(path: Path) -> Config:
@@ -78,14 +88,23 @@ def open_run(config: Config) -> Checkpoints:
     return checkpoints
 
 
+def find_newest(config: Config, checkpoints: Checkpoints, world: World) -> Path | None:
+    """The checkpoint to continue from. Rank 0 decides, so that all ranks start from the same one."""
+    newest: Path | None = world.share(checkpoints.newest() if world.first else None)
+    needed = config.out / "config.json" if newest is None else newest / MARKER
+    if not needed.exists():
+        raise ValueError(
+            f"rank {world.rank} does not see {needed}, which rank 0 does: --out must lie on a file system that all "
+            "nodes share"
+        )
+    return newest
+
+
 def train(config: Config, world: World) -> int:
     held = lock(config.out) if world.first else nullcontext()
     with held:
-        if world.first:
-            open_run(config)
-        distributed.barrier()
-        checkpoints = Checkpoints(config.out, config.keep)
-        newest = checkpoints.newest()
+        checkpoints = open_run(config) if world.first else Checkpoints(config.out, config.keep)
+        newest = find_newest(config, checkpoints, world)
         if newest is not None and read_state(newest)["finished"]:
             if world.first:
                 say(f"{config.out} is finished ({newest.name}); give another --out to train again")
@@ -93,19 +112,23 @@ def train(config: Config, world: World) -> int:
         # Imported late, so that mistakes in the command are answered at once.
         from train.trainer import Trainer
 
-        if world.first:
-            say(describe_hardware())
         try:
-            return Trainer(config, world, checkpoints).train()
+            return Trainer(config, world, checkpoints, newest).train()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise ValueError(
-                f"out of memory with {config.batch_size // world.size} images on a rank: lower --batch-size (now "
-                f"{config.batch_size} over {world.size} ranks; the learning rate follows), --model.regions-per-image "
-                f"(now {config.model.regions_per_image}) or --model.rpn-post-nms-train (now "
-                f"{config.model.rpn_post_nms_train}), or pack the images smaller. {error}"
-            ) from None
+            raise ValueError(advise_memory(config, world, checkpoints.newest() is not None, error)) from None
+
+
+def advise_memory(config: Config, world: World, saved: bool, error: RuntimeError) -> str:
+    fewer = "" if config.distill is None else f", fewer --distill.strides (now {config.distill.strides})"
+    other = " This run is saved with its settings: give other ones another --out." if saved else ""
+    return (
+        f"out of memory with {config.batch_size // world.size} images on a rank: lower --batch-size (now "
+        f"{config.batch_size} over {world.size} ranks; the learning rate follows), --model.regions-per-image (now "
+        f"{config.model.regions_per_image}) or --model.rpn-post-nms-train (now {config.model.rpn_post_nms_train})"
+        f"{fewer}, or pack the images smaller.{other} {error}"
+    )
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -3,9 +3,10 @@
     views -+-> clean view ----teacher, frozen--> its maps ---.
            \\-> student's view --student--> maps --losses-----+--> weighted sum --> gradient --> optimizer
 
-`Learner` is what torch.compile makes one graph of and what DDP wraps. Nothing here waits for a GPU: a loss that is
-not finite is noticed on the device and leaves the student as it was, and the host reads about it later. Views come
-ready from train/ahead.py, which makes the next step's while this one trains.
+`Learner` is what torch.compile makes one graph of, forward and backward, and what DDP wraps; `Teacher` is another one.
+Clipping, the check and the fused optimizer follow eagerly, each a few calls over all parameters at once. Nothing here
+waits for a GPU: a loss that is not finite is noticed on the device and leaves the student as it was, and the host reads
+about it later. Views come ready from train/ahead.py, which makes the next step's while this one trains.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,8 @@ class Learner(nn.Module):
         """Of the scalars, in order."""
         if self.method is None:
             return (*DETECTION_TERMS, "total")
-        return (*DETECTION_TERMS, *self.method.weights, "total", *(f"cosine_{name}" for name in self.method.weights))
+        agreement = [f"{kind}_{name}" for kind in ("cosine", "count") for name in self.method.weights]
+        return (*DETECTION_TERMS, *self.method.weights, "total", *agreement)
 
     def forward(self, views: Views, teacher_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         images = views.student_B3hw
@@ -43,15 +45,15 @@ class Learner(nn.Module):
                 maps, canvas, views.student_sizes_B2, views.student_boxes_BG4, views.labels_BG, views.ignore_BG,
                 views.keys_B, self.global_mean,
             )  # fmt: skip
-            cosines: dict[str, Tensor] = {}
+            agreement: dict[str, Tensor] = {}
             if self.method is not None:
                 student_maps = dict(zip(self.student.strides, maps, strict=True))
-                distilled, cosines = self.method(
+                distilled, agreement = self.method(
                     student_maps, dict(zip(self.method.taps, teacher_maps, strict=True)), views
                 )
                 terms = terms | distilled
         total = weigh(terms, {} if self.method is None else self.method.weights)
-        scalars = {**terms, "total": total, **cosines}
+        scalars = {**terms, "total": total, **agreement}
         return total, torch.stack([scalars[name].detach().float() for name in self.names()])
 
 
@@ -82,11 +84,16 @@ class Step:
         ema: Ema | None,
         window: Window,
         clip_norm: float,
+        cuda_graphs: bool = False,
     ):
+        self.cuda_graphs = cuda_graphs
         self.learner, self.teacher, self.parameters, self.statistics = learner, teacher, parameters, statistics
         self.optimizer, self.ema, self.window, self.clip_norm = optimizer, ema, window, clip_norm
 
     def __call__(self, views: Views, step: int, rate: float, stop: bool = False) -> None:
+        if self.cuda_graphs:
+            # Teacher and learner replay into one pool of memory: what the last step left there is done with.
+            torch.compiler.cudagraph_mark_step_begin()
         statistics = [each.clone() for each in self.statistics]
         teacher_maps = self.teacher(views) if self.teacher is not None else ()
         total, scalars_T = self.learner(views, teacher_maps)

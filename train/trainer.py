@@ -13,9 +13,9 @@ from torch import nn
 
 from eval.light import source_ap
 from model.detector import Detector
-from model.weights import load_detector, save_detector
-from pipeline.console import Progress, say
-from pipeline.loader import open_loader
+from model.weights import save_detector
+from pipeline.console import Progress, describe_hardware, say
+from pipeline.loader import choose_loader, open_loader
 from pipeline.ranks import World
 from train import load, logs
 from train.ahead import views_ahead
@@ -27,15 +27,22 @@ from train.window import Window
 
 STOPPED = 143  # exit code of a run that SIGTERM ended: saved, not finished
 CHANCE_AP50 = 1.0  # a teacher below this has learned nothing
+VAL_EVERY = 2000
 PROFILED_STEPS = (10, 15)
 
 
 class Trainer:
-    def __init__(self, config: Config, world: World, checkpoints: Checkpoints):
-        self.config, self.world, self.checkpoints = config, world, checkpoints
+    def __init__(self, config: Config, world: World, checkpoints: Checkpoints, newest: Path | None):
+        """newest: the checkpoint to continue from, the same on every rank."""
+        self.config, self.world, self.checkpoints, self.newest = config, world, checkpoints, newest
         self.data, self.val = load.open_data(config, world)
+        if world.first:
+            self.say_hardware()
         self.teacher, teacher_card = load.load_teacher(config, self.data.classes, world)
-        self.student = load.make_student(config, self.data.classes, world)
+        self.teacher_checksum = load.checksum(config.teacher) if config.teacher and self.teacher else None
+        state = self.check_continues()
+        self.unmeasured = state is not None and state["score"] is None
+        self.student = load.make_student(config, self.data.classes, world, newest)
         self.parameters = {name: p for name, p in self.student.named_parameters() if p.requires_grad}
         self.optimizer = Optimizer(self.parameters, config.optimizer)
         self.ema = Ema(self.parameters, config.optimizer.ema_decay) if config.optimizer.ema_decay > 0 else None
@@ -43,11 +50,15 @@ class Trainer:
         self.window = Window((*learner.names(), "gradient_norm"), config.log_every, world.device)
 
         self.step = self.last_read = 0
-        self.place = self.resume()
+        self.place = {"epoch": 0, "cursor": 0}
+        if newest is not None and state is not None:
+            self.resume(newest, state)
+        self.shown = self.step  # on the live display
         self.loader = open_loader(
             self.data, config.batch_size // world.size, device=str(world.device), name=config.loader.name,
-            seed=config.seed, rank=world.rank, world=world.size, threads=config.loader.threads,
-            epoch=self.place["epoch"], cursor=self.place["cursor"],
+            seed=config.seed, rank=world.rank, world=world.size, epoch=self.place["epoch"], cursor=self.place["cursor"],
+            threads=config.loader.threads, prefetch=config.loader.prefetch,
+            hardware_share=config.loader.hardware_share,
         )  # fmt: skip
         self.total = config.steps or max(1, round(config.epochs * self.loader.batches_per_epoch))
         self.rate = scaled_rate(config.optimizer, config.batch_size)
@@ -58,29 +69,34 @@ class Trainer:
         statistics = [buffer for norm in norms for buffer in norm.buffers()]
         self.one_step = Step(
             wrapped, look, self.parameters, statistics, self.optimizer, self.ema, self.window,
-            config.optimizer.clip_norm,
+            config.optimizer.clip_norm, cuda_graphs=config.compile == "cuda_graphs",
         )  # fmt: skip
+        self.detect = load.compile_detect(config, self.student, world)
         self.stopping = False
         if world.first:
             self.describe()
         if self.teacher is not None and self.step == 0:
             self.judge_teacher(teacher_card)
 
-    def resume(self) -> dict[str, int]:
-        """Load the newest complete checkpoint; returns where the data continues."""
-        newest = self.checkpoints.newest()
-        if newest is None:
-            return {"epoch": 0, "cursor": 0}
-        state = read_state(newest)
-        if state["data_checksum"] != self.data.checksum:
-            raise ValueError(
-                f"{self.config.data} is not the data this run was trained on (its checksum differs); "
-                "give the same packed dataset, or start another run with another --out"
-            )
-        device = str(self.world.device)
-        source, _ = load_detector(newest, self.world.device)
-        self.student.load_state_dict(source.state_dict())
-        tensors = load_file(newest / "training.safetensors", device=device)
+    def check_continues(self) -> dict[str, Any] | None:
+        """The state of the run that is continued, whose data and teacher must be those of now; None at the start."""
+        if self.newest is None:
+            return None
+        state = read_state(self.newest)
+        for option, path, before, now in (
+            ("data", self.config.data, state["data_checksum"], self.data.checksum),
+            ("teacher", self.config.teacher, state.get("teacher_checksum"), self.teacher_checksum),
+        ):
+            if before != now:
+                raise ValueError(
+                    f"--{option} {path} is not the {option} this run was trained with (its checksum differs); "
+                    f"give the same {option}, or start another run with another --out"
+                )
+        return state
+
+    def resume(self, newest: Path, state: dict[str, Any]) -> None:
+        """What the checkpoint holds beside the student's weights."""
+        tensors = load_file(newest / "training.safetensors", device=str(self.world.device))
         self.optimizer.load(strip(tensors, "optimizer."))
         if self.ema is not None:
             with torch.no_grad():
@@ -88,16 +104,20 @@ class Trainer:
                     self.ema.weights[name].copy_(self.parameters[name])
                     self.parameters[name].copy_(weight)
         self.window.load(tensors["window"], state["in_a_row"])
-        self.step, self.last_read = state["step"], state["last_read"]
-        return state["place"]
+        self.step, self.last_read, self.place = state["step"], state["last_read"], state["place"]
 
     # -- saying -------------------------------------------------------------------------------------------------
+
+    def say_hardware(self) -> None:
+        config, device = self.config, self.world.device
+        loader = choose_loader(device) if config.loader.name == "auto" else config.loader.name
+        say(f"{describe_hardware()}; loader {loader}, kernels Numba on {'CUDA' if device.type == 'cuda' else 'CPU'}")
 
     def describe(self) -> None:
         config, data = self.config, self.data
         canvases = ", ".join(f"{name} {height}x{width}" for name, (height, width) in data.canvases.items())
         epochs = self.total / self.loader.batches_per_epoch
-        say(f"data: {len(data)} images of {len(data.classes)} classes, canvas {canvases}, loader {self.loader.name}")
+        say(f"data: {len(data)} images of {len(data.classes)} classes, canvas {canvases}")
         say(f"run: {self.total} steps of {config.batch_size} images on {self.world.size} rank(s), {epochs:.1f} epochs")
         optimizer = config.optimizer
         say(
@@ -138,6 +158,8 @@ class Trainer:
                 Progress("training", images, done=done, quiet=not world.first) as self.progress,
                 self.profiler() as profiler,
             ):
+                if self.unmeasured and self.due():
+                    self.measure_saved(log)  # the last start was ended before that
                 self.restart_clock()
                 for views, place in views_ahead(self.loader, self.maker, range(self.step, self.total)):
                     self.place = place
@@ -173,35 +195,51 @@ class Trainer:
         return torch.profiler.profile(schedule=schedule, on_trace_ready=write)
 
     def after_step(self, log: logs.RunLog | None) -> int:
+        """Log, save and measure when it is time to; returns an exit code when the run is to stop."""
         config, done = self.config, self.step == self.total
         stop = False
         if self.step % config.log_every == 0 or self.step == 1 or done:
             stop = self.read_out(log)
         elif self.world.device.type == "cpu":
             stop = self.window.asks_to_stop(self.step - 1)
-        score = None
-        if self.val is not None and (self.step % config.val_every == 0 or done):
-            with self.shipped_weights():
-                score = self.measure(self.student)
-            if log is not None:
-                log.write({"step": self.step, "validation": score})
-                say(f"step {self.step}: AP50 on {config.val} is {score['AP50']:.1f}")
-        if self.step % config.save_every == 0 or score is not None or stop or done:
-            self.save(score)
+        if self.step % config.save_every == 0 or self.due() or stop:
+            self.save()
+            # Who asks to stop soon kills: measuring is left to the next start.
+            if self.due() and (self.val is None or not stop):
+                self.measure_saved(log)
             self.restart_clock()
-        if stop and not done:
+        if stop and (not done or self.val is not None):
             if self.world.first:
                 say(f"stopped at step {self.step} of {self.total}, saved; run the same command again to continue")
             return STOPPED
         return 0
 
-    def measure(self, detector: Detector) -> dict[str, float]:
+    def due(self) -> bool:
+        """Whether this step's checkpoint is to be measured, or is the last."""
+        measured = self.val is not None and self.step % (self.config.val_every or VAL_EVERY) == 0
+        return measured or self.step == self.total
+
+    def measure_saved(self, log: logs.RunLog | None) -> None:
+        """AP of the checkpoint just saved, written into it: a kill meanwhile costs the measuring and nothing else."""
+        score: dict[str, float] = {}
+        if self.val is not None:
+            with self.shipped_weights():
+                score = self.measure(self.student, self.detect)
+        if log is not None:
+            if score:
+                log.write({"step": self.step, "validation": score})
+                say(f"step {self.step}: AP50 on {self.config.val} is {score['AP50']:.1f}")
+            newest = self.checkpoints.newest()
+            assert newest is not None
+            self.checkpoints.record(newest, score, finished=self.step == self.total)
+
+    def measure(self, detector: Detector, detect: Any = None) -> dict[str, float]:
         """AP on the validation data, by all ranks together."""
         assert self.val is not None
         config, world = self.config, self.world
         return source_ap(
             detector, self.val, batch_size=config.batch_size // world.size, device=world.device, rank=world.rank,
-            world=world.size, max_images=config.val_images, precision=config.precision,
+            world=world.size, max_images=config.val_images, precision=config.precision, detect=detect,
         )  # fmt: skip
 
     def rate_at(self, step: int) -> float:
@@ -216,12 +254,13 @@ class Trainer:
         reading = self.window.read(self.last_read, self.step)
         seconds = time.monotonic() - self.clock
         images = (self.step - self.clock_step) * self.config.batch_size
+        note = "every loss since the last line was not finite"
         if log is not None and (names := list(reading.means)):
             line: dict[str, Any] = {
                 "step": self.step,
                 "epoch": round(self.step / self.loader.batches_per_epoch, 4),
-                "losses": {n: reading.means[n] for n in names if not n.startswith(("cosine_", "gradient_norm"))},
-                "cosines": {n: reading.means[n] for n in names if n.startswith("cosine_")},
+                "losses": {n: reading.means[n] for n in names if not n.startswith(("cosine_", "count_", "gradient_"))},
+                "cosines": logs.mean_cosines(reading.means),
                 "gradient_norm": reading.means["gradient_norm"],
                 "learning_rate": self.rate_at(self.step - 1),
                 "images_per_second": images / max(seconds, 1e-9),
@@ -230,14 +269,15 @@ class Trainer:
                 "seconds": seconds,
             }
             log.write(line)
-            logs.show(self.progress, line, (self.step - self.last_read) * self.config.batch_size)
+            note = logs.note(line)
             if self.last_read == 0 and line["cosines"]:
                 logs.say_agreement(line["cosines"])
         if log is not None:
             for step, terms, ids in reading.skipped:
                 log.write({"step": step + 1, "skipped": terms, "ids": ids})
                 logs.say_skipped(step, terms, ids)
-        self.last_read = self.step
+        self.progress.advance((self.step - self.shown) * self.config.batch_size, note)
+        self.last_read = self.shown = self.step
         self.restart_clock()
         if reading.longest > self.config.max_skipped:
             step, terms, ids = reading.skipped[-1]
@@ -264,7 +304,7 @@ class Trainer:
             if self.ema is not None:
                 self.ema.swap(self.parameters)
 
-    def save(self, score: dict[str, float] | None) -> None:
+    def save(self) -> None:
         if not self.world.first:
             return
 
@@ -277,7 +317,7 @@ class Trainer:
             with self.shipped_weights():
                 # How large the images were: prediction brings other pictures to the same size.
                 sides = {side: self.data.info["encoding"][side] for side in ("short_side", "long_side")}
-                extra = {"step": self.step, **sides, **(score or {})}
+                extra = {"step": self.step, **sides}
                 save_detector(folder, self.student, self.config.model, self.data.classes, extra)
 
         state = {
@@ -285,10 +325,11 @@ class Trainer:
             "last_read": self.last_read,
             "in_a_row": self.window.in_a_row,
             "place": self.place,
-            "score": None if score is None else score["AP50"],
-            "finished": self.step == self.total,
+            "score": None,
+            "finished": False,
             "ranks": self.world.size,
             "data_checksum": self.data.checksum,
+            "teacher_checksum": self.teacher_checksum,
             "torch": torch.__version__,
         }
         self.checkpoints.save(self.step, write, state)

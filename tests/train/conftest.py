@@ -12,11 +12,14 @@ import torch
 from model.config import small_model
 from pipeline.pack import PackOptions, pack
 from pipeline.ranks import World
+from train.checkpoint import Checkpoints
 from train.config import Config, LoaderConfig, OptimizerConfig
 from train.recipes import RECIPES
 from train.run import train
+from train.trainer import Trainer
 
 CLASSES = ("car", "person")
+ALONE = World(0, 1, torch.device("cpu"))
 
 
 def draw_pictures(root: Path, num: int, seed: int) -> None:
@@ -99,8 +102,26 @@ def teacher_run(packed, tmp_path_factory) -> Path:
     """A finished run of the teacher recipe."""
     out = tmp_path_factory.mktemp("runs") / "teacher"
     config = replace(tiny(RECIPES["teacher_small"][1]()), data=packed, out=out)
-    assert train(config, World(0, 1, torch.device("cpu"))) == 0
+    assert train(config, ALONE) == 0
     return out
+
+
+@pytest.fixture
+def student_config(packed, teacher_run, tmp_path) -> Config:
+    config = tiny(RECIPES["cdfkd_small"][1]())
+    return replace(config, data=packed, teacher=teacher_run, out=tmp_path / "student")
+
+
+def make_trainer(config: Config, world: World = ALONE) -> Trainer:
+    """As train.run makes it, before its first step."""
+    config.out.mkdir(exist_ok=True)
+    checkpoints = Checkpoints(config.out, config.keep)
+    return Trainer(config, world, checkpoints, checkpoints.newest())
+
+
+@pytest.fixture(scope="session")
+def begin():
+    return make_trainer
 
 
 @pytest.fixture(autouse=True)

@@ -89,13 +89,11 @@ MIXED = {
 def test_identical_features_give_zero():
     views = make_views([(40, 48)], [(40, 48)], [[[4, 4, 30, 30]]], [[1]], canvases=((40, 48), (40, 48)))
     maps, _ = make_maps(views)
-    losses, cosines = CdFkd(CdFkdConfig(strides=(STRIDE,)))(maps, maps, views)
+    losses, agreement = CdFkd(CdFkdConfig(strides=(STRIDE,)))(maps, maps, views)
     for value in losses.values():
         assert value.item() == pytest.approx(0, abs=1e-6)
-    assert {name: round(value.item(), 5) for name, value in cosines.items()} == {
-        "cosine_global": 1.0,
-        "cosine_instance": 1.0,
-    }
+    names = ("cosine_global", "cosine_instance", "count_global", "count_instance")
+    assert {name: round(value.item(), 5) for name, value in agreement.items()} == dict.fromkeys(names, 1.0)
 
 
 def test_opposite_features_give_two():
@@ -131,14 +129,15 @@ def test_hand_computed_downscale():
 def test_a_batch_of_different_ratios_equals_one_image_at_a_time(per_location, reduction):
     views = make_views(**MIXED)
     (student, teacher), config = make_maps(views), CdFkdConfig((1.0), 1.0, (STRIDE,), reduction, per_location)
-    losses, cosines = CdFkd(config)(student, teacher, views)
+    losses, agreement = CdFkd(config)(student, teacher, views)
     images, instances = slow_terms(student[STRIDE], teacher[STRIDE], views, per_location=per_location)
     assert (len(images), len(instances)) == (3, 5)
     for name, expected in (("global", images), ("instance", instances)):
         distances = 1 - torch.stack(expected)
         expected_loss = distances.mean() if reduction == "mean" else distances.sum()
         torch.testing.assert_close(losses[name], expected_loss, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(cosines[f"cosine_{name}"], 1 - distances.mean(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(agreement[f"cosine_{name}"], (1 - distances).sum(), rtol=1e-5, atol=1e-6)
+        assert agreement[f"count_{name}"].item() == len(expected)
 
 
 def test_gradients_equal_one_image_at_a_time():
@@ -191,11 +190,11 @@ def test_no_instances_give_zero_and_no_gradient():
     views = make_views([(40, 48)], [(64, 77)])
     student, teacher = make_maps(views)
     student[STRIDE].requires_grad_()
-    losses, cosines = CdFkd(CdFkdConfig(strides=(STRIDE,)))(student, teacher, views)
+    losses, agreement = CdFkd(CdFkdConfig(strides=(STRIDE,)))(student, teacher, views)
     assert losses["instance"].item() == 0
     losses["instance"].backward()
     assert student[STRIDE].grad.abs().max() == 0
-    assert cosines["cosine_instance"].isfinite()
+    assert (agreement["cosine_instance"].item(), agreement["count_instance"].item()) == (0, 0)
 
 
 def test_a_batch_of_padding_only_gives_zero():

@@ -1,6 +1,7 @@
 """Recipes and the command line."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +78,26 @@ def test_an_unknown_recipe_is_an_error_that_names_the_nearest():
         read_command(["cdfkd_r10", *NEEDED])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--val-every", "5"], "val_every is 5, but nothing is measured without --val"),
+        (["--val-images", "5"], "val_images is 5, but nothing is measured without --val"),
+        (["--optimizer.milestones", "0.5"], "optimizer.milestones must be left out with the cosine schedule"),
+        (["--loader.hardware-share", "0.2", "--loader.name", "cpu"], "hardware_share must be left out with the loader"),
+        (["--loader.hardware-share", "2"], "loader.hardware_share must be in"),
+        (["--loader.prefetch", "0"], "loader.prefetch must be at least 1"),
+        (["--steps", "5", "--epochs", "2"], "either epochs .* or steps"),
+    ],
+)
+def test_options_that_would_change_nothing_are_errors(arguments, told, capsys):
+    with pytest.raises((ValueError, SystemExit)) as ended:
+        read_command(["plain_small", *NEEDED, *arguments])
+    printed = capsys.readouterr()
+    text = re.sub(r"[\s│]+", " ", f"{ended.value} {printed.err} {printed.out}")
+    assert re.search(told, text)
+
+
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), ([], 2)])
 def test_help_lists_recipes_and_fields(arguments, code, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -118,7 +139,8 @@ def test_a_damaged_config_file_is_an_error_that_names_the_place(text, told, tmp_
 
 def test_differences_name_the_field_and_both_values():
     config = replace(RECIPES["cdfkd_small"][1](), data=Path("d"), out=Path("o"), teacher=Path("t"))
-    other = replace(config, seed=4, out=Path("p"), save_every=7, distill=replace(config.distill, alpha=0.5))
+    free = {"out": Path("p"), "teacher": Path("u"), "save_every": 7, "compile": "off"}
+    other = replace(config, seed=4, **free, distill=replace(config.distill, alpha=0.5))
     assert differences(to_json(config), to_json(other)) == [
         "distill.alpha: 1.0 in the run, 0.5 asked for",
         "seed: 0 in the run, 4 asked for",

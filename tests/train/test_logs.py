@@ -1,8 +1,12 @@
 import json
+import re
+from pathlib import Path
 
+import pytest
 import torch
 
-from train.logs import RunLog, flatten, peak_memory_gb, read_log
+from train.logs import RunLog, flatten, mean_cosines, peak_memory_gb, read_log
+from train.window import Window
 
 
 def test_continuing_drops_lines_after_the_checkpoint_and_a_torn_last_line(tmp_path):
@@ -26,5 +30,16 @@ def test_numbers_of_a_line_for_tensorboard():
     assert flatten(line) == [("losses/total", 1.0), ("learning_rate", 0.1)]
 
 
-def test_memory_is_positive():
-    assert peak_memory_gb(torch.device("cpu")) > 0.05
+def test_memory_is_the_most_the_process_has_used():
+    block = torch.ones(50_000_000)  # so that the peak is now, and not that of an earlier process of the same name
+    kernel_kb = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    assert peak_memory_gb(torch.device("cpu")) == pytest.approx(kernel_kb * 1024 / 1e9, rel=0.02)
+    assert peak_memory_gb(torch.device("cpu")) > block.nbytes / 1e9
+
+
+def test_cosines_are_means_over_what_was_compared():
+    """Batches of 3 instances, cosines 0.3 + 0.2 + 0.7, of one, 0.2, of none, and one that was skipped."""
+    window = Window(("cosine_instance", "count_instance", "cosine_none", "count_none"), 4, torch.device("cpu"))
+    for step, (cosines, count) in enumerate(((1.2, 3.0), (0.2, 1.0), (0.0, 0.0), (float("nan"), 5.0))):
+        window.record(step, torch.tensor([cosines, count, 0.0, 0.0]), torch.tensor([0]), False)
+    assert mean_cosines(window.read(0, 4).means) == {"cosine_instance": pytest.approx(1.4 / 4)}

@@ -1,6 +1,5 @@
 """Runs as real processes: killed at any moment, on two ranks, continued on one. Slow, because each starts Python."""
 
-import json
 import os
 import random
 import shutil
@@ -16,10 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.ranks import World
 from train.checkpoint import Checkpoints, read_state, write_json
 from train.config import to_json
 from train.logs import read_log
 from train.recipes import RECIPES
+from train.run import train
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -31,9 +32,12 @@ def student_config(make_config, packed, teacher_run, tmp_path_factory):
     out = tmp_path_factory.mktemp("processes") / "whole"
     # A low rate, so that rounding that differs between one and two ranks does not grow within a few steps.
     optimizer = replace(config.optimizer, learning_rate=1e-4)
+    # A score threshold of 0, so that what has learnt nothing has detections, and an AP, all the same.
+    model = replace(config.model, score_threshold=0.0)
     return replace(
-        config, data=packed, teacher=teacher_run, out=out, steps=8, save_every=2, keep=10, optimizer=optimizer
-    )
+        config, data=packed, val=packed, val_every=4, teacher=teacher_run, out=out, model=model, optimizer=optimizer,
+        steps=8, save_every=2, keep=10,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -83,25 +87,32 @@ def losses(run):
     return {line["step"]: line["losses"] | {"gradient_norm": line["gradient_norm"]} for line in lines}
 
 
+def validations(run):
+    return {line["step"]: line["validation"] for line in read_log(run / "log.jsonl") if "validation" in line}
+
+
 def final_weights(run):
     return load_file(Checkpoints(run, 1).newest() / "model.safetensors")
 
 
-def test_killed_at_any_moment_and_restarted_equals_undisturbed_to_the_bit(student_config, whole):
-    config = replace(student_config, out=whole.parent / "killed")
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_killed_at_any_moment_and_restarted_equals_undisturbed_to_the_bit(student_config, kind, tmp_path):
+    optimizer = replace(student_config.optimizer, name=kind, ema_decay=0.9)
+    config = replace(student_config, optimizer=optimizer, out=tmp_path / "killed")
+    whole = tmp_path / "whole"
+    assert train(replace(config, out=whole), World(0, 1, torch.device("cpu"))) == 0
     generator = random.Random(1)
 
     process = start(config)  # killed inside a save
     until(lambda: any(config.out.glob("checkpoints/.*.writing")), process)
     process.send_signal(signal.SIGKILL)
-    wait(process)
+    assert wait(process) == -signal.SIGKILL
 
-    process = start(config)  # killed somewhere in a step
+    process = start(config)  # killed somewhere in the steps after the first checkpoint
     until(lambda: Checkpoints(config.out, 1).newest() is not None, process)
-    time.sleep(generator.uniform(0, 0.3))
+    time.sleep(generator.uniform(0, 0.1))
     process.send_signal(signal.SIGKILL)
-    wait(process)
-    assert read_state(Checkpoints(config.out, 1).newest())["step"] < 8
+    assert wait(process) == -signal.SIGKILL
 
     assert wait(start(config)) == 0
     assert losses(config.out) == losses(whole)
@@ -116,6 +127,11 @@ def test_two_ranks_train_as_one_and_one_continues_what_two_began(student_config,
     states = {path.name: read_state(path) for path in Checkpoints(config.out, 1).complete()}
     assert {state["ranks"] for state in states.values()} == {2}
     assert_close_losses(config.out, whole)
+    ours, theirs = validations(config.out), validations(whole)
+    assert list(ours) == list(theirs) == [4, 8]
+    for step, score in theirs.items():
+        assert score["mAP"] > 0, "without a detection the test shows nothing"
+        assert ours[step] == pytest.approx(score, rel=0.02, abs=0.02)
 
     for number in (6, 8):  # as if it had ended after step 4
         shutil.rmtree(config.out / "checkpoints" / f"step-{number:08d}")
@@ -135,7 +151,7 @@ def assert_close_losses(run, other):
     assert ours[1] == pytest.approx(theirs[1], rel=1e-5, abs=1e-6)
     for step in ours:
         ours[step].pop("gradient_norm")
-        assert ours[step] == pytest.approx({name: theirs[step][name] for name in ours[step]}, rel=5e-3, abs=1e-5), step
+        assert ours[step] == pytest.approx({name: theirs[step][name] for name in ours[step]}, rel=1e-3, abs=1e-5), step
     assert max(line["rpn_box"] for line in ours.values()) > 1.2 * min(line["rpn_box"] for line in ours.values())
 
 
@@ -160,7 +176,7 @@ def test_a_rank_that_dies_ends_the_job_in_seconds(student_config):
     os.kill(int(children[-1]), signal.SIGKILL)
     assert wait(process, 60) != 0
     assert time.monotonic() - started < 30
-    assert json.loads((config.out / "config.json").read_text())["steps"] == 5000
+    assert not [child for child in children if Path(f"/proc/{child}").exists()], "a rank outlived the job"
 
 
 def run_on_two_ranks(script, *arguments):
@@ -172,7 +188,9 @@ def run_on_two_ranks(script, *arguments):
 
 TWO_RANKS = """
 import json, sys, torch
+from functools import partial
 from pathlib import Path
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
 from pipeline.loader import open_loader
 from pipeline.packed import PackedDataset
@@ -190,13 +208,18 @@ with joined("cpu", timedelta(minutes=2)) as world:
     with open_loader(data, 2, name="cpu", rank=world.rank, world=world.size, threads=1) as loader:
         views = make_views(next(loader), 0)
     maps, results = teacher(views), []
-    for inner in (learner, torch.compile(learner, backend="eager", fullgraph=True, dynamic=False)):
+    counter = CompileCounterWithBackend("aot_eager")
+    torch.compile = partial(torch.compile, backend=counter)  # in inductor's place
+    compiled, _ = load.compile_both(learner, None, "default", 8)
+    for inner in (learner, compiled):
         student.zero_grad(set_to_none=True)
-        total, scalars = DistributedDataParallel(inner, broadcast_buffers=False)(views, maps)
+        # Buckets of 1 MB: dynamo's own way with DDP would cut the graph into several.
+        total, scalars = DistributedDataParallel(inner, broadcast_buffers=False, bucket_cap_mb=1)(views, maps)
         total.backward()
         results.append([scalars, *(p.grad.clone() for p in student.parameters() if p.grad is not None)])
-    for eager, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(eager, compiled, rtol=1e-3, atol=1e-4)
+    assert counter.frame_count == 1, counter.frame_count
+    for eager, ours in zip(*results, strict=True):
+        torch.testing.assert_close(eager, ours, rtol=1e-3, atol=1e-4)
 
     window = Window(("loss", "gradient_norm"), 2, world.device)
     values = torch.tensor([float("nan") if world.rank == 1 else 1.0, 2.0])
@@ -208,7 +231,7 @@ with joined("cpu", timedelta(minutes=2)) as world:
 
 
 def test_two_ranks_share_one_graph_and_what_one_of_them_saw(student_config, tmp_path):
-    """fullgraph=True: averaging counts over ranks breaks no graph, and DDP's averaged gradients are those of eager.
+    """Averaging counts over ranks breaks no graph, nor does DDP, whose averaged gradients are those of eager.
     A loss that is not finite on one rank, and a request to stop, are seen by both."""
     (tmp_path / "two.py").write_text(TWO_RANKS)
     write_json(tmp_path / "config.json", to_json(student_config))

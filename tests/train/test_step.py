@@ -11,9 +11,14 @@ from model.detector import build_detector
 from pipeline.loader import open_loader
 from pipeline.packed import PackedDataset
 from pipeline.views import ViewConfig, ViewMaker
+from train.config import OptimizerConfig
 from train.distill import CdFkd, CdFkdConfig
+from train.optimizer import Optimizer
 from train.recipes import RECIPES
-from train.step import Learner, Teacher
+from train.step import Learner, Step, Teacher
+from train.window import Window
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,31 @@ def test_total_is_the_weighted_sum(networks, batch, alpha, beta):
     assert total.item() == pytest.approx(expected, rel=1e-5)
     assert named["total"] == pytest.approx(expected, rel=1e-5)
     assert named["global"] > 0.01
+
+
+def test_cuda_graphs_are_told_where_a_step_begins(networks, batch, monkeypatch):
+    """Before the teacher, whose graph shares its memory with the learner's."""
+    calls = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: calls.append("begin"))
+    learner, teacher = make_learner(networks)
+
+    def look(views):
+        calls.append("teacher")
+        return teacher(views)
+
+    parameters = dict(networks[0].named_parameters())
+    parts = (
+        parameters,
+        [],
+        Optimizer(parameters, OptimizerConfig()),
+        None,
+        Window((*learner.names(), "norm"), 2, CPU),
+        1,
+    )
+    views = ViewMaker(ViewConfig(), threads=1)(batch, 0)
+    Step(learner, look, *parts, cuda_graphs=True)(views, 0, 0.0)
+    Step(learner, look, *parts)(views, 1, 0.0)
+    assert calls == ["begin", "teacher", "teacher"]
 
 
 def test_alpha_zero_and_beta_zero_is_plain_detection(networks, batch):

@@ -80,21 +80,20 @@ class CdFkd(nn.Module):
                 cosines_instance.append(cosine(student_crops.flatten(2), teacher_crops.flatten(2), dim=2))
             cosine_B = torch.stack(cosines_image).mean(dim=0)
             cosine_BG = torch.stack(cosines_instance).mean(dim=0)
-            loss_global, mean_global = self._reduce(cosine_B, real_B)
-            loss_instance, mean_instance = self._reduce(cosine_BG, instance_BG)
-        return (
-            {"global": loss_global, "instance": loss_instance},
-            {"cosine_global": mean_global, "cosine_instance": mean_instance},
-        )
+            compared = {"global": (cosine_B, real_B), "instance": (cosine_BG, instance_BG)}
+            terms = {name: self._reduce(*each) for name, each in compared.items()}
+            agreement = {}
+            for name, (cosine_N, counts_N) in compared.items():
+                agreement[f"cosine_{name}"] = torch.where(counts_N, cosine_N.detach(), 0.0).sum()
+                agreement[f"count_{name}"] = counts_N.sum().to(torch.float32)
+        return terms, agreement
 
-    def _reduce(self, cosine_N: Tensor, counts_N: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss, mean cosine) over what counts. Ranks average their results, so each divides by the mean count."""
-        count = self.global_mean(counts_N.sum().to(torch.float32))
+    def _reduce(self, cosine_N: Tensor, counts_N: Tensor) -> Tensor:
+        """The loss over what counts. Ranks average their results, so each divides by the mean count."""
         distance = torch.where(counts_N, 1 - cosine_N, 0.0).sum()
-        mean_distance = distance / count.clamp(min=1 / self.world)
-        # With nothing to compare, the mean cosine logged is 1 - 0 and the loss 0.
-        loss = mean_distance if self.config.reduction == "mean" else distance * self.world
-        return loss, 1 - mean_distance.detach()
+        if self.config.reduction == "sum":
+            return distance * self.world
+        return distance / self.global_mean(counts_N.sum().to(torch.float32)).clamp(min=1 / self.world)
 
 
 def cells(sizes_B2: Tensor, stride: int) -> Tensor:

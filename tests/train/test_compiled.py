@@ -1,0 +1,98 @@
+"""A whole run with its step compiled: one graph per network and canvas, and the results of the eager run."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from pipeline.ranks import World
+from pipeline.views import ViewConfig
+from train.ahead import views_ahead
+from train.logs import read_log
+from train.run import train
+
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def two_canvases(student_config, packed):
+    """Three buckets of ratios give two student canvases here. A score threshold of 0 finds something at any time."""
+    model = replace(student_config.model, score_threshold=0.0)
+    views = ViewConfig(ratio_range=(0.4, 1.0), ratio_buckets=3, corruptions=())
+    return replace(student_config, model=model, views=views, val=packed, val_every=6, steps=12, log_every=1)
+
+
+@pytest.fixture
+def counter(monkeypatch):
+    """Stands in for inductor, and counts the graphs it is given."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    yield counter
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_one_graph_per_network_and_canvas_and_equals_the_eager_one(
+    begin, two_canvases, counter, tmp_path
+):
+    eager = replace(two_canvases, out=tmp_path / "eager")
+    assert train(eager, WORLD) == 0
+    assert counter.frame_count == 0
+
+    trainer = begin(replace(two_canvases, compile="on"))
+    canvases, graphs = [], []
+    one_step = trainer.one_step
+
+    def step_and_note(views, *more):
+        one_step(views, *more)
+        canvases.append(tuple(views.student_B3hw.shape[-2:]))
+        graphs.append(counter.frame_count)
+
+    trainer.one_step = step_and_note
+    assert trainer.train() == 0
+    seen_at = [len(set(canvases[: step + 1])) for step in range(12)]
+    assert seen_at[5] == 2, "both canvases before the first measuring, or the counts below mean nothing"
+    assert graphs[:6] == [1 + seen for seen in seen_at[:6]]  # the teacher's, and the learner's of each canvas
+    assert graphs[6:] == [4] * 6  # and the detector's, since the first measuring
+    assert counter.frame_count == 4
+
+    for ours, theirs in zip(*(read_log(run / "log.jsonl") for run in (trainer.config.out, eager.out)), strict=True):
+        if "losses" in ours:
+            assert ours["losses"] == pytest.approx(theirs["losses"], rel=2e-2, abs=1e-3)
+    first, second = (next(read_log_losses(run)) for run in (trainer.config.out, eager.out))
+    assert first == pytest.approx(second, rel=1e-4)
+
+
+def read_log_losses(run):
+    return (line["losses"] for line in read_log(run / "log.jsonl") if "losses" in line)
+
+
+def test_cuda_graphs_on_a_cpu_are_an_error(begin, student_config):
+    with pytest.raises(ValueError, match=r"compile is cuda_graphs, but the run is on a CPU"):
+        begin(replace(student_config, compile="cuda_graphs"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["off", "on", "cuda_graphs"])
+def test_between_two_log_lines_a_gpu_is_never_waited_for(begin, two_canvases, kind):
+    """Every canvas is seen twice first, for what is set up once: compiling, graphs, the allocator's memory."""
+    config = replace(two_canvases, device="cuda", compile=kind, val=None, val_every=None, log_every=100)
+    trainer = begin(config, World(0, 1, torch.device("cuda", torch.cuda.current_device())))
+    seen, checked = [], 0
+    with trainer.loader:
+        try:
+            for step, (views, _) in enumerate(views_ahead(trainer.loader, trainer.maker, range(60))):
+                canvas = tuple(views.student_B3hw.shape[-2:])
+                if min(seen.count(size) for size in ((64, 64), (64, 96))) > 2:
+                    torch.cuda.set_sync_debug_mode("error")
+                    checked += 1
+                seen.append(canvas)
+                trainer.one_step(views, step, 1e-4)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert checked > 5
+    assert trainer.window.read(50, 60).means["total"] > 0

@@ -1,0 +1,134 @@
+"""Measuring while training: after saving, so that a kill loses nothing, and without any effect on what is trained."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.ranks import World
+from train.checkpoint import Checkpoints, read_state
+from train.logs import read_log
+from train.run import train
+from train.trainer import STOPPED, Trainer
+
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def measured_config(student_config, packed):
+    """A score threshold of 0, so that a detector that has learnt nothing has detections, and an AP, all the same."""
+    optimizer = replace(student_config.optimizer, ema_decay=0.9)
+    model = replace(student_config.model, score_threshold=0.0)
+    return replace(student_config, val=packed, val_every=2, optimizer=optimizer, model=model)
+
+
+def validations(run):
+    return {line["step"]: line["validation"] for line in read_log(run / "log.jsonl") if "validation" in line}
+
+
+def tensors(run):
+    newest = Checkpoints(run, 1).newest()
+    return load_file(newest / "model.safetensors") | load_file(newest / "training.safetensors")
+
+
+def assert_same_tensors(run, other):
+    ours, theirs = tensors(run), tensors(other)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_measuring_changes_nothing_that_is_trained(measured_config, tmp_path):
+    assert train(measured_config, WORLD) == 0
+    found = validations(measured_config.out)
+    assert list(found) == [2, 4, 6]
+    assert all(score["mAP"] > 0 for score in found.values()), "without a detection the test shows nothing"
+    without = replace(measured_config, val=None, val_every=None, out=tmp_path / "without")
+    assert train(without, WORLD) == 0
+    assert_same_tensors(measured_config.out, without.out)
+
+
+def test_the_score_is_of_the_weights_that_are_saved_and_lies_beside_them(measured_config, monkeypatch):
+    """Those of the moving average."""
+    seen = []
+
+    def note(self, detector, detect=None):
+        seen.append({name: value.clone() for name, value in detector.state_dict().items()})
+        return {"AP50": 10.0 + len(seen), "mAP": 5.0}
+
+    monkeypatch.setattr(Trainer, "measure", note)
+    teacher, *_ = (note(None, torch.nn.Linear(1, 1)),)  # the first call is about the teacher
+    monkeypatch.setattr(Trainer, "judge_teacher", lambda *_: None)
+    config = replace(measured_config, keep=10)
+    assert train(config, WORLD) == 0
+    checkpoints = Checkpoints(config.out, 1)
+    for step, held in zip((2, 4, 6), seen[1:], strict=True):
+        folder = checkpoints.folder / f"step-{step:08d}"
+        saved = load_file(folder / "model.safetensors")
+        assert all(torch.equal(saved[name], held[name]) for name in saved)
+        score = teacher["AP50"] + step // 2
+        assert json.loads((folder / "model.json").read_text())["extra"]["AP50"] == score
+        assert read_state(folder)["score"] == score
+    assert checkpoints.best() == {"checkpoint": "step-00000006", "score": 14.0}
+    assert not torch.equal(seen[1]["rpn.head.conv.0.0.weight"], tensors(config.out)["weights.rpn.head.conv.0.0.weight"])
+
+
+@pytest.mark.parametrize("moment", [2, 6])
+def test_killed_while_measuring_and_restarted_equals_undisturbed(measured_config, monkeypatch, tmp_path, moment):
+    """In the middle of the run, and after its last step."""
+    whole = replace(measured_config, out=tmp_path / "whole")
+    assert train(whole, WORLD) == 0
+    measure = Trainer.measure
+
+    def killed(self, detector, detect=None):
+        if self.step == moment:
+            raise KeyboardInterrupt
+        return measure(self, detector, detect)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "measure", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(measured_config, WORLD)
+    newest = Checkpoints(measured_config.out, 1).newest()
+    state = read_state(newest)
+    assert (state["step"], state["score"], state["finished"]) == (moment, None, False)
+    assert train(measured_config, WORLD) == 0
+    assert validations(measured_config.out) == validations(whole.out)
+    assert_same_tensors(measured_config.out, whole.out)
+    assert Checkpoints(measured_config.out, 1).best() == Checkpoints(whole.out, 1).best()
+    assert read_state(Checkpoints(measured_config.out, 1).newest())["finished"]
+
+
+def test_sigterm_saves_before_it_measures(begin, measured_config, monkeypatch):
+    """At the last step too: the score is left to the next start, which measures the final weights."""
+    trainer = begin(measured_config)
+    one_step = trainer.one_step
+
+    def step_and_signal(views, step, rate, stop):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        one_step(views, step, rate, stop)
+
+    trainer.one_step = step_and_signal
+    assert trainer.train() == STOPPED
+    state = read_state(Checkpoints(measured_config.out, 1).newest())
+    assert (state["step"], state["score"], state["finished"]) == (6, None, False)
+    assert list(validations(measured_config.out)) == [2, 4]
+    assert train(measured_config, WORLD) == 0
+    assert list(validations(measured_config.out)) == [2, 4, 6]
+    state = read_state(Checkpoints(measured_config.out, 1).newest())
+    assert state["finished"]
+    assert state["score"] == validations(measured_config.out)[6]["AP50"]
+
+
+def test_a_run_whose_score_is_not_wanted_any_more_is_finished(begin, measured_config, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "measure_saved", lambda *_: None)
+        assert begin(measured_config).train() == 0
+    assert not read_state(Checkpoints(measured_config.out, 1).newest())["finished"]
+    assert train(replace(measured_config, val=None, val_every=None), WORLD) == 0
+    assert read_state(Checkpoints(measured_config.out, 1).newest())["finished"]

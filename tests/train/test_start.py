@@ -1,0 +1,174 @@
+"""What a run finds when it starts or continues: its teacher, its files on every rank, what it does not need again."""
+
+import errno
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline.ranks import World
+from train.checkpoint import Checkpoints, lock
+from train.logs import read_log
+from train.run import find_newest, train
+from train.trainer import STOPPED, Trainer
+
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def begun(begin, student_config):
+    """A run that was ended after its first step."""
+    trainer = begin(student_config)
+    trainer.stopping = True
+    assert trainer.train() == STOPPED
+    return student_config
+
+
+def test_the_first_line_says_hardware_loader_and_kernels(student_config, capsys):
+    assert train(replace(student_config, steps=1), WORLD) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert f"torch {torch.__version__}" in first
+    assert first.endswith("; loader cpu, kernels Numba on CPU")
+
+
+def test_another_teacher_is_refused_and_a_moved_one_is_not(begun, teacher_run, tmp_path):
+    other = shutil.copytree(teacher_run, tmp_path / "other")
+    continued = replace(begun, teacher=other)
+    weights = Checkpoints(other, 1).newest() / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=r"--teacher .*other is not the teacher this run was trained with"):
+        train(continued, WORLD)
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert train(continued, WORLD) == 0
+
+
+def test_backbone_weights_are_not_asked_for_where_a_checkpoint_replaces_them(begun, begin, monkeypatch, tmp_path):
+    def no_file(backbone):
+        raise ValueError(f"ImageNet weights of {backbone}: the download failed")
+
+    monkeypatch.setattr("model.weights.find_imagenet_file", no_file)
+    with pytest.raises(ValueError, match="download failed"):
+        begin(replace(begun, out=tmp_path / "new"))
+    assert train(begun, WORLD) == 0
+    begin(replace(begun, out=tmp_path / "from_teacher", student_init="teacher")).loader.close()
+
+
+def test_a_run_continues_compiled_or_not(begun):
+    assert train(replace(begun, compile="auto"), WORLD) == 0
+
+
+def test_every_rank_takes_what_rank_0_found(student_config, monkeypatch, tmp_path):
+    newest = student_config.out / "checkpoints" / "step-00000002"
+    newest.mkdir(parents=True)
+    (newest / "COMPLETE").touch()
+    monkeypatch.setattr(World, "share", lambda self, value: newest)
+    second = World(1, 2, torch.device("cpu"))
+    checkpoints = Checkpoints(student_config.out, 2)
+    assert find_newest(student_config, checkpoints, second) == newest
+    (newest / "COMPLETE").unlink()
+    with pytest.raises(ValueError, match=r"rank 1 does not see .*step-00000002.*file system that all nodes share"):
+        find_newest(student_config, checkpoints, second)
+    monkeypatch.setattr(World, "share", lambda self, value: None)
+    with pytest.raises(ValueError, match=r"rank 1 does not see .*config.json"):
+        find_newest(student_config, checkpoints, second)
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, capsys):
+    def fails(code):
+        def flock(*_):
+            raise OSError(code, "from the file system")
+
+        return flock
+
+    for code in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+        monkeypatch.setattr("fcntl.flock", fails(code))
+        lock(tmp_path).close()
+        assert "has no locks" in capsys.readouterr().out
+    monkeypatch.setattr("fcntl.flock", fails(errno.EIO))
+    with pytest.raises(OSError, match="from the file system"):
+        lock(tmp_path)
+
+
+def test_out_of_memory_after_a_checkpoint_asks_for_another_folder(begun, monkeypatch):
+    def full(self):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "train", full)
+    with pytest.raises(ValueError, match=r"fewer --distill.strides \(now \(8, 16, 32\)\).*another --out"):
+        train(begun, WORLD)
+
+
+def test_loader_options_reach_the_loader(begin, student_config, monkeypatch):
+    given = {}
+
+    def note(*_, **options):
+        given.update(options)
+        raise InterruptedError
+
+    monkeypatch.setattr("train.trainer.open_loader", note)
+    loader = replace(student_config.loader, name="auto", threads=3, prefetch=5, hardware_share=0.5)
+    with pytest.raises(InterruptedError):
+        begin(replace(student_config, loader=loader))
+    assert (given["threads"], given["prefetch"], given["hardware_share"]) == (3, 5, 0.5)
+
+
+def test_bfloat16_trains_float32_weights_near_float32(begin, student_config, tmp_path):
+    """On a CPU too: the losses of the first step are those of float32, as near as two or three digits carry."""
+    lines = []
+    for precision in ("float32", "bfloat16"):
+        config = replace(student_config, precision=precision, out=tmp_path / precision, steps=2, log_every=1)
+        trainer = begin(config)
+        assert trainer.train() == 0
+        assert all(value.dtype == torch.float32 for value in trainer.parameters.values())
+        lines.append(read_log(config.out / "log.jsonl")[0]["losses"])
+    exact, rounded = lines
+    assert exact != rounded
+    assert rounded == pytest.approx(exact, rel=0.1, abs=0.02)
+
+
+class NotedProgress:
+    """Stands in for the live display."""
+
+    made: list = []  # noqa: RUF012
+
+    def __init__(self, description, total, unit="images", done=0, quiet=False):
+        self.total, self.done = total, done
+        NotedProgress.made.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def advance(self, count=1, note=""):
+        self.done += count
+
+
+def test_the_display_ends_at_the_total_after_a_stop_in_a_window_and_a_window_of_bad_steps(
+    begin, student_config, monkeypatch
+):
+    monkeypatch.setattr("train.trainer.Progress", NotedProgress)
+    config = replace(student_config, save_every=3, log_every=2, steps=8)
+    trainer = begin(config)
+    trainer.total = 3
+    monkeypatch.setattr(trainer, "read_out", lambda log: False)  # as if killed before a log line
+    trainer.train()
+    trainer = begin(config)
+    assert (trainer.step, trainer.last_read) == (3, 0)
+    start = trainer.maker.start
+
+    def start_poisoned(batch, draw):
+        started = start(batch, draw)
+        if draw in (4, 5):  # the whole window before log line 6
+            started.views.student_B3hw[0, 0, 0, 0] = float("nan")
+        return started
+
+    monkeypatch.setattr(trainer.maker, "start", start_poisoned)
+    monkeypatch.setattr(trainer, "last_read", 2)
+    assert trainer.train() == 0
+    assert NotedProgress.made[-1].done == NotedProgress.made[-1].total == 8 * 4
