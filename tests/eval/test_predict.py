@@ -100,6 +100,25 @@ def test_a_film_keeps_its_frames_size_and_rate(scored, tmp_path, monkeypatch):
     assert count == 7
 
 
+def test_a_film_that_ends_early_is_named(scored, tmp_path, monkeypatch, capsys):
+    """Cut in the middle: what could be read is kept, the exit code tells. Its header still promises all frames."""
+    film = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (150, 100))
+    source = cv2.imread(str(scored.sources["night_rainy"] / "images" / "0.png"))
+    for number in range(40):
+        writer.write(cv2.resize(np.roll(source, 3 * number, axis=1), (150, 100)))
+    writer.release()
+    assert call(monkeypatch, *sized(scored, [film], tmp_path / "whole")) == 0
+    content = film.read_bytes()
+    film.write_bytes(content[: len(content) // 2])
+    assert cv2.VideoCapture(str(film)).get(cv2.CAP_PROP_FRAME_COUNT) == 40
+    assert call(monkeypatch, *sized(scored, [film], tmp_path / "cut")) == 1
+    assert "of about 40 frames could be read" in capsys.readouterr().out
+    found = json.loads((tmp_path / "cut" / "predictions.json").read_text())
+    assert 10 < len(found["images"][0]["frames"]) < 30
+    assert len(found["skipped"]) == 1
+
+
 def test_globs_and_equal_names_do_not_overwrite_each_other(pictures, tmp_path):
     files, missing = find_inputs((str(pictures / "**" / "*.png"), str(pictures / "deep"), str(pictures / "grey.jpg")))
     assert missing == []

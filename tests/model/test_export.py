@@ -40,10 +40,11 @@ def pictures(num_images):
     return images, torch.tensor([[96, 128], [51, 77], [90, 33]])[:num_images]
 
 
-def assert_same(got, wanted):
+def assert_same(got, wanted, relative=0.0):
+    """Within 0.001: pixels, scores, and labels and counts exactly."""
     assert wanted[3].sum() > 10
     for ours, theirs in zip(wanted, got, strict=True):
-        torch.testing.assert_close(torch.as_tensor(theirs), ours, rtol=1e-3, atol=1e-3, check_dtype=False)
+        torch.testing.assert_close(torch.as_tensor(theirs), ours, rtol=relative, atol=1e-3, check_dtype=False)
 
 
 @pytest.mark.slow
@@ -99,6 +100,7 @@ def test_state_dict_runs_in_torchvision(lively_detector, tmp_path, capsys):
     assert_same(
         (found["boxes"], found["scores"], found["labels"], torch.tensor(len(found["scores"]))),
         (wanted[0][0, :count], wanted[1][0, :count], wanted[2][0, :count], wanted[3][0]),
+        relative=1e-4,  # torchvision's own forward sums in another order: thousandths of a pixel on large boxes
     )
 
 
