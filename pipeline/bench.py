@@ -2,7 +2,8 @@
 
 On files made here (1280x720 JPEG, a textured scene) it measures, in one run and interleaved round by round:
 packing; the plain PyTorch way (DataLoader + torchvision decode, resize and padding of the original files); every loader
-with several thread counts, with the share of time the consumer waits; opening 100,000 records. Speeds are medians.
+with several thread counts, with the share of time the consumer waits; the default loader with several batches made
+ahead (`prefetch`); opening 100,000 records. Speeds are medians.
 A loader whose batches differ from a direct decoding is reported as wrong, gets no speed, and the command ends with 1.
 """
 
@@ -32,7 +33,7 @@ from pipeline import diverse_weather
 from pipeline.batch import Batch
 from pipeline.card import build_card
 from pipeline.console import describe_hardware, run_entry, say
-from pipeline.loader import NAMES, open_loader
+from pipeline.loader import NAMES, choose_loader, open_loader
 from pipeline.pack import ROW_GROUP
 from pipeline.packed import PackedDataset
 from pipeline.pixels import decode_packed, encode
@@ -55,8 +56,8 @@ class BenchOptions:
     rounds: int = 3
     device: str = ""
     """Default: cuda when there is one, else cpu."""
-    prefetch: int = 3
-    """Batches made ahead."""
+    prefetch: tuple[int, ...] = (1, 2, 3, 6)
+    """Batches made ahead, tried with the default loader and the most threads; all else has the loader's own default."""
     hardware_share: float | None = None
     """Of the images that the GPU's JPEG engine decodes, for the loader dali on a GPU. Default: the loader's own."""
     records: int = 100_000
@@ -134,7 +135,12 @@ def plain_rate(
 
 
 def loader_rate(
-    dataset: PackedDataset, name: str, options: BenchOptions, threads: int, device: torch.device
+    dataset: PackedDataset,
+    name: str,
+    options: BenchOptions,
+    threads: int,
+    device: torch.device,
+    prefetch: int | None = None,
 ) -> tuple[float, float]:
     """(images/s when the consumer does nothing else, share of time it waits at 80 % of that rate).
 
@@ -153,7 +159,7 @@ def loader_rate(
         device=device,
         name=name,
         threads=threads,
-        prefetch=options.prefetch,
+        prefetch=prefetch,
         hardware_share=share,
     ) as loader:
         for _ in range(5):  # what was made ahead, and warming up
@@ -297,6 +303,8 @@ def bench(options: BenchOptions, folder: Path) -> dict[str, Any]:
         except ValueError as error:
             wrong[name] = str(error)
             say(f"{name}: {error}")
+    default = choose_loader(device)
+    ahead: dict[int, list[tuple[float, float]]] = {depth: [] for depth in options.prefetch}
     plain: dict[int, list[float]] = {count: [] for count in threads}
     for round in range(options.rounds):
         for count in threads:
@@ -307,6 +315,8 @@ def bench(options: BenchOptions, folder: Path) -> dict[str, Any]:
                 if name not in wrong:
                     measured = loader_rate(dataset, name, options, count, device)
                     rates.setdefault(name, {}).setdefault(count, []).append(measured)
+        for depth in () if default in wrong else options.prefetch:
+            ahead[depth].append(loader_rate(dataset, default, options, max(threads), device, depth))
         say(f"round {round + 1} of {options.rounds} is done")
     figures: dict[str, Any] = {
         "hardware": describe_hardware(),
@@ -332,6 +342,14 @@ def bench(options: BenchOptions, folder: Path) -> dict[str, Any]:
             }
             for name, by_count in rates.items()
         },
+        "prefetch": {
+            depth: {
+                "images_per_s": statistics.median(rate for rate, _ in values),
+                "waiting_share_at_80_percent": statistics.median(share for _, share in values),
+            }
+            for depth, values in ahead.items()
+            if values
+        },
         "wrong": wrong,
     }
     if options.records:
@@ -355,6 +373,9 @@ def show(figures: dict[str, Any]) -> str:
             row = by_count[count]
             ratio, waiting = row["ratio_to_plain"], row["waiting_share_at_80_percent"]
             lines.append(f"  {name:12s}  {count:7d}  {row['images_per_s']:8.0f}  {ratio:7.2f}  {100 * waiting:5.1f} %")
+    for depth, row in figures["prefetch"].items():
+        rate, waiting = row["images_per_s"], row["waiting_share_at_80_percent"]
+        lines.append(f"  prefetch {depth}: {rate:.0f} images/s, waiting {100 * waiting:.1f} %")
     lines += [f"  {name}: WRONG, not timed: {error}" for name, error in figures["wrong"].items()]
     if "opening" in figures:
         opening = figures["opening"]

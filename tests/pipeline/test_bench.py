@@ -77,13 +77,15 @@ def test_bench_of_a_few_pictures_marks_what_is_wrong(monkeypatch, tmp_path, brea
 def test_command_line(tmp_path):
     command = [sys.executable, "-m", "pipeline.bench", "--json", str(tmp_path / "bench.json"), "--images", "8"]
     command += ["--threads", "1", "--loaders", "cpu", "--seconds", "0.1", "--rounds", "1", "--records", "30"]
-    command += ["--batch-size", "2"]
+    command += ["--batch-size", "2", "--prefetch", "1", "4"]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "bench.json").read_text())
     row = figures["loaders"]["cpu"]["1"]
     assert row["ratio_to_plain"] == pytest.approx(row["images_per_s"] / figures["plain"]["1"])
     assert 0 <= row["waiting_share_at_80_percent"] <= 1
+    assert list(figures["prefetch"]) == ["1", "4"]
+    assert "prefetch 4: " in done.stdout
     assert figures["opening"]["records"] == 30
     assert figures["original_bytes"] > figures["packed_bytes"] > 0
     assert figures["packing_images_per_s"] > 0

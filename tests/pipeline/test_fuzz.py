@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import xml.etree.ElementTree as ElementTree
@@ -21,11 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline import pixels
 from pipeline.loader import open_loader
 from pipeline.packed import PackedDataset
+from pipeline.problems import Problem
 from pipeline.sources import Source, read_source
 
 COUNT = int(os.environ.get("FAIRWEATHER_FUZZ", "1100"))
@@ -100,9 +103,19 @@ def within(seconds: float, work: Callable[[], object]) -> object:
         signal.signal(signal.SIGALRM, old)
 
 
-def check_samples(source: Source, truth: dict[str, list[tuple] | None]) -> None:
-    """Against {picture stem: [(class name, x1, y1, x2, y2), ...] as anyone would read it, or None when unreadable}."""
-    faulty = Counter(problem.file for problem in source.problems if problem.skips == "box")
+def own_stem(problem: Problem) -> str | None:
+    """The picture a fault belongs to, where every picture has an annotation file of its own."""
+    return Path(problem.file).stem
+
+
+def check_samples(
+    source: Source, truth: dict[str, list[tuple] | None], owner: Callable[[Problem], str | None] = own_stem
+) -> None:
+    """Against {picture stem: [(class name, x1, y1, x2, y2, ignore), ...] as anyone would read it, None: unreadable}.
+
+    owner: a fault -> the stem of its picture, or None when nobody can know (it may then excuse any).
+    """
+    faulty = Counter(owner(problem) for problem in source.problems if problem.skips == "box")
     for sample in source.samples:
         h, w = sample.size
         boxes, labels = sample.boxes_N4, sample.labels_N
@@ -114,17 +127,18 @@ def check_samples(source: Source, truth: dict[str, list[tuple] | None]) -> None:
         expected = truth.get(sample.path.stem)
         if expected is None:
             continue
-        wanted = [(name, np.clip(np.array(box), 0, (w, h, w, h))) for name, *box in expected]
-        for box, label in zip(boxes, labels, strict=True):
+        wanted = [(name, ignore, np.clip(np.array(box), 0, (w, h, w, h))) for name, *box, ignore in expected]
+        for box, label, ignore in zip(boxes, labels, sample.ignore_N.tolist(), strict=True):
             name = source.classes[label - 1]
             near = [
                 i
-                for i, (other, ref) in enumerate(wanted)
-                if other == name and np.abs(ref - box).max() < 1e-3 * max(h, w)
+                for i, (*other, ref) in enumerate(wanted)
+                if other == [name, ignore] and np.abs(ref - box).max() < 1e-3 * max(h, w)
             ]
-            assert near, f"{sample.path.name}: {name} {box} is not in the file, which has {wanted}"
+            assert near, f"{sample.path.name}: {name} {box} {ignore} is not in the file, which has {wanted}"
             del wanted[near[0]]
-        assert len(wanted) <= sum(faulty.values()), f"{sample.path.name}: {wanted} were lost without a word"
+        excused = faulty[sample.path.stem] + faulty[None]
+        assert len(wanted) <= excused, f"{sample.path.name}: {wanted} were lost without a word"
 
 
 def truth_of_xml(path: Path) -> list[tuple] | None:
@@ -134,6 +148,7 @@ def truth_of_xml(path: Path) -> list[tuple] | None:
             (
                 node.findtext("name", "").strip(),
                 *(float(node.find("bndbox").findtext(tag)) - shift for tag, shift in CORNERS),
+                node.findtext("difficult", "").strip() == "1",
             )
             for node in root.findall("object")
         ]
@@ -156,7 +171,7 @@ def truth_of_label(path: Path, names: list[str], size: tuple[int, int]) -> list[
                 box = (cx - bw / 2, cy - bh / 2, cx + bw / 2, cy + bh / 2)
             else:
                 box = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
-            found.append((names[int(row[0])], box[0] * w, box[1] * h, box[2] * w, box[3] * h))
+            found.append((names[int(row[0])], box[0] * w, box[1] * h, box[2] * w, box[3] * h, False))
         return found
     except Exception:
         return None
@@ -176,6 +191,7 @@ def truth_of_coco(path: Path) -> dict[str, list[tuple] | None]:
                     *row["bbox"][:2],
                     row["bbox"][0] + row["bbox"][2],
                     row["bbox"][1] + row["bbox"][3],
+                    bool(row.get("iscrowd", 0) or row.get("ignore", 0)),
                 )
                 for row in rows
             ]
@@ -188,13 +204,34 @@ def truth_of_bdd(path: Path) -> dict[str, list[tuple] | None]:
     try:
         return {
             frame["name"].removesuffix(".jpg"): [
-                (label["category"].strip(), *(float(label["box2d"][key]) for key in ("x1", "y1", "x2", "y2")))
+                (
+                    label["category"].strip(),
+                    *(float(label["box2d"][key]) for key in ("x1", "y1", "x2", "y2")),
+                    bool(label.get("attributes", {}).get("crowd")),
+                )
                 for label in frame["labels"]
             ]
             for frame in json.loads(path.read_bytes())
         }
     except Exception:
         return {}
+
+
+def owner_in_coco(path: Path, problem: Problem) -> str | None:
+    try:
+        data = json.loads(path.read_bytes())
+        row = data["annotations"][int(re.match(r"annotations\[(\d+)\]", problem.where)[1])]
+        (name,) = (image["file_name"] for image in data["images"] if image["id"] == row["image_id"])
+        return Path(name).stem
+    except Exception:
+        return None
+
+
+def owner_in_bdd(path: Path, problem: Problem) -> str | None:
+    try:
+        return Path(json.loads(path.read_bytes())[int(re.match(r"\[(\d+)\]", problem.where)[1])]["name"]).stem
+    except Exception:
+        return None
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +264,10 @@ def world(tmp_path_factory) -> dict[str, Path]:
     (folder / "coco/annotations").mkdir()
     (folder / "coco/annotations/instances_train.json").write_text(json.dumps(data))
     box = {"x1": 1.5, "y1": 2.25, "x2": 10, "y2": 12}
-    labels = [{"category": "car", "box2d": box}, {"category": "bus", "box2d": {**box, "x2": 20.5}}]
+    labels = [
+        {"category": "car", "box2d": box, "attributes": {"crowd": True}},
+        {"category": "bus", "box2d": {**box, "x2": 20.5}},
+    ]
     (folder / "bdd/labels").mkdir()
     frames = [
         {"name": "5.jpg", "attributes": {"weather": "clear"}, "labels": labels},
@@ -249,6 +289,7 @@ def read(root: Path, format: str, **options) -> Source | None:
 
 def try_annotations(world: dict[str, Path], target: str) -> None:
     options = {"classes": ("bus", "car")}
+    owner: Callable[[Problem], str | None] = own_stem
     if target in ("xml", "list"):
         source = read(world["voc"], "voc", **options)
         truth = {stem: truth_of_xml(world["voc"] / f"Annotations/{stem}.xml") for stem in "ab"}
@@ -260,18 +301,21 @@ def try_annotations(world: dict[str, Path], target: str) -> None:
             truth = {stem: truth_of_label(world["yolo"] / f"train/labels/{stem}.txt", names, (20, 30)) for stem in "ab"}
     elif target == "coco":
         source = read(world["coco"], "coco")
-        truth = truth_of_coco(world["coco"] / "annotations/instances_train.json")
+        path = world["coco"] / "annotations/instances_train.json"
+        truth, owner = truth_of_coco(path), partial(owner_in_coco, path)
     else:
         source = read(world["bdd"], "bdd", **options)
-        truth = truth_of_bdd(world["bdd"] / "labels/train.json")
+        path = world["bdd"] / "labels/train.json"
+        truth, owner = truth_of_bdd(path), partial(owner_in_bdd, path)
     if source is not None:
-        check_samples(source, truth)
+        check_samples(source, truth, owner)
 
 
-def try_packed(path: Path, reference: list[tuple], records: list[bytes]) -> None:
+def try_packed(path: Path, names: tuple, reference: list[tuple], records: list[bytes]) -> None:
     """Whatever was changed: refused with a message, or the very same data."""
     try:
         with PackedDataset(path) as dataset:
+            assert (dataset.classes, dataset.canvases) == names
             for i in range(len(dataset)):
                 assert bytes(dataset.jpeg(i)) == records[i]
                 for got, expected in zip(dataset.target(i), reference[i], strict=True):
@@ -302,16 +346,17 @@ def test_mutated_files(world, target):
     kind, name = FILES[target]
     path = world[kind] / name
     whole = path.read_bytes()
-    reference, records = [], []
+    names, reference, records = (), [], []
     if kind == "packed":
         with PackedDataset(world["packed"]) as dataset:
             reference = [tuple(part.copy() for part in dataset.target(i)) for i in range(len(dataset))]
             records = [bytes(dataset.jpeg(i)) for i in range(len(dataset))]
+            names = (dataset.classes, dict(dataset.canvases))
     clean = pixels.decode_rgb(whole) if target == "picture" else None
 
     def attempt() -> None:
         if kind == "packed":
-            try_packed(world["packed"], reference, records)
+            try_packed(world["packed"], names, reference, records)
         elif clean is not None:
             try:
                 image = pixels.decode_rgb(path.read_bytes())
@@ -335,6 +380,42 @@ def test_mutated_files(world, target):
                 raise
     finally:
         path.write_bytes(whole)
+
+
+@pytest.mark.slow
+def test_mutated_beton(beton_path, tmp_path):
+    """FFCV follows the pointers of the file blindly: nothing of it may reach FFCV unverified."""
+    pytest.importorskip("ffcv", reason="FFCV is not installed", exc_type=ImportError)
+    shutil.copytree(beton_path, tmp_path / "packed")
+    path = tmp_path / "packed/data.beton"
+    whole = path.read_bytes()
+
+    def read_all() -> torch.Tensor:
+        with (
+            PackedDataset(tmp_path / "packed") as dataset,
+            open_loader(dataset, 4, name="ffcv", shuffle=False, threads=2) as loader,
+        ):
+            return torch.cat([batch.images_BHW3.flatten() for batch in loader])
+
+    clean = read_all()
+
+    def attempt() -> None:
+        try:
+            assert torch.equal(read_all(), clean)
+        except ValueError as error:
+            check_message(error)
+
+    for number in range(COUNT // 10):
+        rng = random.Random(f"beton {number}")
+        data = mutate(whole, rng)
+        if number % 2:  # of the right size, so that more than the size has to be looked at
+            data = data[: len(whole)] + whole[len(data) :]
+        path.write_bytes(data)
+        try:
+            within(30, attempt)
+        except BaseException as error:
+            error.add_note(f"mutation {number} of data.beton")
+            raise
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP", "BMP", "PPM", "MPO"])
