@@ -87,7 +87,7 @@ def mpc_replicates(
 
 def comparable(a: dict, b: dict) -> bool:
     """Two contents of robustness.json whose cells mean the same."""
-    return all(a["identity"][part] == b["identity"][part] for part in PROTOCOL)
+    return all(a["identity"].get(part) == b["identity"].get(part) for part in PROTOCOL)
 
 
 def mpc_difference(a: EvaluatedRun, b: EvaluatedRun, metric: str = "voc07") -> Difference | None:
@@ -99,7 +99,7 @@ def mpc_difference(a: EvaluatedRun, b: EvaluatedRun, metric: str = "voc07") -> D
     if None in values or set(first["corruptions"]) != set(second["corruptions"]):
         return None
     interval = None
-    if all(first["identity"][part] == second["identity"][part] for part in DRAWN):
+    if all(first["identity"].get(part) == second["identity"].get(part) for part in DRAWN):
         first_B, second_B = (
             mpc_replicates(run.robustness_samples, list(first["corruptions"]), metric) for run in (a, b)
         )

@@ -230,7 +230,7 @@ def corruptions_section(runs: list[EvaluatedRun]) -> Html:
 
 def robustness_panel(found: dict) -> Html:
     summary = found["summary"]
-    tiles = [tile({"P": (summary["P"], summary["interval_P"])}, f"clean images, {domains.title(found['domain'])}")]
+    tiles = [tile({"P": (summary["P"], summary.get("interval_P"))}, f"clean images, {domains.title(found['domain'])}")]
     for part, what in (
         ("all", "all corruptions"),
         ("seen", "seen in its training"),

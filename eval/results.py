@@ -42,9 +42,7 @@ class EvaluatedRun:
     def robustness(self) -> dict | None:
         """robustness.json, where it was measured with the weights that were evaluated."""
         found = self.read("robustness.json")
-        if not found or found["identity"]["weights"] != self.results.get("weights"):
-            return None
-        return found
+        return found if found and found["identity"].get("weights") == self.results.get("weights") else None
 
     @cached_property
     def robustness_samples(self) -> dict[str, np.ndarray]:
