@@ -2,11 +2,14 @@
 
     python -m kernels.bench --device cpu --size 600x1000 --batch 16 --json build/bench.json --plot build/bench.png
 
-Every type is checked before it is timed (the deterministic ones against the reference, the random ones against the
-reference's mean and spread; on a GPU every pixel against the CPU) and a wrong one gets no time. Times are the best of
-several runs, ours and the reference's in turn in the same process, mean over the five severities. `mean_speedup` is
-the reference's mean time over ours, for the 15 types of training: how much faster a run's corruptions are; the
-geometric mean of the types' own ratios is `geometric_speedup`. `--sheet FILE` draws the 19 x 5 for eyes.
+Every type is checked before it is timed, pixel by pixel against the reference given the same random numbers
+(`kernels.bench_check`; on a GPU also against the CPU), and so are the views; a wrong one gets no time. Times are the
+best of several runs, ours and the reference's in turn in the same process, mean over the five severities.
+`mean_speedup` is the reference's mean time over ours, for the 15 types of training: how much faster a run's corruptions
+are; the geometric mean of the types' own ratios is `geometric_speedup`. `--sheet FILE` draws the 19 x 5 for eyes.
+
+`--threads 2` also times everything on one thread in turn: `thread_scaling` is one thread's time over that of both, an
+image's rows shared and a batch's images shared, beside that of a loop that shares nothing (what the machine can give).
 """
 
 import json
@@ -25,10 +28,9 @@ from typing import Any
 import numpy as np
 
 import kernels
-from kernels import severity
-from kernels.bench_tools import bench_others, best_ms, draw_plot, draw_sheet, queued_ms
-
-DETERMINISTIC = ("brightness", "contrast", "saturate", "pixelate", "defocus_blur", "gaussian_blur", "zoom_blur")
+from kernels import cpu, parameters, severity
+from kernels.bench_check import differs_from_cpu, problem, view_problem
+from kernels.bench_tools import bench_others, best_ms, draw_plot, draw_sheet, machine_scaling, queued_ms
 
 
 @dataclass(frozen=True)
@@ -56,38 +58,6 @@ def picture(height: int, width: int) -> np.ndarray:
     return np.clip(image + random.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
 
 
-def problem(name: str, image: np.ndarray, ours: Callable[[int], np.ndarray]) -> str | None:
-    """What is wrong with our result, if anything."""
-    import imagecorruptions
-
-    for level in severity.SEVERITIES:
-        got = ours(level)
-        if got.shape != image.shape or got.dtype != np.uint8:
-            return f"severity {level}: {got.dtype} {got.shape}"
-        expected = imagecorruptions.corrupt(image, level, name)
-        error = np.abs(got.astype(int) - expected.astype(int))
-        if name in DETERMINISTIC and (error.max() > 2 or (error > 1).mean() > 0.001):
-            return f"severity {level}: off by {error.max()} levels, {(error > 1).mean():.2%} by more than one"
-        if name == "jpeg_compression" and (error.max() > 8 or error.mean() > 0.5):
-            return f"severity {level}: off by {error.max()} levels, {error.mean():.2f} in the mean"
-        if (got == image).all():
-            return f"severity {level}: the image is unchanged"
-        # One draw of fog or frost differs from the next by this much; frost is drawn, not the reference's photographs.
-        slack = 70 if name in ("frost", "fog") else 8
-        if abs(got.mean() - expected.mean()) > slack or abs(got.std() - expected.std()) > slack:
-            means = f"mean {got.mean():.1f} for {expected.mean():.1f}"
-            return f"severity {level}: {means}, spread {got.std():.1f} for {expected.std():.1f}"
-    return None
-
-
-def differs_from_cpu(name: str, image: np.ndarray, ours: Callable[[int], np.ndarray]) -> str | None:
-    for level in severity.SEVERITIES:
-        error = np.abs(ours(level).astype(int) - kernels.corrupt(image, level, name).astype(int)).max()
-        if error > 1:
-            return f"severity {level}: off by {error} levels from the CPU's pixels"
-    return None
-
-
 def bench_types(options: Options, image: np.ndarray) -> dict[str, dict]:
     import cv2
     import imagecorruptions
@@ -101,8 +71,8 @@ def bench_types(options: Options, image: np.ndarray) -> dict[str, dict]:
     if on_gpu:
         tensor = tensor.cuda()
 
-    def ours(name: str, level: int) -> Any:
-        result = kernels.corrupt(tensor if on_gpu else image, level, name, threads=options.threads)
+    def ours(name: str, level: int, threads: int = options.threads) -> Any:
+        result = kernels.corrupt(tensor if on_gpu else image, level, name, threads=threads)
         if on_gpu:
             torch.cuda.synchronize()
         return result
@@ -122,23 +92,26 @@ def bench_types(options: Options, image: np.ndarray) -> dict[str, dict]:
                 records[name] = {"wrong": wrong}
                 say(f"{name}: WRONG, no time is given: {wrong}")
                 continue
-            reference_ms, ours_ms = [], []
+            reference_ms, ours_ms, alone_ms = [], [], []
             for level in severity.SEVERITIES:
-                best = best_ms(
-                    {
-                        "reference": partial(imagecorruptions.corrupt, image, level, name),
-                        "ours": partial(ours, name, level),
-                    },
-                    options.repeats,
-                )
+                functions: dict[str, Callable[[], Any]] = {
+                    "reference": partial(imagecorruptions.corrupt, image, level, name),
+                    "ours": partial(ours, name, level),
+                }
+                if options.threads > 1:
+                    functions["alone"] = partial(ours, name, level, 1)
+                best = best_ms(functions, options.repeats)
                 reference_ms.append(best["reference"])
                 ours_ms.append(best["ours"])
+                alone_ms.append(best.get("alone", best["ours"]))
             records[name] = {
                 "reference_ms": float(np.mean(reference_ms)),
                 "ours_ms": float(np.mean(ours_ms)),
                 "speedup": float(np.mean(reference_ms) / np.mean(ours_ms)),
                 "images_per_second": float(1e3 / np.mean(ours_ms)),
             }
+            if options.threads > 1:
+                records[name]["thread_scaling"] = float(np.mean(alone_ms) / np.mean(ours_ms))
             progress.advance(1, f"{name} {records[name]['speedup']:.1f}x")
     return records
 
@@ -155,8 +128,22 @@ def copy_ms(options: Options, num_bytes: int) -> float:
     return queued_ms(lambda: target.copy_(source), 20)
 
 
-def bench_views(options: Options, image: np.ndarray, corruptions: tuple[str, ...]) -> dict[str, float]:
-    """Both views of a batch whose images draw among `corruptions`."""
+def corrupted_first(maker: Any, batch: Any, draw: int) -> np.ndarray:
+    """The batch's first image as the maker corrupts it, by the CPU's stages alone."""
+    height, width = batch.images_BHW3.shape[1:3]
+    pool = maker.pool((height, width), 0)
+    table = parameters.Table(len(batch.ids_B))
+    maker.draw_table(table, batch, maker.draw_bucket(0, draw), pool)
+    source_HX = batch.images_BHW3[0].cpu().numpy().reshape(height, 3 * width)
+    target_HX, workspace = np.zeros_like(source_HX), cpu.Workspace(height, width)
+    masks_M = cpu.NO_POOL if pool is None else pool.values_M
+    cpu.corrupt_image(source_HX, target_HX, table.rows_B[0], table.extra_BE[0], masks_M, workspace)
+    rows, columns = batch.sizes_B2[0].tolist()
+    return target_HX.reshape(height, width, 3)[:rows, :columns]
+
+
+def bench_views(options: Options, image: np.ndarray, corruptions: tuple[str, ...]) -> dict[str, Any]:
+    """Both views of a batch whose images draw among `corruptions`; of the host's time, with sizes not seen before."""
     import torch
 
     from pipeline.batch import Batch
@@ -167,10 +154,12 @@ def bench_views(options: Options, image: np.ndarray, corruptions: tuple[str, ...
     images_BHW3 = torch.zeros(options.batch, *canvas, 3, dtype=torch.uint8)
     images_BHW3[:, :height, :width] = torch.from_numpy(image)
     device = torch.device(options.device)
-    batches = [
-        Batch(
-            images_BHW3=images_BHW3.to(device),
-            sizes_B2=torch.tensor([(height, width)] * options.batch, dtype=torch.int32),
+    images_BHW3 = images_BHW3.to(device)
+
+    def new_batch(number: int, sizes_B2: np.ndarray) -> Batch:
+        return Batch(
+            images_BHW3=images_BHW3,
+            sizes_B2=torch.from_numpy(sizes_B2.astype(np.int32)),
             boxes_BG4=torch.zeros(options.batch, 64, 4, device=device),
             labels_BG=torch.zeros(options.batch, 64, dtype=torch.int64, device=device),
             ignore_BG=torch.zeros(options.batch, 64, dtype=torch.bool, device=device),
@@ -178,27 +167,48 @@ def bench_views(options: Options, image: np.ndarray, corruptions: tuple[str, ...
             epoch=0,
             seed=0,
         )
-        for number in range(4)
-    ]
-    maker = ViewMaker(ViewConfig(corruptions=corruptions), device, threads=options.threads)
 
-    def run() -> None:
+    batches = [new_batch(number, np.full((options.batch, 2), (height, width))) for number in range(4)]
+    config = ViewConfig(corruptions=corruptions)
+    maker = ViewMaker(config, device, threads=options.threads)
+    for draw, batch in enumerate(batches):
+        wrong = view_problem(batch, maker(batch, draw), corrupted_first(maker, batch, draw))
+        if wrong:
+            return {"wrong": wrong}
+
+    def run(maker: ViewMaker = maker) -> None:
         for draw, batch in enumerate(batches):
             maker(batch, draw)
 
-    record: dict[str, float] = {}
+    random = np.random.default_rng(0)
+    sizes = random.integers((height // 2, width // 2), (height + 1, width + 1), (21, options.batch, 2))
+    varied = [new_batch(number, sizes_B2) for number, sizes_B2 in enumerate(sizes)]
+    table, drawn, pool = parameters.Table(options.batch), [], maker.pool((canvas[0], canvas[1]), 0)
+    for draw, batch in enumerate(varied):
+        bucket, start = maker.draw_bucket(0, draw), time.perf_counter()
+        maker.draw_table(table, batch, bucket, pool)
+        drawn.append(1e6 * (time.perf_counter() - start))
+    record: dict[str, Any] = {"draw_us": float(np.median(drawn[1:])), "draw_most_us": max(drawn[1:])}
     if options.device == "cuda":
         record["batch_ms"] = queued_ms(run, 5) / len(batches)
         host = []
-        for _ in range(20):
+        for draw, batch in enumerate(varied):
             torch.cuda.synchronize()
             start = time.perf_counter()
-            maker.start(batches[0], 0)
-            host.append(time.perf_counter() - start)
-        record["host_us"] = 1e6 * float(np.median(host))
-        record["launches"] = count_launches(lambda: maker.start(batches[0], 0))
+            maker.start(batch, draw)
+            host.append(1e6 * (time.perf_counter() - start))
+        record["host_us"], record["host_most_us"] = float(np.median(host)), max(host)
+        record["launches"] = max(
+            count_launches(partial(maker.start, batch, draw)) for draw, batch in enumerate(varied[:4])
+        )
     else:
-        record["batch_ms"] = best_ms({"views": run}, options.repeats)["views"] / len(batches)
+        functions: dict[str, Callable[[], Any]] = {"views": run}
+        if options.threads > 1:
+            functions["alone"] = partial(run, ViewMaker(config, device, threads=1))
+        best = best_ms(functions, options.repeats)
+        record["batch_ms"] = best["views"] / len(batches)
+        if options.threads > 1:
+            record["thread_scaling"] = best["alone"] / best["views"]
     views = maker(batches[0], 0)
     teacher = views.teacher_B3HW
     assert teacher is not None
@@ -224,24 +234,43 @@ def count_launches(function: Callable[[], Any]) -> int:
 
 
 COLD = """
-import time
+import sys, time
+import torch
+device = torch.device(sys.argv[1])
+torch.zeros(1, device=device)
 start = time.perf_counter()
-import numpy as np
 import kernels
-image = np.zeros((96, 128, 3), np.uint8)
-for name in kernels.get_corruption_names("training"):
-    kernels.corrupt(image, 1, name)
+from pipeline.batch import Batch
+from pipeline.views import ViewConfig, ViewMaker
+images = torch.zeros(64, 96, 128, 3, dtype=torch.uint8, device=device)
+if device.type == "cpu":
+    for name in kernels.get_corruption_names("training"):
+        kernels.corrupt(images[0].numpy(), 1, name)
+batch = Batch(
+    images_BHW3=images,
+    sizes_B2=torch.tensor([(96, 128)] * 64, dtype=torch.int32),
+    boxes_BG4=torch.zeros(64, 1, 4, device=device),
+    labels_BG=torch.zeros(64, 1, dtype=torch.int64, device=device),
+    ignore_BG=torch.zeros(64, 1, dtype=torch.bool, device=device),
+    ids_B=torch.arange(64),
+    epoch=0,
+    seed=0,
+)
+ViewMaker(ViewConfig(), device)(batch)
+if device.type == "cuda":
+    torch.cuda.synchronize()
 print(time.perf_counter() - start)
 """
 
 
-def bench_cold() -> dict[str, float]:
-    """Seconds until the first image of each of the 15 types: with an empty cache, and in a second process."""
+def bench_cold(device: str) -> dict[str, float]:
+    """Seconds until a mixed batch of the 15 types (and on a CPU one image of each) is made, after torch's own start:
+    with an empty cache, and in a second process."""
     with tempfile.TemporaryDirectory() as folder:
         environment = dict(os.environ, FAIRWEATHER_CACHE=folder)
         seconds = []
         for _ in range(2):
-            command = [sys.executable, "-c", COLD]
+            command = [sys.executable, "-c", COLD, device]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
             seconds.append(float(done.stdout.split()[-1]))
     return {"first_process_s": seconds[0], "second_process_s": seconds[1]}
@@ -261,6 +290,10 @@ def summary(per_type: dict[str, dict]) -> dict[str, float]:
     }
 
 
+def views_made(result: dict) -> list[tuple[str, dict]]:
+    return [("mixed batch", result["mixed_batch"]), *result.get("views_per_type", {}).items()]
+
+
 def main() -> int:
     import torch
     import tyro
@@ -278,7 +311,6 @@ def main() -> int:
         raise ValueError(f"bench: size must be HEIGHTxWIDTH, for instance 600x1000; got {options.size}") from None
     if min(height, width) < 32:
         raise ValueError(f"bench: imagecorruptions takes images of 32 x 32 and more; got {options.size}")
-    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     say(describe_hardware())
     image = picture(height, width)
     result: dict[str, Any] = {
@@ -300,19 +332,32 @@ def main() -> int:
         say(f"the 15 of training: {result['mean_speedup']:.1f}x (geometric mean {result['geometric_speedup']:.1f}x)")
     if not wrong:
         result["mixed_batch"] = bench_views(options, image, severity.TRAINING)
-        say(f"mixed batch: {json.dumps({key: round(value, 2) for key, value in result['mixed_batch'].items()})}")
+        say(f"mixed batch: {json.dumps(result['mixed_batch'])}")
         if options.device == "cuda":
             result["views_per_type"] = {name: bench_views(options, image, (name,)) for name in severity.ALL}
             for name, record in result["views_per_type"].items():
+                if "wrong" in record:
+                    say(f"{name}: WRONG views, no time is given: {record['wrong']}")
+                    continue
                 each_us = 1e3 * record["batch_ms"] / options.batch
                 say(f"{name:18} {each_us:8.2f} us an image, {record['times_copy_bound']:.1f} x copy")
+        wrong += [name for name, record in views_made(result) if "wrong" in record]
+    if options.threads > 1 and not wrong:
+        result["thread_scaling"] = {
+            "machine": machine_scaling(options.threads),
+            "mixed_batch": result["mixed_batch"]["thread_scaling"],
+            "per_type": {name: record["thread_scaling"] for name, record in result["per_type"].items()},
+        }
+        listed = ", ".join(f"{name} {value:.2f}" for name, value in result["thread_scaling"]["per_type"].items())
+        machine, mixed = (result["thread_scaling"][key] for key in ("machine", "mixed_batch"))
+        say(f"{options.threads} threads over one: the machine {machine:.2f}x, mixed batch {mixed:.2f}x; {listed}")
     result["others"] = bench_others(image, options.device, options.threads, options.repeats)
     for name, times in result["others"].items():
         ours_ms = result["per_type"][name].get("ours_ms")
         listed = ", ".join(f"{library} {value:.2f} ms" for library, value in times.items())
         say(f"{name:18} ours {ours_ms if ours_ms is None else round(ours_ms, 3)} ms; {listed}")
-    if options.cold and options.device == "cpu":
-        result["start"] = bench_cold()
+    if options.cold:
+        result["start"] = bench_cold(options.device)
         first, second = result["start"].values()
         say(f"start: {first:.1f} s compiling, {second:.1f} s cached")
     if options.json:

@@ -1,6 +1,8 @@
 """What `kernels.bench` measures with, compares to and draws."""
 
+import hashlib
 import math
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -40,6 +42,21 @@ def queued_ms(function: Callable[[], Any], repeats: int) -> float:
     end.record()
     torch.cuda.synchronize()
     return begin.elapsed_time(end) / repeats
+
+
+def machine_scaling(threads: int) -> float:
+    """How much more the machine does on so many threads than on one: hashing, which shares no memory and no lock."""
+    data = bytes(1 << 24)
+
+    def run(num: int) -> None:
+        workers = [threading.Thread(target=hashlib.sha256, args=(data,)) for _ in range(num)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+
+    best = best_ms({"one": lambda: run(1), "all": lambda: run(threads)}, 10)
+    return threads * best["one"] / best["all"]
 
 
 def bench_others(image: np.ndarray, device: str, threads: int, repeats: int) -> dict[str, dict[str, float]]:

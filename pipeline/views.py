@@ -25,6 +25,7 @@ from kernels.task import ROW
 from pipeline.batch import Batch, Views
 
 STRIDE = 32  # canvases are multiples of it
+MASKS = {"masks", "mask_epochs"}  # options about the weather masks
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,32 @@ class ViewConfig:
         for field in ("full_size_probability", "flip_probability"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"views: {field} must lie in 0..1; got {getattr(self, field)}")
-        for field in ("ratio_buckets", "masks"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"views: {field} must be at least 1; got {getattr(self, field)}")
-        if self.mask_epochs < 0:
-            raise ValueError(f"views: mask_epochs must be at least 0; got {self.mask_epochs}")
+        for field, least in (("ratio_buckets", 1), ("masks", 1), ("mask_epochs", 0)):
+            number = getattr(self, field)
+            if isinstance(number, bool) or not isinstance(number, int) or number < least:
+                raise ValueError(f"views: {field} must be a whole number from {least}; got {number!r}")
         if self.frost_pictures is not None and "frost" not in self.corruptions:
             raise ValueError("views: frost_pictures is given, but frost is not among the corruptions; leave it out")
         if not self.severities:
             raise ValueError("views: severities is empty; to train without corruption set corruptions to ()")
+        self._check_effects()
+
+    def _check_effects(self) -> None:
+        """An option that another one leaves without effect is an error."""
+        changed = {field.name for field in fields(self) if getattr(self, field.name) != field.default}
+        without: list[tuple[str, str]] = []
+        if not self.corruptions and "severities" in changed:
+            without.append(("severities", "corruptions is ()"))
+        if self.ratio_range == (1, 1):
+            if self.full_size_probability > 0:
+                without.append(("full_size_probability", "ratio_range is (1, 1): every batch keeps its size"))
+            if self.ratio_buckets != 1 and "ratio_buckets" in changed:
+                without.append(("ratio_buckets", "ratio_range is (1, 1): there is nothing to divide"))
+        if not set(self.corruptions) & set(NEED_MASK):
+            without += [(name, f"none of {', '.join(NEED_MASK)} is among the corruptions") for name in MASKS & changed]
+        if without:
+            name, reason = sorted(without)[0]
+            raise ValueError(f"views: {name} is set to {getattr(self, name)!r}, but {reason}; leave it out")
 
     def buckets(self) -> list[tuple[float, float]]:
         """Ratio ranges, from the smallest."""
@@ -103,11 +121,19 @@ class ViewMaker:
 
             if self.dtype not in gpu.TYPES:
                 raise ValueError(f"views: dtype must be float32, float16 or bfloat16 on a GPU; got {self.dtype}")
+            # A side is rounded to whole pixels, 1 at least: one of 1.5 / ratio may become 1.
+            lowest = 1.5 / gpu.MOST_SHRINK
+            if config.ratio_range[0] < lowest:
+                raise ValueError(
+                    f"views: ratio_range must begin at {lowest} or above on a GPU; got {config.ratio_range[0]}"
+                )
             self.kept = gpu.device_of(self.device)
+            self.device = self.kept.device  # "cuda" becomes the current one
         elif self.device.type == "cpu":
             from kernels.cpu import Workspaces
 
             self.workspaces = Workspaces()
+            self.device = torch.device("cpu")  # "cpu:0" is another name of it
             threads = threads or len(os.sched_getaffinity(0))
             if threads > 1:
                 self.executor = ThreadPoolExecutor(threads, thread_name_prefix="views")
@@ -164,7 +190,8 @@ class ViewMaker:
             return self._on_gpu(batch, bucket, small, pool)
         return StartedViews(self._on_cpu(batch, bucket, small, pool), None)
 
-    def _draw(self, table: Table, batch: Batch, bucket: tuple[float, float], pool: Pool | None) -> None:
+    def draw_table(self, table: Table, batch: Batch, bucket: tuple[float, float], pool: Pool | None) -> None:
+        """Draw everything about a batch."""
         ids_B, sizes_B2 = batch.ids_B.numpy(), batch.sizes_B2.numpy()
         kinds = (self.kinds_N, self.severities_S)
         flip = self.config.flip_probability
@@ -177,7 +204,7 @@ class ViewMaker:
 
         num, height, width = batch.images_BHW3.shape[:3]
         table = Table(num)
-        self._draw(table, batch, bucket, pool)
+        self.draw_table(table, batch, bucket, pool)
         teacher_BHW3 = torch.empty(num, height, width, 3) if self.teacher else None
         student_Bhw3 = torch.empty(num, *small, 3)
         cpu.make_views(
@@ -216,7 +243,7 @@ class ViewMaker:
         kept.stream.wait_stream(caller)
         with kept.queue():
             table = kept.table(len(batch.ids_B))
-            self._draw(table.host, batch, bucket, pool)
+            self.draw_table(table.host, batch, bucket, pool)
             images_BHW3, boxes_BG4 = batch.images_BHW3.contiguous(), batch.boxes_BG4.contiguous()
             pool_M = None if pool is None else pool.values_M
             made = gpu.make_views(kept, images_BHW3, boxes_BG4, table, pool_M, small, self.dtype, self.teacher)
@@ -295,19 +322,26 @@ def check(batch: Batch, device: torch.device) -> None:
     num, height, width = images.shape[:3]
     if num == 0 or height == 0 or width == 0:
         raise ValueError(f"views: the batch is empty: images have shape {tuple(images.shape)}")
-    if images.device.type != device.type:
+    if images.device != device:
         raise ValueError(f"views: images lie on {images.device} but the views are made on {device}; move one of them")
     if sizes.device.type != "cpu" or ids.device.type != "cpu":
         raise ValueError("views: sizes_B2 and ids_B must lie on the host; call .cpu() where the batch is made")
     if sizes.shape != (num, 2) or ids.shape != (num,):
         raise ValueError(f"views: {num} images, but sizes {tuple(sizes.shape)} and ids {tuple(ids.shape)}")
+    for name, numbers in (("sizes_B2", sizes), ("ids_B", ids)):
+        if numbers.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"views: {name} must be int32 or int64; got {numbers.dtype}")
     if max(height, width) > rng.LARGEST_SIDE or height * width > color.LARGEST_AREA:
         raise ValueError(
             f"views: images can have at most {rng.LARGEST_SIDE} pixels a side and {color.LARGEST_AREA} in all; "
             f"got {height} x {width}"
         )
-    if batch.boxes_BG4.dtype != torch.float32:
-        raise ValueError(f"views: boxes_BG4 must be float32; got {batch.boxes_BG4.dtype}")
+    boxes = batch.boxes_BG4
+    if boxes.dtype != torch.float32 or boxes.ndim != 3 or boxes.shape[0] != num or boxes.shape[2] != 4:
+        got = f"{boxes.dtype} {tuple(boxes.shape)}"
+        raise ValueError(f"views: boxes_BG4 must be float32 of shape ({num}, G, 4); got {got}")
+    if boxes.device != images.device:
+        raise ValueError(f"views: boxes_BG4 lies on {boxes.device}, the images on {images.device}; move one of them")
     low, (most_high, most_wide) = int(sizes.min()), sizes.amax(0).tolist()
     if low < 0 or most_high > height or most_wide > width:
         raise ValueError(f"views: a size lies outside the canvas of {height} x {width}: {sizes.tolist()}")

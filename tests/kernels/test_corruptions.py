@@ -12,7 +12,8 @@ from scipy import stats
 from skimage import data
 
 import kernels
-from kernels import glass, noise, parameters, rng, severity
+from kernels import cpu, dropin, glass, noise, parameters, rng, severity
+from kernels.stages import NEED_MASK
 
 DETERMINISTIC = ("contrast", "brightness", "saturate", "pixelate", "defocus_blur", "gaussian_blur", "zoom_blur")
 SEED = 3
@@ -181,13 +182,30 @@ def test_glass_offsets_are_uniform():
 @pytest.mark.parametrize("name", severity.ALL)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (9, 1), (2, 3), (5, 32)])
 def test_tiny_images(name, shape):
-    """Too small for the reference; ours must run, stay in bounds (scratch is not zeroed) and repeat itself."""
-    image = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    """Too small for the reference; ours must run, write every pixel and nothing beside them, and read no stale scratch:
+    the scratch holds NaN, and the image is the middle of a canvas."""
+    height, width = shape
+    image = np.random.default_rng(0).integers(0, 256, (height, 3 * width)).astype(np.uint8)
     for level in (1, 3, 5):
-        first = kernels.corrupt(image, level, name, seed=1)
-        assert first.shape == image.shape
-        assert first.dtype == np.uint8
-        np.testing.assert_array_equal(first, kernels.corrupt(image, level, name, seed=1))
+        table = parameters.single_table(name, level, height, width, int(rng.image_key(1, 0, 0)))
+        pool_M = cpu.NO_POOL
+        if name in NEED_MASK:
+            pool = dropin.pool_for(name, level, height, width)
+            pool.place(table.rows_B)
+            pool_M = pool.values_M
+        made = []
+        for stale in (0, 255):
+            workspace = cpu.Workspace(height + 2, width)
+            workspace.planes[:], workspace.line[:] = np.nan, np.nan
+            target = np.full((height + 2, 3 * width), stale, np.uint8)
+            source = np.full((height + 2, 3 * width), stale, np.uint8)
+            source[1:-1] = image
+            cpu.corrupt_image(source[1:-1], target[1:-1], table.rows_B[0], table.extra_BE[0], pool_M, workspace)
+            assert (target[[0, -1]] == stale).all()
+            assert np.isnan(workspace.planes.reshape(2, height + 2, -1)[:, height:]).all()
+            made.append(target[1:-1].reshape(height, width, 3))
+        np.testing.assert_array_equal(made[0], made[1])
+        np.testing.assert_array_equal(kernels.corrupt(image.reshape(height, width, 3), level, name, seed=1), made[0])
 
 
 def test_seeds_differ_and_input_is_untouched(pictures):
@@ -199,12 +217,16 @@ def test_seeds_differ_and_input_is_untouched(pictures):
 
 
 @pytest.mark.parametrize("name", severity.ALL)
-def test_threads_share_the_rows(name, pictures):
+def test_threads_share_the_rows(name, pictures, monkeypatch):
     """Split anywhere, even into more shares than there are rows of JPEG blocks, the pixels are the same."""
+    monkeypatch.setattr(dropin, "SHARED_AREA", 0)
+    asked = []
+    monkeypatch.setattr(dropin, "_executor", lambda *key, real=dropin._executor: asked.append(key) or real(*key))
     for picture in (pictures["cat, odd"], pictures["least"][:9, :7]):
         expected = kernels.corrupt(picture, 4, name, seed=2)
         for threads in (2, 5):
             np.testing.assert_array_equal(kernels.corrupt(picture, 4, name, seed=2, threads=threads), expected)
+    assert len(asked) == 4
 
 
 def test_accepted_forms(pictures):

@@ -7,8 +7,9 @@ from PIL import Image
 from scipy.stats import ks_2samp
 
 from kernels import fog, frost, pool_diversity, snow, spatter
-from kernels.pool import MASKED, Pool
+from kernels.pool import Pool
 from kernels.severity import INDEX
+from kernels.stages import NEED_MASK
 from kernels.task import ROW
 
 CANVAS = (96, 128)
@@ -33,7 +34,7 @@ def elements(row: np.ndarray) -> np.ndarray:
     return row["mask_start"] + y * row["mask_step_y"] + x * row["mask_step_x"]
 
 
-@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("name", NEED_MASK)
 @pytest.mark.parametrize("size", [(1, 1), (96, 128), (95, 7), (1, 128), (33, 64), (96, 1)])
 def test_every_draw_stays_inside_its_mask(pool, name, size):
     channels = 3 if name == "frost" else 1
@@ -54,7 +55,7 @@ def test_every_draw_stays_inside_its_mask(pool, name, size):
             assert (lines == lines[:, :1]).all()
 
 
-@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("name", NEED_MASK)
 def test_a_draw_depends_on_the_row_alone(pool, name):
     rows = new_rows(40, name, 3, (50, 60))
     together = rows.copy()
@@ -112,17 +113,12 @@ def test_seed_and_generation_make_other_masks_and_only_they_do():
     first = Pool(**make)
     np.testing.assert_array_equal(first.values_M, Pool(**make).values_M)
     assert (first.values_M != Pool(**make, seed=1).values_M).any()
-    second = Pool(**make, generation=1)
-    assert (first.values_M != second.values_M).any()
-    kept = first.values_M
-    first.refill(1)
-    assert kept is first.values_M  # in place: a device copy knows where to look
-    np.testing.assert_array_equal(first.values_M, second.values_M)
+    assert (first.values_M != Pool(**make, generation=1).values_M).any()
 
 
 def test_a_mask_does_not_depend_on_what_else_is_in_the_pool():
     alone = Pool((40, 50), ("spatter",), (5,), size=2, margin=8)
-    among = Pool((40, 50), MASKED, (1, 5), size=2, margin=8)
+    among = Pool((40, 50), NEED_MASK, (1, 5), size=2, margin=8)
     mask = among.masks[among.groups[INDEX["spatter"], 4]["first"]]
     start, length = int(mask["start"]), int(mask["height"]) * int(mask["width"])
     np.testing.assert_array_equal(among.values_M[start : start + 2 * length], alone.values_M)
@@ -167,7 +163,7 @@ def test_user_mistakes_are_named(pool):
 def test_the_least_pool_works(new_task):
     """Masks of one pixel: nothing to offset, and a spatter without a drop."""
     pool = Pool((1, 1), size=1, margin=0)
-    for name in MASKED:
+    for name in NEED_MASK:
         rows = new_rows(1, name, 1, (1, 1))
         pool.place(rows)
         fields = {field: rows[0][field] for field in ("mask_start", "mask_step_y", "mask_step_x")}
@@ -176,7 +172,7 @@ def test_the_least_pool_works(new_task):
         assert (task.target != 77).all()
 
 
-@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("name", NEED_MASK)
 @pytest.mark.parametrize("size", [(31, 45), (96, 128)])
 def test_pixels_rows_and_flips_agree(pool, new_task, name, size):
     """One pixel at a time is what whole rows are; a flipped mask is the mask of the flipped image, flipped back."""
@@ -211,15 +207,22 @@ def _placed(pool: Pool, rows: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("name", "severity"),
-    # Spatter 1 is left out: at this size most of the reference's masks have no drop, and it paints them black (0 / 0).
-    [("spatter", 2), ("spatter", 3), ("spatter", 5), ("snow", 1), ("snow", 3), ("snow", 5), ("fog", 1), ("fog", 5)],
+    [
+        *(("spatter", severity) for severity in (1, 2, 3, 4, 5)),
+        *(("snow", severity) for severity in (1, 3, 5)),
+        *(("fog", severity) for severity in (1, 5)),
+    ],
 )
 def test_a_flat_image_gets_the_references_distribution(new_task, name, severity):
     """Values pooled over many images: moments and quantiles; means of images: a two-sample test."""
-    size, count = (64, 96), 60
+    size, count, margin = (64, 96), 60, 64
+    if (name, severity) == ("spatter", 1):
+        # Masks of small images often have no drop, and the reference paints them black (0 / 0). Drops are rare and as
+        # strong as the largest of their mask allows (docs/kernels-masks.md): so masks of the image's size, not larger.
+        size, count, margin = (300, 400), 40, 0
     flat = np.full((*size, 3), 120, np.uint8)
     flat[0, 0] = 255  # fog looks at the largest value
-    pool = Pool(size, (name,), (severity,), size=40, margin=64, seed=3)
+    pool = Pool(size, (name,), (severity,), size=40, margin=margin, seed=3)
     ours = []
     for row in _placed(pool, new_rows(count, name, severity, size, seed=5)):
         fields = {field: row[field] for field in ("mask_start", "mask_step_y", "mask_step_x")}
@@ -236,6 +239,29 @@ def test_a_flat_image_gets_the_references_distribution(new_task, name, severity)
         np.percentile(ours_N, levels), np.percentile(theirs_N, levels), atol=0.25 * theirs_N.std() + 1.5
     )
     assert ks_2samp(ours_N.mean(axis=(1, 2)), theirs_N.mean(axis=(1, 2))).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("name", "severity"), [("spatter", 2), ("spatter", 4), ("snow", 2), ("snow", 5)])
+def test_masks_are_as_coarse_as_fresh_ones(name, severity):
+    """Correlation of pixels some way apart, down and along, over many masks: in the pool as in the reference's, away
+    from the borders, where the reference's snow piles up (docs/kernels-masks.md)."""
+    size, count = (120, 160), 40
+    pool = Pool(size, (name,), (severity,), size=24, margin=64)
+    rows = _placed(pool, new_rows(count, name, severity, size))
+    ours = [pool.values_M[elements(row)].astype(float) for row in rows]
+    random = np.random.default_rng(4)
+    larger = (size[0] + 80, size[1] + 80)
+    theirs = [
+        pool_diversity.fresh_mask(name, severity, larger, random)[40:-40, 40:-40].astype(float) for _ in range(count)
+    ]
+    for shift in (1, 3, 8):
+        for axis in (0, 1):
+            found = []
+            for masks in (np.stack(ours), np.stack(theirs)):
+                centred = masks - masks.mean()
+                near, far = (np.take(centred, range(*ends), axis + 1) for ends in ((0, 100), (shift, 100 + shift)))
+                found.append((near * far).mean() / centred.var())
+            assert found[0] == pytest.approx(found[1], abs=0.06)
 
 
 def test_fog_of_small_images_is_as_coarse_as_the_references():
@@ -256,9 +282,9 @@ def test_diversity_by_hand(capsys):
     masks = np.array([[0.0, 1, 0, 1], [0, 1, 0, 1], [1, 0, 1, 0]])
     np.testing.assert_allclose(pool_diversity.correlations(masks), [[0, 1, -1], [1, 0, -1], [-1, -1, 0]], atol=1e-12)
     assert "twins  33.333 %" in pool_diversity.summary(masks * [[1], [2], [3]], masks * [[3], [2], [1]])
-    pool_diversity.main(count=3, height=40, width=56, sizes=(2,), severities=(3,), corruptions=MASKED)
+    pool_diversity.main(count=3, height=40, width=56, sizes=(2,), severities=(3,), corruptions=NEED_MASK)
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[::2]] == [
-        f"{name} 3" for name in MASKED
+        f"{name} 3" for name in NEED_MASK
     ]
     with pytest.raises(ValueError, match="2 or more"):
         pool_diversity.main(count=1)

@@ -1,6 +1,7 @@
 """The view maker: against torch's own resize and flip, static shapes, and draws that depend on nothing but the ids."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from skimage import data
 from torch.nn import functional
 
 import kernels
-from kernels import resize, severity
+from kernels import bench_check, parameters, resize, severity
+from kernels.stages import NEED_MASK
 from pipeline.batch import Batch
-from pipeline.views import ViewConfig, ViewMaker, clean_view
+from pipeline.views import ViewConfig, ViewMaker, check, clean_view
 
 SIZES = [(64, 96), (61, 83), (1, 1), (33, 5), (0, 0)]
 CANVAS = (64, 96)
@@ -173,8 +175,6 @@ def test_same_images_in_any_batch_order_and_split(threads):
 
 def test_laws_of_the_draws():
     """Over a run: the ratio is uniform over its range, types and severities are equally likely, half are mirrored."""
-    from kernels import parameters
-
     config = ViewConfig()
     maker = ViewMaker(config, threads=1)
     sizes_B2, ratios, kinds, levels, flips = np.full((8, 2), (1000, 1000), np.int32), [], [], [], []
@@ -239,17 +239,26 @@ def test_every_type_on_a_mixed_batch(name):
     batch = make_batch()
     batch.images_BHW3[1, 61:] = 200
     batch.images_BHW3[1, :, 83:] = 200
-    config = ViewConfig(corruptions=(name,), flip_probability=0.0, masks=1)
-    views = ViewMaker(config)(batch, 1)
+    masks = {"masks": 1} if name in NEED_MASK else {}
+    config = ViewConfig(corruptions=(name,), flip_probability=0.0, **masks)
+    maker = ViewMaker(config)
+    views = maker(batch, 1)
     assert torch.isfinite(views.student_B3hw).all()
+    height, width = views.student_sizes_B2[1].tolist()
+    got = views.student_B3hw[1, :, :height, :width]
+    if name in NEED_MASK:  # their masks are cut for the canvas, so they are not those of the image alone
+        table, pool = parameters.Table(len(SIZES)), maker.pool(CANVAS, 0)
+        maker.draw_table(table, batch, maker.draw_bucket(0, 1), pool)
+        image, row = batch.images_BHW3[1, :61, :83].numpy(), table.rows_B[1]
+        expected = torch.from_numpy(bench_check.under_mask(name, image, int(row["severity"]), row, pool))
+        expected = expected.permute(2, 0, 1)[None].float()
+        expected = functional.interpolate(expected, (height, width), mode="bilinear", antialias=True)[0]
+        assert (denormalise(got[None])[0] - expected).abs().max() <= 1.01
+        return
     alone = make_batch([(61, 83)], (61, 83), ids=[20])
     alone.images_BHW3[0] = batch.images_BHW3[1, :61, :83]
-    if name not in ("snow", "frost", "fog", "spatter"):  # their masks are cut for the canvas
-        expected = ViewMaker(config)(alone, 1)
-        height, width = expected.student_sizes_B2[0].tolist()
-        torch.testing.assert_close(
-            views.student_B3hw[1, :, :height, :width], expected.student_B3hw[0, :, :height, :width], rtol=0, atol=0
-        )
+    expected = ViewMaker(config)(alone, 1).student_B3hw[0, :, :height, :width]
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
 def test_masks_are_made_anew_when_asked():
@@ -280,11 +289,29 @@ def test_masks_are_made_anew_when_asked():
         ({"full_size_probability": -0.1}, "full_size_probability"),
         ({"ratio_buckets": 0}, "ratio_buckets"),
         ({"mask_epochs": -1}, "mask_epochs"),
+        ({"masks": 1.5}, "masks must be a whole number from 1"),
+        ({"ratio_buckets": True}, "ratio_buckets must be a whole number"),
+        ({"corruptions": (), "severities": (1, 2)}, r"severities is set to \(1, 2\), but corruptions is \(\)"),
+        ({"ratio_range": (1.0, 1.0), "full_size_probability": 0.5}, "every batch keeps its size; leave it out"),
+        ({"ratio_range": (1.0, 1.0), "ratio_buckets": 3}, "nothing to divide"),
+        ({"corruptions": ("contrast",), "masks": 4}, "none of snow, frost, fog, spatter is among"),
+        ({"corruptions": (), "mask_epochs": 2}, "mask_epochs is set to 2, but none of snow"),
     ],
 )
 def test_bad_configurations(options, words):
     with pytest.raises(ValueError, match=words):
         ViewConfig(**options)
+
+
+def test_options_with_an_effect_are_allowed():
+    ViewConfig(corruptions=("contrast",), severities=(2,), ratio_range=(1, 1), flip_probability=0.0, ratio_buckets=1)
+    ViewConfig(corruptions=("fog",), masks=4, mask_epochs=2)
+    ViewConfig(corruptions=(), ratio_range=(0.5, 1.0), full_size_probability=0.5, ratio_buckets=2)
+
+
+def test_a_gpu_s_least_ratio_is_checked_before_the_first_batch():
+    with pytest.raises(ValueError, match=r"must begin at 0\.1 or above on a GPU; got 0\.05"):
+        ViewMaker(ViewConfig(ratio_range=(0.05, 1.0)), "cuda")
 
 
 def test_given_frost_pictures_are_laid_on(tmp_path):
@@ -310,7 +337,13 @@ def test_given_frost_pictures_are_laid_on(tmp_path):
         ({"sizes_B2": torch.tensor([[65, 96]] * 5)}, "outside the canvas"),
         ({"sizes_B2": torch.tensor([[-1, 96]] * 5)}, "outside the canvas"),
         ({"sizes_B2": torch.tensor([[64, 96]] * 4)}, "sizes"),
+        ({"sizes_B2": torch.tensor([[64.0, 96.0]] * 5)}, "sizes_B2 must be int32 or int64"),
+        ({"ids_B": torch.arange(5.0)}, "ids_B must be int32 or int64"),
         ({"boxes_BG4": torch.zeros(5, 3, 4, dtype=torch.float64)}, "boxes_BG4"),
+        ({"boxes_BG4": torch.zeros(4, 3, 4)}, r"shape \(5, G, 4\)"),
+        ({"boxes_BG4": torch.zeros(5, 3, 5)}, r"shape \(5, G, 4\)"),
+        ({"boxes_BG4": torch.zeros(5, 4)}, r"shape \(5, G, 4\)"),
+        ({"boxes_BG4": torch.zeros(5, 3, 4, device="meta")}, "boxes_BG4 lies on meta"),
     ],
 )
 def test_bad_batches(change, words):
@@ -320,30 +353,50 @@ def test_bad_batches(change, words):
         ViewMaker(PLAIN, "meta")
 
 
+def test_images_of_another_gpu_are_refused():
+    """Their memory cannot be read there; only the index differs."""
+    images = SimpleNamespace(dtype=torch.uint8, ndim=4, shape=(5, 64, 96, 3), device=torch.device("cuda:1"))
+    with pytest.raises(ValueError, match="images lie on cuda:1 but the views are made on cuda:0"):
+        check(replace(make_batch(), images_BHW3=images), torch.device("cuda:0"))
+
+
+def test_a_wrong_view_is_seen_before_it_is_timed():
+    batch = make_batch([(61, 83)])
+    views, clean = ViewMaker(PLAIN)(batch), batch.images_BHW3[0, :61, :83].numpy()
+    assert views.teacher_B3HW is not None
+    assert bench_check.view_problem(batch, views, clean) is None
+    assert "teacher" in bench_check.view_problem(batch, replace(views, teacher_B3HW=views.teacher_B3HW + 0.1), clean)
+    assert "student" in bench_check.view_problem(batch, replace(views, student_B3hw=views.student_B3hw + 0.1), clean)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_gpu_views_are_the_cpu_s(dtype):
     batch = make_batch([(64, 96), (61, 83), (33, 5), (0, 0)] * 5)
     config = ViewConfig(corruptions=severity.ALL)
-    expected = ViewMaker(config)(batch, 4)
     on_gpu = replace(
         batch,
         **{name: getattr(batch, name).cuda() for name in ("images_BHW3", "boxes_BG4", "labels_BG", "ignore_BG")},
     )
-    maker = ViewMaker(config, "cuda", dtype)
-    for _ in range(20):  # tables and scratch in turn
-        started = maker.start(on_gpu, 4)
-        views = started.wait()
-    assert views.teacher_B3HW is not None
-    assert expected.teacher_B3HW is not None
+    on_cpu, maker = ViewMaker(config), ViewMaker(config, "cuda", dtype)
     level = 1 / (255 * 0.224)
     near = {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 2e-3}[dtype]
-    error = (views.student_B3hw.float().cpu() - expected.student_B3hw).abs()
-    assert error.max() <= level + 2 * near
-    torch.testing.assert_close(views.teacher_B3HW.float().cpu(), expected.teacher_B3HW, atol=near, rtol=0)
-    for name in ("student_boxes_BG4", "teacher_boxes_BG4", "ratio_B", "keys_B", "student_sizes_B2", "teacher_sizes_B2"):
-        torch.testing.assert_close(getattr(views, name).cpu(), getattr(expected, name))
+    buckets = set()
+    for draw in range(20):  # every bucket; tables and scratch in turn
+        buckets.add(maker.draw_bucket(0, draw))
+        expected, views = on_cpu(batch, draw), maker.start(on_gpu, draw).wait()
+        assert views.teacher_B3HW is not None
+        assert expected.teacher_B3HW is not None
+        error = (views.student_B3hw.float().cpu() - expected.student_B3hw).abs()
+        assert error.max() <= level + 2 * near
+        torch.testing.assert_close(views.teacher_B3HW.float().cpu(), expected.teacher_B3HW, atol=near, rtol=0)
+        for name in (
+            *("student_boxes_BG4", "teacher_boxes_BG4", "ratio_B", "keys_B"),
+            *("student_sizes_B2", "teacher_sizes_B2"),
+        ):
+            torch.testing.assert_close(getattr(views, name).cpu(), getattr(expected, name))
+    assert len(buckets) == config.ratio_buckets
 
 
 @pytest.mark.gpu

@@ -1,0 +1,54 @@
+"""The check that `kernels.bench` makes before it prints a time: right pixels pass, anything near the image does not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import kernels
+from kernels import bench, bench_check, severity
+
+DETERMINISTIC = (
+    *("contrast", "brightness", "saturate", "pixelate"),
+    *("defocus_blur", "gaussian_blur", "zoom_blur", "jpeg_compression"),
+)
+QUICK = ("gaussian_noise", "impulse_noise", "contrast", "pixelate", "jpeg_compression", "spatter", "fog", "frost")
+
+
+@pytest.mark.parametrize("name", severity.ALL)
+def test_right_pixels_pass_and_near_identities_do_not(name):
+    image = bench.picture(96, 131)
+    flipped = image.copy()
+    flipped[5, 7] = 255 - flipped[5, 7]
+    assert bench_check.problem(name, image, lambda level: kernels.corrupt(image, level, name)) is None
+    assert bench_check.problem(name, image, lambda level: flipped) is not None
+    # Nor does the right corruption of another seed, where the pixels are compared.
+    random = name not in ("shot_noise", *DETERMINISTIC)
+    other = bench_check.problem(name, image, lambda level: kernels.corrupt(image, level, name, seed=1))
+    assert (other is not None) == random
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_whole_image_is_faithful(name):
+    """At the size of the benchmarks, where a coordinate or a sum could be too long for its type."""
+    image = bench.picture(600, 1000)
+    assert bench_check.problem(name, image, lambda level: kernels.corrupt(image, level, name)) is None
+
+
+def test_views_are_checked(monkeypatch):
+    """One type and the mixed batch get their times; a view of other pixels gets none."""
+    options = replace(bench.Options(), batch=3, repeats=1)
+    image = bench.picture(64, 90)
+    for corruptions in (("contrast",), ("spatter",)):
+        record = bench.bench_views(options, image, corruptions)
+        assert record["batch_ms"] > 0
+        assert 0 < record["draw_us"] <= record["draw_most_us"]
+    scaled = bench.bench_views(replace(options, threads=2), image, ("contrast",))
+    assert scaled["thread_scaling"] > 0
+    monkeypatch.setattr(bench, "corrupted_first", lambda maker, batch, draw: batch.images_BHW3[0, :64, :90].numpy())
+    assert "student" in bench.bench_views(options, image, ("contrast",))["wrong"]
+
+
+def test_machine_scaling_is_a_ratio():
+    assert 0.2 < bench.machine_scaling(2) < 4
+    assert np.isfinite(bench.copy_ms(bench.Options(), 1 << 12))
