@@ -53,23 +53,27 @@ class Producer(threading.Thread):
         super().__init__(name="fairweather-loader", daemon=True)
         self.dataset, self.decoder, self.order, self.batch_size = dataset, decoder, order, batch_size
         self.first, self.ranks, self.pin = start, ranks, device.type == "cuda"
-        self.closed = threading.Event()
+        self.closed, self.finished = threading.Event(), False
         # A batch with its step; an exception; or None when there is nothing more.
         self.ready: queue.Queue[tuple[Step, Batch] | BaseException | None] = queue.Queue(maxsize=prefetch)
 
     def run(self) -> None:
         last: BaseException | None = None
         try:
-            for step, images in self.decoder.open(self._steps()):
-                if not self._put((step, self._batch(step, images))):
-                    return
+            try:
+                for step, images in self.decoder.open(self._steps()):
+                    if not self._put((step, self._batch(step, images))):
+                        return
+            finally:
+                self.finished = True
+                self.decoder.close()
         except BaseException as error:
             last = error
         self._put(last)
 
     def _steps(self) -> Iterator[Step]:
         epoch, cursor = self.first
-        while not self.closed.is_set():
+        while not (self.finished or self.closed.is_set()):  # a decoder that is being closed must get no more
             step = self.order.step(epoch, cursor, *self.ranks, self.batch_size)
             if step is not None:
                 epoch, cursor = step.after
@@ -116,14 +120,12 @@ class Producer(threading.Thread):
                     return None
 
     def close(self) -> None:
+        """Stop and wait until the thread has closed its decoder and ended."""
         self.closed.set()
-        if threading.current_thread() is self:  # the garbage collector found the Loader here; run() ends by itself
-            return
         while self.is_alive():
             with contextlib.suppress(queue.Empty):
                 self.ready.get_nowait()
             self.join(timeout=0.05)
-        self.decoder.close()
         while not self.ready.empty():
             self.ready.get_nowait()
 
@@ -189,11 +191,12 @@ class Loader:
         self.close()
 
     def __del__(self) -> None:
+        # The garbage collector runs in any thread, whatever locks that holds: never wait here; the thread ends itself.
         if hasattr(self, "_producer"):
-            self.close()
+            self._producer.closed.set()
 
 
-def choose_loader(dataset: PackedDataset, device: torch.device) -> str:
+def choose_loader(device: torch.device) -> str:
     """On a GPU DALI; elsewhere the `cpu` loader, the fastest of the three without a GPU (docs/data.md)."""
     return "dali" if device.type == "cuda" else "cpu"
 
@@ -221,7 +224,7 @@ def open_loader(
     """
     device = torch.device(device)
     if name == "auto":
-        name = choose_loader(dataset, device)
+        name = choose_loader(device)
     if name not in NAMES:
         raise ValueError(f"loader {name!r}: expected auto, {', '.join(NAMES)}{nearest(name, NAMES)}")
     if batch_size < 1 or not 0 <= rank < world or epoch < 0:

@@ -60,9 +60,10 @@ class DaliDecoder:
                 output_type=types.RGB,
                 adjust_orientation=False,
                 hw_decoder_load=hardware_share,
+                jpeg_fancy_upsampling=True,  # chroma interpolated, as libjpeg-turbo and the host decoder do
             )
-            start = (0.0, 0.0)
-            return fn.slice(images, rel_start=start, shape=canvas, axes=(0, 1), out_of_bounds_policy="pad")
+            canvases = fn.slice(images, rel_start=(0.0, 0.0), shape=canvas, axes=(0, 1), out_of_bounds_policy="pad")
+            return canvases, fn.peek_image_shape(encoded)
 
         # On the default stream the copies below would wait for all the training that is queued there.
         self.stream = torch.cuda.Stream(device_id) if gpu else None
@@ -84,7 +85,7 @@ class DaliDecoder:
         self.steps = steps
         while True:
             try:
-                (output,) = self.pipeline.run()
+                output, *sizes = self.pipeline.run()
             except StopIteration:
                 return
             except RuntimeError as error:
@@ -94,6 +95,8 @@ class DaliDecoder:
                 raise ValueError(f"DALI failed on a batch of {names}: {str(error)[:1000]}") from None
             step = self.waiting.popleft()
             num_real = int((step.indices_B >= 0).sum())
+            for b, index in enumerate(step.indices_B[:num_real].tolist()):  # padding comes last
+                self._check_size(index, np.asarray(sizes[0][b]) if self.gpu else output[b].shape())
             shape = (self.batch_size, *self._canvas(step), 3)
             if self.stream is not None:
                 with torch.cuda.stream(self.stream):
@@ -107,6 +110,11 @@ class DaliDecoder:
                 self._lay_out(batch.numpy(), output, step)
             yield step, batch
 
+    def _check_size(self, index: int, shape: Any) -> None:
+        h, w = (int(side) for side in shape[:2])
+        if (h, w) != tuple(self.dataset.sizes_N2[index]):
+            raise ValueError(f"{self.dataset.describe(index)} is {h}x{w} where the index says another size")
+
     def _lay_out(self, canvas_BHW3: np.ndarray, output: Any, step: Step) -> None:
         for b, index in enumerate(step.indices_B.tolist()):
             if index < 0:
@@ -114,8 +122,6 @@ class DaliDecoder:
                 continue
             image = np.asarray(output[b])
             h, w = image.shape[:2]
-            if (h, w) != tuple(self.dataset.sizes_N2[index]):
-                raise ValueError(f"{self.dataset.describe(index)} is {h}x{w} where the index says another size")
             canvas_BHW3[b, :h, :w] = image
             canvas_BHW3[b, h:] = 0
             canvas_BHW3[b, :h, w:] = 0

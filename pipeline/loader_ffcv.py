@@ -2,16 +2,16 @@
 
 FFCV decodes images of one size only and crops or resizes all others, so the decoder below lays each image into its
 orientation's canvas instead. FFCV's loading thread ends silently on an error and leaves its caller waiting; here the
-error is kept and raised. It checks no data either: the structure is verified on opening, each record on delivery.
+error is kept and raised. It checks no data either: the structure is verified on opening, each record before decoding.
 """
 
 import contextlib
+import copy
 import hashlib
 import queue
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -109,25 +109,38 @@ def make_iterator(loader: Any, steps: Iterator[Step], taken: deque[Step]) -> Any
     return StepIterator(loader, np.zeros(0, np.uint64))
 
 
-@lru_cache(maxsize=4)
-def open_ffcv(
-    path: str, _modified: int, batch_size: int, threads: int, canvases: tuple[tuple[str, tuple[int, int]], ...]
-) -> Any:
-    """FFCV's Loader, kept for the next opening: it compiles its code anew each time, for seconds and some 30 MB."""
-    from ffcv.loader import Loader, OrderOption
+COMPILED: dict[Any, Any] = {}  # {(threads, canvases): FFCV's Loader without a file}
 
-    return Loader(
-        path,
-        batch_size=batch_size,
-        num_workers=threads,
-        os_cache=True,
-        order=OrderOption.SEQUENTIAL,  # make_iterator takes our order instead
-        pipelines={
-            "image": [make_canvas_decoder(dict(canvases))],
-            **dict.fromkeys(("id", "boxes", "labels", "ignore")),  # these come from the index, as in every loader
-        },
-        batches_ahead=2,
-    )
+
+def open_ffcv(path: str, batch_size: int, threads: int, canvases: dict[str, tuple[int, int]]) -> Any:
+    """FFCV's Loader over a file. Only its compiled code is kept for the next one: compiling takes seconds, and some
+    30 MB that Numba never gives back."""
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.memory_managers import OSCacheManager
+    from ffcv.reader import Reader
+
+    key = (threads, tuple(canvases.items()))
+    if key not in COMPILED:
+        made = Loader(
+            path,
+            batch_size=batch_size,
+            num_workers=threads,
+            os_cache=True,
+            order=OrderOption.SEQUENTIAL,  # make_iterator takes our order instead
+            pipelines={
+                "image": [make_canvas_decoder(canvases)],
+                **dict.fromkeys(("id", "boxes", "labels", "ignore")),  # these come from the index, as in every loader
+            },
+            batches_ahead=2,
+        )
+        made.graph.metadata = made.graph.metadata[:0].copy()
+        made.graph.collect_requirements()  # lets go of the metadata its operations saw last
+        made.reader = made.memory_manager = made.indices = made.traversal_order = made.first_traversal_order = None
+        COMPILED[key] = made
+    loader = copy.copy(COMPILED[key])
+    loader.batch_size, loader.reader = batch_size, Reader(path)
+    loader.memory_manager = OSCacheManager(loader.reader)
+    return loader
 
 
 class FfcvDecoder:
@@ -149,15 +162,13 @@ class FfcvDecoder:
                 f"{path} is damaged or of another packing; delete it and run the pack command again with --beton"
             )
         self.dataset, self.batch_size, self.pin = dataset, batch_size, device.type == "cuda"
-        self.loader = open_ffcv(
-            str(path), path.stat().st_mtime_ns, batch_size, threads, tuple(dataset.canvases.items())
-        )
+        self.loader = open_ffcv(str(path), batch_size, threads, dataset.canvases)
         self.bytes: Any = np.memmap(path, np.uint8, mode="r")
         self.iterator: Any = None
 
     def open(self, steps: Iterator[Step]) -> Iterator[tuple[Step, torch.Tensor]]:
         taken: deque[Step] = deque()
-        self.iterator = make_iterator(self.loader, steps, taken)
+        self.iterator = make_iterator(self.loader, self._verified(steps), taken)
         while True:
             try:
                 (rows,) = next(self.iterator)
@@ -166,7 +177,6 @@ class FfcvDecoder:
                     raise self.iterator.failure from None
                 return
             step = taken.popleft()
-            self._verify(step)
             H, W = self.dataset.canvases["portrait" if step.portrait else "landscape"]
             images = torch.empty((self.batch_size, H, W, 3), dtype=torch.uint8, pin_memory=self.pin)
             filled = step.indices_B >= 0
@@ -174,8 +184,13 @@ class FfcvDecoder:
             images.numpy()[~filled] = 0
             yield step, images
 
+    def _verified(self, steps: Iterator[Step]) -> Iterator[Step]:
+        for step in steps:
+            self._verify(step)
+            yield step
+
     def _verify(self, step: Step) -> None:
-        """The bytes FFCV decoded against the index; FFCV itself would pass damaged ones as whatever came out."""
+        """The bytes FFCV is about to decode against the index; it would pass damaged ones as whatever came out."""
         image = self.loader.reader.metadata["f0"]
         raw = self.dataset.info["encoding"]["raw"]
         for index in step.indices_B[step.indices_B >= 0].tolist():
