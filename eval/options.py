@@ -67,9 +67,17 @@ class EvaluationOptions:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give {least} or more")
         given = {field.name for field in fields(self) if getattr(self, field.name) != field.default}
         for names, needed, why in (
-            (OF_A_DETECTOR, not self.detections, "scores files: no detector runs, and category_id is the data's"),
-            (OF_CORRUPTIONS, self.corruptions != "none", "measures no robustness; add --corruptions benchmark"),
+            (
+                OF_A_DETECTOR,
+                not self.detections,
+                "scores files: no detector runs, and category_id is the data's; leave them out",
+            ),
+            (
+                OF_CORRUPTIONS,
+                self.corruptions != "none",
+                "measures no robustness; leave them out, or add --corruptions benchmark",
+            ),
         ):
             idle = [f"--{name.replace('_', '-')}" for name in names if name in given]
             if idle and not needed:
-                raise ValueError(f"{', '.join(idle)}: this evaluation {why}; leave out what would be ignored")
+                raise ValueError(f"{', '.join(idle)}: this evaluation {why}")

@@ -1,6 +1,5 @@
 """The benchmark of evaluation runs, and prints no time for wrong figures."""
 
-import numpy as np
 import pytest
 
 from eval import bench
@@ -28,12 +27,12 @@ def test_memory_is_read_before_pycocotools_runs(monkeypatch):
 
 
 def test_passes_over_corrupted_images_are_timed(monkeypatch):
-    monkeypatch.setattr(bench, "BENCHMARK", ("contrast", "zoom_blur"))
-    options = BenchOptions(device="cpu", backbone="mobilenet_v2", size=(64, 96), batch_size=2, runs=2)
+    monkeypatch.setattr(bench, "BENCHMARK", ("contrast",))
+    options = BenchOptions(device="cpu", backbone="mobilenet_v2", size=(32, 64), batch_size=1, runs=1)
     found = time_corruptions(options)
-    assert set(found["cost_percent"]) == {"contrast", "zoom_blur"}
+    assert list(found["cost_percent"]) == ["contrast"]
     assert found["clean_ms"] > 0
-    assert found["cost_percent_mean"] == pytest.approx(np.mean(list(found["cost_percent"].values())), abs=0.06)
+    assert found["cost_percent_mean"] == found["cost_percent"]["contrast"]
 
 
 def test_the_world_of_the_benchmark_has_objects_of_every_class():
