@@ -220,7 +220,8 @@ def open_loader(
     """A Loader over the dataset. `batch_size` is this rank's; (epoch, cursor) come from a state_dict to continue a run.
 
     threads: decoding threads (default: the cores of this process, at most 8); prefetch: batches made ahead (default 3);
-    hardware_share: of the images that the GPU's JPEG engine decodes (`dali` on a GPU, default 0.12).
+    hardware_share: of the images that the GPU's JPEG engine decodes (`dali` on a GPU, default 0.12). The first two were
+    measured on a CPU (`pipeline.bench`), the third not yet.
     """
     device = torch.device(device)
     if name == "auto":
