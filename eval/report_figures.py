@@ -240,16 +240,17 @@ def robustness_panel(found: dict) -> Html:
         if summary.get(part):
             figures = {name: (summary[part][name], summary[part].get(f"interval_{name}")) for name in ("mPC", "rPC")}
             tiles.append(tile(figures, f"{what} ({summary[part]['corruptions']})"))
-    how = (
+    how: list = [
         f"Corruptions made at {found['resolution']} resolution on {found['images']} images; "
         f"{METRICS['voc07']}. mPC is the mean over corruptions and severities 1 to 5, rPC = mPC / P in percent; "
         "below each its 95 % bootstrap interval over images."
-    )
+    ]
     if found["resolution"] == "packed":
-        how += (
-            " The benchmark corrupts images before any resizing: to compare with published figures, measure with "
-            "--originals DIR, the folder that was packed."
-        )
+        how += [
+            " The benchmark corrupts images before any resizing: to compare with published figures, measure with ",
+            tag("code", "--originals DIR", class_="whole"),
+            ", the folder that was packed.",
+        ]
     chart = heat_map(found, "mAP by corruption and severity")
     return Html(tag("div", tiles, class_="tiles") + chart + tag("p", how, class_="faint"))
 
