@@ -6,9 +6,8 @@ gets one packed dataset for every scored part (daytime_clear_train, night_sunny_
 
 import hashlib
 import json
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,7 +36,7 @@ from pipeline.shards import (
     read_shard,
 )
 from pipeline.sources import Source, read_source
-from pipeline.workers import deaths_explained, end_with_parent
+from pipeline.workers import WorkerPool, deaths_explained, end_with_parent
 
 ROW_GROUP = 16384  # rows of the index; bounds the memory that reading it takes
 
@@ -162,7 +161,7 @@ def make_shards(jobs: list[ShardJob], workers: int, progress: Progress) -> None:
         for job in jobs:
             progress.advance(make_shard(job))
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    pool = WorkerPool(workers, _start_worker)
     try:
         with deaths_explained():
             for future in as_completed([pool.submit(make_shard, job) for job in jobs]):

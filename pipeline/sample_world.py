@@ -12,17 +12,14 @@ that is already there is skipped, and the lists are written last, so an interrup
 import json
 import os
 import re
-import signal
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from xml.etree import ElementTree
 
 import cv2
 
 from pipeline.console import Progress, run_entry, say
-from pipeline.workers import deaths_explained, end_with_parent
+from pipeline.workers import WorkerPool, deaths_explained, end_with_parent
 from pipeline.world_picture import LabelledObject, draw_picture
 from pipeline.world_traffic import CLASSES
 from pipeline.world_weather import DOMAINS
@@ -122,12 +119,6 @@ def picture_name(domain: str, split: str, number: int) -> str:
     return f"{domain}_{split}_{number:06d}"
 
 
-def leave_interrupts() -> None:
-    """A worker finishes the picture it draws when the user presses Ctrl-C; the caller stops handing out more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-
-
 def check_same_world(out: Path, settings: dict) -> None:
     """Refuse to continue a folder that was begun with another seed, size or version."""
     path = out / "world.json"
@@ -179,8 +170,7 @@ def make_sample_world(config: SampleWorld, quiet: bool = False) -> dict[str, lis
                 write_picture(task)
                 progress.advance()
         else:
-            # Fresh processes: forked ones would inherit the threads of whoever calls this.
-            pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=leave_interrupts)
+            pool = WorkerPool(workers, end_with_parent)
             try:
                 with deaths_explained():
                     for _ in pool.map(write_picture, tasks, chunksize=2):

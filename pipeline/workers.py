@@ -2,10 +2,28 @@
 
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from typing import Any
+
+
+class WorkerPool(ProcessPoolExecutor):
+    """Fresh processes: forked ones would inherit the threads of whoever calls this. Ctrl-C is left to the parent."""
+
+    def __init__(self, workers: int, initializer: Callable[[], None]):
+        super().__init__(workers, multiprocessing.get_context("spawn"), initializer)
+
+    def submit(self, *args: Any, **options: Any) -> Future:
+        # A process started here inherits what is blocked, so that Ctrl-C leaves no traceback even while it imports.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(*args, **options)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent() -> None:
