@@ -31,6 +31,7 @@ from eval.table import domain_table, show
 from model.detector import Detector
 from model.weights import load_detector
 from pipeline.console import Progress, describe_hardware, run_entry, say
+from pipeline.loader import describe_machine
 from pipeline.packed import PackedDataset
 from pipeline.ranks import World, joined
 
@@ -350,7 +351,7 @@ def save_examples(
 def run(options: EvaluationOptions, world: World) -> None:
     started = time.monotonic()
     if world.first:
-        say(f"{describe_hardware()}; {world.size} rank{'s' if world.size > 1 else ''}")
+        say(f"{describe_machine(world.device, options.loader)}; {world.size} rank{'s' if world.size > 1 else ''}")
     if not options.data:
         raise ValueError("--data: name at least one packed dataset")
     folder = output_folder(options)

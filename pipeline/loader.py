@@ -19,6 +19,7 @@ import torch
 
 from pipeline.batch import Batch
 from pipeline.classes import nearest
+from pipeline.console import describe_hardware
 from pipeline.order import Order, Step
 from pipeline.packed import PackedDataset
 
@@ -199,6 +200,15 @@ class Loader:
 def choose_loader(device: torch.device) -> str:
     """On a GPU DALI; elsewhere the `cpu` loader, the fastest of the three without a GPU (docs/data.md)."""
     return "dali" if device.type == "cuda" else "cpu"
+
+
+def describe_machine(device: torch.device | str = "auto", name: str = "auto") -> str:
+    """The first line of a long command: the hardware found, and which loader and kernel backend it will use."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    loader = choose_loader(device) if name == "auto" else name
+    return f"{describe_hardware()}; loader {loader}, kernels Numba on {'CUDA' if device.type == 'cuda' else 'CPU'}"
 
 
 def open_loader(

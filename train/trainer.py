@@ -14,8 +14,8 @@ from torch import nn
 from eval.light import source_ap
 from model.detector import Detector
 from model.weights import save_detector
-from pipeline.console import Progress, describe_hardware, say
-from pipeline.loader import choose_loader, open_loader
+from pipeline.console import Progress, say
+from pipeline.loader import describe_machine, open_loader
 from pipeline.ranks import World
 from train import load, logs
 from train.ahead import views_ahead
@@ -37,7 +37,7 @@ class Trainer:
         self.config, self.world, self.checkpoints, self.newest = config, world, checkpoints, newest
         self.data, self.val = load.open_data(config, world)
         if world.first:
-            self.say_hardware()
+            say(describe_machine(world.device, config.loader.name))
         self.teacher, teacher_card = load.load_teacher(config, self.data.classes, world)
         self.teacher_checksum = load.checksum(config.teacher) if config.teacher and self.teacher else None
         state = self.check_continues()
@@ -107,11 +107,6 @@ class Trainer:
         self.step, self.last_read, self.place = state["step"], state["last_read"], state["place"]
 
     # -- saying -------------------------------------------------------------------------------------------------
-
-    def say_hardware(self) -> None:
-        config, device = self.config, self.world.device
-        loader = choose_loader(device) if config.loader.name == "auto" else config.loader.name
-        say(f"{describe_hardware()}; loader {loader}, kernels Numba on {'CUDA' if device.type == 'cuda' else 'CPU'}")
 
     def describe(self) -> None:
         config, data = self.config, self.data
