@@ -431,12 +431,12 @@ def test_datasets_of_other_classes_are_not_averaged(scored, tmp_path):
 def test_every_canvas_may_compile(scored, tmp_path, monkeypatch):
     """Five domains of two canvases each, clean and corrupted, are more graphs than torch allows by itself."""
     monkeypatch.setattr("torch.compile", lambda function, **_: function)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
     datasets = [scored.dataset() for _ in range(5)]
     for number, dataset in enumerate(datasets):
         dataset.canvases = {"landscape": (64, 96 + 32 * number), "portrait": (96 + 32 * number, 64)}
-    open_subject(options_for(scored, tmp_path, compile="on"), ALONE, datasets)
-    assert torch._dynamo.config.recompile_limit == 2 * 10
+    with torch._dynamo.config.patch(recompile_limit=8):
+        open_subject(options_for(scored, tmp_path, compile="on"), ALONE, datasets)
+        assert torch._dynamo.config.recompile_limit == 2 * 10
 
 
 def test_missing_images_are_one_clear_error(scored, tmp_path):

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import itertools
 import threading
 from collections import deque
 from itertools import islice
@@ -295,7 +296,10 @@ def memory_in_use() -> int:
 
 
 def test_fifty_rounds_of_opening_and_closing_leave_nothing(make_packed, name, device):
-    """Two datasets in turn, batches of 7 MB: one batch kept in each round would be 350 MB."""
+    """Two datasets in turn, batches of 7 MB: one batch kept in each round would be 90 MB in each quarter.
+
+    The C library keeps some freed batches in each thread's own heap, up to a bound: memory leaks if every quarter adds.
+    """
     large = {"sizes": [(576, 1024)], "short_side": 576, "long_side": 1024, "beton": name == "ffcv"}
     paths = []
     for title in ("first", "second"):
@@ -312,15 +316,17 @@ def test_fifty_rounds_of_opening_and_closing_leave_nothing(make_packed, name, de
 
     for number in range(12):  # libraries keep pools of their own after the first uses
         round(number)
-    memory, before = memory_in_use(), resources()
+    memory, before = [memory_in_use()], resources()
     reserved = torch.cuda.memory_allocated() if device == "cuda" else 0
-    for number in range(50):
-        round(number)
-    grown = memory_in_use() - memory
+    for _ in range(4):
+        for number in range(13):
+            round(number)
+        memory.append(memory_in_use())
+    grown = min(later - earlier for earlier, later in itertools.pairwise(memory))
     after = resources()
     assert after[1:] == before[1:], "files or processes were left open"
     assert after[0] <= before[0], "threads were left"
-    assert grown < 24 << 20, f"memory grew by {grown >> 20} MB in 50 rounds"
+    assert grown < 24 << 20, f"memory grew by {grown >> 20} MB and more in every 13 rounds"
     if device == "cuda":
         assert torch.cuda.memory_allocated() <= reserved
     assert not [thread for thread in threading.enumerate() if "loader" in thread.name or "decode" in thread.name]
