@@ -6,7 +6,8 @@ Every type is checked before it is timed, pixel by pixel against the reference g
 (`kernels.bench_check`; on a GPU also against the CPU), and so are the views; a wrong one gets no time. Times are the
 best of several runs, ours and the reference's in turn in the same process, mean over the five severities.
 `mean_speedup` is the reference's mean time over ours, for the 15 types of training: how much faster a run's corruptions
-are; the geometric mean of the types' own ratios is `geometric_speedup`. `--sheet FILE` draws the 19 x 5 for eyes.
+are; the geometric mean of the types' own ratios is `geometric_speedup`. `--sheet FILE` draws the 19 x 5 for
+eyes, ours above the reference; of a picture of yours with `--picture FILE`.
 
 `--threads 2` also times everything on one thread in turn: `thread_scaling` is one thread's time over that of both, an
 image's rows shared and a batch's images shared, beside that of a loop that shares nothing (what the machine can give).
@@ -43,6 +44,7 @@ class Options:
     json: Path | None = None
     plot: Path | None = None
     sheet: Path | None = None
+    picture: Path | None = None  # for the sheet; none: the made-up picture that is timed
     cold: bool = True  # also measure a first start (compiling) and a second one
 
 
@@ -294,6 +296,27 @@ def views_made(result: dict) -> list[tuple[str, dict]]:
     return [("mixed batch", result["mixed_batch"]), *result.get("views_per_type", {}).items()]
 
 
+def describe_batch(record: dict, options: Options) -> str:
+    if "wrong" in record:
+        return f"mixed batch: WRONG views, no time is given: {record['wrong']}"
+    text = (
+        f"both views of a mixed batch of {options.batch}: {record['batch_ms']:.1f} ms, "
+        f"{record['pairs_per_second']:.0f} pairs/s, {record['times_copy_bound']:.1f} times a copy of as many bytes"
+    )
+    if "launches" in record:
+        text += f"; {record['launches']} launches, host {record['host_us']:.0f} us (most {record['host_most_us']:.0f})"
+    return text
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    import cv2
+
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None or min(image.shape[:2]) < 32:
+        raise ValueError(f"bench: --picture {path} is not a picture of 32 x 32 pixels or more that can be read")
+    return np.ascontiguousarray(image[..., ::-1])
+
+
 def main() -> int:
     import torch
     import tyro
@@ -311,6 +334,8 @@ def main() -> int:
         raise ValueError(f"bench: size must be HEIGHTxWIDTH, for instance 600x1000; got {options.size}") from None
     if min(height, width) < 32:
         raise ValueError(f"bench: imagecorruptions takes images of 32 x 32 and more; got {options.size}")
+    if options.picture is not None:
+        read_rgb(options.picture)  # a mistake is said before the long part
     say(describe_hardware())
     image = picture(height, width)
     result: dict[str, Any] = {
@@ -325,14 +350,20 @@ def main() -> int:
     result["per_type"] = bench_types(options, image)
     result.update(summary(result["per_type"]))
     wrong = [name for name, record in result["per_type"].items() if "wrong" in record]
+    right = len(severity.ALL) - len(wrong)
+    say(f"{right} of {len(severity.ALL)} types give the reference's pixels; time for an image:")
+    say(f"{'type':18} {'reference':>11}  {'Fairweather':>10} {'faster':>7}")
     for name, record in result["per_type"].items():
         if name not in wrong:
             say(f"{name:18} {record['reference_ms']:8.2f} ms  {record['ours_ms']:7.3f} ms  {record['speedup']:6.1f}x")
     if "mean_speedup" in result:
-        say(f"the 15 of training: {result['mean_speedup']:.1f}x (geometric mean {result['geometric_speedup']:.1f}x)")
+        say(
+            f"the 15 types of training: {result['mean_speedup']:.1f} times faster (the reference's mean time over "
+            f"ours; geometric mean of the types {result['geometric_speedup']:.1f})"
+        )
     if not wrong:
         result["mixed_batch"] = bench_views(options, image, severity.TRAINING)
-        say(f"mixed batch: {json.dumps(result['mixed_batch'])}")
+        say(describe_batch(result["mixed_batch"], options))
         if options.device == "cuda":
             result["views_per_type"] = {name: bench_views(options, image, (name,)) for name in severity.ALL}
             for name, record in result["views_per_type"].items():
@@ -366,7 +397,7 @@ def main() -> int:
     if options.plot:
         draw_plot(result, options.plot)
     if options.sheet:
-        draw_sheet(image, options.sheet)
+        draw_sheet(image if options.picture is None else read_rgb(options.picture), options.sheet)
     return 1 if wrong else 0
 
 

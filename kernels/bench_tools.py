@@ -85,7 +85,7 @@ def bench_others(image: np.ndarray, device: str, threads: int, repeats: int) -> 
         functions["contrast kornia"] = lambda: kornia.enhance.adjust_contrast(float_13HW, 0.2)
         functions["saturate kornia"] = lambda: kornia.enhance.adjust_saturation(float_13HW, 2.0)
     except ImportError:
-        print("kornia is not installed: left out (pip install 'fairweather[bench]')")
+        print("kornia is not installed: left out (.venv/bin/pip install -c constraints.txt -e '.[bench]')")
     try:
         import albumentations as album
 
@@ -107,7 +107,7 @@ def bench_others(image: np.ndarray, device: str, threads: int, repeats: int) -> 
         for name, transform in chosen.items():
             functions[f"{name} albumentations"] = partial(transform, image=image)
     except ImportError:
-        print("albumentations is not installed: left out (pip install 'fairweather[bench]')")
+        print("albumentations is not installed: left out (.venv/bin/pip install -c constraints.txt -e '.[bench]')")
     records: dict[str, dict[str, float]] = {}
     for key, function in functions.items():
         name, library = key.split()
@@ -118,20 +118,30 @@ def bench_others(image: np.ndarray, device: str, threads: int, repeats: int) -> 
 
 
 def draw_sheet(image: np.ndarray, path: Path) -> None:
-    """The 19 types, one a row, and their five severities."""
+    """The 19 types: the clean picture and five severities, ours above the reference; its middle where it is large."""
     import cv2
+    import imagecorruptions
 
+    margin, wide, high = 150, 240, 160
     height, width = image.shape[:2]
-    wide = 240
-    small = (wide, max(round(height * wide / width), 1))
+    scale = max(wide / width, high / height, 0.5)
+    top, left = (max(int(side * scale) - cell, 0) // 2 for side, cell in ((height, high), (width, wide)))
+
+    def cell(picture: np.ndarray) -> np.ndarray:
+        small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        return small[top : top + high, left : left + wide]
+
+    def row(name: str, note: str, pictures: list[np.ndarray]) -> np.ndarray:
+        head = np.full((high, margin, 3), 255, np.uint8)
+        for line, words in enumerate((name, note)):
+            cv2.putText(head, words, (4, 70 + 22 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+        return np.concatenate([head, *map(cell, pictures)], axis=1)
+
     rows = []
     for name in severity.ALL:
-        cells = [cv2.resize(image, small, interpolation=cv2.INTER_AREA)]
-        for level in severity.SEVERITIES:
-            cell = cv2.resize(kernels.corrupt(image, level, name, seed=level), small, interpolation=cv2.INTER_AREA)
-            cells.append(cell)
-        cv2.putText(cells[0], name, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 0), 1, cv2.LINE_AA)
-        rows.append(np.concatenate(cells, axis=1))
+        ours = [kernels.corrupt(image, level, name, seed=level) for level in severity.SEVERITIES]
+        theirs = [imagecorruptions.corrupt(image, level, name) for level in severity.SEVERITIES]
+        rows += [row(name, "Fairweather, 1 to 5", [image, *ours]), row("", "reference, 1 to 5", [image, *theirs])]
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.concatenate(rows)[..., ::-1])
 

@@ -63,7 +63,8 @@ def corrupt(
 
     image: uint8 NumPy array or torch tensor, height x width (grey, given back as RGB) or height x width x channels (1
     or 3), of any size from 1 x 1. severity: 1 to 5. corruption_name, or corruption_number, its place in
-    `get_corruption_names("all")`. The same seed gives the same pixels, on a CPU and on a GPU. threads: how many the CPU
+    `get_corruption_names("all")`. The same seed gives the same pixels, on a CPU and on a GPU: give
+    each image another one, or all get the same noise field and the same drops. threads: how many the CPU
     uses for an image of some size (small ones stay on one); one is right inside a data loader's worker.
     """
     if corruption_name is None and corruption_number == -1:

@@ -18,7 +18,9 @@ esac
 
 # Everything that decides what must be installed; the same sum means nothing is left to do.
 stamp=".venv/installed-$(cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)"
-if [ -e "$stamp" ]; then
+# Installed without -e, the packages would be a copy that no longer follows the checkout.
+from_here='import importlib.util, os, sys; sys.exit(not importlib.util.find_spec("pipeline").origin.startswith(os.getcwd() + "/pipeline/"))'
+if [ -e "$stamp" ] && .venv/bin/python -P -c "$from_here" 2> /dev/null; then
     exit 0
 fi
 

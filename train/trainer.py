@@ -120,6 +120,8 @@ class Trainer:
             f"{optimizer.base_batch_size} images, scaled linearly to {config.batch_size}; {optimizer.warmup_steps} "
             f"warm-up steps, then the {optimizer.schedule} schedule"
         )
+        if optimizer.warmup_steps >= self.total:
+            say(f"warning: the warm-up is as long as the run, so the rate never gets to {self.rate:g}")
         if self.step:
             say(f"continuing {config.out} from step {self.step}")
 
