@@ -45,27 +45,33 @@ def named_runs(arguments: tuple[str, ...] | list[str]) -> list[EvaluatedRun]:
 
 
 def domain_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
-    """Rows are runs, columns domains and the mean of targets; below, the last run's difference to the first."""
-    columns = domains.ordered(name for run in runs for name in run.domains)
+    """Rows are domains and the mean of targets, columns runs; beside them the last run's difference to the first."""
+    lines = domains.ordered(name for run in runs for name in run.domains)
     if any(run.results["mean_of_targets"] for run in runs):
-        columns = [*columns, "mean_of_targets"]
-    heads = ["", *(name.replace("_of_", " of ") if name == "mean_of_targets" else name for name in columns)]
-    rows = [heads]
-    for run in runs:
-        rows.append([run.name, *(show(run.figure(name, metric), run.interval(name, metric)) for name in columns)])
+        lines = [*lines, "mean_of_targets"]
+    rows = [["", *(run.name for run in runs)]]
     if len(runs) > 1:
-        changes = [difference(runs[-1], runs[0], name, metric) for name in columns]
-        first = f"{runs[-1].name} - {runs[0].name}"
-        rows.append([first, *("-" if c is None else show(c.value, c.interval, "+") for c in changes)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        rows[0].append(f"{runs[-1].name} - {runs[0].name}")
+    for name in lines:
+        figures = [show(run.figure(name, metric), run.interval(name, metric)) for run in runs]
+        row = [name.replace("_of_", " of ") if name == "mean_of_targets" else name, *figures]
+        if len(runs) > 1:
+            change = difference(runs[-1], runs[0], name, metric)
+            row.append("-" if change is None else show(change.value, change.interval, "+"))
+        rows.append(row)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     notes = [f"{METRICS[metric]}, percent, 95 % bootstrap interval over images"]
+    means = {run.name: run.results["mean_of_targets"].get("domains", []) for run in runs}
+    if len({tuple(sorted(targets)) for targets in means.values() if targets}) > 1:
+        listed = "; ".join(f"{name}: {', '.join(targets)}" for name, targets in means.items() if targets)
+        notes.append(f"the means of targets are over different domains and do not compare ({listed})")
     for run in runs:
         for name in run.domains:
             absent = run.results["domains"][name]["classes_without_objects"]
             if absent:
                 notes.append(f"{run.name}, {name}: no objects of {', '.join(absent)}; the mean leaves them out")
-    return "\n".join([*lines, *notes])
+    return "\n".join([*text, *notes])
 
 
 def show(value: float | None, interval: list[float] | None, sign: str = "-") -> str:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -9,6 +11,7 @@ from urllib.error import URLError
 
 import torch
 import torchvision
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models._meta import _COCO_CATEGORIES
@@ -19,6 +22,17 @@ from pipeline.console import say
 
 FORMAT = 1
 STATE_SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """As safetensors; a full disk is the system's own error, which the commands explain."""
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 @dataclass(frozen=True)
@@ -147,9 +161,7 @@ def save_detector(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     check_classes(detector, classes, directory)
-    save_file(
-        {name: value.contiguous() for name, value in detector.state_dict().items()}, directory / "model.safetensors"
-    )
+    save_tensors(detector.state_dict(), directory / "model.safetensors")
     card = {"format": FORMAT, "classes": list(classes), "model": asdict(config), "extra": extra or {}}
     (directory / "model.json").write_text(json.dumps(card, indent=1) + "\n")
 

@@ -9,8 +9,11 @@ seed=0
 reduced=
 while [ $# -gt 0 ]; do
     case "$1" in
-        --seed) seed="${2:?--seed needs a number}"; shift 2 ;;
+        --seed)
+            [[ "${2:-}" =~ ^[0-9]+$ ]] || { echo "quickstart: --seed needs a whole number, as in --seed 1" >&2; exit 2; }
+            seed=$2; shift 2 ;;
         --reduced) reduced=yes; shift ;;
+        -h | --help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
         *) echo "quickstart: unknown option $1; known are --seed N and --reduced" >&2; exit 2 ;;
     esac
 done

@@ -45,12 +45,10 @@ if ! .venv/bin/python -c 'import pip' 2> /dev/null; then
 fi
 rm -f .venv/installed-*
 
-# On a terminal pip shows its own bars; elsewhere a line for each package.
-if [ -t 1 ]; then
-    show() { cat; }
-else
-    show() { grep --line-buffered -E '^(Collecting|Building|Installing|Successfully|ERROR)' || true; }
-fi
+trap 'echo "setup: stopped by the user; run the same command again, it continues" >&2; exit 130' INT
+
+# A line for each package; everything pip says is in the log.
+show() { sed -u -n -E 's/^(Collecting [^ ]+|Building.*|ERROR.*).*/\1/p; s/^Installing collected packages.*/Installing them all, the longest part/p'; }
 install() {
     .venv/bin/python -m pip install --disable-pip-version-check --retries 2 -c constraints.txt "$@" 2>&1 | tee -a .venv/setup.log | show
 }

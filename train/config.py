@@ -138,7 +138,7 @@ class Config:
         if (self.epochs > 0) == (self.steps > 0):
             raise ValueError(
                 f"the length of a run is either epochs (now {self.epochs:g}) or steps (now {self.steps}): "
-                "give one, and 0 for the other"
+                "give one, and 0 for the other: --steps N --epochs 0"
             )
         for name in ("log_every", "save_every", "keep"):
             require(getattr(self, name) > 0, name, "at least 1", getattr(self, name))

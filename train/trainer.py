@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from eval.light import source_ap
 from model.detector import Detector
-from model.weights import save_detector
+from model.weights import save_detector, save_tensors
 from pipeline.console import Progress, say
 from pipeline.loader import describe_machine, open_loader
 from pipeline.ranks import World
@@ -310,7 +310,7 @@ class Trainer:
             tensors["window"] = self.window.table_nT
             if self.ema is not None:
                 tensors |= {f"weights.{name}": value.detach() for name, value in self.parameters.items()}
-            save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "training.safetensors")
+            save_tensors(tensors, folder / "training.safetensors")
             with self.shipped_weights():
                 # How large the images were: prediction brings other pictures to the same size.
                 sides = {side: self.data.info["encoding"][side] for side in ("short_side", "long_side")}

@@ -254,10 +254,12 @@ def test_differences_of_runs_on_other_images_have_no_interval(scored, evaluated,
 def test_table_names_runs_domains_and_the_difference(evaluated, scored):
     text = domain_table([evaluated, replace(evaluated, name="twin")])
     lines = text.splitlines()
-    assert lines[0].split() == ["daytime_clear", "night_rainy", "mean", "of", "targets"]
-    assert lines[1].startswith("ours")
-    assert lines[3].startswith("twin - ours")
-    assert "+0.0 [+0.0, +0.0]" in lines[3]
+    assert lines[0].split() == ["ours", "twin", "twin", "-", "ours"]
+    assert [line.split("  ")[0] for line in lines[1:4]] == ["daytime_clear", "night_rainy", "mean of targets"]
+    assert lines[3].endswith("+0.0 [+0.0, +0.0]")
+    other = {"mean_of_targets": evaluated.results["mean_of_targets"] | {"domains": ["dusk_rainy"]}}
+    mixed = domain_table([evaluated, replace(evaluated, name="twin", results=evaluated.results | other)])
+    assert "do not compare (ours: night_rainy; twin: dusk_rainy)" in mixed
     with pytest.raises(ValueError, match="several runs are called"):
         named_runs((f"a={evaluated.path}", f"a={evaluated.path}"))
     with pytest.raises(ValueError, match="has not been evaluated"):

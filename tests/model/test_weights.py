@@ -1,10 +1,12 @@
 """Weights in and out: our checkpoints, torchvision's state dicts both ways, ImageNet backbones, and broken files."""
 
+import errno
 import json
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torchvision.models import mobilenet_v2, resnet18
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn
@@ -22,6 +24,7 @@ from model.weights import (
     load_detector,
     resolve_checkpoint,
     save_detector,
+    save_tensors,
 )
 
 CLASSES = ("car", "bus", "truck")
@@ -240,3 +243,13 @@ def test_broken_checkpoints_end_in_one_clear_error(tmp_path):
     (good / "model.json").write_text(json.dumps({**card, "format": 99}))
     with pytest.raises(ValueError, match="format 99"):
         load_detector(good)
+
+
+def test_a_full_disk_is_the_systems_own_error(monkeypatch, tmp_path):
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("model.weights.save_file", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_tensors({"a": torch.zeros(2)}, tmp_path / "x")
+    assert caught.value.errno == errno.ENOSPC

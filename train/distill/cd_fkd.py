@@ -30,7 +30,7 @@ CROP_SAMPLES = 2  # sampling points per cell along each side, as in torchvision'
 
 @dataclass(frozen=True)
 class CdFkdConfig:
-    """Options of CD-FKD; the defaults are the paper's."""
+    """Options of CD-FKD; each says where it differs from the paper."""
 
     alpha: float = 1.0
     """Weight of L_global (0 turns it off; its cosine is still logged)."""
