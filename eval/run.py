@@ -348,6 +348,17 @@ def save_examples(
     save_pictures(folder, truths, evaluation.detections, source, score, detect_image)
 
 
+def say_replaced(folder: Path, datasets: list[PackedDataset]) -> None:
+    """A run has one evaluation; who measures fewer domains than before hears what is lost, while it can be stopped."""
+    if (folder / "eval" / "results.json").is_file():
+        named = {domains.canonical(domain) for data in datasets for domain in data.domains}
+        if lost := [name for name in load_run(folder).domains if name not in named]:
+            say(
+                f"note: {folder} has figures of {', '.join(lost)} too, which this evaluation replaces; name all --data "
+                "in one command, or add --out DIR"
+            )
+
+
 def run(options: EvaluationOptions, world: World) -> None:
     started = time.monotonic()
     if world.first:
@@ -364,6 +375,7 @@ def run(options: EvaluationOptions, world: World) -> None:
         raise ValueError(f"--compare {folder}: this evaluation is written there; add --out DIR to keep the other")
     if world.first:
         (folder / "eval").mkdir(parents=True, exist_ok=True)  # before the work: it may be impossible
+        say_replaced(folder, datasets)
     evaluation = evaluate(subject, datasets, options, world)
     if evaluation is not None:
         write_results_of(evaluation, subject, source, options, folder / "eval")

@@ -20,13 +20,14 @@ from eval.light import source_ap
 from eval.report import build_report
 from eval.results import difference, load_run
 from eval.robustness import SETS
-from eval.run import EvaluationOptions, open_subject, run
+from eval.run import EvaluationOptions, open_subject, run, say_replaced
 from eval.scoring import score_domain
 from eval.table import domain_table, named_runs
 from model.detector import build_detector
 from model.parity import stock_twin
 from model.weights import save_detector
 from pipeline.pack import PackOptions, pack
+from pipeline.packed import PackedDataset
 from pipeline.pixels import decode_packed
 from pipeline.ranks import World
 from tests.eval.conftest import CLASSES, LONG_SIDE, SHORT_SIDE, torchvision_detections
@@ -264,6 +265,15 @@ def test_table_names_runs_domains_and_the_difference(evaluated, scored):
         named_runs((f"a={evaluated.path}", f"a={evaluated.path}"))
     with pytest.raises(ValueError, match="has not been evaluated"):
         named_runs((str(scored.checkpoint),))
+
+
+def test_who_measures_fewer_domains_hears_what_is_replaced(evaluated, scored, tmp_path, capsys):
+    shutil.copytree(evaluated.folder, tmp_path / "eval")
+    say_replaced(tmp_path, [PackedDataset(scored.data["night_rainy"])])
+    assert "has figures of daytime_clear too, which this evaluation replaces" in capsys.readouterr().out
+    say_replaced(tmp_path, [PackedDataset(path) for path in scored.data.values()])
+    say_replaced(tmp_path / "new", [])
+    assert capsys.readouterr().out == ""
 
 
 def test_light_evaluation_agrees_and_leaves_everything_as_it_was(scored, evaluated):
