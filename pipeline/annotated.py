@@ -1,9 +1,12 @@
 """What a reader of one annotation format hands over: one image as a file describes it, before any check."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from pipeline.console import say
 
 
 class AnnotatedBox(NamedTuple):
@@ -33,12 +36,19 @@ def choose_splits(available: Sequence[str], wanted: Sequence[str], root: Path) -
         raise ValueError(f"{root}: no list or annotation file of a split was found")
     if list(wanted) == ["all"]:
         return list(available)
+    chosen = []
     for name in wanted:
+        # train stands for train2017 where that is the only such name, but never for trainval or train_val.
+        longer = [other for other in available if re.fullmatch(re.escape(name) + r"[-_]?\d+", other)]
+        if name not in available and len(longer) == 1:
+            say(f"--split {name}: taking {longer[0]}, the only one of {', '.join(available)} that fits")
+            name = longer[0]
         if name not in available:
             raise ValueError(f"--split {name}: {root} has {', '.join(available)}")
+        chosen.append(name)
     if not wanted and len(available) > 1:
         raise ValueError(f"{root} has the splits {', '.join(available)}: say which with --split NAME (several, or all)")
-    return list(wanted) or list(available)
+    return list(dict.fromkeys(chosen)) or list(available)
 
 
 def relative(path: Path, root: Path) -> str:

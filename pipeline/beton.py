@@ -30,7 +30,8 @@ def import_ffcv() -> None:
         import ffcv.pipeline.compiler as compiler
     except (ImportError, OSError) as error:
         raise ValueError(
-            f"the loader 'ffcv' and --beton need FFCV ({error}); install the extra: pip install '.[ffcv]'"
+            f"the loader 'ffcv' and --beton need FFCV ({error}); install the extra in the checkout: "
+            ".venv/bin/pip install -c constraints.txt -e '.[ffcv]'"
         ) from None
     finally:
         torch.set_num_threads(threads)

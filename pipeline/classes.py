@@ -3,6 +3,23 @@
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+from pipeline.console import counted, say
+
+# One occurrence of an option that takes several names: `--drop bus bike` becomes 'bus,bike' (see split_names).
+Names = Annotated[
+    str,
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME [NAME ...]",
+        instance_from_str=",".join,
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda text: text.split(","),
+    ),
+]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -41,15 +58,14 @@ def build_class_table(
     classes: the user's order, which wins.
     """
     known = dict.fromkeys((*listed, *found))
-    for option, names in (("--map", renames), ("--drop", drop)):
-        for name in names:
-            # A source without a list of its own knows only the names this split happens to hold. A misspelt option
-            # cannot pass there either: the name it meant is then an unknown class below.
-            if listed and name not in known:
-                raise ValueError(
-                    f"{option} {name}: the dataset has no class of that name{nearest(name, known)}; "
-                    f"it has {', '.join(known) or 'none'}"
-                )
+    unmatched = [(option, name) for option, names in (("--map", renames), ("--drop", drop)) for name in names]
+    unmatched = [(option, name) for option, name in unmatched if name not in known]
+    if unmatched and listed:  # a source without a list of its own knows only the names this split happens to hold
+        option, name = unmatched[0]
+        raise ValueError(
+            f"{option} {name}: the dataset has no class of that name{nearest(name, known)}; "
+            f"it has {', '.join(known) or 'none'}"
+        )
     both = set(renames) & set(drop)
     if both:
         raise ValueError(f"--map and --drop both name {', '.join(sorted(both))}; keep one")
@@ -78,10 +94,13 @@ def build_class_table(
         elif renames.get(name, name) in number:
             table[name] = number[renames.get(name, name)]
         else:
-            unknown.append(f"  {name!r} ({count} objects){nearest(name, classes)}")
+            unknown.append(f"  {name!r} ({counted(count, 'object')}){nearest(name, classes)}")
+    for option, name in unmatched:
+        say(f"note: {option} {name}: no object here has this class{nearest(name, known)}")
     if unknown:
         raise ValueError(
-            f"{len(unknown)} classes of the dataset are not in the class list {', '.join(classes)}:\n"
+            f"{counted(len(unknown), 'class', 'classes')} of the dataset {'is' if len(unknown) == 1 else 'are'} "
+            f"not in the class list {', '.join(classes)}:\n"
             + "\n".join(unknown)
             + "\nAdd them to --classes, rename them with --map OLD=NEW, or leave their objects out with --drop NAME"
         )

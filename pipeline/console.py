@@ -34,6 +34,11 @@ def describe_hardware() -> str:
     return f"{machine}; Python {platform.python_version()}, torch {torch.__version__}"
 
 
+def counted(count: int, one: str, several: str = "") -> str:
+    """'1 box', '2 boxes': a number with its noun; `several` where an s does not make the plural."""
+    return f"{count} {one if count == 1 else several or one + 's'}"
+
+
 def format_seconds(seconds: float) -> str:
     seconds = int(seconds)
     if seconds < 60:
@@ -109,8 +114,8 @@ class Progress:
 
 
 def track(items: Iterable[T], description: str, total: int, unit: str = "images", quiet: bool = False) -> Iterator[T]:
-    """Iterate with a progress display."""
-    with Progress(description, total, unit, quiet=quiet) as progress:
+    """Iterate with a progress display; without one when there is nothing to do."""
+    with Progress(description, total, unit, quiet=quiet or not total) as progress:
         for item in items:
             yield item
             progress.advance()

@@ -1,7 +1,7 @@
 """Look at a packed dataset: `python -m pipeline.contact_sheet PACKED --out FILE --count 16` draws samples and boxes.
 
 Each class has a colour and its name on the boxes; ignored objects are thin and grey. The samples are chosen at random,
-each with its id below, and decoded from the bytes that training reads.
+each with its id, domain and original file below, and decoded from the bytes that training reads.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.console import run_entry, say
 from pipeline.packed import PackedDataset
@@ -18,6 +18,7 @@ from pipeline.pixels import decode_packed
 
 COLOURS = ("#ff3b30", "#34c759", "#0a84ff", "#ffcc00", "#ff2dff", "#00e5ff", "#ff9500", "#b388ff")
 IGNORED = "#a0a0a0"
+BACKING = "#202020"  # behind class names
 
 
 @dataclass(frozen=True)
@@ -30,27 +31,44 @@ class SheetOptions:
     count: int = 16
     columns: int = 4
     cell: int = 480
-    """Width and height of the place for one sample, in pixels."""
+    """Width of the place for one sample, in pixels; its height follows the pictures."""
     seed: int = 0
 
 
-def draw_sample(dataset: PackedDataset, i: int, cell: int) -> Image.Image:
-    """One sample in a square cell: picture, boxes, class names, id."""
+def draw_sample(dataset: PackedDataset, i: int, width: int, height: int) -> Image.Image:
+    """One sample: the picture within width x height with boxes and class names, and a line of text below."""
+    letter = max(10, width // 32)  # pixels
+    line = letter + 4
+    font = ImageFont.load_default(letter)
     picture = Image.fromarray(decode_packed(dataset.jpeg(i)))
-    scale = min(cell / picture.width, (cell - 14) / picture.height)
+    scale = min(width / picture.width, height / picture.height)
     picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
-    sheet = Image.new("RGB", (cell, cell))
+    sheet = Image.new("RGB", (width, height + line))
     sheet.paste(picture)
     draw = ImageDraw.Draw(sheet)
     for box, label, ignore in zip(*dataset.target(i), strict=True):
         x1, y1, x2, y2 = (float(side) * scale for side in box)
         colour = IGNORED if ignore else COLOURS[(int(label) - 1) % len(COLOURS)]
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=1 if ignore else 2)
-        name, corner = dataset.classes[int(label) - 1], (x1, max(0.0, y1 - 12))
-        draw.rectangle(draw.textbbox(corner, name), fill=colour)
-        draw.text(corner, name, fill="black")
-    draw.text((3, cell - 12), f"{dataset.ids_N[i]}  {dataset.domain_of(i)}", fill="white")
+        name, top = dataset.classes[int(label) - 1], max(0.0, y1 - line)
+        long = font.getlength(name) + 4
+        left = max(0.0, min(x1, width - long))
+        draw.rectangle((left, top, left + long - 1, top + line - 1), fill=BACKING)
+        draw.text((left + 2, top + 1), name, fill="white", font=font)
+    start, file = f"{dataset.ids_N[i]}  {dataset.domain_of(i)}  ", dataset.file_names[i]
+    room = width - 3 - font.getlength(start)
+    if font.getlength(file) > room:  # the end of a path tells more than its beginning
+        while file and font.getlength("..." + file) > room:
+            file = file[1:]
+        file = "..." + file
+    draw.rectangle((0, height, width, height + line), fill="black")
+    draw.text((3, height + 1), start + file, fill="white", font=font)
     return sheet
+
+
+def cell_height(sizes_N2: np.ndarray, width: int) -> int:
+    """Rows of a picture's place: `width` x the median of h/w, so that most pictures fill it."""
+    return max(1, round(width * float(np.median(sizes_N2[:, 0] / sizes_N2[:, 1]))))
 
 
 def make_sheet(dataset: PackedDataset, options: SheetOptions) -> Image.Image:
@@ -59,10 +77,13 @@ def make_sheet(dataset: PackedDataset, options: SheetOptions) -> Image.Image:
     rng = np.random.default_rng(options.seed)
     chosen = np.sort(rng.permutation(len(dataset))[: options.count])
     columns = min(options.columns, len(chosen))
-    sheet = Image.new("RGB", (columns * options.cell, -(-len(chosen) // columns) * options.cell))
-    for place, i in enumerate(chosen.tolist()):
+    height = cell_height(dataset.sizes_N2[chosen], options.cell)
+    cells = [draw_sample(dataset, i, options.cell, height) for i in chosen.tolist()]
+    w, h = cells[0].size
+    sheet = Image.new("RGB", (columns * w, -(-len(cells) // columns) * h))
+    for place, cell in enumerate(cells):
         row, column = divmod(place, columns)
-        sheet.paste(draw_sample(dataset, i, options.cell), (column * options.cell, row * options.cell))
+        sheet.paste(cell, (column * w, row * h))
     return sheet
 
 

@@ -20,8 +20,8 @@ import tyro
 from pipeline import diverse_weather
 from pipeline.annotated import relative
 from pipeline.card import VERSION, build_card, report
-from pipeline.classes import split_names
-from pipeline.console import Progress, run_entry, say, track
+from pipeline.classes import Names, split_names
+from pipeline.console import Progress, counted, run_entry, say, track
 from pipeline.output_folder import WORK, begin, check_output, clear_work, replace_file
 from pipeline.packed import PackedDataset
 from pipeline.problems import SHOWN, check_allowed, problem_list
@@ -50,18 +50,21 @@ class PackOptions:
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write; made when missing."""
     format: Literal["auto", "voc", "yolo", "coco", "bdd"] = "auto"
-    split: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Which lists to read (--split train); 'all' for every one. Not needed when there is only one."""
+    """How ROOT is annotated; auto recognises it by its files. The diverse-weather benchmark is voc."""
+    split: tyro.conf.UseAppendAction[tuple[Names, ...]] = ()
+    """Which lists to read (--split train val); 'all' for every one. Not needed when there is only one."""
     classes: tuple[str, ...] = ()
     """Class names in the order of their numbers. Default: the dataset's own order, or the benchmark's seven."""
-    map: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Rename a class: --map motorcycle=motor,bicycle=bike, or as often as needed."""
-    drop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Leave a class's objects out: --drop ambulance,bike, or as often as needed."""
+    map: tyro.conf.UseAppendAction[tuple[Names, ...]] = ()
+    """Rename classes: --map motorcycle=motor bicycle=bike."""
+    drop: tyro.conf.UseAppendAction[tuple[Names, ...]] = ()
+    """Leave the objects of these classes out: --drop ambulance bike."""
     domain: str = ""
     """Name of the domain the images belong to. Default: the folder's name, or what the format itself says."""
     short_side: int = 600
+    """Pixels of a picture's shorter side when packed; fewer where its longer side would pass --long-side."""
     long_side: int = 1000
+    """The most pixels of its longer side."""
     quality: int = 92
     """JPEG quality, 1 to 100."""
     chroma: Literal["4:2:0", "4:2:2", "4:4:4"] = "4:2:0"
@@ -97,6 +100,10 @@ def check_options(options: PackOptions) -> None:
         raise ValueError("--part makes shards and --merge only joins them: use one of the two")
     if options.beton and options.part:
         raise ValueError("--beton belongs to the last step: give it with --merge, not with --part")
+    if options.beton:  # before an hour of packing, not after it
+        from pipeline.beton import import_ffcv
+
+        import_ffcv()
     parse_part(options.part)
     root, out = options.root.resolve(), options.out.resolve()
     if root.is_relative_to(out):
@@ -223,12 +230,12 @@ def pack(options: PackOptions) -> list[Path]:
 
 
 def check_source(source: Source, options: PackOptions) -> None:
-    what = f"{source.root} (of which annotations and picture headers were read; decoding may find more)"
     listing = problems_name(options)
     if len(source.problems) > max(SHOWN, options.allow_bad):  # too many for a message
         begin(options.out)
         replace_file(options.out, listing, problem_list(source.problems).encode())
-    check_allowed(source.problems, options.allow_bad, what, options.out / listing)
+    more = "; decoding the pictures, which comes after this, may find more"
+    check_allowed(source.problems, options.allow_bad, source.root, options.out / listing, more)
     if not source.samples:
         raise ValueError(f"{source.root}: no image is left to pack")
 
@@ -244,7 +251,8 @@ def pack_source(source: Source, options: PackOptions, name: str) -> list[Path]:
     jobs, fingerprint = plan_shards(source, options)
     if (out / "dataset.json").exists():
         check_same(out, fingerprint, jobs)
-        say(f"{out} is already packed from the same images and options")
+        adding = "; adding data.beton" if options.beton and not (out / "data.beton").exists() else ""
+        say(f"{out} is already packed from the same images and options{adding}")
     else:
         shards = run_jobs(jobs, source, options)
         if shards is None:
@@ -325,10 +333,10 @@ def run_jobs(jobs: list[ShardJob], source: Source, options: PackOptions) -> list
     (options.out / problems_name(options)).unlink(missing_ok=True)
     if problems:
         replace_file(options.out, problems_name(options), problem_list(problems).encode())
-    check_allowed(problems, options.allow_bad, f"{source.root}", options.out / problems_name(options))
+    check_allowed(problems, options.allow_bad, source.root, options.out / problems_name(options))
     if num_parts > 1:
         say(
-            f"{options.out}: part {part} of {num_parts} is done ({len(mine)} shards); "
+            f"{options.out}: part {part} of {num_parts} is done ({counted(len(mine), 'shard')}); "
             "when all are, run the command with --merge"
         )
         return None

@@ -191,6 +191,9 @@ class PackedDataset:
     def __len__(self) -> int:
         return len(self.ids_N)
 
+    def __repr__(self) -> str:
+        return f"PackedDataset({str(self.path)!r}): {len(self)} images, classes {', '.join(self.classes)}"
+
     @property
     def checksum(self) -> str:
         """Fingerprint of the data: the index's SHA-256, which covers every record's SHA-256, box and label."""

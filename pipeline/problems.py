@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.console import counted
+
 SHOWN = 40
 
 
@@ -38,15 +40,19 @@ def problem_list(problems: Sequence[Problem]) -> str:
     return "".join(f"{problem} [{SKIP_TEXT[problem.skips]}]\n" for problem in problems)
 
 
-def check_allowed(problems: Sequence[Problem], allow_bad: int, what: str, complete: Path) -> None:
-    """Raise with all problems together when there are more than the user allowed."""
+def check_allowed(problems: Sequence[Problem], allow_bad: int, root: Path, complete: Path, more: str = "") -> None:
+    """Raise with all problems together when there are more than the user allowed. `more` ends the message."""
     if len(problems) <= allow_bad:
         return
-    kinds = {kind: sum(problem.skips == kind for problem in problems) for kind in SKIP_TEXT}
-    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    images, boxes, clips = (sum(problem.skips == kind for problem in problems) for kind in SKIP_TEXT)
+    effects = (
+        (images, f"{counted(images, 'image')} left out"),
+        (boxes, f"{counted(boxes, 'box', 'boxes')} left out"),
+        (clips, f"{counted(clips, 'box', 'boxes')} clipped"),
+    )
     raise ValueError(
-        f"{what} has {len(problems)} problems (by what would be left out or clipped: {counts}), "
-        f"{allow_bad} are allowed:\n"
+        f"{counted(len(problems), 'problem')} in {root}, {allow_bad} allowed "
+        f"(allowing all: {', '.join(text for count, text in effects if count)}):\n"
         f"{describe_problems(problems, complete)}\n"
-        f"Mend them, or accept up to this many with --allow-bad {len(problems)}"
+        f"Mend the data, or accept up to this many with --allow-bad {len(problems)}{more}"
     )

@@ -20,6 +20,16 @@ def find_voc(root: Path) -> Path | None:
     return None
 
 
+def lists_missing(root: Path) -> str:
+    """What to do about a folder of VOC annotations without image lists; '' for any other folder."""
+    if find_voc(root) or not (root / "Annotations").is_dir():
+        return ""
+    return (
+        "has Annotations, as Pascal VOC, but its image lists are missing: write ImageSets/Main/train.txt, "
+        "a file name without its suffix on each line"
+    )
+
+
 def list_splits(folder: Path) -> list[str]:
     """Names of the image lists, without VOC's per-class lists such as car_train."""
     names = sorted(path.stem for path in (folder / "ImageSets" / "Main").glob("*.txt"))
@@ -29,7 +39,12 @@ def list_splits(folder: Path) -> list[str]:
 def read_voc(root: Path, splits: list[str], domain: str, problems: list[Problem]) -> list[Annotated]:
     folder = find_voc(root)
     if folder is None:
-        raise ValueError(f"{root}: no Annotations and ImageSets/Main folders, so this is not Pascal VOC")
+        missing = lists_missing(root)
+        raise ValueError(
+            f"{root} {missing}"
+            if missing
+            else f"{root}: no Annotations and ImageSets/Main folders, so this is not Pascal VOC"
+        )
     pictures: dict[str, list[str]] = {}
     if (folder / "JPEGImages").is_dir():
         for name in sorted(os.listdir(folder / "JPEGImages")):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline import diverse_weather
 from pipeline.annotated import Annotated, AnnotatedBox, relative
 from pipeline.batch import Sample
 from pipeline.classes import build_class_table, nearest, parse_renames
@@ -17,10 +18,11 @@ from pipeline.problems import Problem
 from pipeline.source_bdd import read_bdd
 from pipeline.source_coco import read_coco
 from pipeline.source_json import find_json
-from pipeline.source_voc import find_voc, read_voc
+from pipeline.source_voc import find_voc, lists_missing, read_voc
 from pipeline.source_yolo import find_yolo, read_yolo
 
 FORMATS = ("voc", "yolo", "coco", "bdd")
+NEIGHBOURS = 50  # folders below a wrong ROOT that are looked into
 CLIP_BELOW = 2.0  # pixels a box may stick out of its image and be clipped without a word
 
 
@@ -37,12 +39,35 @@ class Source:
     num_clipped: int = 0  # boxes that stuck out by less than CLIP_BELOW
 
 
+def fitting_formats(root: Path) -> list[str]:
+    found = [name for name, fits in (("voc", find_voc), ("yolo", find_yolo)) if fits(root)]
+    return found + sorted({kind for _, kind in find_json(root).values()})
+
+
+def fitting_neighbours(root: Path) -> list[str]:
+    """'FOLDER (format)' of the folders one level down and one up that would be recognised."""
+    below = sorted(path for path in root.iterdir() if path.is_dir())[:NEIGHBOURS]
+    found = []
+    for folder in (*below, root.parent):
+        try:
+            benchmark = diverse_weather.find_domains(folder)
+            formats = ["the diverse-weather benchmark"] if benchmark else fitting_formats(folder)
+        except (ValueError, OSError):  # a folder nobody named; its faults are not the user's mistake
+            continue
+        if formats:
+            found.append(f"{folder} ({' and '.join(formats)})")
+    return found
+
+
 def detect_format(root: Path) -> str:
     """voc, yolo, coco or bdd, by the files that only that format has; exactly one must fit."""
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder")
-    found = [name for name, fits in (("voc", find_voc), ("yolo", find_yolo)) if fits(root)]
-    found += sorted({kind for _, kind in find_json(root).values()})
+    found = fitting_formats(root)
+    if not found and (missing := lists_missing(root)):
+        raise ValueError(f"{root} {missing}")
+    if not found and (neighbours := fitting_neighbours(root)):
+        raise ValueError(f"{root} has no annotations that are known, but these have: {', '.join(neighbours)}")
     if len(found) != 1:
         expected = (
             "Annotations + ImageSets/Main (voc), data.yaml (yolo), annotations/*.json (coco) or labels/*.json (bdd)"

@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tyro
 from PIL import Image
 
 from pipeline import diverse_weather
+from pipeline.classes import split_names
+from pipeline.console import track
 from pipeline.pack import PackOptions, pack
 from pipeline.packed import PackedDataset
 
@@ -191,13 +194,13 @@ def test_every_problem_is_in_a_file_when_the_message_shows_forty(options):
     pictures = sorted((options.root / "JPEGImages").iterdir())
     for path in pictures[:20]:
         path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match="has 20 problems") as short:
+    with pytest.raises(ValueError, match=r"^20 problems in ") as short:
         pack(options)
     assert "lists them all" not in str(short.value)
     assert (options.out / "problems.txt").read_text().count("\n") == 20
     objects = "<object><name>car</name></object>" * 50
     (options.root / "Annotations/i30.xml").write_text(f"<annotation>{objects}</annotation>")
-    message = r"(?s)has {} problems.*\.\.\. and {} more; {} lists them all"
+    message = r"(?s)^{} problems in .*\.\.\. and {} more; {} lists them all"
     with pytest.raises(ValueError, match=message.format(50, 10, options.out / "problems.txt")):
         pack(options)
     assert (options.out / "problems.txt").read_text().count("\n") == 50
@@ -245,16 +248,46 @@ def test_packing_twice_says_so_and_other_options_are_refused(options, capsys):
         pack(replace(options, quality=50))
 
 
+def test_ffcv_is_missed_before_anything_is_packed(options, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ffcv", None)
+    monkeypatch.delitem(sys.modules, "ffcv.pipeline.compiler", raising=False)
+    with pytest.raises(ValueError, match=r"--beton need FFCV .*pip install -c constraints.txt -e '\.\[ffcv\]'"):
+        pack(replace(options, beton=True))
+    assert not options.out.exists()
+
+
+def test_options_that_take_several_names(options):
+    """--drop a b, --drop a --drop b and --drop a,b are the same, as for --split and --map."""
+    root, out = map(str, (options.root, options.out))
+    for words in (["a", "b c", "d"], ["a,b c", "--drop", "d"], ["a", "--drop", "b c,d"]):
+        parsed = tyro.cli(PackOptions, args=[root, out, "--drop", *words, "--split", "train", "val"])
+        assert split_names(parsed.drop) == ("a", "b c", "d")
+        assert split_names(parsed.split) == ("train", "val")
+        assert parsed.map == ()
+
+
+def test_no_bar_when_there_is_nothing_to_go_through(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert list(track([], "comparing", 0)) == []
+    assert capsys.readouterr().err == ""
+    assert list(track([7], "comparing", 1)) == [7]
+    assert "comparing" in capsys.readouterr().err
+
+
 def test_bad_pictures_are_found_together_and_skipped_only_when_allowed(options):
     pictures = options.root / "JPEGImages"
     for name in ("i03", "i17"):
         data = (pictures / f"{name}.jpg").read_bytes()
         (pictures / f"{name}.jpg").write_bytes(data[:-9])
     (options.root / "Annotations/i20.xml").unlink()
-    with pytest.raises(ValueError, match=r"(?s)has 1 problems.*i20.xml: is missing.*--allow-bad 1"):
+    with pytest.raises(
+        ValueError,
+        match=r"(?s)^1 problem in .*voc, 0 allowed \(allowing all: 1 image left out\):.*i20.xml: is m.*--allow-bad 1",
+    ):
         pack(options)
     with pytest.raises(
-        ValueError, match=r"(?s)has 3 problems.*i20.xml.*i03.jpg: cannot be decoded.*i17.jpg.*--allow-bad 3"
+        ValueError,
+        match=r"(?s)^3 problems .* 2 allowed .* 3 images left out\).*i20.xml.*i03.jpg: cannot.*i17.jpg.*--allow-bad 3",
     ):
         pack(replace(options, allow_bad=2))
     assert not (options.out / "dataset.json").exists()
@@ -269,7 +302,7 @@ def test_bad_pictures_are_found_together_and_skipped_only_when_allowed(options):
 
 
 @pytest.mark.slow
-def test_a_kill_while_the_beton_is_written_leaves_nothing_behind(options, tmp_path):
+def test_a_kill_while_the_beton_is_written_leaves_nothing_behind(options, tmp_path, capsys):
     pytest.importorskip("ffcv", reason="FFCV is not installed", exc_type=ImportError)
     pack(options)
     before = files(options.out)
@@ -293,7 +326,9 @@ def test_a_kill_while_the_beton_is_written_leaves_nothing_behind(options, tmp_pa
     assert left
     assert all(name.startswith(".work/") for name in left)
     assert len(PackedDataset(options.out)) == 40  # what was finished stays readable
+    capsys.readouterr()
     pack(replace(options, beton=True))
+    assert "is already packed from the same images and options; adding data.beton\n" in capsys.readouterr().out
     assert set(files(options.out)) == {*before, "data.beton"}
 
 
@@ -405,7 +440,7 @@ def test_every_domain_is_read_before_the_first_is_packed(make_voc, tmp_path):
     with pytest.raises(ValueError, match=r"--split val: .* has train"):
         pack(PackOptions(root, tmp_path / "out", split=("train", "val"), workers=1))
     (root / "night_sunny/VOC2007/Annotations/a.xml").unlink()
-    with pytest.raises(ValueError, match=r"(?s)night_sunny .*decoding may find more.* has 1 problems"):
+    with pytest.raises(ValueError, match=r"(?s)^1 problem in .*night_sunny.*1; decoding .* may find more$"):
         pack(PackOptions(root, tmp_path / "out", workers=1))
     assert not (tmp_path / "out").exists()
 

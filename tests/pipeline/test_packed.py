@@ -16,6 +16,7 @@ from pipeline.packed import PackedDataset
 def test_what_a_dataset_says_of_itself(make_packed):
     dataset = make_packed(23)
     assert len(dataset) == 23
+    assert repr(dataset) == f"PackedDataset({str(dataset.path)!r}): 23 images, classes bus, car"
     assert dataset.classes == ("bus", "car")
     assert dataset.max_boxes == 8
     assert dataset.domains == ["packed-source"]

@@ -158,10 +158,21 @@ def test_exif_rotation_is_applied_and_a_size_from_before_it_is_a_fault(tools, ma
 # --- classes ---
 
 
+def test_a_split_may_be_named_without_its_year(make_voc, capsys):
+    root = make_voc({"a": ((9, 9), [])}, split="train2017")
+    make_voc({"b": ((9, 9), [])}, split="trainval", root=root)
+    assert [sample.path.stem for sample in read(root, classes=("car",), splits=("train",)).samples] == ["a"]
+    assert capsys.readouterr().out == "--split train: taking train2017, the only one of train2017, trainval that fits\n"
+    make_voc({"c": ((9, 9), [])}, split="train2014", root=root)
+    with pytest.raises(ValueError, match=r"--split train: .* has train2014, train2017, trainval"):
+        read(root, classes=("car",), splits=("train",))
+
+
 def test_unknown_class_is_an_error_with_the_nearest_name_and_never_a_shifted_id(make_voc):
     root = make_voc({"a": ((9, 9), [("motorcycle", 1, 1, 5, 5), ("Car", 1, 1, 5, 5)])})
     with pytest.raises(
-        ValueError, match=r"(?s)'motorcycle' \(1 objects\) \(nearest: motor\).*'Car' .*\(nearest: car\)"
+        ValueError,
+        match=r"(?s)^2 classes of .* are not .*'motorcycle' \(1 object\) \(nearest: motor\).*'Car' .*\(nearest: car\)",
     ):
         read(root, classes=("car", "motor"))
     source = read(root, classes=("car", "motor"), rename=("motorcycle=motor", "Car=car"))
@@ -189,11 +200,17 @@ def test_class_options_that_are_wrong(make_voc, options, message):
         read(root, **options)
 
 
-def test_options_may_name_classes_that_this_split_lacks_but_a_misspelt_one_cannot_pass(make_voc):
+def test_options_may_name_classes_that_this_split_lacks_but_a_misspelt_one_cannot_pass(make_voc, capsys):
     root = make_voc({"a": ((9, 9), [("car", 1, 1, 5, 5)])})
-    assert len(read(root, classes=("car", "motor"), drop=("ambulance",), rename=("motorcycle=motor",)).samples) == 1
+    assert len(read(root, classes=("car", "motor"), drop=("cars",), rename=("motorcycle=motor",)).samples) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "note: --map motorcycle: no object here has this class",
+        "note: --drop cars: no object here has this class (nearest: car)",
+    ]
+    assert len(read(root, classes=("motor",), drop=("car",)).samples) == 1
+    assert capsys.readouterr().out == ""
     root = make_voc({"a": ((9, 9), [("ambulance", 1, 1, 5, 5)])})
-    with pytest.raises(ValueError, match="'ambulance'"):
+    with pytest.raises(ValueError, match=r"(?s)^1 class of the dataset is not in .*'ambulance'"):
         read(root, classes=("car",), drop=("ambulence",))
 
 
@@ -484,6 +501,25 @@ def test_formats_are_told_apart(make_voc, make_yolo, make_coco, tmp_path):
     (yolo / "annotations.json").write_text('{"images": []}')
     with pytest.raises(ValueError, match="looks like yolo and coco"):
         detect_format(yolo)
+
+
+def test_a_wrong_folder_names_what_would_be_recognised_near_it(make_yolo, make_voc, tmp_path):
+    yolo = make_yolo({"a": ((9, 9), [])})
+    make_voc({"a": ((9, 9), [])}, root=tmp_path / "deep/daytime_clear/VOC2007")
+    expected = f"but these have: {tmp_path / 'deep'} (the diverse-weather benchmark), {yolo} (yolo)"
+    with pytest.raises(ValueError, match=f"{re.escape(expected)}$"):
+        detect_format(tmp_path)
+    with pytest.raises(ValueError, match=rf"but these have: {yolo} \(yolo\)$"):
+        detect_format(yolo / "train")
+
+
+def test_voc_without_image_lists_says_so(make_voc):
+    root = make_voc({"a": ((9, 9), [])})
+    (root / "ImageSets/Main/train.txt").unlink()
+    (root / "ImageSets/Main").rmdir()
+    for format in ("auto", "voc"):
+        with pytest.raises(ValueError, match=r"image lists are missing: write ImageSets/Main/train.txt"):
+            read(root, format=format, classes=("car",))
 
 
 def test_other_json_is_not_taken_for_coco(make_voc, make_coco):
