@@ -42,19 +42,19 @@ def percent(value: float) -> str:
 
 
 def dot_plot(
-    rows: Sequence[tuple[Html, Sequence[tuple[float | None, Sequence[float] | None]]]],
+    rows: Sequence[tuple[Html, Sequence[tuple[float | str, Sequence[float] | None]]]],
     series: Sequence[Series],
     description: str,
 ) -> Html:
-    """rows: (label, [(value, interval) of each series]). All share one axis from 0."""
-    highest = max([v for _, points in rows for value, ends in points for v in (value or 0, *(ends or ()))], default=1)
-    top = round_up(highest)
+    """rows: (label, [(value, interval) of each series]). All share one axis from 0; text says why there is no value."""
+    figures = [(value, *(ends or ())) for _, points in rows for value, ends in points if not isinstance(value, str)]
+    top = round_up(max([v for values in figures for v in values], default=1))
     body = []
     for label, points in rows:
         lanes = []
         for (value, ends), one in zip(points, series, strict=True):
-            if value is None:
-                lanes.append(tag("div", "no objects", class_="lane none"))
+            if isinstance(value, str):
+                lanes.append(tag("div", value, class_="lane none"))
                 continue
             parts = []
             if ends:
@@ -63,7 +63,7 @@ def dot_plot(
             parts.append(tag("span", class_="dot", style=f"left:{percent(100 * value / top)}"))
             title = f"{one.name}: {number(value)}" + (f" ({number(ends[0])} to {number(ends[1])})" if ends else "")
             lanes.append(tag("div", parts, class_=f"lane {one.style}", title=title))
-        values = [tag("div", number(value), class_=f"value {one.style}")
+        values = [tag("div", number(None if isinstance(value, str) else value), class_=f"value {one.style}")
                   for (value, _), one in zip(points, series, strict=True)]  # fmt: skip
         body += [
             tag("div", label, class_="dots-label"),
@@ -76,19 +76,18 @@ def dot_plot(
 
 
 def bars(
-    groups: Sequence[tuple[str, Sequence[float | None]]],
+    groups: Sequence[tuple[str, Sequence[float | str]]],
     series: Sequence[Series],
     description: str,
     top: float,
-    absent: str = "no objects",
 ) -> Html:
-    """groups: (label, [value of each series])."""
+    """groups: (label, [value of each series]); text says why there is no value."""
     rows = []
     for label, values in groups:
         lanes = []
         for value, one in zip(values, series, strict=True):
-            if value is None:
-                lanes.append(tag("div", tag("span", absent, class_="none"), class_="bar"))
+            if isinstance(value, str):
+                lanes.append(tag("div", tag("span", value, class_="none"), class_="bar"))
                 continue
             fill = tag("span", class_=f"fill {one.style}", style=f"width:{percent(100 * value / top)}")
             lanes.append(

@@ -44,6 +44,11 @@ def title(name: str) -> str:
     return TITLES.get(name, name)
 
 
+def unseen_weathers(names: Iterable[str], source: str) -> bool:
+    """Trained on the benchmark's clear days, and all others are its weathers; of other data nothing is known."""
+    return source == SOURCE and {SOURCE} < set(names) <= set(BENCHMARK)
+
+
 def ordered(names: Iterable[str]) -> list[str]:
     """Source, the four targets, then any other domain in the order given."""
     names = list(dict.fromkeys(names))

@@ -26,6 +26,7 @@ from pipeline.pixels import SUFFIXES, decode_rgb, encode, resize, training_size
 from pipeline.views import clean_view
 
 LEAST_READ = 0.95  # of the frames that a film's header promises: many headers are a few off
+BOX_FORMAT = "[x, y, width, height] in pixels of the original, x and y of the top left corner"
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
@@ -99,7 +100,7 @@ def canvas_of(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def find_inputs(inputs: tuple[str, ...]) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """([(file, where its result goes below the output folder)], inputs that name nothing)."""
+    """([(file, where its result goes below the output folder)], [input that gives nothing, and why])."""
     files: list[tuple[Path, Path]] = []
     missing = []
     for text in inputs:
@@ -107,16 +108,16 @@ def find_inputs(inputs: tuple[str, ...]) -> tuple[list[tuple[Path, Path]], list[
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in (*SUFFIXES, *VIDEOS))
             files += [(p, p.relative_to(path)) for p in inside]
-            found = bool(inside)
+            reason = "" if inside else "the folder holds no image or video"
         elif path.is_file():
             files.append((path, Path(path.name)))
-            found = True
+            reason = ""
         else:
             matched = [Path(name) for name in sorted(glob.glob(text, recursive=True)) if Path(name).is_file()]
             files += [(p, Path(p.name)) for p in matched]
-            found = bool(matched)
-        if not found:
-            missing.append(text)
+            reason = "" if matched else "no file matches" if any(sign in text for sign in "*?[") else "does not exist"
+        if reason:
+            missing.append(f"{text}: {reason}")
     unique: dict[Path, Path] = {}
     taken: set[Path] = set()
     for file, place in dict.fromkeys(files):
@@ -261,11 +262,8 @@ def main() -> int:
     options = tyro.cli(PredictOptions)
     say(describe_hardware())
     files, skipped = find_inputs(options.inputs)
-    skipped = [f"{text}: no such image, folder or video" for text in skipped]
     if not files:
-        raise ValueError(
-            f"nothing to look at: {', '.join(options.inputs) or 'no input was named'} holds no image or video"
-        )
+        raise ValueError(f"nothing to look at: {'; '.join(skipped) or 'no input was named'}")
     originals = {path.resolve() for path, _ in files}
     lost = [path for path in (options.out / target for _, target in files) if path.resolve() in originals]
     if lost:
@@ -288,6 +286,7 @@ def main() -> int:
         "checkpoint": str(options.checkpoint),
         "classes": list(predictor.classes),
         "score": predictor.score,
+        "box_format": BOX_FORMAT,
         "images": entries,
         "skipped": skipped,
     }

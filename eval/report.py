@@ -50,8 +50,7 @@ def build_report(runs: list[EvaluatedRun]) -> str:
     sections = [
         section(
             "domains",
-            "Five weathers",
-            "Trained on clear days only; every other domain is a weather the detector has never seen.",
+            *about_domains(runs),
             domains_section(runs, series),
         ),
         section(
@@ -137,6 +136,16 @@ def section(name: str, title: str, about: str, content: Html) -> tuple[str, str,
     return name, title, body
 
 
+def about_domains(runs: list[EvaluatedRun]) -> tuple[str, str]:
+    """Heading and first sentence of the domains, which are not always weathers."""
+    names, source = {name for run in runs for name in run.domains}, runs[-1].results["source"]
+    heading = "Five weathers" if names == set(domains.BENCHMARK) else "Domains"
+    if domains.unseen_weathers(names, source):
+        return heading, "Trained on clear days only; every other domain is a weather the detector has never seen."
+    others = "; the other domains were not trained on" if len(names) > 1 else ""
+    return heading, f"Trained on {domains.title(source)}{others}."
+
+
 def hero(runs: list[EvaluatedRun], series: list[Series]) -> Html:
     subject, base = runs[-1], runs[0] if len(runs) > 1 else None
     cards = []
@@ -152,6 +161,8 @@ def hero(runs: list[EvaluatedRun], series: list[Series]) -> Html:
             )
         elif ends:
             lines.append(tag("span", f"{number(ends[0])} to {number(ends[1])}", class_="sub"))
+        elif value is None:
+            lines.append(tag("span", subject.reason(name), class_="sub"))
         pale = " pale" if name in skies.PALE else ""
         cards.append(tag("li", skies.sky(name), lines, class_=f"sky{pale}"))
     facts = [
@@ -160,9 +171,10 @@ def hero(runs: list[EvaluatedRun], series: list[Series]) -> Html:
         f"{sum(subject.results['domains'][name]['num_objects'] for name in subject.domains):,} objects",
         "mAP at IoU 0.5, VOC2007 11-point, percent",
     ]
+    weathers = domains.unseen_weathers(subject.domains, subject.results["source"])
     return tag(
         "div",
-        tag("h1", f"How {subject.name} sees in bad weather"),
+        tag("h1", f"How {subject.name} sees" + (" in bad weather" if weathers else "")),
         tag("p", summary(subject, base), class_="lead"),
         tag("ul", cards, class_="skies"),
         tag("div", [tag("span", fact) for fact in facts], class_="facts"),
@@ -176,7 +188,9 @@ def summary(subject: EvaluatedRun, base: EvaluatedRun | None) -> Html:
     home, clear, mean = domains.title(source), subject.figure(source), subject.figure("mean_of_targets")
     if mean is None:
         return text([f"On {home} it reaches ", tag("strong", f"{number(clear)} mAP"), "."])
-    start = [tag("strong", f"{number(mean)} mAP"), " on the mean of the weathers it has never seen"]
+    weathers = domains.unseen_weathers(subject.domains, source)
+    others = "weathers it has never seen" if weathers else "domains it was not trained on"
+    start = [tag("strong", f"{number(mean)} mAP"), f" on the mean of the {others}"]
     if base is None:
         return text([*start, "." if clear is None else f". On {home} it reaches {number(clear)}."])
     change = difference(subject, base, "mean_of_targets")

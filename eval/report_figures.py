@@ -31,12 +31,20 @@ def columns_of(runs: list[EvaluatedRun]) -> list[str]:
     return [*columns, "mean_of_targets"] if any(run.results["mean_of_targets"] for run in runs) else columns
 
 
+def stated(run: EvaluatedRun, name: str, value: float | None, none: str = "no objects") -> float | str:
+    """A figure for a chart, or why there is none."""
+    return run.reason(name, none) if value is None else value
+
+
 def domains_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
     columns = columns_of(runs)
     panels = []
     for metric, title in METRIC_TITLES.items():
         points = [
-            (domain_label(name), [(run.figure(name, metric), run.interval(name, metric)) for run in runs])
+            (
+                domain_label(name),
+                [(stated(run, name, run.figure(name, metric)), run.interval(name, metric)) for run in runs],
+            )
             for name in columns
         ]
         plot = dot_plot(points, series, f"{METRICS[metric]} of each run in each domain, with 95 % intervals")
@@ -53,7 +61,10 @@ def domains_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
 
 def domain_rows(runs: list[EvaluatedRun], columns: list[str], metric: str) -> Html:
     heads = ["", *(domains.title(name) if name != "mean_of_targets" else "Mean of targets" for name in columns)]
-    best = {name: max((run.figure(name, metric) or 0 for run in runs), default=0) for name in columns}
+    best = {}
+    for name in columns:
+        figures = [value for run in runs if (value := run.figure(name, metric)) is not None]
+        best[name] = max(figures) if len(figures) > 1 else None
     rows = [
         tag(
             "tr",
@@ -63,7 +74,7 @@ def domain_rows(runs: list[EvaluatedRun], columns: list[str], metric: str) -> Ht
                     "td",
                     tag("b", number(run.figure(name, metric))),
                     range_of(run.interval(name, metric)),
-                    class_="best" if len(runs) > 1 and run.figure(name, metric) == best[name] else None,
+                    class_="best" if best[name] is not None and run.figure(name, metric) == best[name] else None,
                 )
                 for name in columns
             ],
@@ -99,16 +110,15 @@ def domain_rows(runs: list[EvaluatedRun], columns: list[str], metric: str) -> Ht
 def paper_rows(columns: list[str]) -> list[Html]:
     rows = []
     for name, figures in domains.PAPER.items():
-        known = dict(zip((*domains.BENCHMARK, "mean_of_targets"), figures, strict=True))
-        cells = [tag("td", number(known.get(column))) for column in columns]
+        printed = dict(zip((*domains.BENCHMARK, "mean_of_targets"), figures, strict=True))
+        cells = [tag("td", number(printed.get(column))) for column in columns]
         rows.append(tag("tr", tag("th", f"paper: {name}", scope="row"), cells, class_="paper"))
     return rows
 
 
 def paper_note(runs: list[EvaluatedRun]) -> str:
     counts = {name: run.results["domains"][name]["num_images"] for run in runs for name in run.domains}
-    known = {name: count for name, count in counts.items() if name in BENCHMARK_IMAGES}
-    same = all(count in BENCHMARK_IMAGES[name] for name, count in known.items())
+    same = all(count in BENCHMARK_IMAGES[name] for name, count in counts.items() if name in BENCHMARK_IMAGES)
     own = "" if same else " The images scored here are not the benchmark's: the paper's rows are for orientation only."
     return f"Rows in italics: {domains.PAPER_SOURCE}.{own}"
 
@@ -121,12 +131,16 @@ def classes_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
     panels: list[tuple[str, str, Html]] = []
     for domain in domains.ordered(name for run in runs for name in run.domains):
         classes = runs[-1].results["classes"]
-        groups = [(name, [class_figure(run, domain, name) for run in runs]) for name in classes]
-        top = round_up(max((v for _, values in groups for v in values if v is not None), default=10))
+        figures = {name: [class_figure(run, domain, name) for run in runs] for name in classes}
+        groups = [
+            (name, [class_stated(run, domain, name, value) for run, value in zip(runs, values, strict=True)])
+            for name, values in figures.items()
+        ]
+        top = round_up(max((v for values in figures.values() for v in values if v is not None), default=10))
         chart = bars(groups, series, f"VOC07 AP of each class in {domains.title(domain)}", top)
         counts = next(run for run in runs if domain in run.domains).results["domains"][domain]["objects"]
         objects = tag("p", "Objects: ", ", ".join(f"{n} {count}" for n, count in counts.items()), class_="faint")
-        rows = [[name, *map(number, values)] for name, values in groups]
+        rows = [[name, *map(number, values)] for name, values in figures.items()]
         numbers = as_table(["class", *(run.name for run in runs)], rows, f"VOC07 AP in {domains.title(domain)}")
         panels.append((f"classes-{len(panels)}", domains.title(domain), tag("div", chart, objects, numbers)))
     return Html(legend(series) + tabs("Domain", panels))
@@ -135,6 +149,10 @@ def classes_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
 def class_figure(run: EvaluatedRun, domain: str, name: str) -> float | None:
     part = run.results["domains"].get(domain)
     return None if part is None else part["voc07"]["AP"].get(name)
+
+
+def class_stated(run: EvaluatedRun, domain: str, name: str, value: float | None) -> float | str:
+    return stated(run, domain, value, "no objects" if name in run.results["classes"] else "not evaluated")
 
 
 def curves_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
@@ -151,7 +169,10 @@ def curves_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
                     xs, ys = [r / 100 for r in range(reached)], points[:reached]
                     lines.append(Line(one.style, [*xs, xs[-1] if xs else 0.0], [*ys, 0.0]))
             figures = [class_figure(run, domain, name) for run in runs]
-            note = " · ".join(number(value) for value in figures)
+            note = f"AP {' · '.join(number(value) for value in figures)}"
+            if all(value is None for value in figures):
+                absent = [class_stated(run, domain, name, None) for run in runs]
+                note = "no objects" if "no objects" in absent else "not evaluated"
             charts.append(
                 line_chart(
                     name,
@@ -160,7 +181,7 @@ def curves_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
                     y_range=(0, 1),
                     x_label="recall (precision upwards)",
                     x_digits=1,
-                    note=f"AP {note}" if any(value is not None for value in figures) else "no objects",
+                    note=note,
                 )
             )
         panels.append((f"curves-{len(panels)}", domains.title(domain), tag("div", charts, class_="grid-of-charts")))
@@ -174,8 +195,14 @@ def sizes_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
     shown = {name: "Mean of targets" if name == "mean_of_targets" else domains.title(name) for name in columns}
     blocks = []
     for size, title in SIZES.items():
-        groups = [(shown[name], values[name, size]) for name in columns]
-        chart = bars(groups, series, f"COCO mAP of {title} objects in each domain", top, "no such objects")
+        groups = [
+            (
+                shown[name],
+                [stated(run, name, v, "no such objects") for run, v in zip(runs, values[name, size], strict=True)],
+            )
+            for name in columns
+        ]
+        chart = bars(groups, series, f"COCO mAP of {title} objects in each domain", top)
         blocks.append(tag("div", tag("h3", title.capitalize()), chart))
     rows = [
         [

@@ -69,6 +69,11 @@ class EvaluatedRun:
         part = self.results["domains"].get(domain)
         return None if part is None else part[metric].get(key)
 
+    def reason(self, domain: str, none: str = "no objects") -> str:
+        """Why there is no figure of a domain, or of the mean of targets: what `none` says, if it was evaluated."""
+        part = self.results["mean_of_targets"] if domain == "mean_of_targets" else self.results["domains"].get(domain)
+        return none if part else "not evaluated"
+
     def interval(self, domain: str, metric: str = "voc07", key: str = "interval") -> list[float] | None:
         if domain == "mean_of_targets":
             return self.results["mean_of_targets"].get(f"interval_{metric}")

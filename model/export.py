@@ -5,10 +5,13 @@
 The ONNX model and the program take uint8 RGB images (batch, 3, height, width), top left aligned in a fixed canvas, and
 their sizes (batch, 2) as int64 (height, width); the batch is free. They answer boxes (batch, D, 4) in pixels, scores,
 labels (1 is the first class) and the number of detections of each image. Normalisation, padding and suppression are
-inside.
+inside; resizing is not (docs/model.md has an example).
 """
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,13 +66,35 @@ def dynamic_shapes() -> dict:
     return {"images_B3HW": {0: batch}, "sizes_B2": {0: batch}}
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warning about torchvision's own description of its suppression, which nobody who exports can mend."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`create_unbacked_symint` is deprecated", FutureWarning)
+        yield
+
+
+@quiet()
 def export_program(detector: Detector, canvas: tuple[int, int]) -> torch.export.ExportedProgram:
     with torch.no_grad():
         return torch.export.export(Deployed(detector), example(canvas), dynamic_shapes=dynamic_shapes(), strict=False)
 
 
+def describe_inputs(card: Card, canvas: tuple[int, int]) -> dict[str, str]:
+    """What the exported model takes, in words."""
+    h, w = canvas
+    resized = "resized to the size it was trained with"
+    if "short_side" in card.extra:
+        resized = f"resized by min({card.extra['short_side']} / short side, {card.extra['long_side']} / long side)"
+    return {
+        "images": f"uint8 RGB, B x 3 x {h} x {w}; each image {resized}, at the top left, zeros right of and below it",
+        "sizes": f"int64, B x 2; (height, width) of each resized image, at most ({h}, {w})",
+    }
+
+
+@quiet()
 def export_onnx(detector: Detector, card: Card, canvas: tuple[int, int], path: Path) -> None:
-    """One file, class names in its metadata under "classes"."""
+    """One file; its metadata say, as JSON, the classes, the canvas, the training size and what goes in."""
     program = torch.onnx.export(
         export_program(detector, canvas),
         input_names=list(INPUTS),
@@ -79,8 +104,9 @@ def export_onnx(detector: Detector, card: Card, canvas: tuple[int, int], path: P
         verbose=False,
     )
     assert program is not None
-    program.model.metadata_props["classes"] = json.dumps(card.classes)
-    program.model.metadata_props["canvas"] = json.dumps(canvas)
+    known = {name: card.extra[name] for name in ("short_side", "long_side") if name in card.extra}
+    about = {"classes": card.classes, "canvas": canvas, **known, "inputs": describe_inputs(card, canvas)}
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in about.items()})
     program.save(path)
 
 
@@ -101,6 +127,18 @@ def torchvision_constructor(config: ModelConfig, num_classes: int) -> str:
     changed = [item.name for item in fields(config) if getattr(config, item.name) != item.default]
     arguments = ", ".join(f"{name}={getattr(config, name)!r}" for name in changed)
     return f"model.backbone.build_torchvision(model.config.ModelConfig({arguments}), {num_classes})"
+
+
+def loading_code(card: Card, path: Path) -> str:
+    """Python that loads the exported state dict; for what torchvision has no constructor it needs this package."""
+    build = torchvision_constructor(card.config, len(card.classes) + 1)
+    own = ["import model.backbone", "import model.config"]
+    lines = ["import torch", *(own if build.startswith("model.") else ["import torchvision"]), f"detector = {build}"]
+    lines.append(f"detector.load_state_dict(torch.load({str(path)!r}, weights_only=True))")
+    if "short_side" in card.extra:  # torchvision resizes images itself, to 800 x 1333 unless it is told
+        sides = f"({card.extra['short_side']},), {card.extra['long_side']}"
+        lines.append(f"detector.transform.min_size, detector.transform.max_size = {sides}")
+    return "\n".join([*lines, "detector.eval()"])
 
 
 @dataclass(frozen=True)
@@ -131,8 +169,9 @@ def export(options: Options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if options.to == "torchvision":
         torch.save({name: value.contiguous() for name, value in detector.state_dict().items()}, path)
-        say(f"load it into: {torchvision_constructor(card.config, detector.num_classes)}")
-        say("torchvision resizes images itself, to 800 x 1333 unless it is given min_size and max_size")
+        say(f"load it with:\n\n{loading_code(card, path)}\n")
+        if "short_side" not in card.extra:
+            say("torchvision resizes images itself, to 800 x 1333 unless transform.min_size and max_size say otherwise")
     elif options.to == "torch":
         say("exporting; this takes about a minute")
         torch.export.save(export_program(detector, options.canvas), path)

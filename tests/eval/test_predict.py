@@ -40,6 +40,7 @@ def test_a_folder_gives_drawings_and_boxes_in_original_pixels(scored, pictures, 
     content = json.loads((out / "predictions.json").read_text())
     assert len(content["images"]) == 4
     assert content["skipped"] == []
+    assert content["box_format"].startswith("[x, y, width, height] in pixels of the original")
     for entry in content["images"]:
         drawn = Image.open(entry["drawn"])
         assert drawn.size == (entry["width"], entry["height"])
@@ -69,8 +70,15 @@ def test_what_cannot_be_read_is_named_and_skipped(scored, pictures, tmp_path, mo
     assert len(content["skipped"]) == 4
     for name in ("broken.jpg", "film.mp4", "nowhere", "*.none"):
         assert name in printed
-    with pytest.raises(ValueError, match="nothing to look at"):
-        call(monkeypatch, *sized(scored, [tmp_path / "nowhere"], tmp_path / "out"))
+    (tmp_path / "empty").mkdir()
+    for name, reason in (
+        ("nowhere", "does not exist"),
+        ("nowhere.jpg", "does not exist"),
+        ("*.none", "no file matches"),
+        ("empty", "the folder holds no image or video"),
+    ):
+        with pytest.raises(ValueError, match=f"nothing to look at: .*: {reason}$"):
+            call(monkeypatch, *sized(scored, [tmp_path / name], tmp_path / "out"))
 
 
 def test_an_input_is_never_overwritten(scored, pictures, monkeypatch):

@@ -170,6 +170,48 @@ def test_one_run_without_anything_else_still_makes_a_page(runs, tmp_path):
     assert "no training log" in parts["training"]
 
 
+def changed(run_, **results):
+    return replace(run_, results=run_.results | results)
+
+
+def test_what_was_never_evaluated_is_not_said_to_hold_no_objects(runs):
+    only = {"daytime_clear": runs[0].results["domains"]["daytime_clear"]}
+    plain = changed(runs[0], domains=only, mean_of_targets={})
+    parts = parts_of(build_report([plain, runs[1]]))
+    assert parts["domains"].count('class="lane none">not evaluated<') == 3 * 2  # night_rainy and the mean, 3 metrics
+    assert ">no objects<" not in parts["domains"]
+    assert parts["domains"].count('class="best"') == 3  # daytime_clear; elsewhere there is no second figure to beat
+    assert parts["classes"].count(">not evaluated<") == 3  # classes, of plain in night_rainy
+    none = [value for run_ in (plain, runs[1]) for part in run_.results["domains"].values()
+            for value in part["voc07"]["AP"].values() if value is None]  # fmt: skip
+    assert parts["classes"].count(">no objects<") == len(none)
+    assert parts["sizes"].count(">not evaluated<") == 2 * 3
+    empty = json.loads(json.dumps(runs[1].results["domains"]))
+    empty["night_rainy"]["voc07"] |= {"mAP": None, "AP": dict.fromkeys(runs[1].results["classes"])}
+    parts = parts_of(build_report([plain, changed(runs[1], domains=empty)]))
+    assert parts["curves"].count(">no objects<") >= 3
+    assert "not evaluated" not in parts["curves"]
+
+
+def test_weathers_are_only_spoken_of_where_there_are_some(runs):
+    page = build_report(runs)
+    assert "Five weathers" not in page  # there are two
+    assert "Trained on clear days only; every other domain is a weather" in page
+    assert "sees in bad weather" in page
+    assert "weathers it has never seen" in page
+    part = runs[1].results["domains"]["daytime_clear"]
+    five = changed(runs[1], domains=dict.fromkeys(domains.BENCHMARK, part))
+    assert build_report([five]).count("Five weathers") == 2  # menu and heading
+    for source, names in (("tunnel", ("tunnel", "dusk_rainy")), ("daytime_clear", ("daytime_clear", "tunnel"))):
+        page = build_report([changed(runs[1], source=source, domains=dict.fromkeys(names, part))])
+        assert f"Trained on {domains.title(source)}; the other domains were not trained on." in page
+        assert "on the mean of the domains it was not trained on" in page
+        assert "sees in bad weather" not in page
+        assert "never seen" not in page
+    alone = build_report([changed(runs[1], domains={"daytime_clear": part}, mean_of_targets={})])
+    assert "<p>Trained on Daytime-Clear.</p>" in alone
+
+
 def test_too_many_pictures_are_refused(runs, monkeypatch):
     monkeypatch.setattr("eval.report.LARGEST", 100_000)
     with pytest.raises(ValueError, match="must stay under"):

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from kernels import nms as nms_module
-from model.config import ModelConfig
-from model.export import Deployed, Options, export, torchvision_constructor
-from model.weights import save_detector
+from model.backbone import build_torchvision
+from model.config import ModelConfig, small_model
+from model.export import Deployed, Options, export, loading_code, torchvision_constructor
+from model.weights import Card, save_detector
 
 CANVAS = (96, 128)
 CLASSES = ("car", "bus", "truck")
@@ -30,7 +31,7 @@ def checkpoint(lively_detector, tmp_path_factory):
     config = ModelConfig(backbone="resnet18", **SMALL)
     directory = tmp_path_factory.mktemp("run") / "student"
     detector = lively_detector(config)
-    save_detector(directory, detector, config, CLASSES)
+    save_detector(directory, detector, config, CLASSES, {"short_side": 90, "long_side": 120})
     return directory, Deployed(detector)
 
 
@@ -48,12 +49,18 @@ def assert_same(got, wanted, relative=0.0):
 
 
 @pytest.mark.slow
-def test_onnx_runtime_finds_the_same_in_any_batch(checkpoint):
+def test_onnx_runtime_finds_the_same_in_any_batch(checkpoint, recwarn):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
     directory, deployed = checkpoint
     path = export(Options(directory, "onnx", canvas=CANVAS))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(CLASSES)
+    about = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
+    assert about["classes"] == list(CLASSES)
+    assert about["canvas"] == list(CANVAS)
+    assert (about["short_side"], about["long_side"]) == (90, 120)
+    assert "B x 3 x 96 x 128; each image resized by min(90 / short side, 120 / long side)" in about["inputs"]["images"]
+    assert about["inputs"].keys() == {item.name for item in session.get_inputs()}
+    assert not [warning for warning in recwarn if "create_unbacked_symint" in str(warning.message)]
     for num_images in (1, 2, 3):
         images, sizes = pictures(num_images)
         got = session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})
@@ -78,23 +85,21 @@ def test_program_runs_where_this_package_is_not(checkpoint, tmp_path):
 
 
 def test_state_dict_runs_in_torchvision(lively_detector, tmp_path, capsys):
-    """The sentence that the export prints is Python: it builds torchvision's module, which finds the same."""
-    import torchvision  # noqa: F401  (named by that sentence)
-
+    """What the export prints can be pasted: it loads torchvision's module, which finds the same."""
     config = ModelConfig(
         backbone="mobilenet_v3_large", weights="none", norm="frozen", rpn_post_nms_test=100, score_threshold=0.2
     )
     detector = lively_detector(config)
-    save_detector(tmp_path / "student", detector, config, CLASSES)
-    path = export(Options(tmp_path / "student", "torchvision"))
-    sentence = torchvision_constructor(config, 4)
-    assert sentence in capsys.readouterr().out
-    stock = eval(sentence)
-    stock.load_state_dict(torch.load(path, weights_only=True))
-    stock.transform.min_size, stock.transform.max_size = (CANVAS[0],), CANVAS[1]
+    size = {"short_side": CANVAS[0], "long_side": CANVAS[1]}
+    save_detector(tmp_path / "student", detector, config, CLASSES, size)
+    export(Options(tmp_path / "student", "torchvision"))
+    code = capsys.readouterr().out.split("\n\n")[1]
+    names: dict = {}
+    exec(code, names)
+    assert "import model" not in code
     images, _ = pictures(1)
     with torch.no_grad():
-        (found,) = stock.eval()([images[0] / 255])
+        (found,) = names["detector"]([images[0] / 255])
     wanted = Deployed(detector)(images, torch.tensor([CANVAS]))
     count = int(wanted[3][0])
     assert_same(
@@ -104,14 +109,17 @@ def test_state_dict_runs_in_torchvision(lively_detector, tmp_path, capsys):
     )
 
 
-def test_sentence_for_an_unusual_detector_builds_it():
-    import model.backbone
-    import model.config
-
-    config = model.config.small_model(weights="none")
-    stock = eval(torchvision_constructor(config, 3))
-    assert stock.state_dict().keys() == model.backbone.build_torchvision(config, 3).state_dict().keys()
-    assert stock.roi_heads.box_head.fc6.out_features == config.representation_size
+def test_what_is_printed_for_an_unusual_detector_loads_it(tmp_path):
+    config = small_model(weights="none")
+    state = build_torchvision(config, 3).state_dict()
+    torch.save(state, tmp_path / "a.pth")
+    names: dict = {}
+    exec(loading_code(Card(("car", "bus"), config), tmp_path / "a.pth"), names)
+    assert not names["detector"].training
+    assert names["detector"].transform.max_size == 1333
+    got = names["detector"].state_dict()
+    assert got.keys() == state.keys()
+    assert all(torch.equal(got[name], value) for name, value in state.items())
 
 
 def test_suppression_for_export_equals_the_operator():
