@@ -65,6 +65,8 @@ def domain_rows(runs: list[EvaluatedRun], columns: list[str], metric: str) -> Ht
     for name in columns:
         figures = [value for run in runs if (value := run.figure(name, metric)) is not None]
         best[name] = max(figures) if len(figures) > 1 else None
+    if len({tuple(run.results["mean_of_targets"].get("domains", ())) for run in runs}) > 1:
+        best["mean_of_targets"] = None  # means over other domains do not compare
     rows = [
         tag(
             "tr",

@@ -181,6 +181,11 @@ def test_what_was_never_evaluated_is_not_said_to_hold_no_objects(runs):
     assert parts["domains"].count('class="lane none">not evaluated<') == 3 * 2  # night_rainy and the mean, 3 metrics
     assert ">no objects<" not in parts["domains"]
     assert parts["domains"].count('class="best"') == 3  # daytime_clear; elsewhere there is no second figure to beat
+    mean = runs[0].results["mean_of_targets"]
+    for names, marked in ((mean["domains"], 3), (["dusk_rainy"], 2)):  # means over other domains do not compare
+        other = changed(runs[0], mean_of_targets=mean | {"domains": names})
+        rows = parts_of(build_report([other, replace(runs[1], folder=runs[1].folder / "none")]))["domains"]
+        assert rows.count('class="best"') == marked * 3
     assert parts["classes"].count(">not evaluated<") == 3  # classes, of plain in night_rainy
     none = [value for run_ in (plain, runs[1]) for part in run_.results["domains"].values()
             for value in part["voc07"]["AP"].values() if value is None]  # fmt: skip
