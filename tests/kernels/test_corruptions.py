@@ -219,7 +219,7 @@ def test_seeds_differ_and_input_is_untouched(pictures):
 @pytest.mark.parametrize("name", severity.ALL)
 def test_threads_share_the_rows(name, pictures, monkeypatch):
     """Split anywhere, even into more shares than there are rows of JPEG blocks, the pixels are the same."""
-    monkeypatch.setattr(dropin, "SHARED_AREA", 0)
+    monkeypatch.setattr(dropin, "SHARED_AREA", dict.fromkeys(severity.ALL, 0))
     asked = []
     monkeypatch.setattr(dropin, "_executor", lambda *key, real=dropin._executor: asked.append(key) or real(*key))
     for picture in (pictures["cat, odd"], pictures["least"][:9, :7]):
