@@ -88,13 +88,17 @@ def test_an_input_is_never_overwritten(scored, pictures, monkeypatch):
     assert (pictures / "grey.jpg").read_bytes() == before
 
 
-def test_a_film_keeps_its_frames_size_and_rate(scored, tmp_path, monkeypatch):
-    film = tmp_path / "film.avi"
-    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (150, 100))
+def write_film(scored, path, num_frames):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (150, 100))
     source = cv2.imread(str(scored.sources["night_rainy"] / "images" / "0.png"))
-    for number in range(7):
+    for number in range(num_frames):
         writer.write(cv2.resize(np.roll(source, 3 * number, axis=1), (150, 100)))
     writer.release()
+    return path
+
+
+def test_a_film_keeps_its_frames_size_and_rate(scored, tmp_path, monkeypatch):
+    film = write_film(scored, tmp_path / "film.avi", 7)
     assert call(monkeypatch, *sized(scored, [film], tmp_path / "out", "--batch-size", 3)) == 0
     (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
     assert len(entry["frames"]) == 7
@@ -110,12 +114,7 @@ def test_a_film_keeps_its_frames_size_and_rate(scored, tmp_path, monkeypatch):
 
 def test_a_film_that_ends_early_is_named(scored, tmp_path, monkeypatch, capsys):
     """Cut in the middle: what could be read is kept, the exit code tells. Its header still promises all frames."""
-    film = tmp_path / "film.avi"
-    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (150, 100))
-    source = cv2.imread(str(scored.sources["night_rainy"] / "images" / "0.png"))
-    for number in range(40):
-        writer.write(cv2.resize(np.roll(source, 3 * number, axis=1), (150, 100)))
-    writer.release()
+    film = write_film(scored, tmp_path / "film.avi", 40)
     assert call(monkeypatch, *sized(scored, [film], tmp_path / "whole")) == 0
     content = film.read_bytes()
     film.write_bytes(content[: len(content) // 2])

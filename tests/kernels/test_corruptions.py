@@ -6,13 +6,13 @@ import imagecorruptions
 import imagecorruptions.corruptions as reference
 import numpy as np
 import pytest
-from numba import njit
 from PIL import Image
 from scipy import stats
 from skimage import data
 
 import kernels
 from kernels import cpu, dropin, glass, noise, parameters, rng, severity
+from kernels.bench_check import normals, random_words
 from kernels.stages import NEED_MASK
 
 DETERMINISTIC = ("contrast", "brightness", "saturate", "pixelate", "defocus_blur", "gaussian_blur", "zoom_blur")
@@ -22,24 +22,6 @@ SEED = 3
 def key_halves(seed: int) -> tuple[np.uint32, np.uint32]:
     key = int(rng.image_key(seed, 0, 0))
     return np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
-
-
-@njit
-def words(key0, key1, stage, height, values):
-    out = np.empty((height, values), np.uint32)
-    for y in range(height):
-        for i in range(values):
-            out[y, i] = rng.bits(key0, key1, stage, y, i)
-    return out
-
-
-@njit
-def normals(word):
-    out = np.empty(word.shape, np.float32)
-    for y in range(word.shape[0]):
-        for i in range(word.shape[1]):
-            out[y, i] = rng.normal(word[y, i])
-    return out
 
 
 def run_reference(name: str, image: np.ndarray, level: int, **options) -> np.ndarray:
@@ -87,7 +69,7 @@ def test_motion_angles_are_uniform():
 def test_same_normal_field(name, level, pictures, assert_faithful, monkeypatch):
     for picture in pictures.values():
         height, width, _ = picture.shape
-        field = normals(words(*key_halves(SEED), rng.NOISE, height, 3 * width)).reshape(picture.shape)
+        field = normals(random_words(*key_halves(SEED), rng.NOISE, height, 3 * width)).reshape(picture.shape)
         monkeypatch.setattr(np.random, "normal", lambda size, scale, field=field: scale * field.astype(float))
         expected = run_reference(name, picture, level)
         monkeypatch.undo()
@@ -98,7 +80,7 @@ def test_same_normal_field(name, level, pictures, assert_faithful, monkeypatch):
 def test_same_impulses(level, pictures, assert_faithful, monkeypatch):
     for picture in pictures.values():
         height, width, _ = picture.shape
-        word = words(*key_halves(SEED), rng.NOISE, height, 3 * width).reshape(picture.shape)
+        word = random_words(*key_halves(SEED), rng.NOISE, height, 3 * width).reshape(picture.shape)
         draws = iter([(word >> 9) / 2.0**23 + 1e-9, np.where(word & 1, 0.0, 1.0)])
 
         given = SimpleNamespace(random=lambda _shape, draws=draws: next(draws))
