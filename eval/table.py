@@ -1,5 +1,6 @@
-"""The table of domains: `python -m eval.table NAME=RUN [NAME=RUN ...] [--json FILE]`; every evaluation prints it."""
+"""The table of domains: `python -m eval.table NAME=RUN [NAME=RUN ...]`; every evaluation prints it."""
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,13 +25,15 @@ class TableOptions:
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Evaluated runs, each PATH or NAME=PATH."""
+    seeds: bool = False
+    """Runs of the same name are one method trained with several seeds: show their mean [least, greatest]."""
     json: Path | None = None
-    """Write {name: {domain: mAP}} here."""
+    """Write {name: {domain: mAP}} here; with --seeds a list in place of each mAP, in the order of the runs."""
     metric: Literal["voc07", "area", "coco"] = "voc07"
 
 
-def named_runs(arguments: tuple[str, ...] | list[str]) -> list[EvaluatedRun]:
-    """Runs from PATH or NAME=PATH; names must differ."""
+def named_runs(arguments: tuple[str, ...] | list[str], seeds: bool = False) -> list[EvaluatedRun]:
+    """Runs from PATH or NAME=PATH; names must differ unless they are seeds of one method."""
     if not arguments:
         raise ValueError("no run was named; give evaluated runs, each PATH or NAME=PATH")
     runs = []
@@ -39,7 +42,7 @@ def named_runs(arguments: tuple[str, ...] | list[str]) -> list[EvaluatedRun]:
         runs.append(load_run(path, name) if equals and not Path(argument).exists() else load_run(argument))
     names = [run.name for run in runs]
     doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
+    if doubled and not seeds:
         raise ValueError(f"several runs are called {', '.join(doubled)}; name them: NAME=PATH")
     return runs
 
@@ -59,8 +62,6 @@ def domain_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
             change = difference(runs[-1], runs[0], name, metric)
             row.append("-" if change is None else show(change.value, change.interval, "+"))
         rows.append(row)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     notes = [f"{METRICS[metric]}, percent, 95 % bootstrap interval over images"]
     means = {run.name: run.results["mean_of_targets"].get("domains", []) for run in runs}
     if len({tuple(sorted(targets)) for targets in means.values() if targets}) > 1:
@@ -71,7 +72,31 @@ def domain_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
             absent = run.results["domains"][name]["classes_without_objects"]
             if absent:
                 notes.append(f"{run.name}, {name}: no objects of {', '.join(absent)}; the mean leaves them out")
-    return "\n".join([*text, *notes])
+    return "\n".join([*aligned(rows), *notes])
+
+
+def seeds_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
+    """Rows are domains and the mean of targets, columns methods; figures are means over the method's runs."""
+    if len({tuple((name, run.results["domains"][name]["checksum"]) for name in run.domains) for run in runs}) > 1:
+        raise ValueError("--seeds: not all runs were evaluated on the same images; use the same --data")
+    methods = by_name(runs)
+    rows = [["", *methods]]
+    for name in [*runs[0].domains, "mean_of_targets"]:
+        figures = [[run.figure(name, metric) for run in several] for several in methods.values()]
+        if None not in [figure for several in figures for figure in several]:
+            shown = [show(statistics.fmean(several), [min(several), max(several)]) for several in figures]
+            rows.append([name.replace("_of_", " of "), *shown])
+    counts = ", ".join(f"{name} {len(several)}" for name, several in methods.items())
+    return "\n".join([*aligned(rows), f"{METRICS[metric]}, percent, mean [least, greatest] over runs ({counts})"])
+
+
+def by_name(runs: list[EvaluatedRun]) -> dict[str, list[EvaluatedRun]]:
+    return {name: [run for run in runs if run.name == name] for name in dict.fromkeys(run.name for run in runs)}
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def show(value: float | None, interval: list[float] | None, sign: str = "-") -> str:
@@ -82,10 +107,16 @@ def show(value: float | None, interval: list[float] | None, sign: str = "-") -> 
 
 def main() -> None:
     options = tyro.cli(TableOptions)
-    runs = named_runs(options.runs)
-    say(domain_table(runs, options.metric))
+    runs = named_runs(options.runs, options.seeds)
+    say(seeds_table(runs, options.metric) if options.seeds else domain_table(runs, options.metric))
     if options.json is not None:
-        write_json(options.json, {run.name: {n: run.figure(n, options.metric) for n in run.domains} for run in runs})
+        figures = {
+            name: {domain: [run.figure(domain, options.metric) for run in several] for domain in several[0].domains}
+            for name, several in by_name(runs).items()
+        }
+        if not options.seeds:
+            figures = {name: {domain: one for domain, (one,) in part.items()} for name, part in figures.items()}
+        write_json(options.json, figures)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from eval.results import difference, load_run
 from eval.robustness import SETS
 from eval.run import EvaluationOptions, open_subject, run, say_replaced
 from eval.scoring import score_domain
-from eval.table import domain_table, named_runs
+from eval.table import domain_table, named_runs, seeds_table
 from model.detector import build_detector
 from model.parity import stock_twin
 from model.weights import save_detector
@@ -265,6 +265,30 @@ def test_table_names_runs_domains_and_the_difference(evaluated, scored):
         named_runs((f"a={evaluated.path}", f"a={evaluated.path}"))
     with pytest.raises(ValueError, match="has not been evaluated"):
         named_runs((str(scored.checkpoint),))
+
+
+def test_table_of_seeds_shows_mean_least_and_greatest(evaluated):
+    def seed(name, *figures):
+        places = zip(("daytime_clear", "night_rainy"), figures[:2], strict=True)
+        parts = evaluated.results["domains"]
+        parts = {place: parts[place] | {"voc07": parts[place]["voc07"] | {"mAP": figure}} for place, figure in places}
+        mean = evaluated.results["mean_of_targets"] | {"voc07": figures[2]}
+        return replace(evaluated, name=name, results=evaluated.results | {"domains": parts, "mean_of_targets": mean})
+
+    runs = [seed("plain", 60.0, 10.0, 10.0), seed("student", 50.0, 20.0, 20.0), seed("plain", 63.0, 12.0, 12.0)]
+    text = seeds_table(runs)
+    assert [line.split() for line in text.splitlines()[:4]] == [
+        ["plain", "student"],
+        ["daytime_clear", "61.5", "[60.0,", "63.0]", "50.0", "[50.0,", "50.0]"],
+        ["night_rainy", "11.0", "[10.0,", "12.0]", "20.0", "[20.0,", "20.0]"],
+        ["mean", "of", "targets", "11.0", "[10.0,", "12.0]", "20.0", "[20.0,", "20.0]"],
+    ]
+    assert text.endswith("over runs (plain 2, student 1)")
+    other = evaluated.results["domains"] | {
+        "night_rainy": {**evaluated.results["domains"]["night_rainy"], "checksum": "0"}
+    }
+    with pytest.raises(ValueError, match="not all runs were evaluated on the same images"):
+        seeds_table([*runs, replace(evaluated, results=evaluated.results | {"domains": other})])
 
 
 def test_who_measures_fewer_domains_hears_what_is_replaced(evaluated, scored, tmp_path, capsys):
