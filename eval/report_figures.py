@@ -98,7 +98,11 @@ def domain_rows(runs: list[EvaluatedRun], columns: list[str], metric: str) -> Ht
     notes = [tag("p", f"{METRICS[metric]}, in percent; below each figure its 95 % bootstrap interval over images.")]
     if len(runs) > 1:
         notes.append(
-            tag("p", "Differences are paired, on the same resampled images; coloured where the interval excludes zero.")
+            tag(
+                "p",
+                "Underlined: the best of a column. Differences are paired, on the same resampled images; coloured "
+                "where the interval excludes zero.",
+            )
         )
     if metric == "voc07" and set(columns) & set(domains.BENCHMARK):
         rows += paper_rows(columns)
