@@ -62,6 +62,11 @@ def take(values_BN: Tensor, index_BS: Tensor) -> Tensor:
     )
 
 
+def or_one(count: Tensor) -> Tensor:
+    """A count to divide by. A mean over ranks may lie below 1; only where nothing at all counts is it 1."""
+    return torch.where(count > 0, count, 1.0)
+
+
 def box_loss(deltas_BS4: Tensor, target_BS4: Tensor, reference_BS4: Tensor, positive_BS: Tensor, weights) -> Tensor:
     """Sum of smooth L1 over the foreground slots."""
     wanted_BS4 = torch.where(positive_BS[..., None], encode(target_BS4, reference_BS4, weights), 0.0)
@@ -218,7 +223,7 @@ class Detector(FasterRCNN):
         index_BS, kind_BS = draw_samples(
             state_BA, config.rpn_samples_per_image, config.rpn_positive_fraction, keys_B, RPN_STREAM
         )
-        normaliser = global_mean((kind_BS >= 0).sum().float()).clamp(min=1)
+        normaliser = or_one(global_mean((kind_BS >= 0).sum().float()))
         logits_BS = take(torch.cat(level_logits, dim=1), index_BS)
         class_BS = F.binary_cross_entropy_with_logits(logits_BS, (kind_BS == 1).float(), reduction="none")
         # Only the first slots can be foreground.
@@ -254,7 +259,7 @@ class Detector(FasterRCNN):
         labels_BR = torch.where(kind_BR == 1, take(truth.labels_BG, matched_BR), 0)
         logits_BRK, deltas_BRK4 = self.roi_outputs(features, regions_BR4, canvas)
 
-        normaliser = global_mean((kind_BR >= 0).sum().float()).clamp(min=1)
+        normaliser = or_one(global_mean((kind_BR >= 0).sum().float()))
         class_BR = F.cross_entropy(logits_BRK.flatten(0, 1), labels_BR.flatten(), reduction="none").view_as(labels_BR)
         num_positive = int(config.regions_per_image * config.roi_positive_fraction)
         positive_BR = kind_BR[:, :num_positive] == 1

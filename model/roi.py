@@ -41,6 +41,10 @@ def roi_align_levels(
     return _crop(features, boxes_BR4, level_BR, scales, output_size)
 
 
+def crops_by_level(boxes_BR4: Tensor) -> bool:
+    return boxes_BR4.device.type == "cpu" and not torch.compiler.is_exporting()
+
+
 def _crop(
     features: tuple[Tensor, ...], boxes_BR4: Tensor, level_BR: Tensor, scales: list[float], output_size: int
 ) -> Tensor:
@@ -50,7 +54,7 @@ def _crop(
     """
     num_images, num_regions = boxes_BR4.shape[:2]
     image_BR = torch.arange(num_images, device=boxes_BR4.device)[:, None].expand(-1, num_regions)
-    if boxes_BR4.device.type == "cpu" and not torch.compiler.is_exporting():
+    if crops_by_level(boxes_BR4):
         return torch.ops.fairweather.roi_align_levels(
             list(features),
             boxes_BR4.flatten(0, 1),

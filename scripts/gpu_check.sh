@@ -22,6 +22,11 @@ if ! "$python" -c 'import nvidia.dali' 2>/dev/null; then
     echo "DALI is not installed: the loader cpu stands in for it" | tee -a "$folder/summary.txt"
 fi
 
+cuda_plot=() cpu_plot=()
+if "$python" -c 'import matplotlib' 2>/dev/null; then
+    cuda_plot=(--plot "$folder/kernels-cuda.png") cpu_plot=(--plot "$folder/kernels-cpu.png")
+fi
+
 failed=0
 step() { # step NAME COMMAND...: output to NAME.txt, one line in the summary
     local name=$1
@@ -43,6 +48,17 @@ train() { # train RECIPE OPTIONS...: a few steps on the packed pictures; takes t
     exec "$python" -m train.run "$recipe" --data "$folder/packed/daytime_clear_train" --val "$folder/packed/daytime_clear_test" \
         --device cuda --loader.name "$loader" --batch-size 8 --steps 60 --save-every 20 --log-every 5 "$@"
 }
+profile() { # a trace of the paper's network at its own size on one student canvas; random weights do for the time they take
+    local large="$folder/packed-large" options=(
+        --device cuda --loader.name "$loader" --model.weights none --model.norm frozen --model.trainable-layers 3 --epochs 0
+    )
+    scripts/build_dataset.sh "$folder/world" "$large" --short-side 600 --long-side 1000 || return
+    "$python" -m train.run teacher_r101 "${options[@]}" --data "$large/daytime_clear_train" --steps 2 --compile off \
+        --out "$folder/runs/teacher-r101" || return
+    "$python" -m train.run cdfkd_r101 "${options[@]}" --data "$large/daytime_clear_train" --steps 60 --profile \
+        --views.ratio-range 0.8 0.8 --teacher "$folder/runs/teacher-r101" --out "$folder/runs/profile" || return
+    gzip -c "$folder/runs/profile/trace-rank0.json" >"$folder/trace.json.gz"
+}
 stop_and_resume() { # a student that SIGTERM ends in the middle saves with code 143, and the same command finishes it
     local student=(cdfkd_small --teacher "$folder/runs/teacher" --out "$folder/runs/student")
     train "${student[@]}" &
@@ -58,9 +74,9 @@ stop_and_resume() { # a student that SIGTERM ends in the middle saves with code 
 step tests "$python" -m pytest -m gpu -q --junitxml "$folder/tests.xml"
 step ptx "$python" -m kernels.ptx --json "$folder/ptx.json"
 step kernels-cuda "$python" -m kernels.bench --device cuda --size 600x1000 --batch 16 \
-    --json "$folder/kernels-cuda.json" --plot "$folder/kernels-cuda.png" --sheet "$folder/sheet.png"
+    --json "$folder/kernels-cuda.json" --sheet "$folder/sheet.png" "${cuda_plot[@]}"
 step kernels-cpu "$python" -m kernels.bench --device cpu --size 600x1000 --batch 16 \
-    --json "$folder/kernels-cpu.json" --plot "$folder/kernels-cpu.png"
+    --json "$folder/kernels-cpu.json" "${cpu_plot[@]}"
 step loading "$python" -m pipeline.bench --device cuda --threads 4 --loaders "${loaders[@]}" --json "$folder/loading.json"
 step training-step "$python" -m train.bench --device cuda --loader "$loader" --json "$folder/training-step.json"
 step evaluation "$python" -m eval.bench --device cuda --json "$folder/evaluation.json"
@@ -69,6 +85,7 @@ step pack scripts/build_dataset.sh "$folder/world" "$folder/packed" --short-side
 rm -rf "$folder/runs"
 step teacher train teacher_small --out "$folder/runs/teacher"
 step stop-and-resume stop_and_resume
+step profile profile
 
 # The targets, from what the benchmarks wrote: one that was not measured is not met.
 targets() {

@@ -140,6 +140,11 @@ class Config:
                 f"the length of a run is either epochs (now {self.epochs:g}) or steps (now {self.steps}): "
                 "give one, and 0 for the other: --steps N --epochs 0"
             )
+        if self.student_init != "weights" and self.model.weights not in ("none", "imagenet"):
+            raise ValueError(
+                f"model.weights is {self.model.weights}, but student_init is {self.student_init}, whose weights take "
+                "their place; leave one of them out"
+            )
         for name in ("log_every", "save_every", "keep"):
             require(getattr(self, name) > 0, name, "at least 1", getattr(self, name))
         require(self.val_every is None or self.val_every > 0, "val_every", "at least 1", self.val_every)

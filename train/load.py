@@ -63,6 +63,11 @@ def load_teacher(config: Config, classes: tuple[str, ...], world: World) -> tupl
     detector, card = load_detector(config.teacher, world.device)
     check_classes(config.data, classes, config.teacher, card.classes)
     check_strides(config, "teacher", detector)
+    if (width := detector.config.fpn_channels) != config.model.fpn_channels:
+        raise ValueError(
+            f"the teacher's maps have {width} channels and the student's {config.model.fpn_channels}, which cannot be "
+            f"compared; set --model.fpn-channels {width}"
+        )
     detector = detector.to(memory_format=torch.channels_last)
     return Teacher(detector, config.distill.strides, resolve_precision(config, world.device)), card
 
@@ -151,4 +156,6 @@ def wrap(config: Config, world: World, learner: Learner, teacher: Teacher | None
 
 
 def make_views(config: Config, world: World) -> ViewMaker:
-    return ViewMaker(config.views, device=world.device, teacher=config.distill is not None)
+    """Views come in the precision that the networks compute in."""
+    dtype = resolve_precision(config, world.device)
+    return ViewMaker(config.views, device=world.device, dtype=dtype, teacher=config.distill is not None)

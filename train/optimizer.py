@@ -92,9 +92,14 @@ class Ema:
         self.weights = {name: value.detach().clone() for name, value in parameters.items()}
 
     @torch.no_grad()
-    def update(self, parameters: dict[str, nn.Parameter], step: int) -> None:
+    def update(self, parameters: dict[str, nn.Parameter], step: int, skip: Tensor) -> None:
+        """`skip` is a float32 scalar on the device: 1 leaves the average as it is."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.weights.values()), [parameters[name] for name in self.weights], 1 - decay)
+        averages = list(self.weights.values())
+        # Not lerp: its weight would be read on the host.
+        steps = torch._foreach_sub([parameters[name] for name in self.weights], averages)
+        torch._foreach_mul_(steps, (1 - decay) * (1 - skip))
+        torch._foreach_add_(averages, steps)
 
     @torch.no_grad()
     def swap(self, parameters: dict[str, nn.Parameter]) -> None:

@@ -104,4 +104,4 @@ class Step:
         for each, before in zip(self.statistics, statistics, strict=True):
             each.copy_(torch.where(skip > 0, before, each))
         if self.ema is not None:
-            self.ema.update(self.parameters, step)
+            self.ema.update(self.parameters, step, skip)

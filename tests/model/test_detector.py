@@ -163,6 +163,16 @@ def test_global_mean_makes_two_ranks_equal_one(detector):
         torch.testing.assert_close(total_gradients[name], value, rtol=1e-3, atol=1e-6)
 
 
+def test_fewer_sampled_regions_than_ranks_still_divide_by_their_number(detector, random_batch):
+    """A mean count over ranks may lie below 1."""
+    images, sizes, boxes, labels, *_ = random_batch(torch.Generator().manual_seed(3), 2, CANVAS)
+    keys = torch.tensor([3, 4])
+    alone, _ = run(detector.train(), images, sizes, boxes, labels, keys=keys)
+    shared, _ = run(detector, images, sizes, boxes, labels, keys=keys, global_mean=lambda count: count / 4096)
+    for name, value in alone.items():
+        torch.testing.assert_close(shared[name], value * 4096, rtol=1e-5, atol=1e-7)
+
+
 def test_detections_are_inside_the_image_sorted_and_zero_after_the_count(detector, random_batch):
     images, sizes, *_ = random_batch(torch.Generator().manual_seed(2), 3, CANVAS)
     found = detector.eval().detect(images, sizes)

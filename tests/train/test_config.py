@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from model.config import ModelConfig
 from pipeline.views import ViewConfig
 from train.config import Config, differences, from_json, to_json
 from train.recipes import RECIPES
@@ -157,6 +158,7 @@ def test_differences_name_the_field_and_both_values():
         {"epochs": -1.0},
         {"log_every": 0},
         {"max_skipped": -1},
+        {"student_init": "teacher", "model": ModelConfig(backbone="resnet50", weights="r50.pth")},
     ],
 )
 def test_senseless_values_are_errors_that_name_the_option(wrong):

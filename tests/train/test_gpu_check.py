@@ -8,6 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import tyro
+
+import eval.bench
+import kernels.bench
+import kernels.ptx
+import pipeline.bench
+import pipeline.sample_world
+import train.bench
+from train.run import read_command
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "gpu_check.sh"
 TYPES = (
@@ -35,11 +44,16 @@ def check(tmp_path):
     python = tmp_path / "python"
     python.write_text(
         f"""#!/bin/bash
+echo "$*" >>{tmp_path}/commands
 case "$1$2" in
     -c*nvidia.dali*) exit 1 ;;
     -c*) exit 0 ;;
     -*) [ "$1" = - ] && exec {sys.executable} "$@" ;;
 esac
+if [[ "$*" == *--profile* ]]; then
+    mkdir -p {tmp_path}/out/runs/profile
+    echo '{{}}' >{tmp_path}/out/runs/profile/trace-rank0.json
+fi
 [[ "$*" == *cdfkd_small* ]] || exit 0
 [ -e {tmp_path}/began ] && exit 0
 touch {tmp_path}/began
@@ -75,6 +89,27 @@ def test_every_target_met_ends_with_0_also_without_dali(check):
     assert "FAILED" not in summary
     assert "met     view pairs/s, mixed batch of 16: 41000 (at least 40000)" in summary
     assert "DALI is not installed" in summary
+
+
+def test_every_command_is_one_that_its_program_takes(check, tmp_path):
+    check(GOOD)
+    options = {
+        "kernels.bench": kernels.bench.Options, "kernels.ptx": kernels.ptx.Options,
+        "pipeline.bench": pipeline.bench.BenchOptions, "pipeline.sample_world": pipeline.sample_world.SampleWorld,
+        "train.bench": train.bench.BenchOptions, "eval.bench": eval.bench.BenchOptions,
+    }  # fmt: skip
+    seen = []
+    for line in (tmp_path / "commands").read_text().splitlines():
+        if not line.startswith("-m ") or line.startswith("-m pytest"):
+            continue
+        module, *arguments = line.split()[1:]
+        seen.append(module)
+        config = read_command(arguments) if module == "train.run" else tyro.cli(options[module], args=arguments)
+        if "--profile" in arguments:
+            assert config.profile
+            assert config.model.backbone == "resnet101"
+    assert set(seen) == {*options, "train.run"}
+    assert seen.count("train.run") == 5
 
 
 def test_a_missed_and_an_unmeasured_target_end_with_1_and_are_named(check):

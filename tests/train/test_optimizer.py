@@ -137,7 +137,9 @@ def test_moving_average_by_hand_and_swap():
     ema = Ema(parameters, 0.5)
     with torch.no_grad():
         parameters["w"].fill_(3.0)
-    ema.update(parameters, step=100)  # (1 + 100) / (10 + 100) is above 0.5
+    ema.update(parameters, 100, torch.tensor(1.0))
+    assert ema.weights["w"].item() == 1.0, "a skipped step leaves the average alone too"
+    ema.update(parameters, 100, torch.tensor(0.0))  # (1 + 100) / (10 + 100) is above 0.5
     assert ema.weights["w"].item() == pytest.approx(2.0)
     ema.swap(parameters)
     assert (parameters["w"].item(), ema.weights["w"].item()) == (2.0, 3.0)

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.ranks import World
 from train.checkpoint import Checkpoints, lock
+from train.load import make_views
 from train.logs import read_log
 from train.run import find_newest, train
 from train.trainer import STOPPED, Trainer
@@ -114,6 +115,47 @@ def test_loader_options_reach_the_loader(begin, student_config, monkeypatch):
     with pytest.raises(InterruptedError):
         begin(replace(student_config, loader=loader))
     assert (given["threads"], given["prefetch"], given["hardware_share"]) == (3, 5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "expected"),
+    [
+        ("auto", "cpu", torch.float32), ("bfloat16", "cpu", torch.bfloat16),
+        ("auto", "cuda", torch.bfloat16), ("float32", "cuda", torch.float32),
+    ],
+)  # fmt: skip
+def test_views_come_in_the_precision_the_networks_compute_in(student_config, monkeypatch, precision, device, expected):
+    given = {}
+    monkeypatch.setattr("train.load.ViewMaker", lambda config, **options: given.update(options))
+    make_views(replace(student_config, precision=precision), World(0, 1, torch.device(device)))
+    assert given["dtype"] == expected
+
+
+def test_a_teacher_whose_maps_are_wider_is_refused(begin, student_config):
+    model = replace(student_config.model, fpn_channels=24)
+    with pytest.raises(ValueError, match=r"maps have 16 channels and the student's 24.*--model.fpn-channels 16"):
+        begin(replace(student_config, model=model))
+
+
+def test_student_and_teacher_lie_in_memory_channels_last(begin, student_config):
+    """Weights, both views and every map, in the run as it trains."""
+    trainer = begin(replace(student_config, steps=1))
+    seen = []
+    one_step = trainer.one_step
+
+    def look(views, *more):
+        student = trainer.student
+        maps = student.features(views.student_B3hw)
+        seen.extend([views.student_B3hw, views.teacher_B3HW, *maps, *trainer.teacher(views)])
+        detectors = (student, trainer.teacher.detector)
+        seen.extend(value for each in detectors for value in each.parameters() if value.ndim == 4)
+        one_step(views, *more)
+
+    trainer.one_step = look
+    assert trainer.train() == 0
+    assert len(seen) > 100
+    # A map of one channel or one pixel is both: strides say nothing there.
+    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in seen)
 
 
 def test_bfloat16_trains_float32_weights_near_float32(begin, student_config, tmp_path):

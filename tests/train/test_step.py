@@ -1,6 +1,7 @@
 """The learner as one compiled graph, and its total as the sum the configuration asks for."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from pipeline.packed import PackedDataset
 from pipeline.views import ViewConfig, ViewMaker
 from train.config import OptimizerConfig
 from train.distill import CdFkd, CdFkdConfig
+from train.load import compile_both
 from train.optimizer import Optimizer
 from train.recipes import RECIPES
 from train.step import Learner, Step, Teacher
@@ -148,6 +150,30 @@ def test_the_step_is_one_graph_per_student_canvas(networks, batch):
     assert counter.frame_count == len(canvases)
     operators = {str(node.target) for graph in counter.graphs for node in graph.graph.nodes}
     assert not [name for name in operators if re.search(r"\b(nonzero|item|_local_scalar_dense|tolist)\b", name)]
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler for inductor")
+def test_inductors_code_computes_the_eager_losses_and_gradients(networks, batch, monkeypatch):
+    """Generated code, forward and backward, with the crops that a GPU takes."""
+    monkeypatch.setattr("model.roi.crops_by_level", lambda boxes: False)
+    learner, teacher = make_learner(networks)
+    views = ViewMaker(ViewConfig(corruptions=()), threads=1)(batch, 0)
+    parameters = {name: value for name, value in learner.named_parameters() if value.requires_grad}
+    torch._dynamo.reset()
+    compiled, look = compile_both(learner, teacher, "default", 1)
+    found = []
+    for step, maps in ((learner, teacher(views)), (compiled, look(views))):
+        learner.zero_grad(set_to_none=True)
+        total, scalars = step(views, maps)
+        total.backward()
+        found.append((scalars, {name: value.grad for name, value in parameters.items()}))
+    (expected, expected_gradients), (got, gradients) = found
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    for name, value in expected_gradients.items():
+        largest = 1e-3 * value.abs().max().item()
+        torch.testing.assert_close(gradients[name], value, rtol=1e-3, atol=max(largest, 1e-6), msg=name)
     torch._dynamo.reset()
 
 
