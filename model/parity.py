@@ -1,7 +1,15 @@
 """torchvision's own Faster R-CNN driven on our batches, to compare with: same weights, same canvas, same samples.
 
 Used by the tests and by `python -m train.bench`, which prints no speed without parity.
+
+Samples are drawn by a candidate's number. Where rounding swaps two proposals of nearly equal scores, the two detectors
+would train on other regions: with `share_proposals` torchvision's RoI head gets ours, and the proposals themselves are
+compared as sets.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +18,32 @@ from torchvision.models.detection.image_list import ImageList
 
 from model.assign import ROI_STREAM, RPN_STREAM, draw_samples
 from model.backbone import build_torchvision
-from model.detector import Detections, Detector
+from model.detector import Detections, Detector, Proposals
+
+PROPOSAL_PIXELS = 0.05  # far above the rounding of a box on a large canvas in float32
+PROPOSAL_TIE = 1e-4  # scores (0 to 1) that rounding may swap
+
+
+class Differences(NamedTuple):
+    loss: float  # the greatest relative one
+    gradient: float  # the greatest, relative to its tensor's largest entry
+    proposals: float  # the share that differs, of the worse image
+
+
+@contextmanager
+def recorded(owner: torch.nn.Module, name: str) -> Iterator[list[Any]]:
+    """What a method of this module returns, call by call."""
+    method, results = getattr(owner, name), []
+
+    def call(*arguments: Any) -> Any:
+        results.append(method(*arguments))
+        return results[-1]
+
+    setattr(owner, name, call)
+    try:
+        yield results
+    finally:
+        delattr(owner, name)
 
 
 def stock_twin(detector: Detector) -> FasterRCNN:
@@ -56,10 +89,12 @@ def stock_losses(
     boxes_BG4: Tensor,
     labels_BG: Tensor,
     keys_B: Tensor,
+    given: list[Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """torchvision's four losses under our names, on the samples that `detector.losses` draws for these keys.
 
     It knows no ignored boxes. Candidates are numbered as ours: proposals from 0, annotated boxes after the last slot.
+    given: the RoI head's proposals for each image in place of its own; no gradient flows into either.
     """
     config = detector.config
     targets, slots = [], []
@@ -73,6 +108,7 @@ def stock_losses(
         config.rpn_samples_per_image, config.rpn_positive_fraction, keys_B, RPN_STREAM
     )
     proposals, rpn = stock.rpn(image_list, features, targets)
+    proposals = proposals if given is None else given
 
     sampler = GivenSampler(config.regions_per_image, config.roi_positive_fraction, keys_B, ROI_STREAM)
     num_slots = config.rpn_post_nms_train
@@ -103,18 +139,22 @@ def stock_detections(stock: FasterRCNN, images_B3HW: Tensor, sizes_B2: Tensor) -
     return detections
 
 
-def compare_losses(detector: Detector, stock: FasterRCNN, batch: tuple[Tensor, ...]) -> tuple[float, float]:
-    """(greatest relative difference of a loss, greatest of a gradient relative to that tensor's largest entry).
-
-    batch: images_B3HW, sizes_B2, boxes_BG4, labels_BG, keys_B.
-    """
+def compare_losses(
+    detector: Detector, stock: FasterRCNN, batch: tuple[Tensor, ...], share_proposals: bool = False
+) -> Differences:
+    """batch: images_B3HW, sizes_B2, boxes_BG4, labels_BG, keys_B. share_proposals: torchvision's RoI head gets ours."""
     images_B3HW, sizes_B2, boxes_BG4, labels_BG, keys_B = batch
     detector.zero_grad(set_to_none=True)
     stock.zero_grad(set_to_none=True)
     canvas = (images_B3HW.shape[-2], images_B3HW.shape[-1])
     ignore_BG = torch.zeros_like(labels_BG, dtype=torch.bool)
-    ours = detector.losses(detector.features(images_B3HW), canvas, sizes_B2, boxes_BG4, labels_BG, ignore_BG, keys_B)
-    theirs = stock_losses(stock, detector, images_B3HW, sizes_B2, boxes_BG4, labels_BG, keys_B)
+    features = detector.features(images_B3HW)
+    with recorded(detector, "proposals") as got:
+        ours = detector.losses(features, canvas, sizes_B2, boxes_BG4, labels_BG, ignore_BG, keys_B)
+    given = [boxes[real] for boxes, real in zip(*got[0], strict=True)] if share_proposals else None
+    with recorded(stock.rpn, "filter_proposals") as wanted:
+        theirs = stock_losses(stock, detector, images_B3HW, sizes_B2, boxes_BG4, labels_BG, keys_B, given)
+    proposals = compare_proposals(got[0], *wanted[0])
     torch.stack(list(ours.values())).sum().backward()
     torch.stack(list(theirs.values())).sum().backward()
     loss = max(
@@ -130,7 +170,34 @@ def compare_losses(detector: Detector, stock: FasterRCNN, batch: tuple[Tensor, .
         if expected is not None and parameter.grad is not None:
             largest = expected.abs().max().clamp(min=1e-6)
             gradient = max(gradient, float((parameter.grad - expected).abs().max() / largest))
-    return loss, gradient
+    return Differences(loss, gradient, proposals)
+
+
+def compare_proposals(ours: Proposals, boxes: list[Tensor], scores: list[Tensor]) -> float:
+    """The share of proposals, of the worse image, that one of the two lacks or ranks elsewhere.
+
+    boxes, scores: torchvision's, an image each, M proposals of ours against its N. The same place is every coordinate
+    within PROPOSAL_PIXELS; the same rank is one whose score is within PROPOSAL_TIE, or as far off as some are missing.
+    """
+    worst = 0.0
+    for boxes_P4, real_P, wanted_N4, scores_N in zip(*ours, boxes, scores, strict=True):
+        got_M4 = boxes_P4[real_P]
+        counts = len(got_M4), len(wanted_N4)
+        if min(counts) == 0:
+            worst = max(worst, float(max(counts) > 0))
+            continue
+        near_MN = (got_M4[:, None] - wanted_N4).abs().amax(2) <= PROPOSAL_PIXELS
+        missing = count_unmatched(near_MN)
+        rank_M, rank_N = (torch.arange(count, device=near_MN.device) for count in counts)
+        tied_MN = (scores_N[rank_M.clamp(max=counts[1] - 1), None] - scores_N).abs() <= PROPOSAL_TIE
+        same_MN = near_MN & (tied_MN | ((rank_M[:, None] - rank_N).abs() <= missing))
+        worst = max(worst, count_unmatched(same_MN) / max(counts))
+    return worst
+
+
+def count_unmatched(same_MN: Tensor) -> int:
+    """Rows or columns, whichever are more, without a match."""
+    return max(int((~same_MN.any(dim)).sum()) for dim in (0, 1))
 
 
 def compare_detections(ours: Detections, theirs: list[dict[str, Tensor]]) -> float:
