@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.memory import is_out_of_memory
 from pipeline.order import Step
 from pipeline.packed import PackedDataset
 
@@ -89,7 +90,7 @@ class DaliDecoder:
             except StopIteration:
                 return
             except RuntimeError as error:
-                if not self.waiting:  # before any batch was given to it: not about the data
+                if not self.waiting or is_out_of_memory(error):  # before any batch, or for want of memory: not the data
                     raise
                 names = ", ".join(self.dataset.describe(int(i)) for i in self.waiting[0].indices_B if i >= 0)
                 raise ValueError(f"DALI failed on a batch of {names}: {str(error)[:1000]}") from None
@@ -104,7 +105,11 @@ class DaliDecoder:
                     batch = torch.empty(shape, dtype=torch.uint8, device=images.device)
                     batch[:num_real].copy_(images[:num_real], non_blocking=True)
                     batch[num_real:].zero_()
-                self.stream.synchronize()  # DALI's memory goes back to it, and another stream reads the batch
+                # DALI's memory goes back to it, and another stream reads the batch. An event: this thread sleeps, and
+                # torch's debug mode, which is for the training's own waits, does not count it.
+                copied = torch.cuda.Event(blocking=True)
+                copied.record(self.stream)
+                copied.synchronize()
             else:
                 batch = torch.empty(shape, dtype=torch.uint8)
                 self._lay_out(batch.numpy(), output, step)

@@ -29,6 +29,10 @@ if [ $# -eq 0 ]; then
     echo "slurm: no recipe given; for example: sbatch scripts/slurm.sh teacher_r101 --data DIR --out runs/teacher" >&2
     exit 2
 fi
+if [ ! -x .venv/bin/torchrun ] || [ ! -f train/run.py ]; then
+    echo "slurm: $PWD has no .venv/bin/torchrun or no train/run.py; submit from the project's folder, after scripts/setup.sh" >&2
+    exit 2
+fi
 
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000)) # jobs that share a node need different ports

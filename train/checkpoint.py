@@ -46,7 +46,10 @@ class Checkpoints:
         temporary = self.folder / f".{final.name}.writing"
         for leftover in (temporary, final):
             remove(leftover)
-        temporary.mkdir(parents=True)
+        if not self.folder.exists():
+            self.folder.mkdir(parents=True)
+            flush(self.run)
+        temporary.mkdir()
         write(temporary)
         (temporary / "state.json").write_text(json.dumps(state, indent=1))
         for path in temporary.iterdir():
@@ -55,6 +58,7 @@ class Checkpoints:
         temporary.rename(final)
         flush(self.folder)
         (final / MARKER).touch()
+        flush(final / MARKER)
         flush(final)
         self.update_best()
         self.prune()
@@ -109,9 +113,13 @@ def remove(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    replace_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
     """Replace a file at once: a reader sees the old or the new one, never half."""
     temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.write_text(text)
     flush(temporary)
     temporary.replace(path)
     flush(path.parent)

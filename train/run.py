@@ -14,6 +14,7 @@ import tyro
 
 from pipeline.classes import nearest
 from pipeline.console import run_entry, say
+from pipeline.memory import is_out_of_memory
 from pipeline.ranks import World, joined
 from train.checkpoint import MARKER, Checkpoints, lock, read_state, write_json
 from train.config import Config, differences, from_json, to_json
@@ -114,28 +115,23 @@ def train(config: Config, world: World) -> int:
 
         try:
             return Trainer(config, world, checkpoints, newest).train()
-        except RuntimeError as error:
+        except (ValueError, OSError):
+            raise  # has its own sentence, which may name a file of any name
+        except Exception as error:
             if not is_out_of_memory(error):
                 raise
             raise ValueError(advise_memory(config, world, checkpoints.newest() is not None, error)) from None
 
 
-def advise_memory(config: Config, world: World, saved: bool, error: RuntimeError) -> str:
+def advise_memory(config: Config, world: World, saved: bool, error: Exception) -> str:
     fewer = "" if config.distill is None else f", fewer --distill.strides (now {config.distill.strides})"
     other = " This run is saved with its settings: give other ones another --out." if saved else ""
     return (
         f"out of memory with {config.batch_size // world.size} images on a rank: lower --batch-size (now "
         f"{config.batch_size} over {world.size} ranks; the learning rate follows), --model.regions-per-image (now "
         f"{config.model.regions_per_image}) or --model.rpn-post-nms-train (now {config.model.rpn_post_nms_train})"
-        f"{fewer}, or pack the images smaller.{other} {error}"
+        f"{fewer}, or pack the images smaller.{other} {str(error)[:1000]}"
     )
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """On a GPU torch has its own type for it, on a CPU only a message."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def main() -> int:

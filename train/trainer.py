@@ -1,5 +1,6 @@
 """The loop around a step: load once, then step, log, measure, save, until done or asked to stop."""
 
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -14,21 +15,21 @@ from torch import nn
 from eval.light import source_ap
 from model.detector import Detector
 from model.weights import save_detector, save_tensors
-from pipeline.console import Progress, say
+from pipeline.console import Progress, counted, say
 from pipeline.loader import describe_machine, open_loader
 from pipeline.ranks import World
 from train import load, logs
 from train.ahead import views_ahead
-from train.checkpoint import Checkpoints, read_state
+from train.checkpoint import Checkpoints, read_state, replace_text
 from train.config import Config
 from train.optimizer import Ema, Optimizer, rate_factor, scaled_rate
 from train.step import Step
+from train.trace import PROFILE_WAIT, PROFILED_STEPS, Canvases, TracePlan
 from train.window import Window
 
 STOPPED = 143  # exit code of a run that SIGTERM ended: saved, not finished
 CHANCE_AP50 = 1.0  # a teacher below this has learned nothing
 VAL_EVERY = 2000
-PROFILED_STEPS = (10, 15)
 
 
 class Trainer:
@@ -146,6 +147,9 @@ class Trainer:
         """Train to the end, or until SIGTERM; returns the exit code."""
         config, world = self.config, self.world
         previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
+        measure_first = self.unmeasured and self.due()  # the last start was ended before that
+        if measure_first and self.val is not None and world.first:
+            drop_validation(config.out / "log.jsonl", self.step)
         log = logs.RunLog(config.out, self.step) if world.first else None
         images, done = config.batch_size * self.total, config.batch_size * self.step
         code = 0
@@ -155,8 +159,8 @@ class Trainer:
                 Progress("training", images, done=done, quiet=not world.first) as self.progress,
                 self.profiler() as profiler,
             ):
-                if self.unmeasured and self.due():
-                    self.measure_saved(log)  # the last start was ended before that
+                if measure_first:
+                    self.measure_saved(log)
                 self.restart_clock()
                 for views, place in views_ahead(self.loader, self.maker, range(self.step, self.total)):
                     self.place = place
@@ -166,8 +170,9 @@ class Trainer:
                     if code:
                         break
                     if profiler is not None:
+                        self.plan.saw(views)
                         profiler.step()
-                        if profiler.step_num == PROFILED_STEPS[1]:
+                        if profiler.step_num == self.plan.end:
                             break
         finally:
             signal.signal(signal.SIGTERM, previous)
@@ -177,19 +182,31 @@ class Trainer:
 
     def profiler(self) -> Any:
         """With --profile, a trace of a few steps past warm-up and compilation, for chrome://tracing or Perfetto."""
-        if not self.config.profile:
+        config = self.config
+        if not config.profile:
             return nullcontext()
         first, last = PROFILED_STEPS
-        if self.total - self.step < last:
-            raise ValueError(f"--profile traces steps {first} to {last}, but only {self.total - self.step} are left")
-        path = self.config.out / f"trace-rank{self.world.rank}.json"
+        left = self.total - self.step
+        if left < last:
+            raise ValueError(f"--profile traces steps {first} to {last}, but only {left} are left")
+        path = config.out / f"trace-rank{self.world.rank}.json"
+        canvases: set[Canvases] = set()
+        if load.compiles(config, self.world.device):
+            for canvas in self.data.canvases.values():
+                teacher = canvas if self.maker.teacher else None
+                canvases |= {(teacher, student) for student in self.maker.student_canvases(canvas)}
+        visits = 2 if config.compile == "cuda_graphs" else 1  # the first compiles, the second records the graph
+        self.plan = TracePlan(canvases, visits, latest=min(PROFILE_WAIT, left - (last - first)))
 
         def write(profile: torch.profiler.profile) -> None:
             profile.export_chrome_trace(str(path))
             say(f"wrote {path}; the run can be continued without --profile")
+            if self.plan.num_new:
+                say(
+                    f"warning: {counted(self.plan.num_new, 'traced step')} may have compiled, for a canvas that is rare"
+                )
 
-        schedule = torch.profiler.schedule(wait=first - 1, warmup=1, active=last - first, repeat=1)
-        return torch.profiler.profile(schedule=schedule, on_trace_ready=write)
+        return torch.profiler.profile(schedule=self.plan, on_trace_ready=write)
 
     def after_step(self, log: logs.RunLog | None) -> int:
         """Log, save and measure when it is time to; returns an exit code when the run is to stop."""
@@ -224,6 +241,7 @@ class Trainer:
                 score = self.measure(self.student, self.detect)
         if log is not None:
             if score:
+                # Before it is recorded: the next start drops a line too many, and could not write a missing one.
                 log.write({"step": self.step, "validation": score})
                 say(f"step {self.step}: AP50 on {self.config.val} is {score['AP50']:.1f}")
             newest = self.checkpoints.newest()
@@ -330,6 +348,12 @@ class Trainer:
             "torch": torch.__version__,
         }
         self.checkpoints.save(self.step, write, state)
+
+
+def drop_validation(path: Path, step: int) -> None:
+    """The log line of a checkpoint that is measured again: a kill came between the line and the checkpoint's score."""
+    kept = [line for line in logs.read_log(path) if line["step"] != step or "validation" not in line]
+    replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def strip(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

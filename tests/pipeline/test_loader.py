@@ -192,6 +192,30 @@ def test_a_record_that_cannot_be_decoded_reaches_the_caller(dataset, name, devic
         next(loader)
 
 
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("Error in MIXED operator: CUDA allocation failed", RuntimeError, r"^Error in MIXED"),
+        ("Error in GPU operator: Can't allocate 637534208 bytes on device 0.", RuntimeError, r"^Error in GPU"),
+        ("nvJPEG error: NVJPEG_STATUS_ALLOCATOR_FAILURE", RuntimeError, r"^nvJPEG"),
+        ("nvJPEG error: NVJPEG_STATUS_BAD_JPEG", ValueError, r"DALI failed on a batch of .*000000000.*BAD_JPEG"),
+    ],
+)
+def test_dali_out_of_memory_is_not_laid_on_the_images(make_packed, monkeypatch, text, kind, message):
+    need("dali")
+    from nvidia.dali import Pipeline
+
+    def run(self):
+        real(self)
+        raise RuntimeError(text)
+
+    real = Pipeline.run
+    monkeypatch.setattr(Pipeline, "run", run)
+    with open_loader(make_packed(23), 4, name="dali") as loader, pytest.raises(kind, match=message) as caught:
+        next(loader)
+    assert caught.type is kind
+
+
 def test_a_record_of_another_size_than_the_index_says_is_refused(dataset, name, device):
     """What a faulty writer of indices would leave: not padded, not cut, named."""
     if name == "ffcv":

@@ -81,6 +81,64 @@ def test_tidy_finishes_an_update_of_the_best_that_a_kill_cut_off(tmp_path):
     assert checkpoints.best() == {"checkpoint": "step-00000002", "score": 20.0}
 
 
+@pytest.fixture
+def done(monkeypatch):
+    """What reaches the disk, in order: ("sync", path, size), ("rename", old, new), ("mark", path)."""
+    events = []
+    sync, touch = os.fsync, Path.touch
+
+    def note_sync(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        events.append(("sync", path, path.stat().st_size if path.is_file() else None))
+        sync(descriptor)
+
+    def note_touch(path, *more, **options):
+        events.append(("mark", path))
+        touch(path, *more, **options)
+
+    def noted(rename):
+        def note(old, new):
+            assert not list(Path(old).glob(MARKER)), "marked before the rename"
+            events.append(("rename", Path(old), Path(new)))
+            rename(old, new)
+
+        return note
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "touch", note_touch)
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, noted(getattr(os, name)))
+    return events
+
+
+def test_everything_is_on_the_disk_before_the_rename_and_the_marker_comes_last(tmp_path, done):
+    checkpoints = Checkpoints(tmp_path, 2)
+    final = save(checkpoints, 1)
+    temporary = final.with_name(".step-00000001.writing")
+    assert done[0] == ("sync", tmp_path, None)  # the entry of checkpoints/
+    files = {("sync", temporary / name, (final / name).stat().st_size) for name in ("weights", "state.json")}
+    assert set(done[1:3]) == files
+    assert done[3:] == [
+        ("sync", temporary, None),
+        ("rename", temporary, final),
+        ("sync", checkpoints.folder, None),
+        ("mark", final / MARKER),
+        ("sync", final / MARKER, 0),
+        ("sync", final, None),
+    ]
+    done.clear()
+    save(checkpoints, 2)
+    assert ("sync", tmp_path, None) not in done  # checkpoints/ was there
+
+
+def test_a_replaced_file_is_on_the_disk_before_the_rename(tmp_path, done):
+    path = tmp_path / "best.json"
+    write_json(path, {"score": 1.0})
+    temporary = path.with_name(".best.json.writing")
+    size = path.stat().st_size
+    assert done == [("sync", temporary, size), ("rename", temporary, path), ("sync", tmp_path, None)]
+
+
 def test_a_run_directory_takes_one_process(tmp_path):
     with lock(tmp_path), pytest.raises(ValueError, match="another process is training"):
         lock(tmp_path)

@@ -103,6 +103,44 @@ def test_killed_while_measuring_and_restarted_equals_undisturbed(measured_config
     assert read_state(Checkpoints(measured_config.out, 1).newest())["finished"]
 
 
+@pytest.mark.parametrize("moment", [2, 6])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_killed_beside_recording_each_score_has_one_log_line(measured_config, monkeypatch, moment, recorded):
+    """After the line was logged, before or after the checkpoint holds the score."""
+    record = Checkpoints.record
+
+    def killed(self, checkpoint, score, finished):
+        if recorded or read_state(checkpoint)["step"] != moment:
+            record(self, checkpoint, score, finished)
+        if read_state(checkpoint)["step"] == moment:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(measured_config, WORLD)
+    before = read_log(measured_config.out / "log.jsonl")
+    assert train(replace(measured_config, val_images=8), WORLD) == 0  # a later measuring may differ
+    lines = read_log(measured_config.out / "log.jsonl")
+    found = [line for line in lines if "validation" in line]
+    assert [line["step"] for line in found] == [2, 4, 6]
+    for line in found:
+        images = 22 if line["step"] < moment or (recorded and line["step"] == moment) else 8
+        assert line["validation"]["num_images"] == images
+    trained = [line for line in before if "losses" in line]
+    assert [line for line in lines if "losses" in line][: len(trained)] == trained
+    assert read_state(Checkpoints(measured_config.out, 1).newest())["score"] == found[-1]["validation"]["AP50"]
+
+
+def test_a_score_that_is_not_measured_again_keeps_its_log_line(measured_config, monkeypatch):
+    """The next start has no --val."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "record", lambda *_, **__: None)
+        assert train(measured_config, WORLD) == 0
+    assert train(replace(measured_config, val=None, val_every=None), WORLD) == 0
+    assert list(validations(measured_config.out)) == [2, 4, 6]
+
+
 def test_sigterm_saves_before_it_measures(begin, measured_config, monkeypatch):
     """At the last step too: the score is left to the next start, which measures the final weights."""
     trainer = begin(measured_config)

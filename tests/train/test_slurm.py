@@ -13,8 +13,13 @@ SCRIPT = ROOT / "scripts" / "slurm.sh"
 
 @pytest.fixture
 def cluster(tmp_path):
-    """srun and scontrol that write down how they were called; srun ends as FAKE_STATUS says."""
+    """srun and scontrol that write down how they were called; srun ends as FAKE_STATUS says. And project/."""
     log = tmp_path / "calls"
+    log.touch()
+    project = tmp_path / "project"
+    for name in (".venv/bin/torchrun", "train/run.py"):
+        (project / name).parent.mkdir(parents=True)
+        (project / name).touch(0o755)
     (tmp_path / "srun").write_text(
         f'#!/bin/sh\necho "timeout $TORCH_ELASTIC_SHUTDOWN_TIMEOUT srun $*" >> {log}\nexit "$FAKE_STATUS"\n'
     )
@@ -22,7 +27,7 @@ def cluster(tmp_path):
     for name in ("srun", "scontrol"):
         (tmp_path / name).chmod(0o755)
 
-    def submit(*arguments, status=0, seconds_left: int | None = 3600):
+    def submit(*arguments, status=0, seconds_left: int | None = 3600, folder=project):
         environment = {
             "PATH": f"{tmp_path}:{os.environ['PATH']}",
             "SLURM_JOB_ID": "123",
@@ -30,7 +35,7 @@ def cluster(tmp_path):
             "SLURM_JOB_NUM_NODES": "2",
             "SLURM_GPUS_ON_NODE": "4",
             "SLURM_CPUS_PER_TASK": "32",
-            "SLURM_SUBMIT_DIR": str(ROOT),
+            "SLURM_SUBMIT_DIR": str(folder),
             "FAKE_STATUS": str(status),
         }
         if seconds_left is not None:
@@ -71,6 +76,17 @@ def test_a_slurm_that_does_not_tell_its_end_time_is_said(cluster):
     assert "requeue" not in calls
     assert "SLURM_JOB_END_TIME is not set" in calls
     assert "SLURM_JOB_END_TIME" not in cluster("cdfkd_r101", seconds_left=None)[1].rpartition("train/run.py")[2]
+
+
+@pytest.mark.parametrize("missing", [".venv/bin/torchrun", "train/run.py"])
+def test_submitted_from_another_folder_it_says_from_where(cluster, tmp_path, missing):
+    (tmp_path / "project" / missing).unlink()
+    code, calls = cluster("cdfkd_r101", folder=tmp_path / "project")
+    assert code == 2
+    assert calls == (
+        f"slurm: {tmp_path}/project has no .venv/bin/torchrun or no train/run.py; "
+        "submit from the project's folder, after scripts/setup.sh\n"
+    )
 
 
 def test_without_slurm_it_says_how_to_submit():
