@@ -3,7 +3,7 @@
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -83,11 +83,14 @@ def seeds_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
     rows = [["", *methods]]
     for name in [*runs[0].domains, "mean_of_targets"]:
         figures = [[run.figure(name, metric) for run in several] for several in methods.values()]
-        if None not in [figure for several in figures for figure in several]:
-            shown = [show(statistics.fmean(several), [min(several), max(several)]) for several in figures]
-            rows.append([name.replace("_of_", " of "), *shown])
+        if any(known := [[figure for figure in several if figure is not None] for several in figures]):
+            rows.append([name.replace("_of_", " of "), *map(spread, known)])
     counts = ", ".join(f"{name} {len(several)}" for name, several in methods.items())
     return "\n".join([*aligned(rows), f"{METRICS[metric]}, percent, mean [least, greatest] over runs ({counts})"])
+
+
+def spread(figures: list[float]) -> str:
+    return show(statistics.fmean(figures), [min(figures), max(figures)]) if figures else "-"
 
 
 def by_name(runs: list[EvaluatedRun]) -> dict[str, list[EvaluatedRun]]:
@@ -110,7 +113,7 @@ def main() -> None:
     runs = named_runs(options.runs, options.seeds)
     say(seeds_table(runs, options.metric) if options.seeds else domain_table(runs, options.metric))
     if options.json is not None:
-        figures = {
+        figures: dict[str, dict[str, Any]] = {
             name: {domain: [run.figure(domain, options.metric) for run in several] for domain in several[0].domains}
             for name, several in by_name(runs).items()
         }
