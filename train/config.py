@@ -128,7 +128,8 @@ class Config:
     max_skipped: int = 10
     """Steps in a row with a loss or gradient that is not finite before the run stops; each is skipped."""
     profile: bool = False
-    """Write a trace of steps 10 to 15 into the run directory and stop after them."""
+    """Write a trace of five steps into the run directory and stop: steps 10 to 15, or, compiled, when every canvas
+    has been seen."""
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", "0 or more", self.seed)

@@ -9,23 +9,25 @@ from typing import Any
 import torch
 
 from pipeline.console import say
-from train.checkpoint import flush
+from train.checkpoint import replace_text
 
 AGREEING = 0.99  # a published attempt that failed started from a cosine of 0.995
 
 
 class RunLog:
-    """Appends one JSON object a line. Continuing from a checkpoint first drops the lines after it."""
+    """Appends one JSON object a line. Continuing from a checkpoint first drops the lines after it.
 
-    def __init__(self, run: Path, step: int):
+    measured_again: its validation line too, which a kill left between the line and the checkpoint's score.
+    """
+
+    def __init__(self, run: Path, step: int, measured_again: bool = False):
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = run / "log.jsonl"
         kept = [line for line in read_log(self.path) if line["step"] <= step]
-        temporary = self.path.with_name(".log.jsonl.writing")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        flush(temporary)
-        temporary.replace(self.path)
+        if measured_again:
+            kept = [line for line in kept if line["step"] < step or "validation" not in line]
+        replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = self.path.open("a")
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 

@@ -93,7 +93,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, parameters: dict[str, nn.Parameter], step: int, skip: Tensor) -> None:
-        """`skip` is a float32 scalar on the device: 1 leaves the average as it is."""
+        """`skip` is a float32 scalar on the device: 1 leaves the average as it is (weights are finite)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages = list(self.weights.values())
         # Not lerp: its weight would be read on the host.

@@ -1,6 +1,5 @@
 """The loop around a step: load once, then step, log, measure, save, until done or asked to stop."""
 
-import json
 import signal
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from pipeline.loader import describe_machine, open_loader
 from pipeline.ranks import World
 from train import load, logs
 from train.ahead import views_ahead
-from train.checkpoint import Checkpoints, read_state, replace_text
+from train.checkpoint import Checkpoints, read_state
 from train.config import Config
 from train.optimizer import Ema, Optimizer, rate_factor, scaled_rate
 from train.step import Step
@@ -148,9 +147,8 @@ class Trainer:
         config, world = self.config, self.world
         previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
         measure_first = self.unmeasured and self.due()  # the last start was ended before that
-        if measure_first and self.val is not None and world.first:
-            drop_validation(config.out / "log.jsonl", self.step)
-        log = logs.RunLog(config.out, self.step) if world.first else None
+        measured_again = measure_first and self.val is not None
+        log = logs.RunLog(config.out, self.step, measured_again) if world.first else None
         images, done = config.batch_size * self.total, config.batch_size * self.step
         code = 0
         try:
@@ -348,12 +346,6 @@ class Trainer:
             "torch": torch.__version__,
         }
         self.checkpoints.save(self.step, write, state)
-
-
-def drop_validation(path: Path, step: int) -> None:
-    """The log line of a checkpoint that is measured again: a kill came between the line and the checkpoint's score."""
-    kept = [line for line in logs.read_log(path) if line["step"] != step or "validation" not in line]
-    replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def strip(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
