@@ -57,7 +57,8 @@ class BenchOptions:
     device: str = ""
     """Default: cuda when there is one, else cpu."""
     prefetch: tuple[int, ...] = (1, 2, 3, 6)
-    """Batches made ahead, tried with the default loader and the most threads; all else has the loader's own default."""
+    """Batches made ahead, tried with the default loader (where it is not asked for, the first that is) and the most
+    threads; all else has the loader's own default."""
     hardware_share: float | None = None
     """Of the images that the GPU's JPEG engine decodes, for the loader dali on a GPU. Default: the loader's own."""
     records: int = 100_000
@@ -304,6 +305,8 @@ def bench(options: BenchOptions, folder: Path) -> dict[str, Any]:
             wrong[name] = str(error)
             say(f"{name}: {error}")
     default = choose_loader(device)
+    if default not in loaders:
+        default = next(iter(loaders), "")
     ahead: dict[int, list[tuple[float, float]]] = {depth: [] for depth in options.prefetch}
     plain: dict[int, list[float]] = {count: [] for count in threads}
     for round in range(options.rounds):
@@ -315,7 +318,7 @@ def bench(options: BenchOptions, folder: Path) -> dict[str, Any]:
                 if name not in wrong:
                     measured = loader_rate(dataset, name, options, count, device)
                     rates.setdefault(name, {}).setdefault(count, []).append(measured)
-        for depth in () if default in wrong else options.prefetch:
+        for depth in options.prefetch if default and default not in wrong else ():
             ahead[depth].append(loader_rate(dataset, default, options, max(threads), device, depth))
         say(f"round {round + 1} of {options.rounds} is done")
     figures: dict[str, Any] = {
@@ -342,6 +345,7 @@ def bench(options: BenchOptions, folder: Path) -> dict[str, Any]:
             }
             for name, by_count in rates.items()
         },
+        "prefetch_loader": default,
         "prefetch": {
             depth: {
                 "images_per_s": statistics.median(rate for rate, _ in values),

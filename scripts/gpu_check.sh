@@ -1,94 +1,100 @@
 #!/usr/bin/env bash
 # One command for a machine with a GPU: its tests, benchmarks and a short training, and whether the targets are met.
-#   scripts/gpu_check.sh [FOLDER]            (default: gpu-check)
-# Everything is written to one folder. It ends with 1 when a part failed or a target was missed. Without a GPU it says so,
-# writes that down and ends with 3: nothing was checked.
+#   scripts/gpu_check.sh [FOLDER [PART...]]       (default: build/gpu-check and all of `parts` below, the most telling first)
+# A part makes what it needs and is not there; pictures and runs lie in FOLDER/work, what is small in FOLDER and, packed
+# anew after every part, in FOLDER/results.tar.gz. summary.txt grows with every call. A part is ended after PART_SECONDS
+# (default 1200). The command ends with 1 when a part failed or a target was missed. Without a GPU it says so, writes
+# that down and ends with 3: nothing was checked.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
-folder=${1:-gpu-check}
-mkdir -p "$folder"
+parts=(tests kernels-cuda training-step loading evaluation teacher stop-and-resume profile targets)
+by_name=(kernels-cpu ptx) # what needs no GPU: only when asked for
+inside='' loader=auto
+if [ "${1:-}" = --inside ]; then # one part, which `step` below runs under timeout
+    inside=$2 loader=$3
+    shift 3
+fi
+folder=${1:-build/gpu-check}
+work=$folder/work
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 
-if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    echo "no GPU: torch sees no CUDA device on this machine, nothing was checked" | tee "$folder/summary.txt"
-    exit 3
-fi
-: >"$folder/summary.txt"
-"$python" -c 'from pipeline.console import describe_hardware; print(describe_hardware())' | tee -a "$folder/summary.txt"
-command -v nvidia-smi >/dev/null && nvidia-smi >"$folder/nvidia-smi.txt" 2>&1
-loader=auto loaders=(dali cpu)
-if ! "$python" -c 'import nvidia.dali' 2>/dev/null; then
-    loader=cpu loaders=(cpu)
-    echo "DALI is not installed: the loader cpu stands in for it" | tee -a "$folder/summary.txt"
-fi
+has() { "$python" -c "import $1" 2>/dev/null; }
 
-cuda_plot=() cpu_plot=()
-if "$python" -c 'import matplotlib' 2>/dev/null; then
-    cuda_plot=(--plot "$folder/kernels-cuda.png") cpu_plot=(--plot "$folder/kernels-cpu.png")
-fi
-
-failed=0
-step() { # step NAME COMMAND...: output to NAME.txt, one line in the summary
-    local name=$1
-    shift
-    echo "== $name: $*"
-    "$@" 2>&1 | tee "$folder/$name.txt"
-    local code=${PIPESTATUS[0]}
-    if [ "$code" -eq 0 ]; then
-        echo "ok      $name" >>"$folder/summary.txt"
-    else
-        echo "FAILED  $name (exit $code, see $name.txt)" >>"$folder/summary.txt"
-        failed=1
-    fi
+part_tests() { # only the files with such tests are imported; one that cannot be is an error, and so a failure of this part
+    mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
+    "$python" -m pytest -m gpu -q --continue-on-collection-errors --junitxml "$folder/tests.xml" "${files[@]}"
 }
-
-train() { # train RECIPE OPTIONS...: a few steps on the packed pictures; takes the place of the subshell it is called in
-    local recipe=$1
-    shift
-    exec "$python" -m train.run "$recipe" --data "$folder/packed/daytime_clear_train" --val "$folder/packed/daytime_clear_test" \
-        --device cuda --loader.name "$loader" --batch-size 8 --steps 60 --save-every 20 --log-every 5 "$@"
+kernels() { # kernels DEVICE OPTIONS...
+    local plot=()
+    if has matplotlib; then plot=(--plot "$folder/kernels-$1.png"); fi
+    "$python" -m kernels.bench --device "$1" --size 600x1000 --batch 16 --json "$folder/kernels-$1.json" "${plot[@]}" "${@:2}"
 }
-profile() { # a trace of the paper's network at its own size on one student canvas; random weights do for the time they take
-    local large="$folder/packed-large" options=(
-        --device cuda --loader.name "$loader" --model.weights none --model.norm frozen --model.trainable-layers 3 --epochs 0
+part_kernels_cuda() { kernels cuda --repeats 2 --no-cold; }
+part_kernels_cpu() { kernels cpu --sheet "$folder/sheet.png"; }
+part_ptx() { "$python" -m kernels.ptx --json "$folder/ptx.json"; }
+part_training_step() { "$python" -m train.bench --device cuda --loader "$loader" --json "$folder/training-step.json"; }
+part_loading() {
+    local loaders=(cpu)
+    if [ "$loader" = auto ]; then loaders=(dali cpu); fi
+    "$python" -m pipeline.bench --device cuda --threads 4 --loaders "${loaders[@]}" --images 200 --seconds 2 \
+        --prefetch 1 3 6 --records 0 --json "$folder/loading.json"
+}
+part_evaluation() { "$python" -m eval.bench --device cuda --json "$folder/evaluation.json"; }
+
+make_packed() { # make_packed OUT SHORT_SIDE LONG_SIDE: the sample world, packed
+    [ -e "$1/daytime_clear_test/dataset.json" ] && [ -e "$1/daytime_clear_train/dataset.json" ] && return
+    "$python" -m pipeline.sample_world --out "$work/world" --train 80 --test 20 --target 1 || return
+    "$python" -m pipeline.pack "$work/world" "$1" --short-side "$2" --long-side "$3"
+}
+small=( # random weights, so that nothing is downloaded: --model.norm auto is then batch norm
+    --data "$work/packed/daytime_clear_train" --val "$work/packed/daytime_clear_test" --device cuda --batch-size 8
+    --loader.name "$loader" --log-every 5 --model.weights none
+)
+make_teacher() { # a finished run does nothing, an interrupted one goes on
+    make_packed "$work/packed" 192 352 || return
+    "$python" -m train.run teacher_small "${small[@]}" --steps 60 --save-every 20 --out "$work/runs/teacher"
+}
+part_teacher() {
+    rm -rf "$work/runs/teacher"
+    make_teacher
+}
+part_stop_and_resume() { # a student that SIGTERM ends in the middle saves with code 143, and the same command finishes it
+    local student=(
+        "$python" -m train.run cdfkd_small "${small[@]}" --steps 300 --save-every 1000
+        --teacher "$work/runs/teacher" --out "$work/runs/student"
     )
-    scripts/build_dataset.sh "$folder/world" "$large" --short-side 600 --long-side 1000 || return
-    "$python" -m train.run teacher_r101 "${options[@]}" --data "$large/daytime_clear_train" --steps 2 --compile off \
-        --out "$folder/runs/teacher-r101" || return
-    "$python" -m train.run cdfkd_r101 "${options[@]}" --data "$large/daytime_clear_train" --steps 60 --profile \
-        --views.ratio-range 0.8 0.8 --teacher "$folder/runs/teacher-r101" --out "$folder/runs/profile" || return
-    gzip -c "$folder/runs/profile/trace-rank0.json" >"$folder/trace.json.gz"
-}
-stop_and_resume() { # a student that SIGTERM ends in the middle saves with code 143, and the same command finishes it
-    local student=(cdfkd_small --teacher "$folder/runs/teacher" --out "$folder/runs/student")
-    train "${student[@]}" &
-    local run=$! tries=600
-    until grep -q losses "$folder/runs/student/log.jsonl" 2>/dev/null || [ $((tries -= 1)) -eq 0 ]; do sleep 0.5; done
-    kill -TERM "$run"
+    make_teacher || return
+    rm -rf "$work/runs/student"
+    "${student[@]}" &
+    local run=$! code
+    until grep -qs losses "$work/runs/student/log.jsonl"; do
+        kill -0 "$run" 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -TERM "$run" 2>/dev/null
     wait "$run"
-    local code=$?
-    [ "$code" -eq 143 ] || { echo "SIGTERM ended the run with code $code where 143 was expected"; return 1; }
-    train "${student[@]}"
+    code=$?
+    [ "$code" -eq 143 ] || { echo "the run ended with code $code where 143 was expected, by SIGTERM"; return 1; }
+    compgen -G "$work/runs/student/checkpoints/step-*" >/dev/null || { echo "SIGTERM ended the run unsaved"; return 1; }
+    "${student[@]}"
+}
+# A trace of the paper's network at its own size on one student canvas. Random weights do for the time of most of it, but
+# their proposals are unlike a trained network's: the shares of NMS and of proposals are not representative.
+part_profile() {
+    local options=(
+        --data "$work/packed-large/daytime_clear_train" --device cuda --loader.name "$loader" --model.weights none
+        --model.norm frozen --model.trainable-layers 3 --epochs 0 --max-skipped 60
+    )
+    make_packed "$work/packed-large" 600 1000 || return
+    "$python" -m train.run teacher_r101 "${options[@]}" --steps 2 --compile off --out "$work/runs/teacher-r101" || return
+    rm -rf "$work/runs/profile" "$folder/trace.json.gz"
+    "$python" -m train.run cdfkd_r101 "${options[@]}" --steps 60 --profile --views.ratio-range 0.8 0.8 \
+        --teacher "$work/runs/teacher-r101" --out "$work/runs/profile" || return
+    gzip -9c "$work/runs/profile/trace-rank0.json" >"$folder/trace.json.gz"
 }
 
-step tests "$python" -m pytest -m gpu -q --junitxml "$folder/tests.xml"
-step ptx "$python" -m kernels.ptx --json "$folder/ptx.json"
-step kernels-cuda "$python" -m kernels.bench --device cuda --size 600x1000 --batch 16 \
-    --json "$folder/kernels-cuda.json" --sheet "$folder/sheet.png" "${cuda_plot[@]}"
-step kernels-cpu "$python" -m kernels.bench --device cpu --size 600x1000 --batch 16 \
-    --json "$folder/kernels-cpu.json" "${cpu_plot[@]}"
-step loading "$python" -m pipeline.bench --device cuda --threads 4 --loaders "${loaders[@]}" --json "$folder/loading.json"
-step training-step "$python" -m train.bench --device cuda --loader "$loader" --json "$folder/training-step.json"
-step evaluation "$python" -m eval.bench --device cuda --json "$folder/evaluation.json"
-step world "$python" -m pipeline.sample_world --out "$folder/world" --train 80 --test 20 --target 1
-step pack scripts/build_dataset.sh "$folder/world" "$folder/packed" --short-side 192 --long-side 352
-rm -rf "$folder/runs"
-step teacher train teacher_small --out "$folder/runs/teacher"
-step stop-and-resume stop_and_resume
-step profile profile
-
-# The targets, from what the benchmarks wrote: one that was not measured is not met.
-targets() {
+# The targets, from what the benchmarks wrote, in this call or earlier: one that was not measured is not met.
+part_targets() {
     "$python" - "$folder" <<'PYTHON'
 import json
 import sys
@@ -136,9 +142,64 @@ for what, value, kind, target in rows:
 sys.exit(missed > 0)
 PYTHON
 }
-step targets targets
-cat "$folder/targets.txt" >>"$folder/summary.txt"
+
+if [ -n "$inside" ]; then
+    "part_${inside//-/_}"
+    exit
+fi
+
+if [ $# -gt 1 ]; then
+    shift
+    for name; do
+        [[ " ${parts[*]} ${by_name[*]} " == *" $name "* ]] && continue
+        echo "error: no part $name; there are: ${parts[*]} ${by_name[*]}" >&2
+        exit 2
+    done
+    parts=("$@")
+fi
+mkdir -p "$folder"
+summary=$folder/summary.txt
+echo "== $(date '+%F %T'): ${parts[*]}" | tee -a "$summary"
+if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    echo "no GPU: torch sees no CUDA device on this machine, nothing was checked" | tee -a "$summary"
+    exit 3
+fi
+"$python" -c 'from pipeline.console import describe_hardware; print(describe_hardware())' | tee -a "$summary"
+command -v nvidia-smi >/dev/null && nvidia-smi >"$folder/nvidia-smi.txt" 2>&1
+if ! has nvidia.dali; then
+    loader=cpu
+    echo "DALI is not installed: the loader cpu stands in for it" | tee -a "$summary"
+fi
+
+failed=0 limit=${PART_SECONDS:-1200}
+step() { # step PART: output to PART.txt, a line in the summary, the small files packed
+    local name=$1 started=$SECONDS tee code said
+    echo "== $name"
+    [ "$name" = targets ] || rm -f "$folder/$name.json" # figures of an earlier call are not this one's
+    exec 3> >(exec tee "$folder/$name.txt")
+    tee=$!
+    timeout --kill-after=30 "$limit" scripts/gpu_check.sh --inside "$name" "$loader" "$folder" >&3 2>&1 3>&- &
+    running=$!
+    wait "$running" # in the foreground the trap below would have to wait too
+    code=$?
+    exec 3>&-
+    timeout 10 tail -s 0.1 --pid="$tee" -f /dev/null # a process that a part left behind may hold it longer
+    said="$name ($((SECONDS - started)) s)"
+    if [ "$code" -eq 0 ]; then
+        said="ok      $said"
+    else
+        failed=1 said="FAILED  $said: exit $code, see $name.txt"
+        if [ $((SECONDS - started)) -ge "$limit" ]; then said+="; timed out, PART_SECONDS is $limit"; fi
+    fi
+    echo "$said" >>"$summary"
+    if [ "$name" = tests ]; then tail -n 1 "$folder/tests.txt" >>"$summary"; fi
+    if [ "$name" = targets ]; then cat "$folder/targets.txt" >>"$summary"; fi
+    (cd "$folder" && find . -maxdepth 1 -type f -size -8M -regex '.*\.\(txt\|json\|xml\|png\|json\.gz\)' -print0 |
+        tar --null -czf results.tar.gz -T -)
+}
+trap 'kill "$running"; exit 130' INT TERM
+for name in "${parts[@]}"; do step "$name"; done
 
 echo
-cat "$folder/summary.txt"
+cat "$summary"
 exit "$failed"

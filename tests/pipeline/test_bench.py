@@ -73,6 +73,27 @@ def test_bench_of_a_few_pictures_marks_what_is_wrong(monkeypatch, tmp_path, brea
     assert ("WRONG" in pipeline.bench.show(figures)) == break_cpu
 
 
+def test_a_default_loader_that_is_not_asked_for_is_not_opened(monkeypatch, tmp_path, make_packed):
+    """As on a GPU without DALI with --loaders cpu."""
+    dataset, opened = make_packed(9), []
+
+    def loader_rate(dataset, name, options, threads, device, prefetch=None):
+        opened.append((name, prefetch))
+        return 100.0, 0.0
+
+    monkeypatch.setattr(pipeline.bench, "choose_loader", lambda device: "dali")
+    monkeypatch.setattr(pipeline.bench, "make_originals", lambda root, count: (root / "JPEGImages").mkdir(parents=True))
+    monkeypatch.setattr(pipeline.bench, "run_pack", lambda folder: (folder / "originals/JPEGImages/0.jpg").touch())
+    monkeypatch.setattr(pipeline.bench, "PackedDataset", lambda path: dataset)
+    monkeypatch.setattr(pipeline.bench, "plain_rate", lambda *_: 50.0)
+    monkeypatch.setattr(pipeline.bench, "loader_rate", loader_rate)
+    options = BenchOptions(batch_size=4, threads=(1,), loaders=("cpu",), rounds=1, prefetch=(2,), records=0)
+    figures = pipeline.bench.bench(options, tmp_path)
+    assert opened == [("cpu", None), ("cpu", 2)]
+    assert figures["prefetch_loader"] == "cpu"
+    assert not figures["wrong"]
+
+
 @pytest.mark.slow
 def test_command_line(tmp_path):
     command = [sys.executable, "-m", "pipeline.bench", "--json", str(tmp_path / "bench.json"), "--images", "8"]

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import eval.bench
 import kernels.bench
 import kernels.ptx
 import pipeline.bench
+import pipeline.pack
 import pipeline.sample_world
 import train.bench
 from train.run import read_command
@@ -40,83 +43,199 @@ GOOD = {
 
 @pytest.fixture
 def check(tmp_path):
-    """The script with a Python that has a GPU and no DALI, and whose modules do nothing; a run that SIGTERM ends."""
+    """The script with a Python that has a GPU and no DALI, and whose modules do nothing; a run that SIGTERM ends.
+
+    A file `fails`, `hangs` or `unsaved` in tmp_path holds words of a command that does so.
+    """
     python = tmp_path / "python"
     python.write_text(
         f"""#!/bin/bash
-echo "$*" >>{tmp_path}/commands
+cd {tmp_path}
+echo "$*" >>commands
 case "$1$2" in
     -c*nvidia.dali*) exit 1 ;;
     -c*) exit 0 ;;
     -*) [ "$1" = - ] && exec {sys.executable} "$@" ;;
 esac
-if [[ "$*" == *--profile* ]]; then
-    mkdir -p {tmp_path}/out/runs/profile
-    echo '{{}}' >{tmp_path}/out/runs/profile/trace-rank0.json
+does() {{ [ -e "$1" ] && [[ "$command" == *"$(cat "$1")"* ]]; }}
+command=$*
+does fails && exit 7
+does hangs && exec sleep 60
+echo "4 passed of $2"
+while [ $# -gt 0 ]; do
+    [ "$1" = --json ] && cp "results/$(basename "$2")" "$2" 2>/dev/null
+    shift
+done
+if [[ "$command" == *--profile* ]]; then
+    mkdir -p out/work/runs/profile
+    echo '{{}}' >out/work/runs/profile/trace-rank0.json
 fi
-[[ "$*" == *cdfkd_small* ]] || exit 0
-[ -e {tmp_path}/began ] && exit 0
-touch {tmp_path}/began
-mkdir -p {tmp_path}/out/runs/student
-echo losses >{tmp_path}/out/runs/student/log.jsonl
-trap 'exit 143' TERM
+[[ "$command" == *cdfkd_small* ]] || exit 0
+[ -e began ] && exit 0
+touch began
+mkdir -p out/work/runs/student
+save() {{ does unsaved || mkdir -p out/work/runs/student/checkpoints/step-00000005; exit 143; }}
+trap save TERM
+echo losses >out/work/runs/student/log.jsonl
 while :; do sleep 0.05; done
 """
     )
     python.chmod(0o755)
     shutil.copytree(SCRIPT.parent, tmp_path / "scripts")
-    (tmp_path / "scripts" / "build_dataset.sh").write_text("#!/bin/sh\n")
-    (tmp_path / "scripts" / "build_dataset.sh").chmod(0o755)
 
-    def run(results):
+    def run(results, *parts, **environment):
+        """The exit code, the summary and what was said."""
         folder = tmp_path / "out"
-        folder.mkdir()
+        shutil.rmtree(tmp_path / "results", ignore_errors=True)
+        (tmp_path / "results").mkdir()
         for name, content in results.items():
-            (folder / f"{name}.json").write_text(json.dumps(content))
+            (tmp_path / "results" / f"{name}.json").write_text(json.dumps(content))
         done = subprocess.run(
-            [tmp_path / "scripts" / "gpu_check.sh", folder],
-            env=os.environ | {"PYTHON": str(python)}, capture_output=True, text=True, check=False, timeout=60,
+            [tmp_path / "scripts" / "gpu_check.sh", folder, *parts],
+            env=os.environ | {"PYTHON": str(python)} | environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60,
         )  # fmt: skip
-        return done.returncode, (folder / "summary.txt").read_text()
+        summary = folder / "summary.txt"
+        return done.returncode, summary.read_text() if summary.exists() else "", done.stdout
 
     return run
 
 
-def test_every_target_met_ends_with_0_also_without_dali(check):
-    code, summary = check(GOOD)
+def commands(tmp_path):
+    """Words of each module's call, the module first."""
+    lines = (tmp_path / "commands").read_text().splitlines()
+    return [line.split()[1:] for line in lines if line.startswith("-m ")]
+
+
+def test_every_target_met_ends_with_0_also_without_dali(check, tmp_path):
+    code, summary, _ = check(GOOD)
     assert code == 0, summary
     assert "MISSED" not in summary
     assert "FAILED" not in summary
     assert "met     view pairs/s, mixed batch of 16: 41000 (at least 40000)" in summary
     assert "DALI is not installed" in summary
+    assert "4 passed of pytest\n" in summary
+    with tarfile.open(tmp_path / "out" / "results.tar.gz") as archive:
+        names = {name.removeprefix("./") for name in archive.getnames()}
+    assert {"summary.txt", "targets.txt", "stop-and-resume.txt", "trace.json.gz"} < names
+    assert names & {f"{name}.json" for name in GOOD} == {f"{name}.json" for name in GOOD}
+    assert not any("work" in name or "tar" in name.split(".") for name in names)
 
 
 def test_every_command_is_one_that_its_program_takes(check, tmp_path):
     check(GOOD)
+    check(GOOD, "kernels-cpu", "ptx")
     options = {
         "kernels.bench": kernels.bench.Options, "kernels.ptx": kernels.ptx.Options,
         "pipeline.bench": pipeline.bench.BenchOptions, "pipeline.sample_world": pipeline.sample_world.SampleWorld,
-        "train.bench": train.bench.BenchOptions, "eval.bench": eval.bench.BenchOptions,
+        "pipeline.pack": pipeline.pack.PackOptions, "train.bench": train.bench.BenchOptions,
+        "eval.bench": eval.bench.BenchOptions,
     }  # fmt: skip
     seen = []
-    for line in (tmp_path / "commands").read_text().splitlines():
-        if not line.startswith("-m ") or line.startswith("-m pytest"):
+    for module, *arguments in commands(tmp_path):
+        if module == "pytest":
             continue
-        module, *arguments = line.split()[1:]
         seen.append(module)
         config = read_command(arguments) if module == "train.run" else tyro.cli(options[module], args=arguments)
+        if module == "train.run":
+            assert config.model.weights == "none"
         if "--profile" in arguments:
             assert config.profile
             assert config.model.backbone == "resnet101"
     assert set(seen) == {*options, "train.run"}
-    assert seen.count("train.run") == 5
+    # The teacher, again where the student needs it, the student twice; a teacher and a student to profile.
+    assert seen.count("train.run") == 6
+
+
+def test_the_tests_are_those_of_the_files_that_name_the_mark(check, tmp_path):
+    mark = ".".join(("pytest", "mark", "gpu"))  # in one word this file would be one of them
+    files = {"a/test_one.py": f"@{mark}", "a/test_two.py": "gpu", "test_three.py": f"{mark}, x"}
+    for name, text in files.items():
+        path = tmp_path / "tests" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert check({}, "tests")[0] == 0
+    (words,) = commands(tmp_path)
+    assert sorted(word for word in words if word.endswith(".py")) == ["tests/a/test_one.py", "tests/test_three.py"]
+
+
+@pytest.mark.parametrize(
+    ("part", "modules"),
+    [
+        ("evaluation", ["eval.bench"]),
+        ("stop-and-resume", ["pipeline.sample_world", "pipeline.pack", *3 * ["train.run"]]),
+        ("profile", ["pipeline.sample_world", "pipeline.pack", *2 * ["train.run"]]),
+    ],
+)
+def test_a_part_alone_makes_what_it_needs(check, tmp_path, part, modules):
+    assert check(GOOD, part)[0] == 0
+    assert [words[0] for words in commands(tmp_path)] == modules
+
+
+def test_a_part_alone_takes_what_is_there(check, tmp_path):
+    for split in ("train", "test"):
+        packed = tmp_path / "out" / "work" / "packed" / f"daytime_clear_{split}"
+        packed.mkdir(parents=True)
+        (packed / "dataset.json").touch()
+    assert check(GOOD, "teacher")[0] == 0
+    assert [words[0] for words in commands(tmp_path)] == ["train.run"]
+
+
+def test_calls_add_to_one_summary_and_targets_judges_the_files_of_all(check, tmp_path):
+    assert check(GOOD, "kernels-cuda", "training-step")[0] == 0
+    assert check(GOOD, "loading", "evaluation")[0] == 0
+    code, summary, _ = check({}, "targets")
+    assert code == 0, summary
+    assert [line.split(": ")[1] for line in summary.splitlines() if line.startswith("== ")] == [
+        "kernels-cuda training-step", "loading evaluation", "targets",
+    ]  # fmt: skip
+    (tmp_path / "fails").write_text("eval.bench")  # its figures of before do not stand for it
+    code, summary, _ = check(GOOD, "evaluation", "targets")
+    assert code == 1
+    assert "corruption, percent of inference: not measured" in summary.split("== ")[-1]
+
+
+def test_an_unknown_part_is_an_error_that_lists_them(check, tmp_path):
+    code, summary, said = check(GOOD, "tests", "kernel")
+    assert (code, summary) == (2, "")
+    assert "no part kernel; there are: tests kernels-cuda " in said
+    assert " ptx" in said
+    assert not (tmp_path / "commands").exists()
+
+
+def test_a_student_that_dies_at_once_fails_its_part_at_once(check, tmp_path):
+    (tmp_path / "fails").write_text("cdfkd_small")
+    started = time.monotonic()
+    code, summary, said = check(GOOD, "stop-and-resume", "evaluation")
+    assert time.monotonic() - started < 20
+    assert code == 1
+    assert "the run ended with code 7 where 143 was expected" in said
+    assert "FAILED  stop-and-resume (" in summary
+    assert "ok      evaluation (" in summary
+
+
+def test_a_student_that_sigterm_ends_unsaved_fails(check, tmp_path):
+    (tmp_path / "unsaved").write_text("cdfkd_small")
+    code, _, said = check(GOOD, "stop-and-resume")
+    assert code == 1
+    assert "SIGTERM ended the run unsaved" in said
+
+
+def test_a_part_that_hangs_is_ended_and_said_to_have_timed_out(check, tmp_path):
+    (tmp_path / "hangs").write_text("eval.bench")
+    started = time.monotonic()
+    code, summary, _ = check(GOOD, "evaluation", "loading", PART_SECONDS="2")
+    assert time.monotonic() - started < 20
+    assert code == 1
+    assert "evaluation.txt; timed out, PART_SECONDS is 2" in summary
+    assert "ok      loading (" in summary
 
 
 def test_a_missed_and_an_unmeasured_target_end_with_1_and_are_named(check):
     results = json.loads(json.dumps(GOOD))
     results["kernels-cuda"]["views_per_type"]["contrast"]["times_copy_bound"] = 3.5
     del results["evaluation"]
-    code, summary = check(results)
+    code, summary, _ = check(results)
     assert code == 1
     missed = [line for line in summary.splitlines() if line.startswith("MISSED")]
     assert missed == [
