@@ -15,12 +15,10 @@ why and the other figures stand.
 import gc
 import itertools
 import json
-import logging
 import math
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,13 +34,20 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from kernels.resize import DEVIATION, MEAN
 from model.config import BACKBONES, ModelConfig, small_model
 from model.detector import Detector, build_detector
-from model.parity import compare_losses, stock_twin
+from model.parity import stock_twin
 from pipeline.batch import Batch, Views
 from pipeline.console import describe_hardware, run_entry, say, track
 from pipeline.loader import open_loader
 from pipeline.pack import PackOptions, pack
 from pipeline.packed import PackedDataset
 from pipeline.views import ViewConfig, ViewMaker, clean_view
+from train.bench_check import (
+    check_parity,
+    compare_compiled,
+    count_graphs,
+    count_skipped_graphs,
+    count_synchronisations,
+)
 from train.config import OptimizerConfig
 from train.distill import CdFkd, CdFkdConfig
 from train.load import compile_both
@@ -52,13 +57,6 @@ from train.window import Window
 
 NUM_CLASSES = 8  # seven and the background, as in the benchmark
 BOXES_PER_IMAGE = 16
-LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
-# The share that may differ, by overlaps just at the threshold of NMS. Maps with noise of 1e-5 changed none of 4000; NMS
-# that forgets the levels changes 0.0035 (resnet18, 320x512).
-PROPOSAL_TOLERANCE = 0.0005
-# Of a compiled loss, as a share of the total: in bfloat16 fused operations round less often, and a proposal that just
-# passed a threshold may not pass it.
-COMPILED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 
 @dataclass(frozen=True)
@@ -133,9 +131,9 @@ def measure(options: BenchOptions) -> dict[str, Any]:
     full_size = ViewConfig(ratio_range=(1.0, 1.0))
     views = ViewMaker(full_size, device=device)(batch, 0)
     compiling = options.compile == "on" or (options.compile == "auto" and on_gpu)
-    result |= count_graphs(student, teacher, batch, device, dtype)
-    write(options, result)  # what is measured stays, whatever happens now; again below
     learner, look = make_learner(student, teacher, dtype)
+    result |= count_graphs(learner, look, batch)
+    write(options, result)  # what is measured stays, whatever happens now; again below
     names = learner.names()
     ours = count_bytes(student) + count_bytes(teacher) + views.student_B3hw.nbytes
     variants, memory = {}, {}
@@ -197,9 +195,8 @@ def measure_cuda_graphs(
     try:
         graphed = compile_both(learner, look, "reduce-overhead", 8)
         # Memory first, compiling included: once captured, a graph's own is no longer counted.
-        skipped = count_skipped_graphs()
-        make = lambda: our_step(*graphed, learner.names(), views, cuda_graphs=True)  # noqa: E731
-        step, memory = warm_up(make, device, ours, unmeasured=0)
+        skipped, names = count_skipped_graphs(), learner.names()
+        step, memory = warm_up(lambda: our_step(*graphed, names, views, cuda_graphs=True), device, ours, unmeasured=0)
         if count_skipped_graphs() > skipped:
             raise RuntimeError("inductor left out a graph and calls its kernels one by one")
         torch.compiler.cudagraph_mark_step_begin()
@@ -209,10 +206,6 @@ def measure_cuda_graphs(
         say(f"CUDA graphs: not measured: {error}")
         return {"cuda_graphs_error": f"{type(error).__name__}: {error}"}
     return {"cuda_graphs_loss_difference": difference} | describe("cuda_graphs", seconds, memory, num_images)
-
-
-def count_skipped_graphs() -> int:
-    return torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]
 
 
 def count_bytes(module: nn.Module) -> int:
@@ -310,68 +303,9 @@ def make_batch(num_images: int, height: int, width: int, device: torch.device) -
     )
 
 
-def check_parity(detector: Detector, batch: Batch) -> dict[str, Any]:
-    """Losses and gradients of ours and torchvision's on two of the images: float32, same weights, proposals, samples.
-
-    The proposals of the two are compared too.
-    """
-    clean = ViewConfig(corruptions=(), ratio_range=(1.0, 1.0))
-    device = batch.images_BHW3.device
-    views = ViewMaker(clean, device=device, dtype=torch.float32, teacher=False)(batch, 0)
-    few = tuple(
-        value[:2]
-        for value in (
-            views.student_B3hw, views.student_sizes_B2, views.student_boxes_BG4, views.labels_BG, views.keys_B,
-        )
-    )  # fmt: skip
-    # The two walk through the same layers in another order: TF32's ten bits would differ by more than what is allowed.
-    allowed = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        stock = stock_twin(detector).to(memory_format=torch.channels_last)
-        loss, gradient, proposals = compare_losses(detector, stock, few, share_proposals=True)
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = allowed
-    detector.zero_grad(set_to_none=True)
-    say(
-        f"parity with torchvision: losses within {loss:.1e}, gradients within {gradient:.1e}, {proposals:.2%} of the "
-        "proposals differ"
-    )
-    if not (loss <= LOSS_TOLERANCE and gradient <= GRADIENT_TOLERANCE and proposals <= PROPOSAL_TOLERANCE):
-        raise ValueError(
-            f"no speed without parity: losses differ by {loss:.1e} (allowed {LOSS_TOLERANCE:.0e}), gradients by "
-            f"{gradient:.1e} (allowed {GRADIENT_TOLERANCE:.0e}), {proposals:.2%} of the proposals differ (allowed "
-            f"{PROPOSAL_TOLERANCE:.1%})"
-        )
-    return {
-        "loss_relative_difference": loss,
-        "gradient_relative_difference": gradient,
-        "proposals_differing_share": proposals,
-        "ok": True,
-    }
-
-
 def make_learner(student: Detector, teacher: Detector, dtype: torch.dtype) -> tuple[Learner, Teacher]:
     config = CdFkdConfig()
     return Learner(student, CdFkd(config), dtype, lambda count: count), Teacher(teacher, config.strides, dtype)
-
-
-def compare_compiled(eager: tuple[Any, Any], compiled: tuple[Any, Any], views: Views, dtype: torch.dtype) -> float:
-    """The greatest difference of a loss of two (learner, teacher), as a share of the total; too great is an error."""
-    (expected_T, got_T), names = (
-        (learner(views, look(views))[1] for learner, look in (eager, compiled)),
-        eager[0].names(),
-    )
-    losses = [number for number, name in enumerate(names) if not name.startswith(("cosine_", "count_"))]
-    total = expected_T[names.index("total")].abs()
-    difference = float((got_T - expected_T)[losses].abs().max() / total)
-    say(f"parity of the compiled step: losses within {difference:.1e} of the eager total")
-    if not difference <= COMPILED_TOLERANCE[dtype]:
-        raise ValueError(
-            f"no speed without parity: a loss of the compiled step differs from the eager one by {difference:.1e} of "
-            f"the total (allowed {COMPILED_TOLERANCE[dtype]:.0e})"
-        )
-    return difference
 
 
 def our_step(
@@ -456,63 +390,6 @@ def time_loader(batch: Batch, num_batches: int, device: torch.device, name: str)
         with open_loader(PackedDataset(packed), len(batch.ids_B), device=device, name=name) as loader:
             time_steps(lambda: next(loader), 5, device)  # what was made ahead of the first call
             return time_steps(lambda: next(loader), num_batches, device)
-
-
-def count_graphs(
-    student: Detector, teacher: Detector, batch: Batch, device: torch.device, dtype: torch.dtype
-) -> dict[str, int]:
-    """Graph breaks of our teacher and learner and of the stock detector; compilations beyond one a canvas of each."""
-    from torch._dynamo.testing import CompileCounterWithBackend
-
-    make_views = ViewMaker(ViewConfig(), device=device)
-    learner, look = make_learner(student, teacher, dtype)
-    canvases = make_views.student_canvases((batch.images_BHW3.shape[1], batch.images_BHW3.shape[2]))
-    torch._dynamo.reset()
-    views = make_views(batch, 0)
-    breaks = torch._dynamo.explain(learner)(views, look(views)).graph_break_count
-    breaks += torch._dynamo.explain(look.__call__)(views).graph_break_count
-    torch._dynamo.reset()
-    counter = CompileCounterWithBackend("eager")
-    compiled = torch.compile(learner, backend=counter, dynamic=False)
-    compiled_look = torch.compile(look.__call__, backend=counter, dynamic=False)
-    visits = dict.fromkeys(canvases, 0)
-    draws = itertools.count()
-    while min(visits.values()) < 2:  # every canvas, and every canvas again
-        views = make_views(batch, next(draws))
-        canvas = (views.student_B3hw.shape[-2], views.student_B3hw.shape[-1])
-        visits[canvas] += 1
-        if visits[canvas] <= 2:
-            compiled(views, compiled_look(views))
-    graphs = counter.frame_count
-    torch._dynamo.reset()
-    stock = stock_twin(student)
-    images = list(torch.rand(2, 3, *batch.images_BHW3.shape[1:3], device=device))
-    targets = [{"boxes": batch.boxes_BG4[row], "labels": batch.labels_BG[row]} for row in range(2)]
-    # What is being counted here need not be warned about.
-    torch._logging.set_logs(dynamo=logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        stock_explained = torch._dynamo.explain(stock)(images, targets)
-    torch._dynamo.reset()
-    return {
-        "graph_breaks": breaks,
-        "recompiles": graphs - len(canvases) - 1,  # the teacher has one canvas
-        "canvases": len(canvases),
-        "stock_graph_breaks": stock_explained.graph_break_count,
-    }
-
-
-def count_synchronisations(step: Callable[[], None], steps: int = 10) -> int:
-    """Waits of the host for the GPU within `steps` calls together, as torch's debug mode sees them."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            for _ in range(steps):
-                step()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
 if __name__ == "__main__":

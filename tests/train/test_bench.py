@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from train import bench
+from train import bench, bench_check
 
 
 @pytest.mark.slow
@@ -31,13 +31,13 @@ def test_result_of_a_small_measurement(tmp_path, monkeypatch):
 def test_no_speed_without_parity(monkeypatch):
     batch = bench.make_batch(2, 64, 96, torch.device("cpu"))
     detector = bench.make_network(bench.small_model(weights="none", norm="frozen"), batch, seed=0)
-    assert bench.check_parity(detector, batch)["ok"]
-    monkeypatch.setattr(bench, "compare_losses", lambda *_, **__: (0.0, 2e-3, 0.0))
+    assert bench_check.check_parity(detector, batch)["ok"]
+    monkeypatch.setattr(bench_check, "compare_losses", lambda *_, **__: (0.0, 2e-3, 0.0))
     with pytest.raises(ValueError, match=r"no speed without parity.*gradients by 2\.0e-03"):
-        bench.check_parity(detector, batch)
-    monkeypatch.setattr(bench, "compare_losses", lambda *_, **__: (0.0, 0.0, 0.02))
+        bench_check.check_parity(detector, batch)
+    monkeypatch.setattr(bench_check, "compare_losses", lambda *_, **__: (0.0, 0.0, 0.02))
     with pytest.raises(ValueError, match=r"no speed without parity.*2\.00% of the proposals"):
-        bench.check_parity(detector, batch)
+        bench_check.check_parity(detector, batch)
 
 
 @pytest.mark.slow
@@ -47,10 +47,10 @@ def test_parity_with_the_default_number_of_proposals():
     model = bench.ModelConfig(backbone="resnet18", weights="none", norm="frozen", trainable_layers=3)
     assert (model.rpn_pre_nms_train, model.rpn_post_nms_train) == (2000, 2000)
     detector = bench.make_network(model, batch, seed=0)
-    assert bench.check_parity(detector, batch)["proposals_differing_share"] <= 0.001
+    assert bench_check.check_parity(detector, batch)["proposals_differing_share"] <= 0.001
     detector.rpn.nms_thresh = 0.69
     with pytest.raises(ValueError, match=r"no speed without parity.*of the proposals"):
-        bench.check_parity(detector, batch)
+        bench_check.check_parity(detector, batch)
 
 
 def test_no_speed_for_a_compiled_step_with_other_losses():
@@ -68,7 +68,7 @@ def test_no_speed_for_a_compiled_step_with_other_losses():
             changed[names.index(name)] += share * scalars[names.index("total")]
             return total, changed
 
-        return bench.compare_compiled((learner, look), (compiled, look), views, torch.float32)
+        return bench_check.compare_compiled((learner, look), (compiled, look), views, torch.float32)
 
     assert off_by(5e-4, "roi_box") == pytest.approx(5e-4, rel=0.01)
     assert off_by(5.0, "count_instance") == 0  # no loss
@@ -101,6 +101,22 @@ def test_cuda_graphs_are_compared_and_timed_and_their_failure_is_only_told(monke
     assert result["cuda_graphs_ratio_to_stock"] > 0
     assert result["cuda_graphs_loss_difference"] < 1e-3
     assert result["cuda_graphs_peak_memory_gb"] is None
+
+    counts = iter((0, 1))
+    monkeypatch.setattr(bench, "count_skipped_graphs", lambda: next(counts))
+    assert "inductor left out a graph" in bench.measure_cuda_graphs(*given)["cuda_graphs_error"]
+    monkeypatch.undo()
+
+    class Doubled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.learner = learner
+
+        def forward(self, *inputs):
+            return tuple(2 * value for value in self.learner(*inputs))
+
+    monkeypatch.setattr(bench, "compile_both", lambda *_: (Doubled(), look))
+    assert "no speed without parity" in bench.measure_cuda_graphs(*given)["cuda_graphs_error"]
 
     def fail(*_):
         raise RuntimeError("capture failed")
