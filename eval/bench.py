@@ -15,17 +15,17 @@ import numpy as np
 import torch
 import tyro
 
-from eval.corrupted import corrupted_view
-from eval.detect import make_batch
+from eval.detecting.corrupted import corrupted_view
+from eval.detecting.detect import make_batch
+from eval.detecting.source_ap import choose_dtype
 from eval.files import write_json
-from eval.interchange import Detections, GroundTruth, make_ground_truth
-from eval.light import choose_dtype
-from eval.scoring import score_domain
+from eval.metrics.interchange import Detections, GroundTruth, make_ground_truth
+from eval.metrics.scoring import score_domain
 from kernels.severity import BENCHMARK
+from model.build import build_detector
 from model.config import ModelConfig
-from model.detector import build_detector
 from pipeline.batch import Batch
-from pipeline.console import describe_hardware, run_entry, say
+from pipeline.command.console import describe_hardware, run_entry, say
 from pipeline.views import clean_view
 
 CLASSES = ("bus", "bike", "car", "motor", "person", "rider", "truck")

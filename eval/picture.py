@@ -13,14 +13,14 @@ import tyro
 from PIL import Image, ImageDraw, ImageFont
 
 import kernels
-from eval.detect import match_classes, read_image
-from eval.draw import draw_boxes
-from eval.interchange import GroundTruth, ground_truth_of, select
-from eval.pictures import choose_scenes, image_detector, judge
+from eval.detecting.detect import match_classes, read_image
+from eval.examples.draw import draw_boxes
+from eval.examples.scenes import choose_scenes, image_detector, judge
+from eval.metrics.interchange import GroundTruth, ground_truth_of, select
 from eval.results import load_run
-from model.weights import load_detector
-from pipeline.console import run_entry, say
-from pipeline.packed import PackedDataset
+from model.weights.checkpoint import load_detector
+from pipeline.command.console import run_entry, say
+from pipeline.packed.reader import PackedDataset
 
 PANEL, GAP, CAPTION, MARGIN = 640, 14, 44, 14
 PAPER, INK, SOFT = "#ffffff", "#17202e", "#5a6779"

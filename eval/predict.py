@@ -15,14 +15,14 @@ import numpy as np
 import torch
 import tyro
 
-from eval.detect import make_batch
-from eval.draw import class_colour, draw_boxes
+from eval.detecting.detect import make_batch
+from eval.detecting.source_ap import choose_dtype
+from eval.examples.draw import class_colour, draw_boxes
 from eval.files import read_json, write_json
-from eval.light import choose_dtype
-from model.detector import Detector
-from model.weights import load_detector
-from pipeline.console import Progress, describe_hardware, run_entry, say
-from pipeline.pixels import SUFFIXES, decode_rgb, encode, resize, training_size
+from model.faster_rcnn.detector import Detector
+from model.weights.checkpoint import load_detector
+from pipeline.command.console import Progress, describe_hardware, run_entry, say
+from pipeline.files.pixels import SUFFIXES, decode_rgb, encode, resize, training_size
 from pipeline.views import clean_view
 
 LEAST_READ = 0.95  # of the frames that a film's header promises: many headers are a few off

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eval import bootstrap, domains
 from eval.files import read_arrays, read_json
+from eval.metrics import bootstrap, domains
+from eval.metrics.mpc import DRAWN, comparable, mpc_replicates
 
 FORMAT = 1
 PARTS = ("run", "evaluated", "classes", "source", "domains", "mean_of_targets", "settings", "versions")
@@ -156,3 +157,20 @@ def describe_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def mpc_difference(a: EvaluatedRun, b: EvaluatedRun, metric: str = "voc07") -> Difference | None:
+    """mPC of a less that of b, over all their corruptions; None unless both measured the same thing."""
+    first, second = a.robustness, b.robustness
+    if first is None or second is None or not comparable(first, second):
+        return None
+    values = [found["summaries"].get(metric, {}).get("all") for found in (first, second)]
+    if None in values or set(first["corruptions"]) != set(second["corruptions"]):
+        return None
+    interval = None
+    if all(first["identity"].get(part) == second["identity"].get(part) for part in DRAWN):
+        first_B, second_B = (
+            mpc_replicates(run.robustness_samples, list(first["corruptions"]), metric) for run in (a, b)
+        )
+        interval = None if first_B is None or second_B is None else bootstrap.interval(first_B - second_B)
+    return Difference(values[0]["mPC"] - values[1]["mPC"], interval)

@@ -14,26 +14,26 @@ import numpy as np
 import torch
 import tyro
 
-from eval import domains
-from eval.detect import Detect, Found, detect_dataset, gather, match_classes
+from eval.detecting.detect import Detect, Found, detect_dataset, gather, match_classes
+from eval.detecting.robustness import SETS, measure
+from eval.detecting.source_ap import choose_dtype
+from eval.examples.scenes import image_detector, save_pictures
 from eval.files import read_json, write_arrays, write_json
-from eval.interchange import Detections, GroundTruth, ground_truth_of, read_results, restrict, write_results
-from eval.light import choose_dtype
-from eval.mpc import PARTS
+from eval.metrics import domains
+from eval.metrics.interchange import Detections, GroundTruth, ground_truth_of, read_results, restrict, write_results
+from eval.metrics.mpc import PARTS
+from eval.metrics.scoring import mean_of_targets, score_domain
 from eval.options import EvaluationOptions
-from eval.pictures import image_detector, save_pictures
-from eval.report import write_report
-from eval.report_training import trim_card
+from eval.report.page import write_report
+from eval.report.training import trim_card
 from eval.results import FORMAT, describe_versions, distinct, load_run, training_folder
-from eval.robustness import SETS, measure
-from eval.scoring import mean_of_targets, score_domain
 from eval.table import domain_table, show
-from model.detector import Detector
-from model.weights import load_detector
-from pipeline.console import Progress, describe_hardware, run_entry, say
-from pipeline.loader import describe_machine
-from pipeline.packed import PackedDataset
-from pipeline.ranks import World, joined
+from model.faster_rcnn.detector import Detector
+from model.weights.checkpoint import load_detector
+from pipeline.command.console import Progress, describe_hardware, run_entry, say
+from pipeline.command.ranks import World, joined
+from pipeline.loading.loader import describe_machine
+from pipeline.packed.reader import PackedDataset
 
 BETWEEN_MEETINGS = timedelta(hours=6)  # of the ranks lies a whole pass over their images
 QUICKLY_SCORED = 1000  # images that are scored in a few seconds, too soon for a progress display

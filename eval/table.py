@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from eval import domains
 from eval.files import write_json
+from eval.metrics import domains
 from eval.results import EvaluatedRun, difference, load_run
-from pipeline.console import run_entry, say
+from pipeline.command.console import run_entry, say
 
 METRICS = {
     "voc07": "mAP at IoU 0.5, VOC2007 11-point",

@@ -3,7 +3,7 @@
     python -m kernels.bench --device cpu --size 600x1000 --batch 16 --json build/bench.json --plot build/bench.png
 
 Every type is checked before it is timed, pixel by pixel against the reference given the same random numbers
-(`kernels.bench_check`; on a GPU also against the CPU), and so are the views; a wrong one gets no time. Times are the
+(`kernels.checks.oracle`; on a GPU also against the CPU), and so are the views; a wrong one gets no time. Times are the
 best of several runs, ours and the reference's in turn in the same process, mean over the five severities.
 `mean_speedup` is the reference's mean time over ours, for the 15 types of training: how much faster a run's corruptions
 are; the geometric mean of the types' own ratios is `geometric_speedup`. `--sheet FILE` draws the 19 x 5 for
@@ -29,9 +29,11 @@ from typing import Any
 import numpy as np
 
 import kernels
-from kernels import cpu, parameters, severity
-from kernels.bench_check import differs_from_cpu, problem, view_problem
-from kernels.bench_tools import bench_others, best_ms, draw_plot, draw_sheet, machine_scaling, queued_ms
+from kernels import severity
+from kernels.checks.oracle import differs_from_cpu, problem, view_problem
+from kernels.checks.timing import bench_others, best_ms, draw_plot, draw_sheet, machine_scaling, queued_ms
+from kernels.launch import cpu
+from kernels.launch import table as parameters
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def bench_types(options: Options, image: np.ndarray) -> dict[str, dict]:
     import imagecorruptions
     import torch
 
-    from pipeline.console import Progress, say
+    from pipeline.command.console import Progress, say
 
     cv2.setNumThreads(options.threads)
     on_gpu = options.device == "cuda"
@@ -322,7 +324,7 @@ def main() -> int:
     import torch
     import tyro
 
-    from pipeline.console import describe_hardware, say
+    from pipeline.command.console import describe_hardware, say
 
     options = tyro.cli(Options, description=__doc__)
     if options.device not in ("cpu", "cuda"):
@@ -403,6 +405,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from pipeline.console import run_entry
+    from pipeline.command.console import run_entry
 
     run_entry(main)

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from kernels import color, cpu, fog, parameters, rng
-from kernels.pool import Pool
+from kernels import rng
+from kernels.corruptions import color, fog
+from kernels.corruptions.stages import NEED_MASK
+from kernels.launch import cpu
+from kernels.launch import table as parameters
+from kernels.launch.pool import Pool
 from kernels.severity import ALL, SEVERITIES, check_name, check_severity
-from kernels.stages import NEED_MASK
 
 POOL_MASKS, POOL_STEP = 8, 256  # masks of a kind; a pool serves all sizes up to the next multiple of the step
 # From how many pixels on an image's rows are shared: handing them to another thread took some 0.2 ms where it was
@@ -104,7 +107,7 @@ def corrupt(
         pool.place(table.rows_B)
         values_M = pool.values_M
     if not is_array and image.device.type == "cuda":
-        from kernels import gpu
+        from kernels.launch import gpu
 
         return gpu.corrupt_tensor(image.reshape(height, width, -1).expand(-1, -1, 3), table, values_M)
     array = image if is_array else image.numpy()

@@ -1,8 +1,8 @@
 """How the scalar code of this folder is compiled, and where the compiled code is kept.
 
 `compiled` is `numba.njit` with the options all of it shares. The same functions are called from CUDA kernels, where
-Numba compiles them again for the GPU. Machine code is cached in a folder named after a hash of every source file here:
-Numba's own check looks at one file only and would go on using a caller compiled against an older callee.
+Numba compiles them again for the GPU. Machine code is cached in a folder named after a hash of every source file here
+and below: Numba's own check looks at one file only and would go on using a caller compiled against an older callee.
 """
 
 import hashlib
@@ -19,8 +19,9 @@ config: Any = numba_config  # its settings are set at run time
 
 def source_hash() -> str:
     digest = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -21,12 +21,12 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from kernels.resize import DEVIATION, MEAN
-from model.backbone import rcnn_numbers
+from kernels.launch.resize import DEVIATION, MEAN
+from model.backbones.torchvision_fpn import rcnn_numbers
 from model.config import ModelConfig
-from model.detector import Detector
-from model.weights import Card, load_detector
-from pipeline.console import run_entry, say
+from model.faster_rcnn.detector import Detector
+from model.weights.checkpoint import Card, load_detector
+from pipeline.command.console import run_entry, say
 
 INPUTS = ("images", "sizes")
 OUTPUTS = ("boxes", "scores", "labels", "count")
@@ -126,13 +126,13 @@ def torchvision_constructor(config: ModelConfig, num_classes: int) -> str:
         return f"{build}(weights=None, weights_backbone=None, num_classes={num_classes}{other})"
     changed = [item.name for item in fields(config) if getattr(config, item.name) != item.default]
     arguments = ", ".join(f"{name}={getattr(config, name)!r}" for name in changed)
-    return f"model.backbone.build_torchvision(model.config.ModelConfig({arguments}), {num_classes})"
+    return f"model.backbones.torchvision_fpn.build_torchvision(model.config.ModelConfig({arguments}), {num_classes})"
 
 
 def loading_code(card: Card, path: Path) -> str:
     """Python that loads the exported state dict; for what torchvision has no constructor it needs this package."""
     build = torchvision_constructor(card.config, len(card.classes) + 1)
-    own = ["import model.backbone", "import model.config"]
+    own = ["import model.backbones.torchvision_fpn", "import model.config"]
     lines = ["import torch", *(own if build.startswith("model.") else ["import torchvision"]), f"detector = {build}"]
     lines.append(f"detector.load_state_dict(torch.load({str(path)!r}, weights_only=True))")
     if "short_side" in card.extra:  # torchvision resizes images itself, to 800 x 1333 unless it is told

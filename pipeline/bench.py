@@ -29,15 +29,15 @@ import pyarrow.parquet as pq
 import torch
 import tyro
 
-from pipeline import diverse_weather
 from pipeline.batch import Batch
-from pipeline.card import build_card
-from pipeline.console import describe_hardware, run_entry, say
-from pipeline.loader import NAMES, choose_loader, open_loader
+from pipeline.command.console import describe_hardware, run_entry, say
+from pipeline.files.pixels import decode_packed, encode
+from pipeline.loading.loader import NAMES, choose_loader, open_loader
 from pipeline.pack import ROW_GROUP
-from pipeline.packed import PackedDataset
-from pipeline.pixels import decode_packed, encode
-from pipeline.shards import INDEX_SCHEMA
+from pipeline.packed.card import build_card
+from pipeline.packed.reader import PackedDataset
+from pipeline.packed.shards import INDEX_SCHEMA
+from pipeline.sources import diverse_weather
 
 
 @dataclass(frozen=True)

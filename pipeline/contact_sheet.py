@@ -12,9 +12,9 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.console import run_entry, say
-from pipeline.packed import PackedDataset
-from pipeline.pixels import decode_packed
+from pipeline.command.console import run_entry, say
+from pipeline.files.pixels import decode_packed
+from pipeline.packed.reader import PackedDataset
 
 COLOURS = ("#ff3b30", "#34c759", "#0a84ff", "#ffcc00", "#ff2dff", "#00e5ff", "#ff9500", "#b388ff")
 IGNORED = "#a0a0a0"

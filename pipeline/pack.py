@@ -17,15 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from pipeline import diverse_weather
-from pipeline.annotated import relative
-from pipeline.card import VERSION, build_card, report
-from pipeline.classes import Names, split_names
-from pipeline.console import Progress, counted, run_entry, say, track
-from pipeline.output_folder import WORK, begin, check_output, clear_work, replace_file
-from pipeline.packed import PackedDataset
-from pipeline.problems import SHOWN, check_allowed, problem_list
-from pipeline.shards import (
+from pipeline.command.console import Progress, counted, run_entry, say, track
+from pipeline.command.workers import WorkerPool, deaths_explained, end_with_parent
+from pipeline.files.problems import SHOWN, check_allowed, problem_list
+from pipeline.packed.card import VERSION, build_card, report
+from pipeline.packed.output_folder import WORK, begin, check_output, clear_work, replace_file
+from pipeline.packed.reader import PackedDataset
+from pipeline.packed.shards import (
     INDEX_SCHEMA,
     Encoding,
     Record,
@@ -35,8 +33,10 @@ from pipeline.shards import (
     pack_picture,
     read_shard,
 )
-from pipeline.sources import Source, read_source
-from pipeline.workers import WorkerPool, deaths_explained, end_with_parent
+from pipeline.sources import diverse_weather
+from pipeline.sources.annotated import relative
+from pipeline.sources.classes import Names, split_names
+from pipeline.sources.read import Source, read_source
 
 ROW_GROUP = 16384  # rows of the index; bounds the memory that reading it takes
 
@@ -101,7 +101,7 @@ def check_options(options: PackOptions) -> None:
     if options.beton and options.part:
         raise ValueError("--beton belongs to the last step: give it with --merge, not with --part")
     if options.beton:  # before an hour of packing, not after it
-        from pipeline.beton import import_ffcv
+        from pipeline.packed.beton import import_ffcv
 
         import_ffcv()
     parse_part(options.part)
@@ -259,7 +259,7 @@ def pack_source(source: Source, options: PackOptions, name: str) -> list[Path]:
             return []
         finish(shards, jobs, source, options, name, fingerprint)
     if options.beton:
-        from pipeline.beton import add_beton
+        from pipeline.packed.beton import add_beton
 
         add_beton(out)
     clear_work(out)

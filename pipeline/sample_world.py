@@ -18,11 +18,11 @@ from xml.etree import ElementTree
 
 import cv2
 
-from pipeline.console import Progress, run_entry, say
-from pipeline.workers import WorkerPool, deaths_explained, end_with_parent
-from pipeline.world_picture import LabelledObject, draw_picture
-from pipeline.world_traffic import CLASSES
-from pipeline.world_weather import DOMAINS
+from pipeline.command.console import Progress, run_entry, say
+from pipeline.command.workers import WorkerPool, deaths_explained, end_with_parent
+from pipeline.world.picture import LabelledObject, draw_picture
+from pipeline.world.traffic import CLASSES
+from pipeline.world.weather import DOMAINS
 
 SOURCE = DOMAINS[0]
 WORLD_VERSION = 6  # raised whenever the same seed would draw other pictures

@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels import color, frost, parameters, rng, severity
-from kernels.boxes import place_boxes
-from kernels.parameters import Table
-from kernels.pool import Pool
-from kernels.stages import NEED_MASK
+from kernels import rng, severity
+from kernels.corruptions import color, frost
+from kernels.corruptions.stages import NEED_MASK
+from kernels.launch import table as parameters
+from kernels.launch.boxes import place_boxes
+from kernels.launch.pool import Pool
+from kernels.launch.table import Table
 from kernels.task import ROW
 from pipeline.batch import Batch, Views
 
@@ -117,7 +119,7 @@ class ViewMaker:
         self.textures = None if config.frost_pictures is None else frost.load_textures(config.frost_pictures)
         self.executor: ThreadPoolExecutor | None = None
         if self.device.type == "cuda":
-            from kernels import gpu
+            from kernels.launch import gpu
 
             if self.dtype not in gpu.TYPES:
                 raise ValueError(f"views: dtype must be float32, float16 or bfloat16 on a GPU; got {self.dtype}")
@@ -130,7 +132,7 @@ class ViewMaker:
             self.kept = gpu.device_of(self.device)
             self.device = self.kept.device  # "cuda" becomes the current one
         elif self.device.type == "cpu":
-            from kernels.cpu import Workspaces
+            from kernels.launch.cpu import Workspaces
 
             self.workspaces = Workspaces()
             self.device = torch.device("cpu")  # "cpu:0" is another name of it
@@ -200,7 +202,7 @@ class ViewMaker:
             pool.place(table.rows_B)
 
     def _on_cpu(self, batch: Batch, bucket: tuple[float, float], small: tuple[int, int], pool: Pool | None) -> Views:
-        from kernels import cpu
+        from kernels.launch import cpu
 
         num, height, width = batch.images_BHW3.shape[:3]
         table = Table(num)
@@ -236,7 +238,7 @@ class ViewMaker:
     def _on_gpu(
         self, batch: Batch, bucket: tuple[float, float], small: tuple[int, int], pool: Pool | None
     ) -> "StartedViews":
-        from kernels import gpu
+        from kernels.launch import gpu
 
         kept = self.kept
         caller = torch.cuda.current_stream(kept.device)
@@ -294,7 +296,7 @@ def clean_view(batch: Batch, dtype: torch.dtype | None = None) -> tuple[Tensor, 
     check(batch, device)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     num, height, width = images_BHW3.shape[:3]
-    from kernels import resize
+    from kernels.launch import resize
 
     if device.type == "cpu":
         out_BHW3 = torch.empty(num, height, width, 3)

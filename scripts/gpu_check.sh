@@ -31,7 +31,7 @@ kernels() { # kernels DEVICE OPTIONS...
 }
 part_kernels_cuda() { kernels cuda --repeats 2 --no-cold; }
 part_kernels_cpu() { kernels cpu --sheet "$folder/sheet.png"; }
-part_ptx() { "$python" -m kernels.ptx --json "$folder/ptx.json"; }
+part_ptx() { "$python" -m kernels.checks.ptx --json "$folder/ptx.json"; }
 part_training_step() { "$python" -m train.bench --device cuda --loader "$loader" --json "$folder/training-step.json"; }
 part_loading() {
     local loaders=(cpu)
@@ -164,7 +164,7 @@ if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; 
     echo "no GPU: torch sees no CUDA device on this machine, nothing was checked" | tee -a "$summary"
     exit 3
 fi
-"$python" -c 'from pipeline.console import describe_hardware; print(describe_hardware())' | tee -a "$summary"
+"$python" -c 'from pipeline.command.console import describe_hardware; print(describe_hardware())' | tee -a "$summary"
 command -v nvidia-smi >/dev/null && nvidia-smi >"$folder/nvidia-smi.txt" 2>&1
 if ! has nvidia.dali; then
     loader=cpu

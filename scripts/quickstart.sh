@@ -44,7 +44,7 @@ trap stopped EXIT
 trap 'exit 130' INT # also between two commands
 trap 'exit 143' TERM
 
-$python -c 'from pipeline.loader import describe_machine; print(describe_machine())'
+$python -c 'from pipeline.loading.loader import describe_machine; print(describe_machine())'
 
 stage "1/6 sample world: a procedural street in five weathers -> $world"
 $python -m pipeline.sample_world --out "$world" "${images[@]}"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline.batch import Views
-from pipeline.loader import Loader
+from pipeline.loading.loader import Loader
 from pipeline.views import ViewMaker
 
 

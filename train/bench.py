@@ -31,29 +31,24 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from kernels.resize import DEVIATION, MEAN
+from kernels.launch.resize import DEVIATION, MEAN
+from model.build import build_detector
 from model.config import BACKBONES, ModelConfig, small_model
-from model.detector import Detector, build_detector
-from model.parity import stock_twin
+from model.faster_rcnn.detector import Detector
+from model.faster_rcnn.parity import stock_twin
 from pipeline.batch import Batch, Views
-from pipeline.console import describe_hardware, run_entry, say, track
-from pipeline.loader import open_loader
+from pipeline.command.console import describe_hardware, run_entry, say, track
+from pipeline.loading.loader import open_loader
 from pipeline.pack import PackOptions, pack
-from pipeline.packed import PackedDataset
+from pipeline.packed.reader import PackedDataset
 from pipeline.views import ViewConfig, ViewMaker, clean_view
-from train.bench_check import (
-    check_parity,
-    compare_compiled,
-    count_graphs,
-    count_skipped_graphs,
-    count_synchronisations,
-)
+from train.bench_check import check_parity, compare_compiled, count_graphs, count_skipped_graphs, count_synchronisations
 from train.config import OptimizerConfig
 from train.distill import CdFkd, CdFkdConfig
 from train.load import compile_both
 from train.optimizer import Optimizer
+from train.record.window import Window
 from train.step import Learner, Step, Teacher
-from train.window import Window
 
 NUM_CLASSES = 8  # seven and the background, as in the benchmark
 BOXES_PER_IMAGE = 16

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from model.detector import Detector
-from model.parity import compare_losses, stock_twin
+from model.faster_rcnn.detector import Detector
+from model.faster_rcnn.parity import compare_losses, stock_twin
 from pipeline.batch import Batch, Views
-from pipeline.console import say
+from pipeline.command.console import say
 from pipeline.views import ViewConfig, ViewMaker
 from train.step import Learner, Teacher
 

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.detector import Detector, build_detector
-from model.weights import load_detector, resolve_checkpoint
-from pipeline.packed import PackedDataset
-from pipeline.ranks import World
+from model.build import build_detector
+from model.faster_rcnn.detector import Detector
+from model.weights.checkpoint import load_detector
+from model.weights.files import resolve_checkpoint
+from pipeline.command.ranks import World
+from pipeline.packed.reader import PackedDataset
 from pipeline.views import ViewMaker
 from train import distributed
 from train.config import Config

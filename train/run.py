@@ -12,13 +12,13 @@ from pathlib import Path
 
 import tyro
 
-from pipeline.classes import nearest
-from pipeline.console import run_entry, say
-from pipeline.memory import is_out_of_memory
-from pipeline.ranks import World, joined
-from train.checkpoint import MARKER, Checkpoints, lock, read_state, write_json
+from pipeline.command.console import run_entry, say
+from pipeline.command.memory import is_out_of_memory
+from pipeline.command.ranks import World, joined
+from pipeline.command.suggest import nearest
 from train.config import Config, differences, from_json, to_json
 from train.recipes import RECIPES
+from train.record.checkpoint import MARKER, Checkpoints, lock, read_state, write_json
 
 SLOWEST_WAIT = timedelta(minutes=10)  # of one rank for another: compiling, scoring
 

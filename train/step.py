@@ -14,12 +14,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from model.detector import Detector
+from model.faster_rcnn.detector import Detector
 from pipeline.batch import Views
 from train.distill import CdFkd
-from train.losses import DETECTION_TERMS, weigh
 from train.optimizer import Ema, Optimizer, clip_gradient
-from train.window import Window
+from train.record.window import Window
 
 
 class Learner(nn.Module):
@@ -105,3 +104,12 @@ class Step:
             each.copy_(torch.where(skip > 0, before, each))
         if self.ema is not None:
             self.ema.update(self.parameters, step, skip)
+
+
+DETECTION_TERMS = ("rpn_class", "rpn_box", "roi_class", "roi_box")
+
+
+def weigh(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """Sum of weight * term; detection terms weigh 1, as in Faster R-CNN. A term of weight 0 is left out entirely."""
+    weighted = [weights.get(name, 1.0) * term for name, term in terms.items() if weights.get(name, 1.0) != 0]
+    return sum(weighted[1:], start=weighted[0])

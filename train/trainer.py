@@ -11,20 +11,22 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from eval.light import source_ap
-from model.detector import Detector
-from model.weights import save_detector, save_tensors
-from pipeline.console import Progress, counted, say
-from pipeline.loader import describe_machine, open_loader
-from pipeline.ranks import World
-from train import load, logs
+from eval.detecting.source_ap import source_ap
+from model.faster_rcnn.detector import Detector
+from model.weights.checkpoint import save_detector
+from model.weights.files import save_tensors
+from pipeline.command.console import Progress, counted, say
+from pipeline.command.ranks import World
+from pipeline.loading.loader import describe_machine, open_loader
+from train import load
 from train.ahead import views_ahead
-from train.checkpoint import Checkpoints, read_state
 from train.config import Config
 from train.optimizer import Ema, Optimizer, rate_factor, scaled_rate
+from train.record import logs
+from train.record.checkpoint import Checkpoints, read_state
+from train.record.trace import PROFILE_WAIT, PROFILED_STEPS, Canvases, TracePlan
+from train.record.window import Window
 from train.step import Step
-from train.trace import PROFILE_WAIT, PROFILED_STEPS, Canvases, TracePlan
-from train.window import Window
 
 STOPPED = 143  # exit code of a run that SIGTERM ended: saved, not finished
 CHANCE_AP50 = 1.0  # a teacher below this has learned nothing

@@ -15,13 +15,14 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from model.build import build_detector
 from model.config import small_model
-from model.detector import Detector, build_detector
-from model.parity import stock_twin
-from model.weights import save_detector
+from model.faster_rcnn.detector import Detector
+from model.faster_rcnn.parity import stock_twin
+from model.weights.checkpoint import save_detector
+from pipeline.files.pixels import resize, training_size
 from pipeline.pack import PackOptions, pack
-from pipeline.packed import PackedDataset
-from pipeline.pixels import resize, training_size
+from pipeline.packed.reader import PackedDataset
 
 CLASSES = ("bus", "car", "person")
 SHORT_SIDE, LONG_SIDE = 64, 96

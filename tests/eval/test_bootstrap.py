@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval import bootstrap
-from eval.matching import AREA_RANGES, RECALLS_R, TRUE, Matches
-from eval.scoring import mean_of_targets, score_domain
-from eval.voc07 import ELEVEN_RECALLS_R
+from eval.metrics import bootstrap
+from eval.metrics.matching import AREA_RANGES, RECALLS_R, TRUE, Matches
+from eval.metrics.scoring import mean_of_targets, score_domain
+from eval.metrics.voc07 import ELEVEN_RECALLS_R
 from tests.eval.worlds import make_detections, make_truth, random_world
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from eval.coco import coco_precision, pycocotools_precision, summarise
-from eval.interchange import ground_truth_json, make_ground_truth, read_results, write_results
-from eval.matching import Matches
-from eval.scoring import score_domain
+from eval.metrics.coco import coco_precision, pycocotools_precision, summarise
+from eval.metrics.interchange import ground_truth_json, make_ground_truth, read_results, write_results
+from eval.metrics.matching import Matches
+from eval.metrics.scoring import score_domain
 from tests.eval.worlds import CLASSES, adversarial_world, make_detections, make_truth, no_detections, random_world
 
 

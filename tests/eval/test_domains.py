@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval import domains
+from eval.metrics import domains
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from eval.interchange import select
-from eval.pictures import SCENE_CORRUPTIONS, best_and_worst, choose_scenes, judge
+from eval.examples.scenes import SCENE_CORRUPTIONS, best_and_worst, choose_scenes, judge
+from eval.metrics.interchange import select
 from eval.run import EvaluationOptions, run
-from pipeline.ranks import World
+from pipeline.command.ranks import World
 from tests.eval.worlds import make_detections, make_truth, no_detections, random_world
 
 

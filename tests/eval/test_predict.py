@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from eval import predict
-from eval.draw import draw_boxes
+from eval.examples.draw import draw_boxes
 from eval.predict import PredictOptions, find_inputs, main, open_predictor
 
 

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from eval import domains
 from eval.files import write_arrays, write_json
-from eval.interchange import Detections, read_results, write_results
-from eval.markup import Html, number, tag
-from eval.mpc import describe, mpc_difference
-from eval.report import build_report, summary, write_report
-from eval.report_pictures import Album
-from eval.report_training import read_log, thin
-from eval.results import load_run
+from eval.metrics import domains
+from eval.metrics.interchange import Detections, read_results, write_results
+from eval.metrics.mpc import describe
+from eval.report.markup import Html, number, tag
+from eval.report.page import build_report, summary, write_report
+from eval.report.pictures import Album
+from eval.report.training import read_log, thin
+from eval.results import load_run, mpc_difference
 from eval.run import EvaluationOptions, run
 from kernels.severity import BENCHMARK
-from pipeline.ranks import World
+from pipeline.command.ranks import World
 
 SECTIONS = ["domains", "classes", "curves", "sizes", "corruptions", "pictures", "training", "details"]
 HOSTILE = "<script>alert('x')</script>"

@@ -13,20 +13,20 @@ import pytest
 import torch
 
 import kernels
-from eval.corrupted import corrupt
-from eval.detect import detect_dataset, make_batch, match_classes, read_image
+from eval.detecting.corrupted import corrupt
+from eval.detecting.detect import detect_dataset, make_batch, match_classes, read_image
+from eval.detecting.robustness import SETS, measure
+from eval.examples.scenes import image_detector
 from eval.files import read_arrays, write_arrays
-from eval.interchange import Detections, concatenate, ground_truth_of
-from eval.mpc import describe
-from eval.pictures import image_detector
+from eval.metrics.interchange import Detections, concatenate, ground_truth_of
+from eval.metrics.mpc import describe
+from eval.metrics.scoring import score_domain
 from eval.results import load_run
-from eval.robustness import SETS, measure
 from eval.run import EvaluationOptions, run, trained_on
-from eval.scoring import score_domain
 from kernels.severity import ALL, BENCHMARK, TRAINING
-from model.detector import Detector
+from model.faster_rcnn.detector import Detector
+from pipeline.command.ranks import World
 from pipeline.pack import PackOptions, pack
-from pipeline.ranks import World
 from tests.eval.conftest import CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,7 +103,7 @@ def test_it_continues_and_starts_anew_for_anything_else(scored, measured, tmp_pa
         passes.append(1)
         return detect_dataset(*arguments, **options)
 
-    monkeypatch.setattr("eval.robustness.detect_dataset", counted)
+    monkeypatch.setattr("eval.detecting.robustness.detect_dataset", counted)
     again = measure_with(scored, tmp_path / "r.json", resamples=30)
     assert len(passes) == 2
     assert again == found
@@ -169,7 +169,7 @@ TWO_RANKS = """
 import sys
 from datetime import timedelta
 from pathlib import Path
-from pipeline.ranks import joined
+from pipeline.command.ranks import joined
 from tests.eval.test_robustness import evaluate_noise
 
 checkpoint, out, *folders = map(Path, sys.argv[1:])
@@ -225,7 +225,7 @@ def test_originals_are_corrupted_at_their_own_resolution(scored, tmp_path, monke
         shapes.append(image.shape[:2])
         return corrupt(image, *arguments)
 
-    monkeypatch.setattr("eval.corrupted.corrupt", watched)
+    monkeypatch.setattr("eval.detecting.corrupted.corrupt", watched)
     found = measure_with(
         scored,
         tmp_path / "r.json",

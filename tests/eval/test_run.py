@@ -14,22 +14,22 @@ import numpy as np
 import pytest
 import torch
 
-from eval.detect import detect_dataset, match_classes, read_batches
-from eval.interchange import Detections, ground_truth_of, read_results, to_boxes, write_results
-from eval.light import source_ap
-from eval.report import build_report
+from eval.detecting.detect import detect_dataset, match_classes, read_batches
+from eval.detecting.robustness import SETS
+from eval.detecting.source_ap import source_ap
+from eval.metrics.interchange import Detections, ground_truth_of, read_results, to_boxes, write_results
+from eval.metrics.scoring import score_domain
+from eval.report.page import build_report
 from eval.results import difference, load_run
-from eval.robustness import SETS
 from eval.run import EvaluationOptions, open_subject, run, say_replaced
-from eval.scoring import score_domain
 from eval.table import domain_table, named_runs, seeds_table
-from model.detector import build_detector
-from model.parity import stock_twin
-from model.weights import save_detector
+from model.build import build_detector
+from model.faster_rcnn.parity import stock_twin
+from model.weights.checkpoint import save_detector
+from pipeline.command.ranks import World
+from pipeline.files.pixels import decode_packed
 from pipeline.pack import PackOptions, pack
-from pipeline.packed import PackedDataset
-from pipeline.pixels import decode_packed
-from pipeline.ranks import World
+from pipeline.packed.reader import PackedDataset
 from tests.eval.conftest import CLASSES, LONG_SIDE, SHORT_SIDE, torchvision_detections
 
 ALONE = World(0, 1, torch.device("cpu"))

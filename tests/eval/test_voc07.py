@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from eval.matching import FALSE, IGNORED, TRUE, Matches
-from eval.voc07 import voc_ap
+from eval.metrics.matching import FALSE, IGNORED, TRUE, Matches
+from eval.metrics.voc07 import voc_ap
 from tests.eval.worlds import CLASSES, adversarial_world, make_detections, make_truth, no_detections, random_world
 
 

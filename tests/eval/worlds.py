@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from eval.interchange import Detections, GroundTruth, make_ground_truth
+from eval.metrics.interchange import Detections, GroundTruth, make_ground_truth
 
 CLASSES = ("bus", "car", "person")
 

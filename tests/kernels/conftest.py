@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from skimage import data
 
-from kernels import elastic, jpeg
-from kernels.jpeg import LINE
-from kernels.noise import shot_table
+from kernels.corruptions import elastic, jpeg
+from kernels.corruptions.jpeg import LINE
+from kernels.corruptions.noise import shot_table
 from kernels.severity import INDEX, TABLES
 from kernels.task import EXTRA, ROW, Task
 

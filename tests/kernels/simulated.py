@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 
-from kernels import cuda_kernels, gpu
-from kernels.cpu import shots
-from kernels.parameters import Table
+from kernels.launch import cuda_kernels, gpu
+from kernels.launch.cpu import shots
+from kernels.launch.table import Table
 
 
 def main() -> None:

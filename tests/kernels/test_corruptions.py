@@ -11,9 +11,12 @@ from scipy import stats
 from skimage import data
 
 import kernels
-from kernels import cpu, dropin, glass, noise, parameters, rng, severity
-from kernels.bench_check import normals, random_words
-from kernels.stages import NEED_MASK
+from kernels import dropin, rng, severity
+from kernels.checks.oracle import normals, random_words
+from kernels.corruptions import glass, noise
+from kernels.corruptions.stages import NEED_MASK
+from kernels.launch import cpu
+from kernels.launch import table as parameters
 
 DETERMINISTIC = ("contrast", "brightness", "saturate", "pixelate", "defocus_blur", "gaussian_blur", "zoom_blur")
 SEED = 3
@@ -36,7 +39,7 @@ def test_deterministic(name, level, pictures, assert_faithful):
 
 
 def test_zoom_layers_that_lose_their_last_pixel(assert_faithful):
-    """At these sides scipy's rounding puts the last row or column of a layer outside the crop (kernels/zoom.py)."""
+    """At these sides scipy's rounding puts the last row or column of a layer outside the crop (zoom.py)."""
     for shape in ((36, 139), (78, 136), (71, 36)):
         picture = np.ascontiguousarray(data.astronaut()[: shape[0], 180 : 180 + shape[1]])
         for level in (3, 4, 5):

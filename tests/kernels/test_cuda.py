@@ -16,9 +16,12 @@ from numba.cuda.typing.typeof import typeof
 from skimage import data
 
 import kernels
-from kernels import boxes, cpu, cuda_kernels, gpu, parameters, ptx, resize, severity
-from kernels.pool import Pool
-from kernels.stages import NEED_MASK
+from kernels import severity
+from kernels.checks import ptx
+from kernels.corruptions.stages import NEED_MASK
+from kernels.launch import boxes, cpu, cuda_kernels, gpu, resize
+from kernels.launch import table as parameters
+from kernels.launch.pool import Pool
 from kernels.task import ROW
 
 HEIGHT, WIDTH = 14, 18

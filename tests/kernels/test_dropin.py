@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import kernels
-from kernels import cpu, dropin, severity
-from kernels.stages import NEED_MASK
+from kernels import dropin, severity
+from kernels.corruptions.stages import NEED_MASK
+from kernels.launch import cpu
 
 
 def test_a_workspace_serves_every_size(monkeypatch):

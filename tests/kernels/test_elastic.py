@@ -5,7 +5,7 @@ import pytest
 from imagecorruptions import corruptions as reference
 from scipy.stats import kstest
 
-from kernels import elastic
+from kernels.corruptions import elastic
 from kernels.severity import TABLES
 from kernels.task import EXTRA
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from imagecorruptions import corruptions as reference
 
-from kernels import fog
+from kernels.corruptions import fog
 
 
 def laid_on(new_task, image: np.ndarray, plasma_SS: np.ndarray, severity: int) -> np.ndarray:

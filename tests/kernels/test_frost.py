@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from imagecorruptions import corruptions as reference
 
-from kernels import frost
+from kernels.corruptions import frost
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kernels import jpeg
+from kernels.corruptions import jpeg
 from kernels.severity import TABLES
 
 

@@ -11,8 +11,9 @@ from numba import cuda
 from torchvision.ops import batched_nms
 from torchvision.ops import nms as torchvision_nms
 
-from kernels import ptx
-from kernels.nms import nms, round_down_to_float32
+from kernels.checks import ptx
+from kernels.detection.nms import nms
+from kernels.detection.overlap import round_down_to_float32
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -145,7 +146,7 @@ def test_threshold_rounds_down():
 
 SIMULATED = """
 import numpy as np, sys
-from kernels.nms_cuda import suppress_rows_kernel
+from kernels.detection.nms_cuda import suppress_rows_kernel
 for case in sys.argv[1:]:
     data = np.load(case)
     num_rows, num_candidates = data["scores"].shape

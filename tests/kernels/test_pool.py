@@ -6,10 +6,11 @@ from imagecorruptions import corruptions as reference
 from PIL import Image
 from scipy.stats import ks_2samp
 
-from kernels import fog, frost, pool_diversity, snow, spatter
-from kernels.pool import Pool
+from kernels.checks import pool_diversity
+from kernels.corruptions import fog, frost, snow, spatter
+from kernels.corruptions.stages import NEED_MASK
+from kernels.launch.pool import Pool
 from kernels.severity import INDEX
-from kernels.stages import NEED_MASK
 from kernels.task import ROW
 
 CANVAS = (96, 128)

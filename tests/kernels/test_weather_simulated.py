@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from kernels import elastic, fog, frost, jpeg, snow, spatter
-from kernels.pool import Pool
-from kernels.stages import NEED_MASK
+from kernels.corruptions import elastic, fog, frost, jpeg, snow, spatter
+from kernels.corruptions.stages import NEED_MASK
+from kernels.launch.pool import Pool
 from kernels.task import ROW, Task
 
 STAGES = {

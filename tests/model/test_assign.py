@@ -4,7 +4,7 @@ import torch
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
-from model.assign import ROI_STREAM, RPN_STREAM, assign, draw_order, draw_samples, real_boxes
+from model.boxes.assign import ROI_STREAM, RPN_STREAM, assign, draw_order, draw_samples, real_boxes
 
 
 def assign_one(candidates, boxes, owner=None, ignored=None, keep_best=False, ignore_overlap=0.5):

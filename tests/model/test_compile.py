@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from model.anchors import make_anchors
-from model.assign import RPN_STREAM, assign, draw_samples
+from model.boxes.anchors import make_anchors
+from model.boxes.assign import RPN_STREAM, assign, draw_samples
 from model.config import ModelConfig
-from model.detector import Detections
+from model.faster_rcnn.detector import Detections
 
 CANVASES = ((96, 128), (128, 96))
 

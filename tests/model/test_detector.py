@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from model import boxes as box_math
-from model.backbone import FrozenNorm2d
+from model.backbones.torchvision_fpn import FrozenNorm2d
+from model.boxes import boxes as box_math
 from model.config import ModelConfig, small_model
 
 CANVAS = (96, 128)
@@ -281,7 +281,7 @@ def test_trainable_layers_freeze_what_torchvisions_helpers_freeze(backbone):
     from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
     from torchvision.ops.misc import FrozenBatchNorm2d
 
-    from model.backbone import build_backbone
+    from model.backbones.torchvision_fpn import build_backbone
     from model.config import RETURNED_LAYERS
 
     helper = resnet_fpn_backbone if backbone == "resnet18" else mobilenet_backbone

@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
-from kernels import nms as nms_module
-from model.backbone import build_torchvision
+from kernels.detection import nms as nms_module
+from model.backbones.torchvision_fpn import build_torchvision
 from model.config import ModelConfig, small_model
 from model.export import Deployed, Options, export, loading_code, torchvision_constructor
-from model.weights import Card, save_detector
+from model.weights.checkpoint import Card, save_detector
 
 CANVAS = (96, 128)
 CLASSES = ("car", "bus", "truck")

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from model.config import ModelConfig, small_model
-from model.detector import Proposals
-from model.parity import compare_detections, compare_losses, compare_proposals, stock_detections, stock_twin
+from model.faster_rcnn.detector import Proposals
+from model.faster_rcnn.parity import compare_detections, compare_losses, compare_proposals, stock_detections, stock_twin
 
 NARROW = {
     "weights": "none",

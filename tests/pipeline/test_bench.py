@@ -12,9 +12,9 @@ import torch
 
 import pipeline.bench
 from pipeline.bench import BenchOptions, check_loader, make_records, measure_opening
-from pipeline.loader_cpu import CpuDecoder
-from pipeline.packed import PackedDataset
-from pipeline.pixels import decode_packed
+from pipeline.files.pixels import decode_packed
+from pipeline.loading.cpu import CpuDecoder
+from pipeline.packed.reader import PackedDataset
 
 
 def test_the_many_records_are_as_the_packer_writes_them(tmp_path):

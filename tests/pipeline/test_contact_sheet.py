@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from pipeline.contact_sheet import COLOURS, IGNORED, SheetOptions, cell_height, draw_sample, make_sheet
-from pipeline.packed import PackedDataset
+from pipeline.packed.reader import PackedDataset
 
 
 def test_boxes_are_drawn_where_they_are(make_voc, tmp_path):

@@ -25,11 +25,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import pixels
-from pipeline.loader import open_loader
-from pipeline.packed import PackedDataset
-from pipeline.problems import Problem
-from pipeline.sources import Source, read_source
+from pipeline.files import pixels
+from pipeline.files.problems import Problem
+from pipeline.loading.loader import open_loader
+from pipeline.packed.reader import PackedDataset
+from pipeline.sources.read import Source, read_source
 
 COUNT = int(os.environ.get("FAIRWEATHER_FUZZ", "1100"))
 REAL = [Path(name) for name in os.environ.get("FAIRWEATHER_FUZZ_DATA", "").split(":") if name]

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from pipeline.batch import Batch
-from pipeline.loader import open_loader
-from pipeline.packed import PackedDataset
-from pipeline.pixels import decode_packed
+from pipeline.files.pixels import decode_packed
+from pipeline.loading.loader import open_loader
+from pipeline.packed.reader import PackedDataset
 
 CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 
@@ -259,7 +259,7 @@ def test_batches_taken_while_the_callers_stream_is_busy(dataset, name):
 def test_ffcv_errors_do_not_hang(beton_path, monkeypatch):
     """FFCV's own thread would die and leave its caller waiting for ever."""
     need("ffcv")
-    import pipeline.loader_ffcv as module
+    import pipeline.loading.ffcv as module
 
     dataset = PackedDataset(beton_path)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.order import Order, hash64
+from pipeline.loading.order import Order, hash64
 
 
 def make_order(num_landscape: int, num_portrait: int, seed: int = 0, shuffle: bool = True) -> Order:

@@ -17,11 +17,11 @@ import pytest
 import tyro
 from PIL import Image
 
-from pipeline import diverse_weather
-from pipeline.classes import split_names
-from pipeline.console import track
+from pipeline.command.console import track
 from pipeline.pack import PackOptions, pack
-from pipeline.packed import PackedDataset
+from pipeline.packed.reader import PackedDataset
+from pipeline.sources import diverse_weather
+from pipeline.sources.classes import split_names
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -91,7 +91,7 @@ def test_a_killed_run_continues_without_redoing_finished_shards(options, tmp_pat
     slow = tmp_path / "slow" / "sitecustomize.py"  # each decode takes a while, so that the kill lands in the middle
     slow.parent.mkdir()
     slow.write_text(
-        "import time, pipeline.pixels as p\nfast = p.resize\n"
+        "import time, pipeline.files.pixels as p\nfast = p.resize\n"
         "def resize(*a):\n time.sleep(0.1)\n return fast(*a)\np.resize = resize\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(slow.parent)}
@@ -309,7 +309,7 @@ def test_a_kill_while_the_beton_is_written_leaves_nothing_behind(options, tmp_pa
     slow = tmp_path / "slow" / "sitecustomize.py"
     slow.parent.mkdir()
     slow.write_text(
-        "import time, pipeline.beton as b\nfast = b.PagedWriter.add\n"
+        "import time, pipeline.packed.beton as b\nfast = b.PagedWriter.add\n"
         "def add(*a):\n time.sleep(0.1)\n return fast(*a)\nb.PagedWriter.add = add\n"
     )
     command = [sys.executable, "-m", "pipeline.pack", str(options.root), str(options.out), "--classes", "car"]
@@ -335,7 +335,7 @@ def test_a_kill_while_the_beton_is_written_leaves_nothing_behind(options, tmp_pa
 def test_a_worker_that_dies_is_an_error_not_a_hang(options, monkeypatch, tmp_path):
     killer = tmp_path / "killer" / "sitecustomize.py"
     killer.parent.mkdir()
-    killer.write_text("import os, pipeline.pixels as p\np.resize = lambda *a: os._exit(9)\n")
+    killer.write_text("import os, pipeline.files.pixels as p\np.resize = lambda *a: os._exit(9)\n")
     monkeypatch.setenv("PYTHONPATH", str(killer.parent))
     with pytest.raises(ValueError, match=r"a worker process died.*run the same command again"):
         pack(replace(options, workers=2))
@@ -348,7 +348,7 @@ def test_a_worker_that_raises_is_raised_here(options, monkeypatch, tmp_path):
     fault = tmp_path / "fault" / "sitecustomize.py"
     fault.parent.mkdir()
     fault.write_text(
-        "import pipeline.pixels as p\n"
+        "import pipeline.files.pixels as p\n"
         "def resize(*a):\n raise OSError(28, 'No space left on device')\np.resize = resize\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(fault.parent))
@@ -389,7 +389,7 @@ def test_raw_keeps_every_pixel(options, tools):
     (options.root / "JPEGImages/i00.jpg").unlink()
     pack(replace(options, raw=True, short_side=40, long_side=61))
     dataset = PackedDataset(options.out)
-    from pipeline.pixels import decode_packed
+    from pipeline.files.pixels import decode_packed
 
     np.testing.assert_array_equal(decode_packed(dataset.jpeg(0)), tools.draw(40, 61))
     with tarfile.open(options.out / "shard-000000.tar") as archive:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipeline.packed
-from pipeline.packed import PackedDataset
+import pipeline.packed.reader
+from pipeline.packed.reader import PackedDataset
 
 
 def test_what_a_dataset_says_of_itself(make_packed):

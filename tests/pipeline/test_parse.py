@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.annotated import Annotated, AnnotatedBox
-from pipeline.parse import finite, inside, open_file, parse_number, read_json, read_xml, read_yaml
-from pipeline.pixels import training_size
-from pipeline.shards import scale_boxes
-from pipeline.sources import CLIP_BELOW, Source, check_box
+from pipeline.files.parse import finite, inside, open_file, parse_number, read_json, read_xml, read_yaml
+from pipeline.files.pixels import training_size
+from pipeline.packed.shards import scale_boxes
+from pipeline.sources.annotated import Annotated, AnnotatedBox
+from pipeline.sources.read import CLIP_BELOW, Source, check_box
 
 number_like = st.from_regex(r"[ \t]*[-+]?[0-9_.]*([eE][-+]?[0-9]*)?[ \t]*", fullmatch=True) | st.text(max_size=12)
 

@@ -7,7 +7,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
-from pipeline import pixels
+from pipeline.files import pixels
 
 
 def encode(image: Image.Image, format: str, **options) -> bytes:

@@ -13,13 +13,13 @@ from PIL import Image
 
 from pipeline import sample_world
 from pipeline.sample_world import SampleWorld, make_sample_world, parse_size
-from pipeline.world_light import SEED, make_noise, shade
-from pipeline.world_picture import draw_picture, find_objects
-from pipeline.world_raster import make_camera, rasterise, to_camera
-from pipeline.world_scene import Scene, flatten
-from pipeline.world_shape import LAMP, MATTE, PAVEMENT, ROAD, Shape
-from pipeline.world_traffic import CLASSES
-from pipeline.world_weather import DOMAINS, clear_day, draw_weather, foggy_day, make_light, mirror_road
+from pipeline.world.light import SEED, make_noise, shade
+from pipeline.world.picture import draw_picture, find_objects
+from pipeline.world.raster import make_camera, rasterise, to_camera
+from pipeline.world.scene import Scene, flatten
+from pipeline.world.shape import LAMP, MATTE, PAVEMENT, ROAD, Shape
+from pipeline.world.traffic import CLASSES
+from pipeline.world.weather import DOMAINS, clear_day, draw_weather, foggy_day, make_light, mirror_road
 
 SMALL = SampleWorld(train=3, test=2, target=2, size="160x96", workers=1)
 

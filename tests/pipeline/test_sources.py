@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.sources import detect_format, read_source
+from pipeline.sources.read import detect_format, read_source
 
 
 def read(root, **options):

@@ -12,8 +12,11 @@ from skimage import data
 from torch.nn import functional
 
 import kernels
-from kernels import bench_check, parameters, resize, severity
-from kernels.stages import NEED_MASK
+from kernels import severity
+from kernels.checks import oracle as bench_check
+from kernels.corruptions.stages import NEED_MASK
+from kernels.launch import resize
+from kernels.launch import table as parameters
 from pipeline.batch import Batch
 from pipeline.views import ViewConfig, ViewMaker, check, clean_view
 

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from pipeline.workers import WorkerPool, end_with_parent
+from pipeline.command.workers import WorkerPool, end_with_parent
 
 
 def interrupt_me(_: int) -> int:

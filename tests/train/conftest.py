@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from model.config import small_model
+from pipeline.command.ranks import World
 from pipeline.pack import PackOptions, pack
-from pipeline.ranks import World
-from train.checkpoint import Checkpoints
 from train.config import Config, LoaderConfig, OptimizerConfig
 from train.recipes import RECIPES
+from train.record.checkpoint import Checkpoints
 from train.run import train
 from train.trainer import Trainer
 

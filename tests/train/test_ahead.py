@@ -1,5 +1,5 @@
-from pipeline.loader import open_loader
-from pipeline.packed import PackedDataset
+from pipeline.loading.loader import open_loader
+from pipeline.packed.reader import PackedDataset
 from pipeline.views import ViewConfig, ViewMaker
 from train.ahead import views_ahead
 

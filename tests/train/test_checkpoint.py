@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from train.checkpoint import MARKER, Checkpoints, lock, read_state, write_json
+from train.record.checkpoint import MARKER, Checkpoints, lock, read_state, write_json
 
 
 def save(checkpoints, step, score=None):
@@ -148,7 +148,7 @@ def test_a_run_directory_takes_one_process(tmp_path):
 SAVER = """
 import sys
 from pathlib import Path
-from train.checkpoint import Checkpoints
+from train.record.checkpoint import Checkpoints
 checkpoints = Checkpoints(Path(sys.argv[1]), 2)
 checkpoints.tidy()
 newest = checkpoints.newest()

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from pipeline.ranks import World
+from pipeline.command.ranks import World
 from pipeline.views import ViewConfig
 from train.ahead import views_ahead
-from train.logs import read_log
+from train.record.logs import read_log
 from train.run import train
 
 WORLD = World(0, 1, torch.device("cpu"))

@@ -14,7 +14,7 @@ import tyro
 
 import eval.bench
 import kernels.bench
-import kernels.ptx
+import kernels.checks.ptx
 import pipeline.bench
 import pipeline.pack
 import pipeline.sample_world
@@ -126,7 +126,7 @@ def test_every_command_is_one_that_its_program_takes(check, tmp_path):
     check(GOOD)
     check(GOOD, "kernels-cpu", "ptx")
     options = {
-        "kernels.bench": kernels.bench.Options, "kernels.ptx": kernels.ptx.Options,
+        "kernels.bench": kernels.bench.Options, "kernels.checks.ptx": kernels.checks.ptx.Options,
         "pipeline.bench": pipeline.bench.BenchOptions, "pipeline.sample_world": pipeline.sample_world.SampleWorld,
         "pipeline.pack": pipeline.pack.PackOptions, "train.bench": train.bench.BenchOptions,
         "eval.bench": eval.bench.BenchOptions,

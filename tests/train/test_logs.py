@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from train.logs import RunLog, flatten, mean_cosines, peak_memory_gb, read_log
-from train.window import Window
+from train.record.logs import RunLog, flatten, mean_cosines, peak_memory_gb, read_log
+from train.record.window import Window
 
 
 def test_continuing_drops_lines_after_the_checkpoint_and_a_torn_last_line(tmp_path):

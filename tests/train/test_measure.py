@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.ranks import World
-from train.checkpoint import Checkpoints, read_state
-from train.logs import read_log
+from pipeline.command.ranks import World
+from train.record.checkpoint import Checkpoints, read_state
+from train.record.logs import read_log
 from train.run import train
 from train.trainer import STOPPED, Trainer
 

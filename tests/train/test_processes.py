@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.ranks import World
-from train.checkpoint import Checkpoints, read_state, write_json
+from pipeline.command.ranks import World
 from train.config import to_json
-from train.logs import read_log
 from train.recipes import RECIPES
+from train.record.checkpoint import Checkpoints, read_state, write_json
+from train.record.logs import read_log
 from train.run import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,13 +192,13 @@ from functools import partial
 from pathlib import Path
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
-from pipeline.loader import open_loader
+from pipeline.loading.loader import open_loader
 from pipeline.packed import PackedDataset
 from datetime import timedelta
-from pipeline.ranks import joined
+from pipeline.command.ranks import joined
 from train import load
 from train.config import Config, from_json
-from train.window import Window
+from train.record.window import Window
 with joined("cpu", timedelta(minutes=2)) as world:
     config = from_json(Config, json.loads(Path(sys.argv[1]).read_text()))
     data = PackedDataset(config.data)

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.ranks import World
+from pipeline.command.ranks import World
 from pipeline.views import ViewConfig
-from train.checkpoint import Checkpoints
 from train.config import OptimizerConfig
-from train.logs import read_log
 from train.recipes import CLEAN, RECIPES
+from train.record.checkpoint import Checkpoints
+from train.record.logs import read_log
+from train.record.trace import TracePlan
 from train.run import read_command, train
-from train.trace import TracePlan
 from train.trainer import STOPPED, Trainer
 
 WORLD = World(0, 1, torch.device("cpu"))

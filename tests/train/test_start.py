@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.ranks import World
-from train.checkpoint import Checkpoints, lock
+from pipeline.command.ranks import World
 from train.load import make_views
-from train.logs import read_log
+from train.record.checkpoint import Checkpoints, lock
+from train.record.logs import read_log
 from train.run import find_newest, train
 from train.trainer import STOPPED, Trainer
 
@@ -51,7 +51,7 @@ def test_backbone_weights_are_not_asked_for_where_a_checkpoint_replaces_them(beg
     def no_file(backbone):
         raise ValueError(f"ImageNet weights of {backbone}: the download failed")
 
-    monkeypatch.setattr("model.weights.find_imagenet_file", no_file)
+    monkeypatch.setattr("model.weights.pretrained.find_imagenet_file", no_file)
     with pytest.raises(ValueError, match="download failed"):
         begin(replace(begun, out=tmp_path / "new"))
     assert train(begun, WORLD) == 0

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from model.detector import build_detector
-from pipeline.loader import open_loader
-from pipeline.packed import PackedDataset
+from model.build import build_detector
+from pipeline.loading.loader import open_loader
+from pipeline.packed.reader import PackedDataset
 from pipeline.views import ViewConfig, ViewMaker
 from train.config import OptimizerConfig
 from train.distill import CdFkd, CdFkdConfig
 from train.load import compile_both
 from train.optimizer import Optimizer
 from train.recipes import RECIPES
+from train.record.window import Window
 from train.step import Learner, Step, Teacher
-from train.window import Window
 
 CPU = torch.device("cpu")
 
@@ -157,7 +157,7 @@ def test_the_step_is_one_graph_per_student_canvas(networks, batch):
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler for inductor")
 def test_inductors_code_computes_the_eager_losses_and_gradients(networks, batch, monkeypatch):
     """Generated code, forward and backward, with the crops that a GPU takes."""
-    monkeypatch.setattr("model.roi.crops_by_level", lambda boxes: False)
+    monkeypatch.setattr("model.faster_rcnn.roi.crops_by_level", lambda boxes: False)
     learner, teacher = make_learner(networks)
     views = ViewMaker(ViewConfig(corruptions=()), threads=1)(batch, 0)
     parameters = {name: value for name, value in learner.named_parameters() if value.requires_grad}

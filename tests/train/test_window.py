@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from train.window import Window
+from train.record.window import Window
 
 
 def make_window(size=4):

@@ -1,0 +1,157 @@
+"""Sections of the report about how the figures came to be: training curves, data, configuration, versions, speed."""
+
+import json
+from math import floor, log10
+from pathlib import Path
+
+from eval.files import read_json
+from eval.metrics import domains
+from eval.report.charts import Line, Series, legend, line_chart, table, tabs
+from eval.report.markup import Html, number, tag
+from eval.results import EvaluatedRun
+
+MOST_POINTS = 300
+
+# Values beside the losses and cosines: title, and what they are multiplied by to be short on an axis.
+RATES = {"learning_rate": ("learning rate, ‰", 1000), "images_per_second": ("images / s", 1)}
+
+
+def read_log(path: Path) -> list[dict]:
+    """Lines of log.jsonl with losses; a last line cut short by a kill is left out."""
+    lines: list[dict] = []
+    if path.is_file():
+        for text in path.read_text().splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                break
+            if isinstance(line, dict) and isinstance(line.get("losses"), dict):
+                lines.append(line)
+    return lines
+
+
+def collect(lines: list[dict]) -> dict[str, tuple[list[float], list[float]]]:
+    """{curve: (steps, values)} of everything a log tells."""
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    for line in lines:
+        values = {f"loss: {name}": value for name, value in line["losses"].items()}
+        values |= {f"cosine: {name}": value for name, value in (line.get("cosines") or {}).items()}
+        values |= {title: line[key] * factor for key, (title, factor) in RATES.items() if line.get(key) is not None}
+        for name, value in values.items():
+            if isinstance(value, int | float) and value == value and abs(value) != float("inf"):
+                steps, found = curves.setdefault(name, ([], []))
+                steps.append(float(line["step"]))
+                found.append(float(value))
+    return curves
+
+
+def thin(steps: list[float], values: list[float]) -> tuple[list[float], list[float]]:
+    """Means of neighbours, so that a long run stays a small picture."""
+    if len(steps) <= MOST_POINTS:
+        return steps, values
+    size = -(-len(steps) // MOST_POINTS)
+    starts = range(0, len(steps), size)
+    return (
+        [sum(steps[i : i + size]) / len(steps[i : i + size]) for i in starts],
+        [sum(values[i : i + size]) / len(values[i : i + size]) for i in starts],
+    )
+
+
+def training_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
+    logs = [collect(read_log(run.trained / "log.jsonl")) if run.trained else {} for run in runs]
+    names = list(dict.fromkeys(name for log in logs for name in log))
+    if not names:
+        return tag("p", "There is no training log beside these evaluations (log.jsonl in the run).", class_="note")
+    shown = [one for one, log in zip(series, logs, strict=True) if log]
+    last = max(log[name][0][-1] for log in logs for name in log)
+    groups: dict[str, list[Html]] = {}
+    for name in names:
+        lines, ends = [], []
+        for log, one in zip(logs, series, strict=True):
+            if name in log:
+                lines.append(Line(one.style, *thin(*log[name])))
+                ends.append(log[name][1][-1])
+        every = [value for line in lines for value in line.ys]
+        low = min(0.0, *every) if not name.startswith("cosine") else min(every)
+        high = max(every)
+        if high == low:
+            high = low + (abs(low) or 1.0) * 0.1
+        kind = "Losses" if name.startswith("loss") else "Cosines" if name.startswith("cosine") else "Rate and speed"
+        digits = max(0, 1 - floor(log10(high - low)))  # two that differ along the axis
+        title = (name.partition(": ")[2] or name).removeprefix("cosine_")
+        chart = line_chart(
+            title.replace("_", " "),
+            lines,
+            x_range=(0, last),
+            y_range=(low, high),
+            x_label="step",
+            y_digits=digits,
+            note=" · ".join(number(value, digits + 1) for value in ends),
+        )
+        groups.setdefault(kind, []).append(chart)
+    blocks = [Html(tag("h3", kind) + tag("div", charts, class_="grid-of-charts")) for kind, charts in groups.items()]
+    return Html(legend(shown) + "".join(blocks))
+
+
+def details_section(runs: list[EvaluatedRun]) -> Html:
+    parts = [tag("h3", "Evaluated images"), data_table(runs)]
+    panels = [(f"details-{n}", run.name, run_details(run)) for n, run in enumerate(runs)]
+    parts += [tag("h3", "Runs"), tabs("Run", panels)]
+    return Html("".join(parts))
+
+
+def data_table(runs: list[EvaluatedRun]) -> Html:
+    seen: dict[str, dict] = {}
+    for run in runs:
+        for name in run.domains:
+            seen.setdefault(name, run.results["domains"][name])
+    classes = runs[-1].results["classes"]
+    rows = []
+    for name in domains.ordered(seen):
+        part = seen[name]
+        objects = [part["objects"].get(one, 0) for one in classes]
+        rows.append([domains.title(name), part["num_images"], part["num_objects"], *objects, part["num_ignored"]])
+    return table(["domain", "images", "objects", *classes, "ignored"], rows, caption="Objects that count, by class")
+
+
+def run_details(run: EvaluatedRun) -> Html:
+    results = run.results
+    about = {
+        "run": results["run"],
+        "evaluated": results["evaluated"],
+        "trained on (source domain)": domains.title(results["source"]),
+        **{part: results[part] for part in ("detector", "settings", "speed", "hardware", "versions")},
+    }
+    rows = [[key, plain(value)] for key, value in about.items() if value]
+    parts = [table(["", "value"], rows, "wrap", "How it was evaluated")]
+    for domain in run.domains:
+        card = results["domains"][domain].get("data")
+        if card:
+            parts.append(listing(f"Data report: {domains.title(domain)}", card))
+    if run.trained is not None:
+        content = read_json(run.trained / "config.json")
+        parts.append(listing("Resolved configuration", content))
+        trained = Path(str(content.get("data") or "")) / "dataset.json"
+        if trained.is_file():
+            parts.append(listing("Data report: training images", trim_card(read_json(trained))))
+    return Html("".join(parts))
+
+
+def listing(title: str, content) -> Html:
+    return tag(
+        "details", tag("summary", title), tag("pre", json.dumps(content, indent=2, ensure_ascii=False), tabindex="0")
+    )
+
+
+def trim_card(info: dict) -> dict:
+    """dataset.json without its list of files."""
+    return {key: value for key, value in info.items() if key not in ("shards", "index", "beton")}
+
+
+def plain(value) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(plain, value))
+    if isinstance(value, dict):
+        known = {key: item for key, item in value.items() if item not in (None, [], "")}
+        return ", ".join(f"{key.replace('_', ' ')} {plain(item)}" for key, item in known.items())
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,78 @@
+"""Fog: a plasma fractal laid over the image.
+
+    out = (x + 255 c p) * top / (top + c)      x in 0..255, top: the image's own largest value / 255
+
+p in 0..1 is a diamond-square map as large as the next power of two of the image's longer side (Hendrycks and Dietterich
+2019, `imagecorruptions.corruptions.fog`). It never looks at the image, so it comes from the pool
+(`kernels.launch.pool`). A diamond-square map is periodic, and every second point of it is such a map of half the side:
+so a small image reads the pool's map with a stride and gets fog of the reference's coarseness.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numba import float32, int32, uint8
+
+from kernels.corruptions.masks import read_mask
+from kernels.jit import compiled
+from kernels.severity import TABLES
+
+UNIT = 65535  # the pool's number for p = 1
+
+
+def decay(severity: int) -> float:
+    return TABLES["fog"][severity - 1][1]
+
+
+def map_side(height: int, width: int) -> int:
+    """Side of the reference's map for an image of this size."""
+    return 1 << (max(height, width, 3) - 1).bit_length()
+
+
+def plasma_map(side: int, wobble_decay: float, uniform: Callable) -> np.ndarray:
+    """A diamond-square map of a power-of-two side, float32 in 0..1.
+
+    `uniform(low, high, size)` gives the wobbles in the reference's order: the same draws make the same map.
+    """
+    plasma = np.empty((side, side), dtype=np.float32)
+    plasma[0, 0] = 0
+    step, wobble = side, 100.0
+
+    def mean_and_wobble(sum_of_four: np.ndarray) -> np.ndarray:
+        return sum_of_four / 4 + wobble * uniform(-wobble, wobble, sum_of_four.shape)
+
+    while step >= 2:
+        half = step // 2
+        corners = plasma[::step, ::step]
+        pairs = corners + np.roll(corners, -1, axis=0)
+        plasma[half::step, half::step] = mean_and_wobble(pairs + np.roll(pairs, -1, axis=1))
+        centres = plasma[half::step, half::step]
+        above_below = centres + np.roll(centres, 1, axis=0)
+        plasma[::step, half::step] = mean_and_wobble(above_below + (corners + np.roll(corners, -1, axis=1)))
+        left_right = centres + np.roll(centres, 1, axis=1)
+        plasma[half::step, ::step] = mean_and_wobble(left_right + (corners + np.roll(corners, -1, axis=0)))
+        step, wobble = half, wobble / wobble_decay
+    plasma -= plasma.min()
+    return plasma / plasma.max()
+
+
+@compiled
+def blend(task, y0, y1, x0, x1):
+    """target: the source in fog; extra[0]: c, statistics[3]: the image's largest value."""
+    row, thickness = task.row, task.extra[0]
+    top = float32(task.statistics[3]) * float32(1.0 / 255.0)
+    dim = top / (top + thickness)
+    unit = float32(255.0 / UNIT) * thickness
+    plasma = task.line[: x1 - x0]
+    for y in range(y0, y1):
+        read_mask(plasma, task.pool, row.mask_start + y * row.mask_step_y + x0 * row.mask_step_x, row.mask_step_x)
+        pixels = task.source[y, 3 * x0 : 3 * x1]
+        out = task.target[y - task.origin_y, 3 * (x0 - task.origin_x) :]
+        for i in range(x1 - x0):
+            added = plasma[i] * unit
+            out[3 * i] = uint8(int32(min((float32(pixels[3 * i]) + added) * dim, float32(255.0))))
+            out[3 * i + 1] = uint8(int32(min((float32(pixels[3 * i + 1]) + added) * dim, float32(255.0))))
+            out[3 * i + 2] = uint8(int32(min((float32(pixels[3 * i + 2]) + added) * dim, float32(255.0))))
+
+
+STAGES = (blend,)

@@ -1,0 +1,170 @@
+"""The table that travels with a batch: one ROW, one line of numbers and a few results an image, drawn on the host.
+
+Every draw is a function of the image's key, so of (seed, epoch, sample id), whatever the batch around it.
+"""
+
+import math
+from functools import cache
+
+import numpy as np
+
+from kernels import rng, severity
+from kernels.corruptions import defocus, elastic, gaussian, glass, jpeg, motion, pixelate, zoom
+from kernels.jit import compiled
+from kernels.task import EXTRA, ROW
+
+ANGLES = 45.0  # motion blur, degrees each way
+
+# A row's numbers are those of its severity's table, some of them turned into the body's unit by a factor, or computed.
+NUMBERS = {"gaussian_noise": 255.0, "impulse_noise": float(1 << 23), "brightness": 255.0}
+COMPUTED = {
+    "gaussian_blur": gaussian.extra,
+    "glass_blur": glass.extra,
+    "defocus_blur": defocus.extra,
+    "jpeg_compression": jpeg.extra,
+}
+# Those of these types follow from the image's size as well: computed for each image, in a few microseconds.
+SIZED = {
+    severity.INDEX["zoom_blur"]: zoom.fill,
+    severity.INDEX["pixelate"]: pixelate.fill,
+    severity.INDEX["elastic_transform"]: elastic.fill,
+}
+MOTION = severity.INDEX["motion_blur"]
+
+# Columns of the table, each an array with one entry an image.
+COLUMNS = {
+    "rows_B": (ROW, ()),
+    "extra_BE": (np.dtype(np.float32), (EXTRA,)),
+    "statistics_B4": (np.dtype(np.uint32), (4,)),  # zero; the statistics stage adds to it
+    # From here on: what a view shows of it.
+    "keys_B": (np.dtype(np.int64), ()),
+    "teacher_sizes_B2": (np.dtype(np.int32), (2,)),
+    "student_sizes_B2": (np.dtype(np.int32), (2,)),
+    "ratio_B": (np.dtype(np.float32), ()),
+}
+ALIGNMENT = 256
+
+
+def layout(num: int) -> tuple[dict[str, tuple[int, int]], int]:
+    """Where each column begins and ends in one buffer of bytes, and the buffer's length."""
+    places, at = {}, 0
+    for name, (dtype, shape) in COLUMNS.items():
+        length = num * dtype.itemsize * int(np.prod(shape))
+        places[name] = (at, at + length)
+        at += -(-length // ALIGNMENT) * ALIGNMENT
+    return places, at
+
+
+class Table:
+    """The columns as NumPy arrays over one buffer, which goes to the device in one copy."""
+
+    def __init__(self, num: int, buffer: np.ndarray | None = None):
+        self.num = num
+        self.places, length = layout(num)
+        self.buffer = np.zeros(length, dtype=np.uint8) if buffer is None else buffer
+        self.rows_B = self._column("rows_B")
+        self.keys_B = self._column("keys_B")
+        self.extra_BE = self._column("extra_BE")
+        self.statistics_B4 = self._column("statistics_B4")
+        self.teacher_sizes_B2 = self._column("teacher_sizes_B2")
+        self.student_sizes_B2 = self._column("student_sizes_B2")
+        self.ratio_B = self._column("ratio_B")
+
+    def _column(self, name: str) -> np.ndarray:
+        dtype, shape = COLUMNS[name]
+        begin, end = self.places[name]
+        return self.buffer[begin:end].view(dtype).reshape(self.num, *shape)
+
+
+@cache
+def _extra(index: int, level: int) -> np.ndarray:
+    name = severity.ALL[index]
+    if name in COMPUTED:
+        values = np.asarray(COMPUTED[name](level))
+    else:
+        values = np.atleast_1d(severity.TABLES[name][level - 1]) * NUMBERS.get(name, 1.0)
+    line_E = np.zeros(EXTRA, dtype=np.float32)
+    line_E[: len(values)] = values
+    return line_E
+
+
+def fill_extra(table: Table) -> None:
+    """Numbers that depend on an image's corruption, severity, size and key alone."""
+    rows_B, extra_BE = table.rows_B, table.extra_BE
+    fields = (rows_B[name].tolist() for name in ("corruption", "severity", "height", "width"))
+    for b, (index, level, height, width) in enumerate(zip(*fields, strict=True)):
+        if index == MOTION:
+            radius, sigma = severity.TABLES["motion_blur"][level - 1]
+            motion.fill(extra_BE[b], radius, float(sigma), angle_of(rows_B[b]), height, width)
+        elif index in SIZED:
+            SIZED[index](extra_BE[b], level, height, width)
+        elif index != severity.NONE:
+            extra_BE[b] = _extra(index, level)
+
+
+def angle_of(row: np.ndarray) -> float:
+    """The angle of motion blur in degrees, uniform in +-45."""
+    key = int(row["key1"]) << 32 | int(row["key0"])
+    return (2 * rng.draw(np.uint64(key), rng.ANGLE) - 1) * ANGLES
+
+
+@compiled
+def draw_rows(table_columns, ids_B, sizes_B2, seed, epoch, kinds_N, severities_S, lowest, highest, flip_probability):
+    """Fill ROWs and results: which corruption, how strong, what ratio in [lowest, highest), mirrored or not."""
+    rows_B, keys_B, teacher_sizes_B2, student_sizes_B2, ratio_B = table_columns
+    for b in range(len(rows_B)):
+        key = rng.image_key(seed, epoch, ids_B[b])
+        height, width = sizes_B2[b, 0], sizes_B2[b, 1]
+        real = height > 0 and width > 0
+        ratio = lowest + (highest - lowest) * rng.draw(key, rng.RATIO)
+        row = rows_B[b]
+        row.mask_start = 0
+        row.mask_step_y = 0
+        row.mask_step_x = 0
+        row.corruption = severity.NONE
+        if len(kinds_N) > 0 and real:
+            row.corruption = kinds_N[int(rng.draw(key, rng.CHOICE) * len(kinds_N))]
+        row.severity = severities_S[int(rng.draw(key, rng.SEVERITY) * len(severities_S))]
+        row.height = height
+        row.width = width
+        row.student_height = max(int(height * ratio + 0.5), 1) if real else 0
+        row.student_width = max(int(width * ratio + 0.5), 1) if real else 0
+        row.flip = 1 if rng.draw(key, rng.FLIP) < flip_probability else 0
+        row.variant = 0
+        row.key0 = np.uint32(key & np.uint64(0xFFFFFFFF))
+        row.key1 = np.uint32(key >> np.uint64(32))
+        keys_B[b] = np.int64(key)
+        teacher_sizes_B2[b, 0], teacher_sizes_B2[b, 1] = height, width
+        student_sizes_B2[b, 0], student_sizes_B2[b, 1] = row.student_height, row.student_width
+        ratio_B[b] = 1.0
+        if real:
+            ratio_B[b] = math.sqrt(row.student_height * row.student_width / (float(height) * float(width)))
+
+
+def draw_table(
+    table: Table,
+    ids_B: np.ndarray,
+    sizes_B2: np.ndarray,
+    seed: int,
+    epoch: int,
+    kinds_N: np.ndarray,
+    severities_S: np.ndarray,
+    ratios: tuple[float, float],
+    flip_probability: float,
+) -> None:
+    """Draw everything about a batch but its masks."""
+    columns = (table.rows_B, table.keys_B, table.teacher_sizes_B2, table.student_sizes_B2, table.ratio_B)
+    draw_rows(columns, ids_B, sizes_B2, seed, epoch, kinds_N, severities_S, *ratios, flip_probability)
+    fill_extra(table)
+
+
+def single_table(name: str, level: int, height: int, width: int, key: int) -> Table:
+    """The table of one image with a given corruption, at full size."""
+    table = Table(1)
+    row = table.rows_B[0]
+    row["corruption"], row["severity"] = severity.INDEX[name], level
+    row["height"] = row["student_height"] = height
+    row["width"] = row["student_width"] = width
+    row["key0"], row["key1"] = int(key) & 0xFFFFFFFF, int(key) >> 32
+    fill_extra(table)
+    return table

@@ -1,0 +1,112 @@
+"""What every detector can be asked, and what it answers: the one page between `model` and whoever uses it.
+
+A detector is an nn.Module with the methods of `Detector`. It answers in stages, so that a distillation method can take
+any of them: the pyramid, the towers of a dense head, raw predictions, sampled regions, detections. Shapes follow from
+the canvas, the batch size and the configuration, never from the data.
+
+Legend: B images, H W canvas, G boxes per image after padding, L levels, N candidates (anchors, points or regions),
+R regions, K classes with background 0, D detection slots.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Want(NamedTuple):
+    """What `look` keeps. Fixed before compiling: a stage that nobody wants costs nothing."""
+
+    neck: tuple[int, ...] = ()  # strides of the pyramid's maps
+    tower: int | None = None  # maps of both towers of a dense head after this many of its convolutions
+    dense: bool = False  # raw predictions at every location, and whatever else `losses` reads
+    rois: bool = False  # the network's own proposals and what its box head says of them
+    found: bool = False  # detections
+
+    def __or__(self, other: "Want") -> "Want":
+        """What both want."""
+        towers = {self.tower, other.tower} - {None}
+        if len(towers) > 1:
+            raise ValueError(f"two methods want towers after {sorted(towers)} convolutions; only one place can be kept")
+        flags = (a or b for a, b in zip(self[2:], other[2:], strict=True))
+        return Want(tuple(sorted({*self.neck, *other.neck})), *towers or (None,), *flags)
+
+
+class Detections(NamedTuple):
+    """Falling scores, in the pixels of the view, clipped to the image. Slots from count_B on are zero."""
+
+    boxes_BD4: Tensor
+    scores_BD: Tensor
+    labels_BD: Tensor
+    count_B: Tensor
+
+
+class Rois(NamedTuple):
+    """Regions, each with its pyramid level, which it keeps in whichever network it is pooled from."""
+
+    boxes_BR4: Tensor
+    level_BR: Tensor
+    real_BR: Tensor  # False: an empty slot
+    logits_BRK: Tensor | None = None  # of the network's own box head
+    deltas_BRK4: Tensor | None = None
+
+
+class Outputs(NamedTuple):
+    """What a network saw in a view. None where it was not wanted."""
+
+    canvas: tuple[int, int]
+    neck: tuple[Tensor | None, ...]  # a map a level (B, C, h, w), finest first; None for levels not wanted
+    towers: tuple[tuple[Tensor, Tensor], ...] | None = None  # a level's class and box map, after the ReLU
+    logits: tuple[Tensor, ...] | None = None  # a level's class logits (B, N_l, K - 1); RPN: (B, N_l)
+    boxes: tuple[Tensor, ...] | None = None  # a level's raw box predictions (B, N_l, 4) or, by bins, (B, N_l, 4 * bins)
+    quality: tuple[Tensor, ...] | None = None  # a level's centreness logits (B, N_l)
+    rois: Rois | None = None
+    found: Detections | None = None
+
+
+class Truth(NamedTuple):
+    """The boxes a network is to find, in the pixels of its view, and how much each counts."""
+
+    sizes_B2: Tensor  # (h, w) of each image inside the canvas; 0 for rows that only fill up a batch
+    boxes_BG4: Tensor
+    labels_BG: Tensor  # 0 where padded
+    ignore_BG: Tensor  # neither rewarded nor punished
+    weight_BG: Tensor  # 1 for an annotation, less for a pseudo-label that is not sure
+    keys_B: Tensor  # every random draw of a loss is a function of it
+
+
+class Assigned(NamedTuple):
+    """What the losses trained: masks over all candidates, never a gather."""
+
+    matched_BN: Tensor  # index of the box that a candidate is responsible for
+    state_BN: Tensor  # 1 foreground, 0 background, -1 left out
+    weight_BN: Tensor  # of the candidate's box term
+    candidates_BN4: Tensor  # anchors, points as boxes, or sampled regions; the batch dimension may be 1
+
+
+Mean = Callable[[Tensor], Tensor]  # of a count: its mean over ranks
+
+
+class Detector(Protocol):
+    """What a detector offers beside nn.Module's own methods.
+
+    `losses` and the numbers it logs are means over the global batch: each sum is divided by `mean` of this rank's count.
+    """
+
+    terms: tuple[str, ...]  # names of its losses
+    strides: tuple[int, ...]  # of the pyramid's levels, finest first
+    channels: int  # of the pyramid's maps
+
+    def look(self, images_B3HW: Tensor, want: Want) -> Outputs: ...
+
+    def head_from(self, towers: tuple[tuple[Tensor, Tensor], ...], k: int) -> Outputs:
+        """Dense heads: the rest of both towers after convolution k, and the predictors."""
+        ...
+
+    def box_head(self, neck: tuple[Tensor, ...], rois: Rois) -> tuple[Tensor, Tensor]:
+        """Two-stage detectors: logits_BRK and deltas_BRK4 of given regions, pooled from any network's maps."""
+        ...
+
+    def losses(self, out: Outputs, truth: Truth, mean: Mean) -> tuple[dict[str, Tensor], Assigned]: ...
+
+    def detect(self, images_B3HW: Tensor, sizes_B2: Tensor) -> Detections: ...

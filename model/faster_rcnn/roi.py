@@ -1,0 +1,77 @@
+"""RoIAlign over a pyramid with fixed shapes."""
+
+import math
+
+import torch
+import torchvision.ops  # noqa: F401  (registers torch.ops.torchvision.roi_align)
+from torch import Tensor
+
+import kernels.detection.roi_align  # noqa: F401  (registers torch.ops.fairweather.roi_align_levels)
+from model.boxes.boxes import area
+
+SAMPLING_RATIO = 2  # per side of a bin, as torchvision's detectors
+# A region far outside its map: RoIAlign answers zero for it and touches no memory, forward or backward.
+NOWHERE = -1e6
+
+
+def level_scale(canvas: tuple[int, int], feature_BCHW: Tensor) -> float:
+    """Map over canvas as a power of two, as torchvision infers it."""
+    return 2.0 ** round(math.log2(feature_BCHW.shape[-2] / canvas[0]))
+
+
+def map_levels(boxes_BR4: Tensor, finest: int, coarsest: int, canonical_scale: int) -> Tensor:
+    """Index (B, R) of the level of each box: floor(4 + log2(sqrt(area) / canonical_scale)), Lin et al. 2017, eq. 1."""
+    level = torch.floor(4 + torch.log2(torch.sqrt(area(boxes_BR4)) / canonical_scale) + 1e-6)
+    return (level.clamp(min=finest, max=coarsest) - finest).to(torch.int64)
+
+
+def roi_align(feature_BCHW: Tensor, boxes_BR4: Tensor, scale: float, output_size: int) -> Tensor:
+    """Crops (B * R, C, S, S) of one map at boxes in view pixels; scale = map / view (torchvision, aligned=False)."""
+    level_BR = torch.zeros(boxes_BR4.shape[:2], dtype=torch.int64, device=boxes_BR4.device)
+    return _crop((feature_BCHW,), boxes_BR4, level_BR, [scale], output_size)
+
+
+def roi_align_levels(
+    features: tuple[Tensor, ...], boxes_BR4: Tensor, canvas: tuple[int, int], canonical_scale: int, output_size: int = 7
+) -> Tensor:
+    """Crops (B * R, C, S, S), each from the level that its size asks for."""
+    scales = [level_scale(canvas, feature) for feature in features]
+    finest, coarsest = round(-math.log2(scales[0])), round(-math.log2(scales[-1]))
+    level_BR = map_levels(boxes_BR4, finest, coarsest, canonical_scale)
+    return _crop(features, boxes_BR4, level_BR, scales, output_size)
+
+
+def crops_by_level(boxes_BR4: Tensor) -> bool:
+    return boxes_BR4.device.type == "cpu" and not torch.compiler.is_exporting()
+
+
+def _crop(
+    features: tuple[Tensor, ...], boxes_BR4: Tensor, level_BR: Tensor, scales: list[float], output_size: int
+) -> Tensor:
+    """torchvision picks the boxes of a level with nonzero(), whose size depends on the data. On the CPU our operator
+    reads each box's own level. Elsewhere, and in an exported program, every level is asked for all boxes, those of
+    other levels moved out of the map, where the crop is exactly zero; the sum over levels is the wanted crop.
+    """
+    num_images, num_regions = boxes_BR4.shape[:2]
+    image_BR = torch.arange(num_images, device=boxes_BR4.device)[:, None].expand(-1, num_regions)
+    if crops_by_level(boxes_BR4):
+        return torch.ops.fairweather.roi_align_levels(
+            list(features),
+            boxes_BR4.flatten(0, 1),
+            image_BR.flatten(),
+            level_BR.flatten(),
+            scales,
+            output_size,
+            SAMPLING_RATIO,
+        ).to(features[0].dtype)
+    total = None
+    for level, (feature, scale) in enumerate(zip(features, scales, strict=True)):
+        here_BR4 = boxes_BR4 if len(features) == 1 else torch.where((level_BR == level)[..., None], boxes_BR4, NOWHERE)
+        # The operator wants one type for both; coordinates need float32, so under bfloat16 the map is widened.
+        rois_N5 = torch.cat((image_BR[..., None].to(torch.float32), here_BR4.float()), dim=2).flatten(0, 1)
+        crops = torch.ops.torchvision.roi_align(
+            feature.float(), rois_N5, scale, output_size, output_size, SAMPLING_RATIO, False
+        )
+        total = crops if total is None else total + crops
+    assert total is not None
+    return total.to(features[0].dtype)

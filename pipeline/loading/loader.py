@@ -1,0 +1,271 @@
+"""Batches on the device from a packed dataset: one protocol, three ways to decode.
+
+    cpu   libjpeg-turbo in threads            any machine
+    dali  NVIDIA DALI, nvJPEG on a GPU        the default on a GPU
+    ffcv  FFCV's loader over data.beton       where FFCV is installed and the dataset has a .beton
+
+All three deliver the same ids, boxes and sizes in the same order; pixels agree within what JPEG decoders may differ by.
+"""
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+import torch
+
+from pipeline.batch import Batch
+from pipeline.command.console import describe_hardware
+from pipeline.command.suggest import nearest
+from pipeline.loading.order import Order, Step
+from pipeline.packed.reader import PackedDataset
+
+NAMES: Final = ("cpu", "dali", "ffcv")
+
+
+class Decoder(Protocol):
+    """What distinguishes the loaders: steps in, images out, in the same order."""
+
+    def open(self, steps: Iterator[Step]) -> Iterator[tuple[Step, torch.Tensor]]:
+        """For each step its images_BHW3 uint8 (the orientation's canvas, zero where padded), on device or host."""
+
+    def close(self) -> None:
+        """Release threads, files and memory."""
+
+
+class Producer(threading.Thread):
+    """The thread that makes batches ahead of the caller. It knows nothing of the Loader, so that a forgotten Loader
+    can be collected and end it."""
+
+    def __init__(
+        self,
+        dataset: PackedDataset,
+        decoder: Decoder,
+        order: Order,
+        batch_size: int,
+        device: torch.device,
+        start: tuple[int, int],
+        ranks: tuple[int, int],
+        prefetch: int,
+    ):
+        super().__init__(name="fairweather-loader", daemon=True)
+        self.dataset, self.decoder, self.order, self.batch_size = dataset, decoder, order, batch_size
+        self.first, self.ranks, self.pin = start, ranks, device.type == "cuda"
+        self.closed, self.finished = threading.Event(), False
+        # A batch with its step; an exception; or None when there is nothing more.
+        self.ready: queue.Queue[tuple[Step, Batch] | BaseException | None] = queue.Queue(maxsize=prefetch)
+
+    def run(self) -> None:
+        last: BaseException | None = None
+        try:
+            try:
+                for step, images in self.decoder.open(self._steps()):
+                    if not self._put((step, self._batch(step, images))):
+                        return
+            finally:
+                self.finished = True
+                self.decoder.close()
+        except BaseException as error:
+            last = error
+        self._put(last)
+
+    def _steps(self) -> Iterator[Step]:
+        epoch, cursor = self.first
+        while not (self.finished or self.closed.is_set()):  # a decoder that is being closed must get no more
+            step = self.order.step(epoch, cursor, *self.ranks, self.batch_size)
+            if step is not None:
+                epoch, cursor = step.after
+                yield step
+            elif self.order.shuffle:
+                epoch, cursor = epoch + 1, 0
+            else:
+                return
+
+    def _put(self, item: tuple[Step, Batch] | BaseException | None) -> bool:
+        while not self.closed.is_set():
+            try:
+                self.ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                pass
+        return False
+
+    def _batch(self, step: Step, images: torch.Tensor) -> Batch:
+        """Images as decoded, boxes from the index; still where the decoder left them."""
+        B, G = self.batch_size, self.dataset.max_boxes
+        boxes_BG4 = torch.zeros((B, G, 4), dtype=torch.float32, pin_memory=self.pin)
+        labels_BG = torch.zeros((B, G), dtype=torch.int64, pin_memory=self.pin)
+        ignore_BG = torch.zeros((B, G), dtype=torch.bool, pin_memory=self.pin)
+        sizes_B2 = torch.zeros((B, 2), dtype=torch.int32)
+        ids_B = torch.full((B,), -1, dtype=torch.int64)
+        for b, index in enumerate(step.indices_B.tolist()):
+            if index >= 0:
+                boxes, labels, ignore = self.dataset.target(index)
+                n = len(labels)
+                boxes_BG4.numpy()[b, :n] = boxes
+                labels_BG.numpy()[b, :n] = labels
+                ignore_BG.numpy()[b, :n] = ignore
+                sizes_B2.numpy()[b] = self.dataset.sizes_N2[index]
+                ids_B[b] = int(self.dataset.ids_N[index])
+        return Batch(images, sizes_B2, boxes_BG4, labels_BG, ignore_BG, ids_B, step.epoch, self.order.seed)
+
+    def take(self) -> tuple[Step, Batch] | BaseException | None:
+        while True:
+            try:
+                return self.ready.get(timeout=0.5)
+            except queue.Empty:
+                if self.closed.is_set():  # by another thread
+                    return None
+
+    def close(self) -> None:
+        """Stop and wait until the thread has closed its decoder and ended."""
+        self.closed.set()
+        while self.is_alive():
+            with contextlib.suppress(queue.Empty):
+                self.ready.get_nowait()
+            self.join(timeout=0.05)
+        while not self.ready.empty():
+            self.ready.get_nowait()
+
+
+class Loader:
+    """Iterates over Batches. With `shuffle` it never ends; without, it delivers every image once and stops.
+
+    Use as a context manager or call close(). `state_dict()` names the next batch the caller has not yet received.
+    """
+
+    def __init__(self, producer: Producer, name: str, device: torch.device):
+        self.name, self.batch_size = name, producer.batch_size
+        self.batches_per_epoch = producer.order.batches_per_epoch(producer.batch_size * producer.ranks[1])
+        self.wait_seconds = 0.0  # time callers spent in __next__
+        self._device, self._state = device, producer.first
+        self._failed: BaseException | None = None
+        self._producer = producer
+        producer.start()
+
+    def __iter__(self) -> "Loader":
+        return self
+
+    def __next__(self) -> Batch:
+        if self._failed is not None:
+            raise self._failed
+        if self._producer.closed.is_set():
+            raise StopIteration
+        started = time.perf_counter()
+        item = self._producer.take()
+        if item is None:
+            self.close()
+            raise StopIteration
+        if isinstance(item, BaseException):
+            self._failed = item
+            self.close()
+            raise item
+        step, batch = item
+        if self._device.type != "cpu":
+            # From pinned memory on the caller's stream: asynchronous, and ordered before whatever the caller does next.
+            images, boxes, labels, ignore = (
+                tensor.to(self._device, non_blocking=True)
+                for tensor in (batch.images_BHW3, batch.boxes_BG4, batch.labels_BG, batch.ignore_BG)
+            )
+            images.record_stream(torch.cuda.current_stream(images.device))  # DALI's batches were made on another
+            batch = Batch(images, batch.sizes_B2, boxes, labels, ignore, batch.ids_B, batch.epoch, batch.seed)
+        self.wait_seconds += time.perf_counter() - started
+        self._state = step.after
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """(epoch, cursor) to open a loader that continues with the next batch, on any number of ranks."""
+        epoch, cursor = self._state
+        return {"epoch": epoch, "cursor": cursor}
+
+    def close(self) -> None:
+        """Stop and join every thread; safe to call twice."""
+        self._producer.close()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # The garbage collector runs in any thread, whatever locks that holds: never wait here; the thread ends itself.
+        if hasattr(self, "_producer"):
+            self._producer.closed.set()
+
+
+def choose_loader(device: torch.device) -> str:
+    """On a GPU DALI; elsewhere the `cpu` loader, the fastest of the three without a GPU (docs/data.md)."""
+    return "dali" if device.type == "cuda" else "cpu"
+
+
+def describe_machine(device: torch.device | str = "auto", name: str = "auto") -> str:
+    """The first line of a long command: the hardware found, and which loader and kernel backend it will use."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    loader = choose_loader(device) if name == "auto" else name
+    return f"{describe_hardware()}; loader {loader}, kernels Numba on {'CUDA' if device.type == 'cuda' else 'CPU'}"
+
+
+def open_loader(
+    dataset: PackedDataset,
+    batch_size: int,
+    *,
+    device: torch.device | str = "cpu",
+    name: str = "auto",
+    seed: int = 0,
+    epoch: int = 0,
+    cursor: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    shuffle: bool = True,
+    threads: int | None = None,
+    prefetch: int | None = None,
+    hardware_share: float | None = None,
+) -> Loader:
+    """A Loader over the dataset. `batch_size` is this rank's; (epoch, cursor) come from a state_dict to continue a run.
+
+    threads: decoding threads (default: the cores of this process, at most 8); prefetch: batches made ahead (default 3);
+    hardware_share: of the images that the GPU's JPEG engine decodes (`dali` on a GPU, default 0.12). The first two were
+    measured on a CPU (`pipeline.bench`), the third not yet.
+    """
+    device = torch.device(device)
+    if name == "auto":
+        name = choose_loader(device)
+    if name not in NAMES:
+        raise ValueError(f"loader {name!r}: expected auto, {', '.join(NAMES)}{nearest(name, NAMES)}")
+    if batch_size < 1 or not 0 <= rank < world or epoch < 0:
+        raise ValueError(f"batch_size {batch_size}, rank {rank}, world {world}, epoch {epoch}: out of range")
+    threads = default_threads() if threads is None else threads
+    prefetch = 3 if prefetch is None else prefetch
+    if threads < 1 or prefetch < 1:
+        raise ValueError(f"threads {threads}, prefetch {prefetch}: expected at least 1")
+    if hardware_share is not None and not (name == "dali" and device.type == "cuda" and 0 <= hardware_share <= 1):
+        raise ValueError(f"hardware_share {hardware_share}: expected 0 to 1, and the loader dali on a GPU")
+    order = Order(dataset.sizes_N2, dataset.ids_N, seed, shuffle)
+    order.decode(cursor)
+    decoder: Decoder
+    if name == "cpu":
+        from pipeline.loading.cpu import CpuDecoder
+
+        decoder = CpuDecoder(dataset, batch_size, device, threads)
+    elif name == "dali":
+        from pipeline.loading.dali import HARDWARE_SHARE, DaliDecoder
+
+        decoder = DaliDecoder(
+            dataset, batch_size, device, threads, HARDWARE_SHARE if hardware_share is None else hardware_share
+        )
+    else:
+        from pipeline.loading.ffcv import FfcvDecoder
+
+        decoder = FfcvDecoder(dataset, batch_size, device, threads)
+    producer = Producer(dataset, decoder, order, batch_size, device, (epoch, cursor), (rank, world), prefetch)
+    return Loader(producer, name, device)
+
+
+def default_threads() -> int:
+    return min(8, len(os.sched_getaffinity(0)))

@@ -1,0 +1,303 @@
+"""Reading a packed dataset: memory-mapped shards, checked slices of them, arrays instead of Python objects.
+
+`python -m pipeline.packed DIR` prints the report and verifies every byte.
+"""
+
+import hashlib
+import json
+import mmap
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.command.console import track
+from pipeline.files.parse import open_file, read_bytes
+from pipeline.packed.card import FORMAT, VERSION, tight_canvases
+from pipeline.packed.shards import INDEX_SCHEMA
+
+MAX_OPEN_SHARDS = 256  # each mapping keeps a file descriptor; the usual limit of a process is 1024
+LAZY = ("original_boxes", "file_name")
+
+
+def corners_of(boxes: pa.Array) -> np.ndarray:
+    """Lists of boxes -> float32 (M, 4)."""
+    return boxes.flatten().flatten().to_numpy().reshape(-1, 4)
+
+
+class PackedDataset:
+    """A finished packed dataset. Safe to use from several threads; close() when done."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.info = self._read_info()
+        self.classes: tuple[str, ...] = tuple(self.info["classes"])
+        self.canvases: dict[str, tuple[int, int]] = {name: (h, w) for name, (h, w) in self.info["canvases"].items()}
+        self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
+        self._lock = threading.Lock()
+        self._read_index()
+
+    def _error(self, what: str) -> ValueError:
+        return ValueError(f"{self.path}: {what}; pack the dataset again (python -m pipeline.pack)")
+
+    def _read_info(self) -> dict[str, Any]:
+        if not (self.path / "dataset.json").is_file():
+            unfinished = (self.path / ".work").is_dir()
+            inside = sorted(path.parent.name for path in self.path.glob("*/dataset.json"))
+            if unfinished:
+                mend = "its packing is unfinished: run the same python -m pipeline.pack command again"
+            elif inside:
+                mend = f"it holds packed datasets: say which ({', '.join(inside)})"
+            else:
+                mend = "make one with python -m pipeline.pack"
+            raise ValueError(f"{self.path} is not a packed dataset (no dataset.json); {mend}")
+        try:
+            info = json.loads(read_bytes(self.path / "dataset.json", 64 << 20))
+            if info["format"] != FORMAT or info["version"] != VERSION:
+                raise ValueError(f"has format {info['format']} version {info['version']}, expected {FORMAT} {VERSION}")
+            classes = info["classes"]
+            if not (isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)):
+                raise ValueError("has no class names")
+            for name, (h, w) in info["canvases"].items():
+                if name not in ("landscape", "portrait") or not all(
+                    type(side) is int and 0 < side <= 16384 for side in (h, w)
+                ):
+                    raise ValueError(f"has the canvas {name} {h}x{w}")
+            for row in info["objects"].values():
+                if not all(type(count) is int for count in row.values()):
+                    raise ValueError("has numbers of objects that are not whole numbers")
+            for shard in info["shards"]:
+                if "/" in shard["file"] or not shard["file"].startswith("shard-") or type(shard["bytes"]) is not int:
+                    raise ValueError(f"names the shard {shard['file']!r}")
+            if info["index"]["file"] != "index.parquet" or len(info["index"]["sha256"]) != 64:
+                raise ValueError("names another index than index.parquet")
+        except KeyError as error:
+            raise self._error(f"dataset.json has no {error}") from None
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise self._error(f"dataset.json {error}") from None
+        return info
+
+    def _groups(self, columns: list[str]) -> Iterator[dict[str, pa.Array]]:
+        """These columns of index.parquet, one group of rows at a time (the whole of it need not fit into memory).
+
+        The bytes are the ones of dataset.json's checksum; columns have the right type, no empty cell, and lists that
+        belong together have equal lengths.
+        """
+        try:
+            with open_file(self.path / "index.parquet", 8 << 30) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != self.info["index"]["sha256"]:
+                    raise ValueError("is damaged (its checksum differs from dataset.json)")
+                parquet = pq.ParquetFile(file, pre_buffer=False)
+                schema = parquet.schema_arrow
+                for name in columns:
+                    if schema.get_field_index(name) < 0 or schema.field(name).type != INDEX_SCHEMA.field(name).type:
+                        raise ValueError("has other columns than this version writes")
+                for group in range(parquet.num_row_groups):
+                    table = parquet.read_row_group(group, columns, use_threads=False).combine_chunks()
+                    if not len(table):
+                        continue
+                    column = {name: table[name].chunk(0) for name in columns}
+                    lists = [array for array in column.values() if pa.types.is_list(array.type)]
+                    if any(array.null_count for array in column.values()):
+                        raise ValueError("has empty cells")
+                    if any(array.flatten().null_count or array.flatten(True).null_count for array in lists):
+                        raise ValueError("has empty cells inside a list")
+                    if any(not array.offsets.equals(lists[0].offsets) for array in lists):
+                        raise ValueError("has images with unequal numbers of boxes, labels and flags")
+                    yield column
+                    del table, column, lists
+                    pa.default_memory_pool().release_unused()  # Arrow would keep several groups' worth
+        except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+            raise self._error(f"index.parquet {error}") from None
+
+    def _read_index(self) -> None:
+        columns = [name for name in INDEX_SCHEMA.names if name not in LAZY]
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in (*columns, "count")}
+        domains: dict[str, int] = {}
+        for column in self._groups(columns):
+            parts["count"].append(np.diff(column["labels"].offsets.to_numpy()).astype(np.int64))
+            for name in columns:
+                array = column.pop(name)
+                if name == "boxes":
+                    values = corners_of(array)
+                elif name == "sha256":
+                    values = np.frombuffer(array.buffers()[1], np.uint8).reshape(-1, 32)[: len(array)]
+                elif name == "domain":
+                    coded = array.dictionary_encode()
+                    numbers = [domains.setdefault(text, len(domains)) for text in coded.dictionary.to_pylist()]
+                    values = np.array(numbers, np.int32)[coded.indices.to_numpy()]
+                else:
+                    values = (array.flatten() if pa.types.is_list(array.type) else array).to_numpy(zero_copy_only=False)
+                parts[name].append(values.copy())  # of exactly this size: the group's memory serves the next one
+        if not parts["id"]:
+            raise self._error("index.parquet has no rows")
+        joined = {name: np.concatenate(parts.pop(name)) for name in list(parts)}  # each part is freed when it is joined
+        self.ids_N: np.ndarray = joined["id"]
+        self.sizes_N2 = np.stack((joined["height"], joined["width"]), axis=1)
+        self.original_sizes_N2 = np.stack((joined["original_height"], joined["original_width"]), axis=1)
+        self._shard_N, self._offset_N, self._length_N = joined["shard"], joined["offset"], joined["length"]
+        self._sha256_N = joined["sha256"]
+        self._start_N = np.concatenate(([0], np.cumsum(joined["count"])))
+        self._boxes_M4, self._ignore_M = joined["boxes"], joined["ignore"]
+        self._labels_M = joined["labels"].astype(np.int64)
+        self.domains: list[str] = list(domains)
+        self._domain_N = joined["domain"]
+        self._check_index()
+        self._order_N = np.argsort(self.ids_N, kind="stable")
+
+    def _check_index(self) -> None:
+        """Everything a later read relies on, checked once over whole arrays."""
+        sizes = []
+        for shard in self.info["shards"]:
+            try:
+                sizes.append((self.path / shard["file"]).stat().st_size)
+            except OSError:
+                raise self._error(f"{shard['file']} is missing") from None
+            if sizes[-1] != shard["bytes"]:
+                raise self._error(f"{shard['file']} has {sizes[-1]} bytes where dataset.json says {shard['bytes']}")
+        in_range = (self._shard_N >= 0) & (self._shard_N < len(sizes)) & (self._offset_N >= 0) & (self._length_N > 0)
+        if not in_range.all() or (self._offset_N + self._length_N > np.array(sizes)[self._shard_N]).any():
+            raise self._error("index.parquet points outside the shards")
+        if (self.ids_N < 0).any() or len(np.unique(self.ids_N)) != len(self.ids_N):
+            raise self._error("index.parquet has negative or duplicate ids")
+        tight = {name: tuple(canvas) for name, canvas in tight_canvases(*self.sizes_N2.T).items()}
+        if self.canvases != tight:
+            raise self._error(f"dataset.json has the canvases {self.canvases}, the images of index.parquet {tight}")
+        if (self.sizes_N2 < 1).any() or (self.original_sizes_N2 < 1).any():
+            raise self._error("index.parquet has images without a size")
+        self._check_boxes(self._boxes_M4, self.sizes_N2, "boxes")
+        if len(self._labels_M) and (self._labels_M.min() < 1 or self._labels_M.max() > len(self.classes)):
+            raise self._error("index.parquet has labels that are not in the class list")
+        # The names stand twice in dataset.json, the second time with their numbers of objects.
+        counts = np.bincount(self._labels_M, minlength=len(self.classes) + 1)[1:].tolist()
+        listed = [(name, sum(row.values())) for name, row in self.info["objects"].items()]
+        if listed != list(zip(self.classes, counts, strict=True)):
+            raise self._error("dataset.json has class names or numbers of objects that contradict each other")
+
+    def _check_boxes(self, boxes_M4: np.ndarray, sizes_N2: np.ndarray, what: str) -> None:
+        limits_M2 = np.repeat(sizes_N2[:, ::-1], np.diff(self._start_N), axis=0)
+        x1y1, x2y2 = boxes_M4[:, :2], boxes_M4[:, 2:]
+        if not ((x1y1 >= 0) & (x2y2 > x1y1) & (x2y2 <= limits_M2)).all():  # also false for NaN
+            raise self._error(f"index.parquet has {what} outside their image or without area")
+
+    def __len__(self) -> int:
+        return len(self.ids_N)
+
+    def __repr__(self) -> str:
+        return f"PackedDataset({str(self.path)!r}): {len(self)} images, classes {', '.join(self.classes)}"
+
+    @property
+    def checksum(self) -> str:
+        """Fingerprint of the data: the index's SHA-256, which covers every record's SHA-256, box and label."""
+        return self.info["index"]["sha256"]
+
+    @property
+    def max_boxes(self) -> int:
+        """G, the number of box slots of a batch: the most boxes of any image, rounded up to a multiple of 8."""
+        return max(8, -(-int(np.diff(self._start_N).max()) // 8) * 8)
+
+    @cached_property
+    def file_names(self) -> list[str]:
+        """Names of the original pictures, relative to the source's root."""
+        return [name for column in self._groups(["file_name"]) for name in column["file_name"].to_pylist()]
+
+    @cached_property
+    def _original_boxes_M4(self) -> np.ndarray:
+        groups = [column["original_boxes"] for column in self._groups(["original_boxes"])]
+        counts = np.concatenate([np.diff(array.offsets.to_numpy()) for array in groups])
+        if not np.array_equal(counts, np.diff(self._start_N)):
+            raise self._error("index.parquet has images with other numbers of original boxes than of boxes")
+        boxes_M4 = np.concatenate([corners_of(array) for array in groups])
+        self._check_boxes(boxes_M4, self.original_sizes_N2, "original boxes")
+        return boxes_M4
+
+    def domain_of(self, i: int) -> str:
+        return self.domains[self._domain_N[i]]
+
+    def index_of(self, id: int) -> int:
+        """Position of the image with this id."""
+        place = int(np.searchsorted(self.ids_N, id, sorter=self._order_N))
+        if place == len(self) or self.ids_N[self._order_N[place]] != id:
+            raise ValueError(f"{self.path} has no image with id {id}")
+        return int(self._order_N[place])
+
+    def target(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(boxes_N4 float32 xyxy in packed pixels, labels_N int64, ignore_N bool) of one image."""
+        rows = slice(self._start_N[i], self._start_N[i + 1])
+        return self._boxes_M4[rows], self._labels_M[rows], self._ignore_M[rows]
+
+    def original_target(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `target`, with the boxes as annotated: in pixels of the original picture."""
+        rows = slice(self._start_N[i], self._start_N[i + 1])
+        return self._original_boxes_M4[rows], self._labels_M[rows], self._ignore_M[rows]
+
+    def describe(self, i: int) -> str:
+        """How messages call a record."""
+        return f"{self.path}: record {self.ids_N[i]:012d} of {self.info['shards'][self._shard_N[i]]['file']}"
+
+    def length_of(self, i: int) -> int:
+        return int(self._length_N[i])
+
+    def sha256_of(self, i: int) -> bytes:
+        return self._sha256_N[i].tobytes()
+
+    def _map(self, shard: int) -> mmap.mmap:
+        with self._lock:
+            if shard in self._maps:
+                self._maps.move_to_end(shard)
+                return self._maps[shard]
+            entry = self.info["shards"][shard]
+            with open(self.path / entry["file"], "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if len(mapped) != entry["bytes"]:
+                raise self._error(f"{entry['file']} changed its size to {len(mapped)} bytes")
+            self._maps[shard] = mapped
+            if len(self._maps) > MAX_OPEN_SHARDS:
+                self._maps.popitem(last=False)  # unmapped when its last slice is gone
+            return mapped
+
+    def jpeg(self, i: int) -> memoryview:
+        """The encoded image (JPEG, or PPM when packed with --raw), without a copy, its checksum verified."""
+        start, length = int(self._offset_N[i]), int(self._length_N[i])
+        view = memoryview(self._map(int(self._shard_N[i])))[start : start + length]
+        if hashlib.sha256(view).digest() != self.sha256_of(i):
+            raise ValueError(
+                f"{self.describe(i)} is damaged (its checksum differs from the index); pack the dataset again"
+            )
+        return view
+
+    def verify(self) -> None:
+        """Read everything: every shard against its checksum, every record against its own, every picture decoded."""
+        from pipeline.files.pixels import decode_packed
+
+        for number, shard in enumerate(self.info["shards"]):
+            with open(self.path / shard["file"], "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != shard["sha256"]:
+                for record in np.flatnonzero(self._shard_N == number):
+                    self.jpeg(int(record))  # names the record, unless the damage lies between records
+                raise self._error(f"{shard['file']} is damaged (its checksum differs from dataset.json)")
+        for i in track(range(len(self)), f"verifying {self.path.name}", len(self)):
+            try:
+                size = decode_packed(self.jpeg(i)).shape[:2]
+            except ValueError as error:
+                raise ValueError(f"{self.describe(i)} {error}") from None
+            if size != tuple(self.sizes_N2[i]):
+                raise self._error(f"{self.describe(i)} decodes to another size than the index says")
+
+    def close(self) -> None:
+        """Unmap the shards; slices that are still held stay valid until they are gone."""
+        with self._lock:
+            self._maps.clear()
+
+    def __enter__(self) -> "PackedDataset":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

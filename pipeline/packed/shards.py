@@ -1,0 +1,235 @@
+"""One tar shard: decoded, resized, encoded and written by a worker process; finished when its side table exists.
+
+    OUT/shard-000003.tar            KEY.jpg (or KEY.ppm) and KEY.json of every good image, a plain WebDataset tar
+    OUT/.work/shard-000003.parquet  its rows of the index, its problems and its checksum; written last
+
+A kill at any moment leaves either both or something that is made again. Bytes depend on the input alone.
+"""
+
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.files.parse import MAX_IMAGE_BYTES, read_bytes
+from pipeline.files.pixels import decode_rgb, encode, resize, training_size
+from pipeline.files.problems import Problem
+from pipeline.packed.output_folder import WORK, replace_file, temporary
+
+BOXES = pa.list_(pa.list_(pa.float32(), 4))
+INDEX_SCHEMA = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("shard", pa.int32()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("sha256", pa.binary(32)),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("original_width", pa.int32()),
+        ("boxes", BOXES),
+        ("original_boxes", BOXES),
+        ("labels", pa.list_(pa.int32())),
+        ("ignore", pa.list_(pa.bool_())),
+        ("file_name", pa.string()),
+        ("domain", pa.string()),
+    ]
+)
+
+
+class Encoding(NamedTuple):
+    """What decides the bytes of the packed images."""
+
+    short_side: int
+    long_side: int
+    quality: int
+    chroma: str
+    raw: bool
+
+    @property
+    def suffix(self) -> str:
+        return "ppm" if self.raw else "jpg"
+
+
+class Record(NamedTuple):
+    """A Sample in plain values, so that a worker needs neither torch nor the sources."""
+
+    id: int
+    path: str
+    file_name: str
+    size: tuple[int, int]
+    boxes: bytes  # float32 N x 4
+    labels: tuple[int, ...]
+    ignore: tuple[bool, ...]
+    domain: str
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    out: str
+    number: int
+    records: tuple[Record, ...]
+    encoding: Encoding
+    classes: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def tar(self) -> Path:
+        return Path(self.out) / f"shard-{self.number:06d}.tar"
+
+    @property
+    def table(self) -> Path:
+        return Path(self.out) / WORK / f"shard-{self.number:06d}.parquet"
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    table: pa.Table
+    problems: list[Problem]
+    bytes: int
+    sha256: str
+
+
+def read_shard(job: ShardJob) -> ShardResult | None:
+    """The finished result of this very job, or None when it has to be made."""
+    try:
+        table = pq.ParquetFile(job.table).read()  # pq.read_table would import pyarrow.dataset for a quarter of a second
+        note = json.loads(table.schema.metadata[b"fairweather"])
+        if note["fingerprint"] != job.fingerprint or job.tar.stat().st_size != note["bytes"]:
+            return None
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
+    return ShardResult(table, [Problem(**problem) for problem in note["problems"]], note["bytes"], note["sha256"])
+
+
+class TarWriter:
+    """Deterministic ustar members, and the offset of each member's data."""
+
+    def __init__(self, path: Path):
+        self.file = open(path, "wb")  # noqa: SIM115
+        self.digest = hashlib.sha256()
+        self.position = 0
+
+    def _write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.digest.update(data)
+        self.position += len(data)
+
+    def add(self, name: str, data: bytes) -> int:
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        info.mode = 0o644
+        self._write(info.tobuf(tarfile.USTAR_FORMAT))
+        offset = self.position
+        self._write(data)
+        self._write(b"\0" * (-len(data) % tarfile.BLOCKSIZE))
+        return offset
+
+    def close(self) -> None:
+        self._write(b"\0" * (2 * tarfile.BLOCKSIZE))
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+
+
+def pack_picture(record: Record, encoding: Encoding) -> tuple[tuple[int, int], bytes]:
+    """((h, w), the encoded picture), from the original's bytes alone."""
+    image = decode_rgb(read_bytes(Path(record.path), MAX_IMAGE_BYTES))
+    if image.shape[:2] != record.size:
+        raise ValueError(f"decodes to {image.shape[:2]} where its header says {record.size} (h, w)")
+    size = training_size(record.size, encoding.short_side, encoding.long_side)
+    return size, encode(resize(image, size), encoding.quality, encoding.chroma, encoding.raw)
+
+
+def make_shard(job: ShardJob) -> int:
+    """Write the shard and its side table; returns the number of images that were looked at. Faults go to the table."""
+    path = temporary(Path(job.out), job.tar.name)
+    writer = TarWriter(path)
+    rows: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    try:
+        for record in job.records:
+            try:
+                size, data = pack_picture(record, job.encoding)
+            except ValueError as error:
+                problems.append(
+                    Problem(record.file_name, "", str(error), "replace the picture or take it out of the list")
+                )
+                continue
+            original = np.frombuffer(record.boxes, np.float32).reshape(-1, 4)
+            boxes = scale_boxes(original, record.size, size)
+            key = f"{record.id:012d}"
+            offset = writer.add(f"{key}.{job.encoding.suffix}", data)
+            writer.add(f"{key}.json", describe_record(record, size, boxes, job.classes))
+            rows.append(
+                {
+                    "id": record.id,
+                    "shard": job.number,
+                    "offset": offset,
+                    "length": len(data),
+                    "sha256": hashlib.sha256(data).digest(),
+                    "height": size[0],
+                    "width": size[1],
+                    "original_height": record.size[0],
+                    "original_width": record.size[1],
+                    "boxes": boxes.tolist(),
+                    "original_boxes": original.tolist(),
+                    "labels": list(record.labels),
+                    "ignore": list(record.ignore),
+                    "file_name": record.file_name,
+                    "domain": record.domain,
+                }
+            )
+        writer.close()
+    except BaseException:
+        writer.file.close()
+        path.unlink(missing_ok=True)
+        raise
+    note = {
+        "fingerprint": job.fingerprint,
+        "bytes": writer.position,
+        "sha256": writer.digest.hexdigest(),
+        "problems": [problem.__dict__ for problem in problems],
+    }
+    table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA.with_metadata({"fairweather": json.dumps(note)}))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    job.table.unlink(missing_ok=True)  # an older side table must never describe the new tar
+    os.replace(path, job.tar)
+    replace_file(Path(job.out), f"{WORK}/{job.table.name}", sink.getvalue().to_pybytes())
+    return len(job.records)
+
+
+def scale_boxes(boxes_N4: np.ndarray, size: tuple[int, int], packed: tuple[int, int]) -> np.ndarray:
+    """Each axis by its own ratio, so that a box touching the border still does after rounding the size."""
+    ratio = np.array((packed[1] / size[1], packed[0] / size[0]) * 2)
+    limit = np.array((packed[1], packed[0]) * 2)
+    return np.minimum(boxes_N4.astype(np.float64) * ratio, limit).astype(np.float32)
+
+
+def describe_record(record: Record, size: tuple[int, int], boxes: np.ndarray, classes: Sequence[str]) -> bytes:
+    """KEY.json, for anyone's tools: everything in words and pixels of the packed image."""
+    objects = [
+        {"class": classes[label - 1], "label": label, "box": box, "ignore": ignore}
+        for label, box, ignore in zip(record.labels, boxes.tolist(), record.ignore, strict=True)
+    ]
+    text = {
+        "id": record.id,
+        "file_name": record.file_name,
+        "domain": record.domain,
+        "height": size[0],
+        "width": size[1],
+        "original_height": record.size[0],
+        "original_width": record.size[1],
+        "objects": objects,
+    }
+    return json.dumps(text, separators=(",", ":")).encode()

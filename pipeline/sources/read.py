@@ -1,0 +1,189 @@
+"""Any annotated dataset as Samples: which format it is, and the checks every image and box must pass."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.batch import Sample
+from pipeline.command.console import track
+from pipeline.command.suggest import nearest
+from pipeline.files.parse import MAX_IMAGE_BYTES, open_file
+from pipeline.files.pixels import read_size
+from pipeline.files.problems import Problem
+from pipeline.sources import diverse_weather
+from pipeline.sources.annotated import Annotated, AnnotatedBox, relative
+from pipeline.sources.bdd import read_bdd
+from pipeline.sources.classes import build_class_table, parse_renames
+from pipeline.sources.coco import read_coco
+from pipeline.sources.json_files import find_json
+from pipeline.sources.voc import find_voc, lists_missing, read_voc
+from pipeline.sources.yolo import find_yolo, read_yolo
+
+FORMATS = ("voc", "yolo", "coco", "bdd")
+NEIGHBOURS = 50  # folders below a wrong ROOT that are looked into
+CLIP_BELOW = 2.0  # pixels a box may stick out of its image and be clipped without a word
+
+
+@dataclass
+class Source:
+    """What was read: good samples, the class order, and every problem found on the way."""
+
+    root: Path
+    format: str
+    classes: tuple[str, ...]
+    samples: list[Sample]
+    problems: list[Problem] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)  # {class name: objects left out by --drop}
+    num_clipped: int = 0  # boxes that stuck out by less than CLIP_BELOW
+
+
+def fitting_formats(root: Path) -> list[str]:
+    found = [name for name, fits in (("voc", find_voc), ("yolo", find_yolo)) if fits(root)]
+    return found + sorted({kind for _, kind in find_json(root).values()})
+
+
+def fitting_neighbours(root: Path) -> list[str]:
+    """'FOLDER (format)' of the folders one level down and one up that would be recognised."""
+    below = sorted(path for path in root.iterdir() if path.is_dir())[:NEIGHBOURS]
+    found = []
+    for folder in (*below, root.parent):
+        try:
+            benchmark = diverse_weather.find_domains(folder)
+            formats = ["the diverse-weather benchmark"] if benchmark else fitting_formats(folder)
+        except (ValueError, OSError):  # a folder nobody named; its faults are not the user's mistake
+            continue
+        if formats:
+            found.append(f"{folder} ({' and '.join(formats)})")
+    return found
+
+
+def detect_format(root: Path) -> str:
+    """voc, yolo, coco or bdd, by the files that only that format has; exactly one must fit."""
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder")
+    found = fitting_formats(root)
+    if not found and (missing := lists_missing(root)):
+        raise ValueError(f"{root} {missing}")
+    if not found and (neighbours := fitting_neighbours(root)):
+        raise ValueError(f"{root} has no annotations that are known, but these have: {', '.join(neighbours)}")
+    if len(found) != 1:
+        expected = (
+            "Annotations + ImageSets/Main (voc), data.yaml (yolo), annotations/*.json (coco) or labels/*.json (bdd)"
+        )
+        what = f"looks like {' and '.join(found)}" if found else "has no annotations that are known"
+        raise ValueError(f"{root} {what}; expected {expected}; say which with --format {{{','.join(FORMATS)}}}")
+    return found[0]
+
+
+def read_source(
+    root: Path | str,
+    format: str = "auto",
+    *,
+    classes: Sequence[str] = (),
+    rename: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    splits: Sequence[str] = (),
+    domain: str = "",
+    quiet: bool = False,
+) -> Source:
+    """Read and check a whole dataset. A wrong option or class name raises; faults of the data are in `.problems`.
+
+    rename: 'OLD=NEW' pairs; drop: class names whose objects are left out; splits: several, or 'all'.
+    """
+    root = Path(root).absolute()
+    if format == "auto":
+        format = detect_format(root)
+    problems: list[Problem] = []
+    listed: list[str] = []
+    if format == "voc":
+        images = read_voc(root, list(splits), domain or root.name, problems)
+    elif format == "yolo":
+        images, listed = read_yolo(root, list(splits), domain or root.name, problems)
+    elif format == "coco":
+        images, listed = read_coco(root, list(splits), domain or root.name, problems)
+    elif format == "bdd":
+        images = read_bdd(root, list(splits), domain, problems)
+    else:
+        raise ValueError(f"--format {format}: expected auto, {', '.join(FORMATS)}{nearest(format, FORMATS)}")
+    found = Counter(box.name for image in images for box in image.boxes)
+    class_order, table = build_class_table(found, listed, tuple(classes), parse_renames(rename), drop)
+    source = Source(root, format, class_order, [], problems, {name: found[name] for name in drop if name in found})
+    for image in track(images, f"reading {root.name}", len(images), quiet=quiet):
+        sample = check_image(image, table, source)
+        if sample is not None:
+            source.samples.append(sample)
+    return source
+
+
+def check_image(image: Annotated, table: dict[str, int], source: Source) -> Sample | None:
+    picture = relative(image.image, source.root)
+    try:
+        if str(image.image).encode(errors="ignore").decode() != str(image.image):
+            raise ValueError("has a name that is not UTF-8")
+        with open_file(image.image, MAX_IMAGE_BYTES) as file:
+            size, stored = read_size(file)
+    except ValueError as error:
+        source.problems.append(Problem(picture, "", str(error), "replace the picture or take it out of the list"))
+        return None
+    if image.size is not None and image.size != size:
+        declared = f"{image.size[1]}x{image.size[0]}"
+        if image.size == stored:
+            what = (
+                f"the annotation says {declared}, the size before the EXIF rotation: its boxes do not fit the picture"
+            )
+            mend = "turn the boxes, or remove the EXIF orientation tag from the picture"
+        else:
+            what = f"the annotation says {declared} but the picture is {size[1]}x{size[0]}"
+            mend = "mend the size, or give the picture that was annotated"
+        source.problems.append(Problem(image.file, picture, what, mend))
+        return None
+    boxes, labels, ignore = [], [], []
+    for box in image.boxes:
+        label = table[box.name]
+        if label:
+            corners = check_box(box, size, image, source)
+            if corners is not None:
+                boxes.append(corners)
+                labels.append(label)
+                ignore.append(box.ignore)
+    return Sample(
+        path=image.image,
+        size=size,
+        boxes_N4=np.array(boxes, np.float32).reshape(-1, 4),
+        labels_N=np.array(labels, np.int64),
+        ignore_N=np.array(ignore, bool),
+        domain=image.domain,
+        id=image.id,
+    )
+
+
+def check_box(box: AnnotatedBox, size: tuple[int, int], image: Annotated, source: Source) -> np.ndarray | None:
+    """float32 corners inside the image with positive area, or None and a problem."""
+    h, w = size
+    corners = np.array((box.x1, box.y1, box.x2, box.y2), np.float64)
+    if image.normalised:
+        corners *= (w, h, w, h)
+    shown = f"box {[round(float(value), 2) for value in corners]} in a picture of {w}x{h}"
+    if not has_area(corners, size):
+        source.problems.append(Problem(image.file, box.where, f"{shown} has no area", "mend or remove the box", "box"))
+        return None
+    outside = max(-corners[0], -corners[1], corners[2] - w, corners[3] - h)
+    clipped = np.clip(corners, 0, (w, h, w, h))
+    empty = not has_area(clipped, size)
+    if empty or outside >= CLIP_BELOW:
+        what = f"{shown} lies outside" if empty else f"{shown} sticks out by {outside:.1f} px"
+        source.problems.append(
+            Problem(image.file, box.where, what, "mend or remove the box", "box" if empty else "clip")
+        )
+    source.num_clipped += bool(outside > 0 and not empty)
+    return None if empty else clipped.astype(np.float32)
+
+
+def has_area(corners: np.ndarray, size: tuple[int, int]) -> bool:
+    """Each side longer than a millionth of the picture's, so that it stays longer than 0 as float32 when scaled."""
+    thinnest = 1e-6 * max(size)
+    x1, y1, x2, y2 = corners.tolist()
+    return x2 - x1 > thinnest and y2 - y1 > thinnest  # false for NaN as well

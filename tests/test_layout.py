@@ -1,0 +1,75 @@
+"""Which folder may import which, and that no two files import each other in a circle."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("kernels", "pipeline", "model", "train", "eval")
+# Commands may look further: they print with pipeline's console, and one times the views.
+COMMANDS = {"kernels.bench": ("pipeline",), "model.export": ("pipeline", "kernels")}
+ALLOWED = {
+    "kernels": ("kernels",),
+    "pipeline": ("kernels", "pipeline"),
+    "model": ("kernels.detection", "model"),
+    "eval": ("kernels", "pipeline", "model", "eval"),
+    "train": FOLDERS,
+}
+
+
+def find_modules() -> dict[str, Path]:
+    modules = {}
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
+
+
+def find_imports(path: Path, modules: dict[str, Path]) -> set[str]:
+    """The modules of ours that a file names, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            named = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules else str(node.module) for name in named}
+    return found & modules.keys()
+
+
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    modules = find_modules()
+    return {name: find_imports(path, modules) - {name} for name, path in modules.items()}
+
+
+def test_imports_follow_the_arrow(imports):
+    def inside(name: str, allowed: tuple[str, ...]) -> bool:
+        return any(name == folder or name.startswith(f"{folder}.") for folder in allowed)
+
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in imports.items()
+        for other in sorted(others)
+        if not inside(other, ALLOWED[name.split(".")[0]] + COMMANDS.get(name, ()))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_two_files_import_each_other_in_a_circle(imports):
+    try:
+        list(TopologicalSorter(imports).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+
+
+def test_every_folder_with_code_is_packaged():
+    import tomllib
+
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in find_modules().values()}
+    assert sorted(listed) == sorted(folders)

@@ -1,0 +1,100 @@
+"""What a run writes down: log.jsonl always, TensorBoard beside it, and the live display. Rank 0 only."""
+
+import json
+import math
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.command.console import say
+from train.record.checkpoint import replace_text
+
+AGREEING = 0.99  # a published attempt that failed started from a cosine of 0.995
+
+
+class RunLog:
+    """Appends one JSON object a line. Continuing from a checkpoint first drops the lines after it.
+
+    measured_again: its validation line too, which a kill left between the line and the checkpoint's score.
+    """
+
+    def __init__(self, run: Path, step: int, measured_again: bool = False):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = run / "log.jsonl"
+        kept = [line for line in read_log(self.path) if line["step"] <= step]
+        if measured_again:
+            kept = [line for line in kept if line["step"] < step or "validation" not in line]
+        replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.file = self.path.open("a")
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+
+    def write(self, line: dict[str, Any]) -> None:
+        self.file.write(json.dumps(line, default=str) + "\n")
+        self.file.flush()
+        for name, value in flatten(line):
+            self.board.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Every whole line; a last line that a kill cut short is left out."""
+    lines: list[dict[str, Any]] = []
+    if not path.exists():
+        return lines
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def flatten(line: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """("losses/global", 0.1), ... of the numbers in a log line."""
+    numbers = []
+    for name, value in line.items():
+        if isinstance(value, dict):
+            numbers += flatten(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and name != "step" and math.isfinite(value):
+            numbers.append((prefix + name, float(value)))
+    return numbers
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Most memory this rank has used: the GPU's, or the process's own without one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def mean_cosines(means: dict[str, float]) -> dict[str, float]:
+    """Of all that was compared in a window; a name is left out where nothing was, such as objects in empty images."""
+    counts = {name.removeprefix("count_"): count for name, count in means.items() if name.startswith("count_")}
+    return {f"cosine_{name}": means[f"cosine_{name}"] / count for name, count in counts.items() if count > 0}
+
+
+def note(line: dict[str, Any]) -> str:
+    """A log line for the live display."""
+    terms = ", ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
+    cosines = "".join(f", {name.replace('_', ' ')} {value:.4f}" for name, value in line["cosines"].items())
+    waiting = f"waiting {100 * line['waiting_share']:.0f} %, {line['memory_gb']:.1f} GB"
+    return f"step {line['step']}: {terms}{cosines}, {waiting}"
+
+
+def say_skipped(step: int, names: list[str], ids: list[int]) -> None:
+    shown = ", ".join(map(str, ids)) or "not known, they were drawn before the restart"
+    say(f"step {step} was skipped: {', '.join(names)} not finite; image ids {shown}")
+
+
+def say_agreement(cosines: dict[str, float]) -> None:
+    """How alike teacher and student are before the first update: what is left to learn."""
+    values = ", ".join(f"{name.removeprefix('cosine_')} {value:.4f}" for name, value in cosines.items())
+    say(f"teacher and student at step 0: cosines {values}")
+    if min(cosines.values()) > AGREEING:
+        say("warning: their features already agree, so distillation has nothing to teach; look at views and strides")
