@@ -90,7 +90,7 @@ Mean = Callable[[Tensor], Tensor]  # of a count: its mean over ranks
 class Detector(Protocol):
     """What a detector offers beside nn.Module's own methods.
 
-    `losses` and the numbers it logs are means over the global batch: each sum is divided by `mean` of this rank's count.
+    `losses` are means over the global batch: each sum is divided by `mean` of this rank's count.
     """
 
     terms: tuple[str, ...]  # names of its losses
