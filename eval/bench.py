@@ -92,7 +92,7 @@ def time_corruptions(options: BenchOptions) -> dict:
     device = torch.device(options.device)
     dtype = choose_dtype("auto", device)
     detector = build_detector(ModelConfig(backbone=options.backbone, weights="none"), len(CLASSES) + 1).eval()
-    detector = detector.to(device=device, memory_format=torch.channels_last)
+    detector = detector.to(device).to(memory_format=torch.channels_last)
     detect = torch.compile(detector.detect, fullgraph=True, dynamic=False) if device.type == "cuda" else detector.detect
     generator = np.random.default_rng(0)
     images = [generator.integers(0, 256, (*options.size, 3), dtype=np.uint8) for _ in range(options.batch_size)]

@@ -19,7 +19,7 @@ from eval.detecting.detect import make_batch
 from eval.detecting.source_ap import choose_dtype
 from eval.examples.draw import class_colour, draw_boxes
 from eval.files import read_json, write_json
-from model.faster_rcnn.detector import Detector
+from model.api import Detector
 from model.weights.checkpoint import load_detector
 from pipeline.command.console import Progress, describe_hardware, run_entry, say
 from pipeline.files.pixels import SUFFIXES, decode_rgb, encode, resize, training_size

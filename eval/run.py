@@ -28,7 +28,7 @@ from eval.report.page import write_report
 from eval.report.training import trim_card
 from eval.results import FORMAT, describe_versions, distinct, load_run, training_folder
 from eval.table import domain_table, show
-from model.faster_rcnn.detector import Detector
+from model.api import Detector
 from model.weights.checkpoint import load_detector
 from pipeline.command.console import Progress, describe_hardware, run_entry, say
 from pipeline.command.ranks import World, joined

@@ -215,11 +215,12 @@ def bench_views(options: Options, image: np.ndarray, corruptions: tuple[str, ...
         if options.threads > 1:
             record["thread_scaling"] = best["alone"] / best["views"]
     views = maker(batches[0], 0)
-    teacher = views.teacher_B3HW
-    assert teacher is not None
-    item = views.student_B3hw.element_size()
+    assert views.clean is not None
+    assert views.corrupted is not None
+    clean, corrupted = views.clean.images_B3HW, views.corrupted.images_B3HW
+    item = corrupted.element_size()
     # Read the images once; write both views.
-    moved = images_BHW3.numel() + item * (teacher.numel() + views.student_B3hw.numel())
+    moved = images_BHW3.numel() + item * (clean.numel() + corrupted.numel())
     record["bytes"] = moved
     record["copy_ms"] = copy_ms(options, moved // 2)
     record["times_copy_bound"] = record["batch_ms"] / record["copy_ms"]

@@ -1,6 +1,6 @@
 """What every detector can be asked, and what it answers: the one page between `model` and whoever uses it.
 
-A detector is an nn.Module with the methods of `Detector`. It answers in stages, so that a distillation method can take
+A detector is a module with the methods of `Detector`. It answers in stages, so that a distillation method can take
 any of them: the pyramid, the towers of a dense head, raw predictions, sampled regions, detections. Shapes follow from
 the canvas, the batch size and the configuration, never from the data.
 
@@ -8,10 +8,11 @@ Legend: B images, H W canvas, G boxes per image after padding, L levels, N candi
 R regions, K classes with background 0, D detection slots.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Want(NamedTuple):
@@ -25,7 +26,7 @@ class Want(NamedTuple):
 
     def __or__(self, other: "Want") -> "Want":
         """What both want."""
-        towers = {self.tower, other.tower} - {None}
+        towers = {tower for tower in (self.tower, other.tower) if tower is not None}
         if len(towers) > 1:
             raise ValueError(f"two methods want towers after {sorted(towers)} convolutions; only one place can be kept")
         flags = (a or b for a, b in zip(self[2:], other[2:], strict=True))
@@ -55,7 +56,7 @@ class Outputs(NamedTuple):
     """What a network saw in a view. None where it was not wanted."""
 
     canvas: tuple[int, int]
-    neck: tuple[Tensor | None, ...]  # a map a level (B, C, h, w), finest first; None for levels not wanted
+    neck: tuple[Any, ...]  # a map (B, C, h, w) a level, finest first; None for levels not wanted
     towers: tuple[tuple[Tensor, Tensor], ...] | None = None  # a level's class and box map, after the ReLU
     logits: tuple[Tensor, ...] | None = None  # a level's class logits (B, N_l, K - 1); RPN: (B, N_l)
     boxes: tuple[Tensor, ...] | None = None  # a level's raw box predictions (B, N_l, 4) or, by bins, (B, N_l, 4 * bins)
@@ -87,26 +88,38 @@ class Assigned(NamedTuple):
 Mean = Callable[[Tensor], Tensor]  # of a count: its mean over ranks
 
 
-class Detector(Protocol):
+def own(count: Tensor) -> Tensor:
+    """The mean over ranks where there is one rank."""
+    return count
+
+
+class Detector(nn.Module, ABC):
     """What a detector offers beside nn.Module's own methods.
 
-    `losses` are means over the global batch: each sum is divided by `mean` of this rank's count.
+    Losses are means over the global batch: each sum is divided by `mean` of this rank's count.
     """
 
     terms: tuple[str, ...]  # names of its losses
     strides: tuple[int, ...]  # of the pyramid's levels, finest first
     channels: int  # of the pyramid's maps
+    num_classes: int  # the background counts
+    config: Any
 
-    def look(self, images_B3HW: Tensor, want: Want) -> Outputs: ...
+    @abstractmethod
+    def look(self, images_B3HW: Tensor, sizes_B2: Tensor, want: Want) -> Outputs:
+        """What the network sees in a view; sizes_B2 are its images' own."""
+
+    @abstractmethod
+    def losses(self, out: Outputs, truth: Truth, mean: Mean = own) -> tuple[dict[str, Tensor], Assigned]:
+        """The terms of a view seen with `Want(dense=True)`, and what they trained."""
+
+    @abstractmethod
+    def detect(self, images_B3HW: Tensor, sizes_B2: Tensor) -> Detections: ...
 
     def head_from(self, towers: tuple[tuple[Tensor, Tensor], ...], k: int) -> Outputs:
         """Dense heads: the rest of both towers after convolution k, and the predictors."""
-        ...
+        raise ValueError(f"a {type(self).__name__} has no dense head to hand towers to; choose a dense detector")
 
     def box_head(self, neck: tuple[Tensor, ...], rois: Rois) -> tuple[Tensor, Tensor]:
         """Two-stage detectors: logits_BRK and deltas_BRK4 of given regions, pooled from any network's maps."""
-        ...
-
-    def losses(self, out: Outputs, truth: Truth, mean: Mean) -> tuple[dict[str, Tensor], Assigned]: ...
-
-    def detect(self, images_B3HW: Tensor, sizes_B2: Tensor) -> Detections: ...
+        raise ValueError(f"a {type(self).__name__} has no box head; choose a two-stage detector")

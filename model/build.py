@@ -1,14 +1,22 @@
-"""A new detector with its starting weights."""
+"""A new detector: which class a configuration asks for, and its starting weights."""
 
 import torch
 
+from model.api import Detector
 from model.config import ModelConfig
-from model.faster_rcnn.detector import Detector
+from model.faster_rcnn.detector import FasterRcnn
 from model.weights.pretrained import load_backbone_weights
+
+DETECTORS: dict[type, type[Detector]] = {ModelConfig: FasterRcnn}
+
+
+def new_detector(config: ModelConfig, num_classes: int) -> Detector:
+    """With weights as torch draws them. num_classes counts the background."""
+    return DETECTORS[type(config)](config, num_classes)
 
 
 def build_detector(config: ModelConfig, num_classes: int) -> Detector:
-    """A detector with its backbone's starting weights. num_classes counts the background."""
-    detector = Detector(config, num_classes)
+    """With the weights that the configuration starts from."""
+    detector = new_detector(config, num_classes)
     load_backbone_weights(detector, config)
     return detector.to(memory_format=torch.channels_last)

@@ -22,9 +22,9 @@ import tyro
 from torch import Tensor, nn
 
 from kernels.launch.resize import DEVIATION, MEAN
+from model.api import Detector
 from model.backbones.torchvision_fpn import rcnn_numbers
 from model.config import ModelConfig
-from model.faster_rcnn.detector import Detector
 from model.weights.checkpoint import Card, load_detector
 from pipeline.command.console import run_entry, say
 

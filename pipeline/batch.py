@@ -1,6 +1,6 @@
-"""What flows through Fairweather: Sample (one annotated image), Batch (decoded images), Views (what the networks see).
+"""What flows through Fairweather: Sample (one annotated image), Batch (decoded images), Views (what networks see).
 
-Shape legend, used in names everywhere: B images, H W canvas (h w the student's), G boxes per image after padding,
+Shape legend, used in names everywhere: B images, H W canvas (h w the corrupted view's), G boxes per image, padded,
 C channels, K classes with background 0, L pyramid levels, A anchors, P proposals, R sampled regions.
 """
 
@@ -49,21 +49,28 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Views:
-    """The pair made from a Batch: the teacher's clean view and the student's corrupted, downscaled one.
-
-    Both share one horizontal flip; each has its own coordinates. Images are channels-last in memory, normalised with
-    ImageNet's mean and deviation, zero where padded; bfloat16 on a GPU and float32 on a CPU.
+class View:
+    """Images as a network sees them: channels-last in memory, normalised with ImageNet's mean and deviation, zero where
+    padded; bfloat16 on a GPU and float32 on a CPU. Sizes and boxes are in the view's own pixels.
     """
 
-    teacher_B3HW: Tensor | None  # None when there is no teacher to look at it
-    student_B3hw: Tensor
-    ratio_B: Tensor  # float32, student size / teacher size
-    teacher_sizes_B2: Tensor  # int32 on the device, (h, w)
-    student_sizes_B2: Tensor
-    teacher_boxes_BG4: Tensor
-    student_boxes_BG4: Tensor
+    images_B3HW: Tensor
+    sizes_B2: Tensor  # int32 on the device, (h, w)
+    boxes_BG4: Tensor
+
+
+@dataclass(frozen=True)
+class Views:
+    """What is made from a Batch: the clean view, the corrupted and downscaled one, and other modalities.
+
+    All share one horizontal flip. A view that nobody looks at is None.
+    """
+
+    clean: View | None
+    corrupted: View | None
+    ratio_B: Tensor  # float32, corrupted size / clean size
     labels_BG: Tensor
     ignore_BG: Tensor
+    weight_BG: Tensor  # float32, how much a box counts
     keys_B: Tensor  # int64 on the device: hash of (seed, epoch, id); every later random draw of the step starts here
     ids_B: Tensor  # int64 on the host

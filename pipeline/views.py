@@ -1,4 +1,4 @@
-"""The two views of a batch: the teacher's clean one, the student's corrupted and downscaled one.
+"""The two views of a batch: the clean one, and the corrupted and downscaled one.
 
 Every draw is a pure function of (seed, epoch, sample id), and the bucket of ratios of (seed, draw): the same images
 give the same pixels on a CPU and on a GPU, in any batch, on any rank. Order, as in CD-FKD: corrupt at the full size,
@@ -8,6 +8,7 @@ then downscale with antialiasing (a plain bilinear downscale would alias the noi
 import itertools
 import math
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,7 +25,7 @@ from kernels.launch.boxes import place_boxes
 from kernels.launch.pool import Pool
 from kernels.launch.table import Table
 from kernels.task import ROW
-from pipeline.batch import Batch, Views
+from pipeline.batch import Batch, View, Views
 
 STRIDE = 32  # canvases are multiples of it
 MASKS = {"masks", "mask_epochs"}  # options about the weather masks
@@ -32,11 +33,11 @@ MASKS = {"masks", "mask_epochs"}  # options about the weather masks
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """How the student's view differs from the teacher's."""
+    """How the corrupted view differs from the clean one."""
 
     corruptions: tuple[str, ...] = severity.TRAINING  # all equally likely; () for none
     severities: tuple[int, ...] = severity.SEVERITIES  # all equally likely
-    ratio_range: tuple[float, float] = (0.6, 1.0)  # student size / teacher size, uniform
+    ratio_range: tuple[float, float] = (0.6, 1.0)  # corrupted size / clean size, uniform
     full_size_probability: float = 0.0  # of a batch to keep its size (ratio 1) whatever the range
     ratio_buckets: int = 4  # a batch draws one, its images a ratio inside it: that many canvases an orientation
     flip_probability: float = 0.5
@@ -90,7 +91,7 @@ class ViewConfig:
         return list(itertools.pairwise(edges))
 
 
-def student_canvas(canvas: tuple[int, int], highest: float) -> tuple[int, int]:
+def corrupted_canvas(canvas: tuple[int, int], highest: float) -> tuple[int, int]:
     """The canvas that holds every image of `canvas` downscaled by at most `highest`."""
     height, width = (max(math.floor(side * highest + 0.5), 1) for side in canvas)
     return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
@@ -108,10 +109,10 @@ class ViewMaker:
         config: ViewConfig,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
-        teacher: bool = True,
+        clean: bool = True,
         threads: int | None = None,
     ):
-        self.config, self.device, self.teacher = config, torch.device(device), teacher
+        self.config, self.device, self.clean = config, torch.device(device), clean
         self.dtype = dtype or (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
         self.kinds_N = np.array([severity.INDEX[name] for name in config.corruptions], dtype=np.int32)
         self.severities_S = np.array(config.severities, dtype=np.int32)
@@ -142,12 +143,12 @@ class ViewMaker:
         else:
             raise ValueError(f"views: device must be cpu or cuda; got {self.device}")
 
-    def student_canvases(self, canvas: tuple[int, int]) -> list[tuple[int, int]]:
-        """Every (h, w) the student's images can have for one canvas, smallest first."""
+    def corrupted_canvases(self, canvas: tuple[int, int]) -> list[tuple[int, int]]:
+        """Every (h, w) that the corrupted view of one canvas can have, smallest first."""
         highest = [high for _, high in self.config.buckets()]
         if self.config.full_size_probability > 0:
             highest.append(1.0)
-        return sorted({student_canvas(canvas, high) for high in highest})
+        return sorted({corrupted_canvas(canvas, high) for high in highest})
 
     def draw_bucket(self, seed: int, draw: int) -> tuple[float, float]:
         """The ratio range of a batch."""
@@ -174,7 +175,7 @@ class ViewMaker:
         return self.pools[canvas]
 
     def __call__(self, batch: Batch, draw: int | None = None) -> Views:
-        """The views of a batch. Batches of one global step pass the same `draw` and so get the same student canvas;
+        """The views of a batch. Batches of one global step pass the same `draw` and so get the same corrupted canvas;
         without one, it follows from the epoch and the batch's first id."""
         return self.start(batch, draw).wait()
 
@@ -186,7 +187,7 @@ class ViewMaker:
         if draw is None:
             draw = int(rng.image_key(batch.seed, batch.epoch, int(batch.ids_B[0])) >> np.uint64(1))
         bucket = self.draw_bucket(batch.seed, draw)
-        small = student_canvas((height, width), bucket[1])
+        small = corrupted_canvas((height, width), bucket[1])
         pool = self.pool((height, width), batch.epoch)
         if self.device.type == "cuda":
             return self._on_gpu(batch, bucket, small, pool)
@@ -207,30 +208,29 @@ class ViewMaker:
         num, height, width = batch.images_BHW3.shape[:3]
         table = Table(num)
         self.draw_table(table, batch, bucket, pool)
-        teacher_BHW3 = torch.empty(num, height, width, 3) if self.teacher else None
-        student_Bhw3 = torch.empty(num, *small, 3)
+        clean_BHW3 = torch.empty(num, height, width, 3) if self.clean else None
+        corrupted_Bhw3 = torch.empty(num, *small, 3)
         cpu.make_views(
             batch.images_BHW3.contiguous().numpy().reshape(num, height, 3 * width),
             table,
             cpu.NO_POOL if pool is None else pool.values_M,
-            None if teacher_BHW3 is None else teacher_BHW3.numpy().reshape(num, height, 3 * width),
-            student_Bhw3.numpy().reshape(num, small[0], 3 * small[1]),
+            None if clean_BHW3 is None else clean_BHW3.numpy().reshape(num, height, 3 * width),
+            corrupted_Bhw3.numpy().reshape(num, small[0], 3 * small[1]),
             self.workspaces,
             self.executor,
         )
         boxes_BG4 = batch.boxes_BG4.contiguous()
-        teacher_boxes_BG4, student_boxes_BG4 = torch.empty_like(boxes_BG4), torch.empty_like(boxes_BG4)
-        place_boxes(boxes_BG4.numpy(), teacher_boxes_BG4.numpy(), student_boxes_BG4.numpy(), table.rows_B)
+        clean_boxes_BG4, corrupted_boxes_BG4 = torch.empty_like(boxes_BG4), torch.empty_like(boxes_BG4)
+        place_boxes(boxes_BG4.numpy(), clean_boxes_BG4.numpy(), corrupted_boxes_BG4.numpy(), table.rows_B)
         return Views(
-            teacher_B3HW=None if teacher_BHW3 is None else teacher_BHW3.permute(0, 3, 1, 2).to(self.dtype),
-            student_B3hw=student_Bhw3.permute(0, 3, 1, 2).to(self.dtype),
+            clean=make_view(clean_BHW3, self.dtype, torch.from_numpy(table.teacher_sizes_B2), clean_boxes_BG4),
+            corrupted=make_view(
+                corrupted_Bhw3, self.dtype, torch.from_numpy(table.student_sizes_B2), corrupted_boxes_BG4
+            ),
             ratio_B=torch.from_numpy(table.ratio_B),
-            teacher_sizes_B2=torch.from_numpy(table.teacher_sizes_B2),
-            student_sizes_B2=torch.from_numpy(table.student_sizes_B2),
-            teacher_boxes_BG4=teacher_boxes_BG4,
-            student_boxes_BG4=student_boxes_BG4,
             labels_BG=batch.labels_BG,
             ignore_BG=batch.ignore_BG,
+            weight_BG=torch.ones_like(boxes_BG4[..., 0]),
             keys_B=torch.from_numpy(table.keys_B),
             ids_B=batch.ids_B,
         )
@@ -248,22 +248,20 @@ class ViewMaker:
             self.draw_table(table.host, batch, bucket, pool)
             images_BHW3, boxes_BG4 = batch.images_BHW3.contiguous(), batch.boxes_BG4.contiguous()
             pool_M = None if pool is None else pool.values_M
-            made = gpu.make_views(kept, images_BHW3, boxes_BG4, table, pool_M, small, self.dtype, self.teacher)
-            teacher_BHW3, student_Bhw3, boxes_2BG4, columns = made
+            made = gpu.make_views(kept, images_BHW3, boxes_BG4, table, pool_M, small, self.dtype, self.clean)
+            clean_BHW3, corrupted_Bhw3, boxes_2BG4, columns = made
+            weight_BG = torch.ones_like(boxes_BG4[..., 0])
             done = torch.cuda.Event()
             done.record(kept.stream)
         batch.images_BHW3.record_stream(kept.stream)
         batch.boxes_BG4.record_stream(kept.stream)
         views = Views(
-            teacher_B3HW=None if teacher_BHW3 is None else teacher_BHW3.permute(0, 3, 1, 2),
-            student_B3hw=student_Bhw3.permute(0, 3, 1, 2),
+            clean=make_view(clean_BHW3, self.dtype, columns["teacher_sizes_B2"], boxes_2BG4[0]),
+            corrupted=make_view(corrupted_Bhw3, self.dtype, columns["student_sizes_B2"], boxes_2BG4[1]),
             ratio_B=columns["ratio_B"],
-            teacher_sizes_B2=columns["teacher_sizes_B2"],
-            student_sizes_B2=columns["student_sizes_B2"],
-            teacher_boxes_BG4=boxes_2BG4[0],
-            student_boxes_BG4=boxes_2BG4[1],
             labels_BG=batch.labels_BG,
             ignore_BG=batch.ignore_BG,
+            weight_BG=weight_BG,
             keys_B=columns["keys_B"],
             ids_B=batch.ids_B,
         )
@@ -280,13 +278,26 @@ class StartedViews:
     def wait(self) -> Views:
         """Order the views before what the caller's current stream does next; the host does not wait."""
         if self.done is not None:
-            caller = torch.cuda.current_stream(self.views.student_B3hw.device)
+            caller = torch.cuda.current_stream(self.views.keys_B.device)
             caller.wait_event(self.done)
-            for field in fields(self.views):
-                tensor = getattr(self.views, field.name)
-                if isinstance(tensor, Tensor) and tensor.is_cuda:
+            for tensor in tensors_of(self.views):
+                if tensor.is_cuda:
                     tensor.record_stream(caller)
         return self.views
+
+
+def make_view(images_BHW3: Tensor | None, dtype: torch.dtype, sizes_B2: Tensor, boxes_BG4: Tensor) -> View | None:
+    """A view of images whose channels come last; None of none."""
+    return None if images_BHW3 is None else View(images_BHW3.permute(0, 3, 1, 2).to(dtype), sizes_B2, boxes_BG4)
+
+
+def tensors_of(views: Views | View) -> Iterator[Tensor]:
+    for field in fields(views):
+        value = getattr(views, field.name)
+        if isinstance(value, View):
+            yield from tensors_of(value)
+        elif isinstance(value, Tensor):
+            yield value
 
 
 def clean_view(batch: Batch, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:

@@ -32,9 +32,10 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from kernels.launch.resize import DEVIATION, MEAN
+from model.api import own
 from model.build import build_detector
 from model.config import BACKBONES, ModelConfig, small_model
-from model.faster_rcnn.detector import Detector
+from model.faster_rcnn.detector import FasterRcnn
 from model.faster_rcnn.parity import stock_twin
 from pipeline.batch import Batch, Views
 from pipeline.command.console import describe_hardware, run_entry, say, track
@@ -129,8 +130,8 @@ def measure(options: BenchOptions) -> dict[str, Any]:
     learner, look = make_learner(student, teacher, dtype)
     result |= count_graphs(learner, look, batch)
     write(options, result)  # what is measured stays, whatever happens now; again below
-    names = learner.names()
-    ours = count_bytes(student) + count_bytes(teacher) + views.student_B3hw.nbytes
+    names = learner.layout.names
+    ours = count_bytes(student) + count_bytes(teacher) + images_of(views).nbytes
     variants, memory = {}, {}
     variants["stock"], memory["stock"] = warm_up(lambda: stock_step(student, teacher, views, dtype), device)
     variants["eager"], memory["eager"] = warm_up(lambda: our_step(learner, look, names, views), device, ours)
@@ -186,11 +187,11 @@ def measure_cuda_graphs(
     learner: Learner, look: Teacher, views: Views, stock: Callable[[], None], ours: int, rounds: int, steps: int
 ) -> dict[str, Any]:
     """The compiled step replayed as CUDA graphs; no error of this optional variant leaves here."""
-    device, num_images = views.student_B3hw.device, len(views.ids_B)
+    device, num_images = images_of(views).device, len(views.ids_B)
     try:
         graphed = compile_both(learner, look, "reduce-overhead", 8)
         # Memory first, compiling included: once captured, a graph's own is no longer counted.
-        skipped, names = count_skipped_graphs(), learner.names()
+        skipped, names = count_skipped_graphs(), learner.layout.names
         step, memory = warm_up(lambda: our_step(*graphed, names, views, cuda_graphs=True), device, ours, unmeasured=0)
         if count_skipped_graphs() > skipped:
             raise RuntimeError("inductor left out a graph and calls its kernels one by one")
@@ -254,10 +255,11 @@ def describe(name: str, seconds: dict[str, list[float]], memory: float | None, n
     return described
 
 
-def make_network(model: ModelConfig, batch: Batch, seed: int) -> Detector:
+def make_network(model: ModelConfig, batch: Batch, seed: int) -> FasterRcnn:
     """Random weights whose frozen norms are calibrated to these images, so that activations neither die nor grow."""
     torch.manual_seed(seed)
     detector = build_detector(model, NUM_CLASSES)
+    assert isinstance(detector, FasterRcnn)
 
     def calibrate(norm: FrozenBatchNorm2d, inputs: tuple[Tensor]) -> None:
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
@@ -298,9 +300,15 @@ def make_batch(num_images: int, height: int, width: int, device: torch.device) -
     )
 
 
-def make_learner(student: Detector, teacher: Detector, dtype: torch.dtype) -> tuple[Learner, Teacher]:
-    config = CdFkdConfig()
-    return Learner(student, CdFkd(config), dtype, lambda count: count), Teacher(teacher, config.strides, dtype)
+def make_learner(student: FasterRcnn, teacher: FasterRcnn, dtype: torch.dtype) -> tuple[Learner, Teacher]:
+    method = CdFkd(CdFkdConfig(), student, teacher, own)
+    return Learner(student, {"cd_fkd": method}, dtype, own), Teacher(teacher, [method], dtype)
+
+
+def images_of(views: Views) -> Tensor:
+    """The corrupted view's, which the student sees."""
+    assert views.corrupted is not None
+    return views.corrupted.images_B3HW
 
 
 def our_step(
@@ -308,7 +316,7 @@ def our_step(
 ) -> Callable[[], None]:
     """learner, look: as they are or compiled."""
     parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
-    device = views.student_B3hw.device
+    device = images_of(views).device
     window = Window((*names, "gradient_norm"), 20, device)
     step = Step(
         learner, look, parameters, [], Optimizer(parameters, OptimizerConfig()), None, window, 35.0, cuda_graphs
@@ -317,10 +325,10 @@ def our_step(
     return lambda: step(views, next(numbers), 1e-6)
 
 
-def stock_step(student: Detector, teacher: Detector, views: Views, dtype: torch.dtype) -> Callable[[], None]:
+def stock_step(student: FasterRcnn, teacher: FasterRcnn, views: Views, dtype: torch.dtype) -> Callable[[], None]:
     """torchvision's references/detection/engine.py: list of images in [0, 1], sum of losses, check, step."""
-    height, width = views.student_B3hw.shape[-2:]
-    device = views.student_B3hw.device
+    height, width = images_of(views).shape[-2:]
+    device = images_of(views).device
     twins = []
     for detector in (student, teacher):
         twin = stock_twin(detector).to(memory_format=torch.channels_last)
@@ -329,15 +337,16 @@ def stock_step(student: Detector, teacher: Detector, views: Views, dtype: torch.
     stock, stock_teacher = twins[0].train(), twins[1].eval().requires_grad_(False)
     mean = torch.tensor(MEAN, device=device)[:, None, None]
     deviation = torch.tensor(DEVIATION, device=device)[:, None, None]
-    images = list((views.student_B3hw.float() * deviation + mean).contiguous())
+    images = list((images_of(views).float() * deviation + mean).contiguous())
+    assert views.clean is not None
+    assert views.corrupted is not None
     targets = [
         {"boxes": boxes.float(), "labels": labels}
-        for boxes, labels in zip(views.student_boxes_BG4, views.labels_BG, strict=True)
+        for boxes, labels in zip(views.corrupted.boxes_BG4, views.labels_BG, strict=True)
     ]
     parameters = [parameter for parameter in stock.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=1e-6, momentum=0.9, weight_decay=1e-4)
-    assert views.teacher_B3HW is not None
-    clean = views.teacher_B3HW
+    clean = views.clean.images_B3HW
 
     def step() -> None:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

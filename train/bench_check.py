@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from model.faster_rcnn.detector import Detector
+from model.faster_rcnn.detector import FasterRcnn
 from model.faster_rcnn.parity import compare_losses, stock_twin
 from pipeline.batch import Batch, Views
 from pipeline.command.console import say
@@ -24,18 +24,20 @@ PROPOSAL_TOLERANCE = 0.0005
 COMPILED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 
-def check_parity(detector: Detector, batch: Batch) -> dict[str, Any]:
+def check_parity(detector: FasterRcnn, batch: Batch) -> dict[str, Any]:
     """Losses and gradients of ours and torchvision's on two of the images: float32, same weights, proposals, samples.
 
     The proposals of the two are compared too.
     """
     clean = ViewConfig(corruptions=(), ratio_range=(1.0, 1.0))
     device = batch.images_BHW3.device
-    views = ViewMaker(clean, device=device, dtype=torch.float32, teacher=False)(batch, 0)
+    views = ViewMaker(clean, device=device, dtype=torch.float32, clean=False)(batch, 0)
+    view = views.corrupted
+    assert view is not None
     few = tuple(
         value[:2]
         for value in (
-            views.student_B3hw, views.student_sizes_B2, views.student_boxes_BG4, views.labels_BG, views.keys_B,
+            view.images_B3HW, view.sizes_B2, view.boxes_BG4, views.labels_BG, views.keys_B,
         )
     )  # fmt: skip
     # The two walk through the same layers in another order: TF32's ten bits would differ by more than what is allowed.
@@ -67,13 +69,10 @@ def check_parity(detector: Detector, batch: Batch) -> dict[str, Any]:
 
 def compare_compiled(eager: tuple[Any, Any], compiled: tuple[Any, Any], views: Views, dtype: torch.dtype) -> float:
     """The greatest difference of a loss of two (learner, teacher), as a share of the total; too great is an error."""
-    (expected_T, got_T), names = (
-        (learner(views, look(views))[1] for learner, look in (eager, compiled)),
-        eager[0].names(),
-    )
-    losses = [number for number, name in enumerate(names) if not name.startswith(("cosine_", "count_"))]
-    total = expected_T[names.index("total")].abs()
-    difference = float((got_T - expected_T)[losses].abs().max() / total)
+    expected_T, got_T = (learner(views, look(views))[1] for learner, look in (eager, compiled))
+    losses = eager[0].layout.losses
+    total = expected_T[losses.index("total")].abs()
+    difference = float((got_T - expected_T)[: len(losses)].abs().max() / total)
     say(f"parity of the compiled step: losses within {difference:.1e} of the eager total")
     if not difference <= COMPILED_TOLERANCE[dtype]:
         raise ValueError(
@@ -89,7 +88,7 @@ def count_graphs(learner: Learner, look: Teacher, batch: Batch) -> dict[str, int
 
     device = batch.images_BHW3.device
     make_views = ViewMaker(ViewConfig(), device=device)
-    canvases = make_views.student_canvases((batch.images_BHW3.shape[1], batch.images_BHW3.shape[2]))
+    canvases = make_views.corrupted_canvases((batch.images_BHW3.shape[1], batch.images_BHW3.shape[2]))
     torch._dynamo.reset()
     views = make_views(batch, 0)
     breaks = torch._dynamo.explain(learner)(views, look(views)).graph_break_count
@@ -102,12 +101,14 @@ def count_graphs(learner: Learner, look: Teacher, batch: Batch) -> dict[str, int
     draws = itertools.count()
     while min(visits.values()) < 2:  # every canvas, and every canvas again
         views = make_views(batch, next(draws))
-        canvas = (views.student_B3hw.shape[-2], views.student_B3hw.shape[-1])
+        assert views.corrupted is not None
+        canvas = (views.corrupted.images_B3HW.shape[-2], views.corrupted.images_B3HW.shape[-1])
         visits[canvas] += 1
         if visits[canvas] <= 2:
             compiled(views, compiled_look(views))
     graphs = counter.frame_count
     torch._dynamo.reset()
+    assert isinstance(learner.student, FasterRcnn)
     stock = stock_twin(learner.student)
     images = list(torch.rand(2, 3, *batch.images_BHW3.shape[1:3], device=device))
     targets = [{"boxes": batch.boxes_BG4[row], "labels": batch.labels_BG[row]} for row in range(2)]

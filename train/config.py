@@ -1,7 +1,6 @@
 """The configuration of a run: frozen dataclasses, written beside the run as JSON and read back from it."""
 
 import dataclasses
-import json
 import types
 import typing
 from collections.abc import Iterator
@@ -10,8 +9,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model.config import ModelConfig
+from pipeline.command.suggest import nearest
 from pipeline.views import ViewConfig
-from train.distill import CdFkdConfig
+from train.distill import MethodConfig
+
+
+@dataclass(frozen=True)
+class GroupRule:
+    """How some of the parameters differ from the rest."""
+
+    rate: float = 1.0
+    """Factor of the learning rate."""
+    decay: float = 1.0
+    """Factor of the weight decay."""
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "decay"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"optimizer: a factor of the {name} must be 0 or more, got {value}")
 
 
 @dataclass(frozen=True)
@@ -27,6 +43,12 @@ class OptimizerConfig:
     """Of SGD; AdamW's first beta (its second is 0.999)."""
     weight_decay: float = 1e-4
     """Added to the gradient by SGD, taken off the weights in proportion to the rate by AdamW."""
+    norm: GroupRule = field(default_factory=GroupRule)
+    """Scales and shifts of normalisations."""
+    bias: GroupRule = field(default_factory=GroupRule)
+    """Other biases."""
+    new: GroupRule = field(default_factory=GroupRule)
+    """Everything outside the backbone, the methods' own layers among it."""
     warmup_steps: int = 500
     """Steps over which the rate rises linearly from a thousandth."""
     schedule: Literal["step", "cosine"] = "step"
@@ -90,13 +112,16 @@ class Config:
     """Packed dataset of the source domain on which AP is measured during training."""
     teacher: Path | None = None
     """The trained teacher of a distilling run: a run directory or a checkpoint."""
+    teacher_policy: Literal["frozen", "average"] = "frozen"
+    """frozen: the network of `teacher`. average: the student's own moving average (optimizer.ema_decay)."""
     student_init: str = "weights"
     """Where the student starts: weights (model.weights, the paper), teacher, or a run directory or checkpoint."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     views: ViewConfig = field(default_factory=ViewConfig)
     """What the trained network sees of an image."""
-    distill: CdFkdConfig | None = None
+    distill: tuple[MethodConfig, ...] = ()
+    """Distillation methods; on the command line --distill NAME ... chooses them."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 
@@ -146,6 +171,12 @@ class Config:
                 f"model.weights is {self.model.weights}, but student_init is {self.student_init}, whose weights take "
                 "their place; leave one of them out"
             )
+        average = self.teacher_policy == "average"
+        if average and (self.optimizer.ema_decay == 0 or self.teacher is not None or not self.distill):
+            raise ValueError(
+                "teacher_policy is average: the student's moving average teaches a distilling run, so give "
+                "--optimizer.ema-decay 0.999 and a method, and --teacher None"
+            )
         for name in ("log_every", "save_every", "keep"):
             require(getattr(self, name) > 0, name, "at least 1", getattr(self, name))
         require(self.val_every is None or self.val_every > 0, "val_every", "at least 1", self.val_every)
@@ -158,9 +189,14 @@ def require(condition: bool, name: str, allowed: str, got: object) -> None:
         raise ValueError(f"{name} must be {allowed}, got {got}; set it with --{name.replace('_', '-')}")
 
 
-def to_json(config: Any) -> dict[str, Any]:
-    """Plain JSON values; paths become strings, tuples lists."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+def to_json(config: Any) -> Any:
+    """Plain JSON values; paths become strings, tuples lists, and a dataclass with a `kind` says it."""
+    if dataclasses.is_dataclass(config):
+        values = {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
+        return {"kind": config.kind} | values if hasattr(config, "kind") else values
+    if isinstance(config, tuple):
+        return [to_json(item) for item in config]
+    return str(config) if isinstance(config, Path) else config
 
 
 def from_json(kind: Any, value: Any, where: str = "config") -> Any:
@@ -170,7 +206,7 @@ def from_json(kind: Any, value: Any, where: str = "config") -> Any:
         if type(None) not in options:
             raise ValueError(f"{where} must be a {kind}, got null")
         return None
-    (kind,) = [option for option in options if option is not type(None)]
+    kind, value = choose_kind([option for option in options if option is not type(None)], value, where)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
         if not isinstance(value, dict):
@@ -197,6 +233,25 @@ def from_json(kind: Any, value: Any, where: str = "config") -> Any:
     return kind(value) if kind in (Path, float) else value
 
 
+def choose_kind(options: list[Any], value: Any, where: str) -> tuple[Any, Any]:
+    """The tagged one of several dataclasses, and its fields without the tag; of an older run without one, the first."""
+    if not isinstance(value, dict) or not hasattr(options[0], "kind"):
+        (kind,) = options
+        return kind, value
+    named = {option.kind: option for option in options}
+    name = value.get("kind", options[0].kind)
+    if name not in named:
+        raise ValueError(f"{where}.kind is {name!r}{nearest(str(name), named)}; allowed: {', '.join(named)}")
+    return named[name], {key: item for key, item in value.items() if key != "kind"}
+
+
+def upgrade(values: Any) -> Any:
+    """A configuration as an older version wrote it, in today's form: one method, or null for none."""
+    if isinstance(values, dict) and "distill" in values and not isinstance(values["distill"], list):
+        values = values | {"distill": [] if values["distill"] is None else [values["distill"]]}
+    return values
+
+
 # Changing these on an existing run changes neither what is trained nor what its files mean. Data and teacher may move:
 # their checksums are compared instead of their paths. Compiled or not, a step differs by rounding only.
 FREE = (
@@ -212,8 +267,14 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if isinstance(a, dict) and isinstance(b, dict):
             for key in sorted(a.keys() | b.keys()):
                 yield from walk(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+        elif tagged(a) and tagged(b):
+            by_kind = [{item["kind"]: item for item in items} for items in (a, b)]
+            yield from walk(by_kind[0], by_kind[1], name)
         elif a != b:
             yield f"{name}: {a} in the run, {b} asked for"
+
+    def tagged(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(item, dict) and "kind" in item for item in value)
 
     kept_old, kept_new = ({k: v for k, v in config.items() if k not in FREE} for config in (old, new))
     return list(walk(kept_old, kept_new, ""))

@@ -1,7 +1,7 @@
 """What ranks do together in a step.
 
-Ranks average their losses and gradients. A loss that is a mean over the global batch divides by `global_mean(count)`,
-the mean over ranks of this rank's count, so that its average over ranks is the mean over the global batch.
+Ranks average their losses and gradients. A loss that is a mean over the global batch divides by `mean(count)`, the mean
+over ranks of this rank's count, so that its average over ranks is the mean over the global batch.
 """
 
 import torch.distributed as dist
@@ -17,6 +17,10 @@ def mean(value: Tensor) -> Tensor:
     assert group is not None
     total = functional.all_reduce(value.detach(), "sum", group)
     return total / dist.get_world_size()
+
+
+def num_ranks() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def gather(value: object) -> list:

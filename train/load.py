@@ -1,15 +1,16 @@
 """What a run is made of before its first step: data that agree, a frozen teacher, a student, the compiled learner."""
 
+import copy
 import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from model.build import build_detector
-from model.faster_rcnn.detector import Detector
+from model.api import Detector
+from model.build import build_detector, new_detector
 from model.weights.checkpoint import load_detector
 from model.weights.files import resolve_checkpoint
 from pipeline.command.ranks import World
@@ -18,6 +19,7 @@ from pipeline.views import ViewMaker
 from train import distributed
 from train.config import Config
 from train.distill import METHODS
+from train.distill.method import Method
 from train.step import Learner, Teacher
 
 
@@ -41,37 +43,42 @@ def check_classes(data: Path, data_classes: tuple[str, ...], other: object, othe
         )
 
 
-def check_strides(config: Config, who: str, detector: Detector) -> None:
-    assert config.distill is not None
-    # A MobileNetV3 pyramid has two levels of stride 32: a stride must name one.
-    if unclear := [stride for stride in config.distill.strides if detector.strides.count(stride) != 1]:
-        raise ValueError(f"distill.strides: the {who} has no one level of stride {unclear}, it has {detector.strides}")
-
-
 def resolve_precision(config: Config, device: torch.device) -> torch.dtype:
     if config.precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
 
 
-def load_teacher(config: Config, classes: tuple[str, ...], world: World) -> tuple[Teacher | None, Any]:
+def load_teacher(config: Config, classes: tuple[str, ...], world: World) -> tuple[Detector | None, Any]:
     """The frozen teacher of a distilling run and its card."""
-    if config.distill is None:
+    if not config.distill:
         if config.teacher is not None and config.student_init != "teacher":
-            raise ValueError("--teacher is given, but this recipe does not distil; use a cdfkd recipe, or leave it out")
+            raise ValueError(
+                "--teacher is given, but this run does not distil; use a cdfkd recipe or --distill, or leave it out"
+            )
+        return None, None
+    if config.teacher_policy == "average":
         return None, None
     if config.teacher is None:
         raise ValueError("a distilling run needs a trained teacher: --teacher runs/NAME of a teacher recipe's run")
     detector, card = load_detector(config.teacher, world.device)
     check_classes(config.data, classes, config.teacher, card.classes)
-    check_strides(config, "teacher", detector)
-    if (width := detector.config.fpn_channels) != config.model.fpn_channels:
-        raise ValueError(
-            f"the teacher's maps have {width} channels and the student's {config.model.fpn_channels}, which cannot be "
-            f"compared; set --model.fpn-channels {width}"
-        )
-    detector = detector.to(memory_format=torch.channels_last)
-    return Teacher(detector, config.distill.strides, resolve_precision(config, world.device)), card
+    return detector, card
+
+
+def average_teacher(student: Detector) -> Detector:
+    """A network that shares the student's buffers; `share_average` gives it the moving average as its weights."""
+    teacher = copy.deepcopy(student)
+    for own, theirs in zip(teacher.modules(), student.modules(), strict=True):
+        own._buffers = theirs._buffers
+    return teacher
+
+
+def share_average(teacher: Detector, average: dict[str, Tensor]) -> None:
+    """From now on the teacher's weights are the moving average's own memory, which each step updates."""
+    for name, parameter in teacher.named_parameters():
+        if name in average:
+            parameter.data = average[name]
 
 
 def checksum(path: Path) -> str:
@@ -93,10 +100,8 @@ def make_student(config: Config, classes: tuple[str, ...], world: World, newest:
         if path is None:
             raise ValueError("student_init is teacher, but no --teacher is given")
     # The backbone's weights, which may have to be downloaded, are only asked for where nothing replaces them.
-    make = build_detector if path is None else Detector
+    make = build_detector if path is None else new_detector
     student = make(config.model, len(classes) + 1)
-    if config.distill is not None:
-        check_strides(config, "student", student)
     if path is not None:
         source, card = load_detector(path, "cpu")
         check_classes(config.data, classes, path, card.classes)
@@ -107,14 +112,41 @@ def make_student(config: Config, classes: tuple[str, ...], world: World, newest:
                 f"student_init: {path} holds another network than this run builds ({config.model.backbone}); "
                 f"give the same --model options, or start from weights. {error}"
             ) from None
-    return student.to(world.device, memory_format=torch.channels_last).train()
+    return student.to(world.device).to(memory_format=torch.channels_last).train()
 
 
-def make_learner(config: Config, student: Detector, world: World) -> Learner:
-    method = None
-    if config.distill is not None:
-        method = METHODS[type(config.distill)](config.distill, distributed.mean, world.size)
-    return Learner(student, method, resolve_precision(config, world.device), distributed.mean)
+def make_methods(config: Config, student: Detector, teacher: Detector | None) -> dict[str, Method]:
+    """The run's methods by name; their own layers are drawn from the seed."""
+    if teacher is None:
+        return {}
+    torch.manual_seed(config.seed)
+    methods = {}
+    for wanted in config.distill:
+        method = METHODS[type(wanted)](wanted, student, teacher, distributed.mean)
+        if method.same_size and config.views.ratio_range != (1.0, 1.0):
+            raise ValueError(
+                f"{wanted.kind} compares locations, so both networks must see images of one size: give "
+                f"--views.ratio-range 1 1 (now {config.views.ratio_range})"
+            )
+        methods[wanted.kind] = method.to(next(student.parameters()).device)
+    return methods
+
+
+def make_learner(
+    config: Config, student: Detector, teacher: Detector | None, world: World
+) -> tuple[Learner, Teacher | None]:
+    methods = make_methods(config, student, teacher)
+    dtype = resolve_precision(config, world.device)
+    learner = Learner(student, methods, dtype, distributed.mean)
+    return learner, None if teacher is None else Teacher(teacher, list(methods.values()), dtype)
+
+
+def trainable(learner: Learner) -> dict[str, nn.Parameter]:
+    """Everything that is trained, by its name in a checkpoint: the student's own names, `method.NAME.` for the rest."""
+    named = dict(learner.student.named_parameters())
+    for name, method in learner.methods.items():
+        named |= {f"method.{name}.{key}": value for key, value in method.named_parameters()}
+    return {name: parameter for name, parameter in named.items() if parameter.requires_grad}
 
 
 def compiles(config: Config, device: torch.device) -> bool:
@@ -157,7 +189,8 @@ def wrap(config: Config, world: World, learner: Learner, teacher: Teacher | None
     return wrapped, look
 
 
-def make_views(config: Config, world: World) -> ViewMaker:
-    """Views come in the precision that the networks compute in."""
+def make_views(config: Config, world: World, learner: Learner, teacher: Teacher | None) -> ViewMaker:
+    """Views come in the precision that the networks compute in; the clean one only where somebody looks at it."""
     dtype = resolve_precision(config, world.device)
-    return ViewMaker(config.views, device=world.device, dtype=dtype, teacher=config.distill is not None)
+    clean = "clean" in learner.sees or (teacher is not None and teacher.sees == "clean")
+    return ViewMaker(config.views, device=world.device, dtype=dtype, clean=clean)

@@ -1,11 +1,13 @@
 """SGD or AdamW, the learning rate over a run, and the moving average of the weights."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from train.config import OptimizerConfig
+from train.config import GroupRule, OptimizerConfig
 
 WARMUP_START = 0.001  # fraction of the rate at step 0
 MILESTONES = (8 / 12, 11 / 12)  # of the usual 1x schedule, epochs 8 and 11 of 12
@@ -31,17 +33,19 @@ def rate_factor(config: OptimizerConfig, step: int, total: int) -> float:
 class Optimizer:
     """torch's fused SGD or AdamW with a switch on the device: a step that is not finite changes nothing at all."""
 
-    def __init__(self, parameters: dict[str, nn.Parameter], config: OptimizerConfig):
+    def __init__(
+        self,
+        parameters: dict[str, nn.Parameter],
+        config: OptimizerConfig,
+        kinds: Mapping[str, frozenset[str]] | None = None,
+    ):
+        """kinds: which of "norm", "bias" and "new" each parameter is (see `kinds_of`)."""
         self.parameters = parameters
-        decay = config.weight_decay
+        groups, self.factors = group(parameters, config, kinds or {})
         if config.name == "sgd":
-            self.inner: torch.optim.Optimizer = torch.optim.SGD(
-                parameters.values(), lr=0.0, momentum=config.momentum, weight_decay=decay, fused=True
-            )
+            self.inner: torch.optim.Optimizer = torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, fused=True)
         else:
-            self.inner = torch.optim.AdamW(
-                parameters.values(), lr=0.0, betas=(config.momentum, 0.999), weight_decay=decay, fused=True
-            )
+            self.inner = torch.optim.AdamW(groups, lr=0.0, betas=(config.momentum, 0.999), fused=True)
         # Zero buffers from the start: torch's SGD would leave them uninitialised when the first step is skipped.
         for parameter in parameters.values():
             state = self.inner.state[parameter]
@@ -54,7 +58,8 @@ class Optimizer:
 
     def step(self, rate: float, skip: Tensor) -> None:
         """`skip` is a float32 scalar on the device: 1 leaves weights and buffers as they are."""
-        self.inner.param_groups[0]["lr"] = rate
+        for settings, factor in zip(self.inner.param_groups, self.factors, strict=True):
+            settings["lr"] = rate * factor
         self.inner.found_inf = skip  # type: ignore[attr-defined]
         self.inner.step()
         self.inner.zero_grad(set_to_none=True)
@@ -70,6 +75,39 @@ class Optimizer:
     def load(self, state: dict[str, Tensor]) -> None:
         for name, buffer in self.state().items():
             buffer.copy_(state[name])
+
+
+def kinds_of(student: nn.Module, methods: Mapping[str, nn.Module]) -> dict[str, frozenset[str]]:
+    """For each parameter of a run, by its name in the checkpoint, which rules it falls under.
+
+    norm: the scale and shift of a normalisation. bias: any other bias. new: it starts from a random draw although the
+    backbone is pretrained, so everything outside `backbone.body`.
+    """
+    kinds = {}
+    for prefix, module in (("", student), *((f"method.{name}.", method) for name, method in methods.items())):
+        for owner_name, owner in module.named_modules():
+            for name, _ in owner.named_parameters(recurse=False):
+                full = f"{owner_name}.{name}" if owner_name else name
+                norm = "norm" in type(owner).__name__.lower()
+                rules = {"norm"} if norm else {"bias"} & {name}
+                if prefix or not full.startswith("backbone.body."):
+                    rules = rules | {"new"}
+                kinds[prefix + full] = frozenset(rules)
+    return kinds
+
+
+def group(
+    parameters: dict[str, nn.Parameter], config: OptimizerConfig, kinds: Mapping[str, frozenset[str]]
+) -> tuple[list[dict[str, Any]], list[float]]:
+    """torch's parameter groups, one for each weight decay and rate factor, and the groups' rate factors."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        decay, factor = config.weight_decay, 1.0
+        for kind in sorted(kinds.get(name, ())):
+            rule: GroupRule = getattr(config, kind)
+            decay, factor = decay * rule.decay, factor * rule.rate
+        groups.setdefault((decay, factor), []).append(parameter)
+    return [{"params": values, "weight_decay": decay} for (decay, _), values in groups.items()], [f for _, f in groups]
 
 
 def clip_gradient(parameters: list[nn.Parameter], largest: float) -> Tensor:

@@ -70,7 +70,7 @@ def corrupt_only(base: Callable[[], Config]) -> Callable[[], Config]:
 def cdfkd(base: Callable[[], Config]) -> Callable[[], Config]:
     # The small pyramid has few levels and short runs: every level teaches, as in the lab's earlier code.
     strides = (8, 16, 32) if base is small else CdFkdConfig().strides
-    return lambda: replace(base(), views=ViewConfig(), distill=CdFkdConfig(strides=strides), teacher=MISSING)
+    return lambda: replace(base(), views=ViewConfig(), distill=(CdFkdConfig(strides=strides),), teacher=MISSING)
 
 
 KINDS = {

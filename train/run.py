@@ -10,13 +10,12 @@ from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
-import tyro
-
 from pipeline.command.console import run_entry, say
 from pipeline.command.memory import is_out_of_memory
 from pipeline.command.ranks import World, joined
 from pipeline.command.suggest import nearest
-from train.config import Config, differences, from_json, to_json
+from train.config import Config, differences, from_json, to_json, upgrade
+from train.options import parse_options
 from train.recipes import RECIPES
 from train.record.checkpoint import MARKER, Checkpoints, lock, read_state, write_json
 
@@ -47,12 +46,7 @@ def read_command(arguments: list[str]) -> Config:
         default = make()
     else:
         raise ValueError(f"no recipe {name!r}{nearest(name, RECIPES)}; python -m train.run --help lists them")
-    # What the recipe leaves out, such as distillation, has no options at all: giving one is an error.
-    no_choices = (tyro.conf.AvoidSubcommands,)
-    prog = f"python -m train.run {name}"
-    config = tyro.cli(
-        Config, default=default, args=arguments[1:], prog=prog, description=description, config=no_choices
-    )
+    config = parse_options(default, arguments[1:], f"python -m train.run {name}", description)
     check_validation(config)
     return config
 
@@ -69,7 +63,7 @@ def read_config(path: Path) -> Config:
         values = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); give the config.json of a run directory") from None
-    return from_json(Config, values, str(path))
+    return from_json(Config, upgrade(values), str(path))
 
 
 def open_run(config: Config) -> Checkpoints:
@@ -124,7 +118,7 @@ def train(config: Config, world: World) -> int:
 
 
 def advise_memory(config: Config, world: World, saved: bool, error: Exception) -> str:
-    fewer = "" if config.distill is None else f", fewer --distill.strides (now {config.distill.strides})"
+    fewer = "".join(f", fewer --distill.{method.kind}.strides (now {method.strides})" for method in config.distill)
     other = " This run is saved with its settings: give other ones another --out." if saved else ""
     return (
         f"out of memory with {config.batch_size // world.size} images on a rank: lower --batch-size (now "

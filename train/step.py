@@ -1,73 +1,115 @@
 """One training step. Read this first.
 
-    views -+-> clean view ----teacher, frozen--> its maps ---.
-           \\-> student's view --student--> maps --losses-----+--> weighted sum --> gradient --> optimizer
+    views -+-> clean view -----teacher, frozen--> its outputs ----.
+           \\-> corrupted view --student--> outputs --losses and--+--> weighted sum --> gradient --> optimizer
+                                                     methods
 
 `Learner` is what torch.compile makes one graph of, forward and backward, and what DDP wraps; `Teacher` is another one.
-Clipping, the check and the fused optimizer follow eagerly, each a few calls over all parameters at once. Nothing here
-waits for a GPU: a loss that is not finite is noticed on the device and leaves the student as it was, and the host reads
-about it later. Views come ready from train/ahead.py, which makes the next step's while this one trains.
+Whatever has parameters in the Learner is trained: the student, and adapters or discriminators of the methods. Clipping,
+the check and the fused optimizer follow eagerly, each a few calls over all parameters at once. Nothing here waits for a
+GPU: a loss that is not finite is noticed on the device and leaves everything as it was, and the host reads about it
+later. Views come ready from train/ahead.py, which makes the next step's while this one trains.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import or_
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from model.faster_rcnn.detector import Detector
+from model.api import Detector, Mean, Outputs, Want
 from pipeline.batch import Views
-from train.distill import CdFkd
+from train.distill.method import Method, annotations
 from train.optimizer import Ema, Optimizer, clip_gradient
 from train.record.window import Window
 
 
-class Learner(nn.Module):
-    """Student's view and teacher's maps -> (total loss, every scalar to log), in one graph."""
+class Layout(NamedTuple):
+    """Which scalars a step returns, in this order: losses, the total last; sums, then counts, of what is logged."""
 
-    def __init__(self, student: Detector, method: CdFkd | None, dtype: torch.dtype, global_mean: Callable):
-        super().__init__()
-        self.student, self.method, self.dtype, self.global_mean = student, method, dtype, global_mean
+    losses: tuple[str, ...]
+    logged: tuple[str, ...]
 
+    @property
     def names(self) -> tuple[str, ...]:
-        """Of the scalars, in order."""
-        if self.method is None:
-            return (*DETECTION_TERMS, "total")
-        agreement = [f"{kind}_{name}" for kind in ("cosine", "count") for name in self.method.weights]
-        return (*DETECTION_TERMS, *self.method.weights, "total", *agreement)
+        return (*self.losses, *self.logged, *(f"count of {name}" for name in self.logged))
 
-    def forward(self, views: Views, teacher_maps: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        images = views.student_B3hw
-        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            maps = self.student.features(images)
-            canvas = (images.shape[-2], images.shape[-1])
-            terms = self.student.losses(
-                maps, canvas, views.student_sizes_B2, views.student_boxes_BG4, views.labels_BG, views.ignore_BG,
-                views.keys_B, self.global_mean,
-            )  # fmt: skip
-            agreement: dict[str, Tensor] = {}
-            if self.method is not None:
-                student_maps = dict(zip(self.student.strides, maps, strict=True))
-                distilled, agreement = self.method(
-                    student_maps, dict(zip(self.method.taps, teacher_maps, strict=True)), views
-                )
+    def read(self, values: Sequence[float]) -> tuple[dict[str, float], dict[str, float]]:
+        """(losses, logged means); a mean is left out where nothing was counted, such as objects in empty images."""
+        num = len(self.losses)
+        sums, counts = values[num : num + len(self.logged)], values[num + len(self.logged) :]
+        logged = {name: a / b for name, a, b in zip(self.logged, sums, counts, strict=False) if b > 0}
+        return dict(zip(self.losses, values, strict=False)), logged
+
+
+class Learner(nn.Module):
+    """Views and the teacher's outputs -> (total loss, every scalar of the layout), in one graph."""
+
+    def __init__(self, student: Detector, methods: dict[str, Method], dtype: torch.dtype, mean: Mean):
+        super().__init__()
+        self.student, self.methods, self.dtype, self.mean = student, nn.ModuleDict(methods), dtype, mean
+        self.all_methods = tuple(methods.values())  # as they are; ModuleDict owns them
+        self.sees = tuple(dict.fromkeys(view for method in methods.values() for view in method.student_sees))
+        self.sees = self.sees or ("corrupted",)
+        self.want = reduce(or_, (method.want_student for method in methods.values()), Want(dense=True))
+        self.weights = {name: weight for method in methods.values() for name, weight in method.weights.items()}
+        logged = tuple(name for method in methods.values() for name in method.logged)
+        self.alike = tuple(name for method in methods.values() for name in method.alike)
+        self.layout = Layout((*student.terms, *self.weights, "total"), logged)
+        for names in (self.layout.losses, logged):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two methods of a run call a term {', '.join(twice)}; give it another name in one")
+        labellers = [method for method in methods.values() if type(method).truth is not Method.truth]
+        if len(labellers) > 1:
+            raise ValueError("two methods of a run say what the student is to find; keep one of them")
+        self.find_truth = labellers[0].truth if labellers else None
+
+    def forward(self, views: Views, teacher: Outputs | None) -> tuple[Tensor, Tensor]:
+        with torch.autocast(views.keys_B.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            seen, assigned = {}, {}
+            terms: dict[str, Tensor] = {}
+            for name in self.sees:
+                view = getattr(views, name)
+                seen[name] = self.student.look(view.images_B3HW, view.sizes_B2, self.want)
+                truth = self.find_truth(views, teacher, name) if self.find_truth else annotations(views, view)
+                found, assigned[name] = self.student.losses(seen[name], truth, self.mean)
+                terms = {term: terms[term] + value if terms else value for term, value in found.items()}
+            sums, counts = [], []
+            for method in self.all_methods:
+                own = {name: seen[name] for name in method.student_sees}
+                distilled, logged = method(own, teacher, {name: assigned[name] for name in own}, views)
                 terms = terms | distilled
-        total = weigh(terms, {} if self.method is None else self.method.weights)
-        scalars = {**terms, "total": total, **agreement}
-        return total, torch.stack([scalars[name].detach().float() for name in self.names()])
+                sums += [logged[name][0] for name in method.logged]
+                counts += [logged[name][1] for name in method.logged]
+        total = weigh(terms, self.weights)
+        scalars = [*({**terms, "total": total}[name] for name in self.layout.losses), *sums, *counts]
+        return total, torch.stack([scalar.detach().float() for scalar in scalars])
+
+
+def weigh(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """Sum of weight * term; detection terms weigh 1, as in Faster R-CNN. A term of weight 0 is left out entirely."""
+    weighted = [weights.get(name, 1.0) * term for name, term in terms.items() if weights.get(name, 1.0) != 0]
+    return sum(weighted[1:], start=weighted[0])
 
 
 class Teacher:
-    """A frozen network and the maps the method taps; not a module, so that no parent can train, move or save it."""
+    """A network that is looked at and never trained by a gradient; no module, so that no parent can move or save it."""
 
-    def __init__(self, detector: Detector, taps: tuple[int, ...], dtype: torch.dtype):
-        self.detector, self.taps, self.dtype = detector.eval().requires_grad_(False), taps, dtype
+    def __init__(self, detector: Detector, methods: Sequence[Method], dtype: torch.dtype):
+        self.detector, self.dtype = detector.eval().requires_grad_(False), dtype
+        self.want = reduce(or_, (method.want_teacher for method in methods), Want())
+        views = {method.teacher_sees for method in methods}
+        if len(views) != 1:
+            raise ValueError(f"the methods of a run show their teacher {' and '.join(sorted(views))}; it sees one view")
+        (self.sees,) = views
 
     @torch.no_grad()
-    def __call__(self, views: Views) -> tuple[Tensor, ...]:
-        images = views.teacher_B3HW
-        assert images is not None
-        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.detector.features(images, strides=self.taps)
+    def __call__(self, views: Views) -> Outputs:
+        view = getattr(views, self.sees)
+        with torch.autocast(view.images_B3HW.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.detector.look(view.images_B3HW, view.sizes_B2, self.want)
 
 
 class Step:
@@ -75,9 +117,9 @@ class Step:
 
     def __init__(
         self,
-        learner: Callable[[Views, tuple[Tensor, ...]], tuple[Tensor, Tensor]],  # a Learner, compiled or in DDP
-        teacher: Callable[[Views], tuple[Tensor, ...]] | None,
-        parameters: dict[str, nn.Parameter],
+        learner: Callable[[Views, Outputs | None], tuple[Tensor, Tensor]],  # a Learner, compiled or in DDP
+        teacher: Callable[[Views], Outputs] | None,
+        parameters: dict[str, nn.Parameter],  # all that are trained, the methods' own among them
         statistics: list[Tensor],  # of batch norms that are trained; none where norm is frozen
         optimizer: Optimizer,
         ema: Ema | None,
@@ -94,8 +136,8 @@ class Step:
             # Teacher and learner replay into one pool of memory: what the last step left there is done with.
             torch.compiler.cudagraph_mark_step_begin()
         statistics = [each.clone() for each in self.statistics]
-        teacher_maps = self.teacher(views) if self.teacher is not None else ()
-        total, scalars_T = self.learner(views, teacher_maps)
+        seen = self.teacher(views) if self.teacher is not None else None
+        total, scalars_T = self.learner(views, seen)
         total.backward()
         norm = clip_gradient(list(self.parameters.values()), self.clip_norm)
         skip = self.window.record(step, torch.cat([scalars_T, norm[None]]), views.ids_B, stop)
@@ -104,12 +146,3 @@ class Step:
             each.copy_(torch.where(skip > 0, before, each))
         if self.ema is not None:
             self.ema.update(self.parameters, step, skip)
-
-
-DETECTION_TERMS = ("rpn_class", "rpn_box", "roi_class", "roi_box")
-
-
-def weigh(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """Sum of weight * term; detection terms weigh 1, as in Faster R-CNN. A term of weight 0 is left out entirely."""
-    weighted = [weights.get(name, 1.0) * term for name, term in terms.items() if weights.get(name, 1.0) != 0]
-    return sum(weighted[1:], start=weighted[0])

@@ -71,11 +71,12 @@ def corrupted_view(name: str, level: int, device: torch.device, dtype: torch.dty
     config = ViewConfig(
         corruptions=(name,), severities=(level,), ratio_range=(1.0, 1.0), flip_probability=0.0, ratio_buckets=1
     )
-    maker = ViewMaker(config, device, dtype, teacher=False)
+    maker = ViewMaker(config, device, dtype, clean=False)
 
     def view(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         views = maker(batch)
-        return views.student_B3hw, views.student_sizes_B2
+        assert views.corrupted is not None
+        return views.corrupted.images_B3HW, views.corrupted.sizes_B2
 
     return view
 

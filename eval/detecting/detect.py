@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from eval.metrics.interchange import BOX_DECIMALS, SCORE_DECIMALS, Detections, concatenate
-from model.faster_rcnn.detector import Detector
+from model.api import Detector
 from pipeline.batch import Batch
 from pipeline.command.console import Progress
 from pipeline.files.pixels import decode_packed

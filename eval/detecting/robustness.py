@@ -19,7 +19,7 @@ from eval.metrics.interchange import GroundTruth, restrict
 from eval.metrics.mpc import METRICS, describe, key
 from eval.metrics.scoring import score_domain
 from kernels import severity
-from model.faster_rcnn.detector import Detector
+from model.api import Detector
 from pipeline.command.console import Progress, say
 from pipeline.command.ranks import World
 from pipeline.packed.reader import PackedDataset

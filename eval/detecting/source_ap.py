@@ -7,7 +7,7 @@ import torch.distributed as dist
 from eval.detecting.detect import Detect, detect_dataset, gather, match_classes, spread
 from eval.metrics.interchange import ground_truth_of, restrict
 from eval.metrics.scoring import score_domain
-from model.faster_rcnn.detector import Detector
+from model.api import Detector
 from pipeline.packed.reader import PackedDataset
 
 

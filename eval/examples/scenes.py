@@ -17,7 +17,7 @@ from eval.detecting.detect import Detect, detect_batches, evaluating, make_batch
 from eval.files import write_json
 from eval.metrics.interchange import Detections, GroundTruth, concatenate, select
 from eval.metrics.matching import FALSE, TRUE, Matches
-from model.faster_rcnn.detector import Detector
+from model.api import Detector
 from pipeline.packed.reader import PackedDataset
 
 # Two noises a student trains on, and two weathers it has never seen.

@@ -35,7 +35,8 @@ def collect(lines: list[dict]) -> dict[str, tuple[list[float], list[float]]]:
     curves: dict[str, tuple[list[float], list[float]]] = {}
     for line in lines:
         values = {f"loss: {name}": value for name, value in line["losses"].items()}
-        values |= {f"cosine: {name}": value for name, value in (line.get("cosines") or {}).items()}
+        logged = line.get("logged") or line.get("cosines") or {}  # "cosines" until version 0.1
+        values |= {name.replace("_", ": ", 1): value for name, value in logged.items()}
         values |= {title: line[key] * factor for key, (title, factor) in RATES.items() if line.get(key) is not None}
         for name, value in values.items():
             if isinstance(value, int | float) and value == value and abs(value) != float("inf"):

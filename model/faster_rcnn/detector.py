@@ -8,8 +8,8 @@ Legend: B images, H W canvas, G boxes per image after padding, L levels, A ancho
 K classes with background 0, D detection slots.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,25 +17,18 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
 from kernels.detection.nms import nms
+from model.api import Assigned, Detections, Detector, Mean, Outputs, Rois, Truth, Want, own
 from model.backbones.torchvision_fpn import faster_rcnn_arguments
 from model.boxes.anchors import make_anchors
 from model.boxes.assign import ROI_STREAM, RPN_STREAM, assign, draw_samples, real_boxes
 from model.boxes.boxes import clip, decode, encode, has_sides
 from model.config import ModelConfig
-from model.faster_rcnn.roi import roi_align_levels
+from model.faster_rcnn.roi import map_levels, roi_align_levels
 
 RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 ROI_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 HUBER_BETA = 1 / 9
-
-
-class Detections(NamedTuple):
-    """Falling scores, in the pixels of the view, clipped to the image. Slots from count_B on are zero."""
-
-    boxes_BD4: Tensor
-    scores_BD: Tensor
-    labels_BD: Tensor
-    count_B: Tensor
+SMALLEST_PROPOSAL, SMALLEST_DETECTION = 1e-3, 1e-2  # pixels a side
 
 
 class Proposals(NamedTuple):
@@ -43,14 +36,24 @@ class Proposals(NamedTuple):
     real_BP: Tensor
 
 
-class Truth(NamedTuple):
+class Annotated(NamedTuple):
     """The annotated boxes of a batch, as assignment needs them."""
 
     boxes_BG4: Tensor
     labels_BG: Tensor
+    weight_BG: Tensor
     owner_BG: Tensor  # may be responsible for candidates: neither padding nor ignored
     ignored_BG: Tensor
     present_B1: Tensor  # False for the rows that fill up a last batch
+
+
+def annotated(truth: Truth) -> Annotated:
+    """Labels 0 and boxes without area are padding; images of size 0 do not count."""
+    present_B1 = (truth.sizes_B2 > 0).all(dim=1, keepdim=True)
+    boxes_BG4 = truth.boxes_BG4.float()
+    real_BG = real_boxes(boxes_BG4, truth.labels_BG) & present_B1
+    owner_BG, ignored_BG = real_BG & ~truth.ignore_BG, real_BG & truth.ignore_BG
+    return Annotated(boxes_BG4, truth.labels_BG, truth.weight_BG, owner_BG, ignored_BG, present_B1)
 
 
 def take(values_BN: Tensor, index_BS: Tensor) -> Tensor:
@@ -62,22 +65,33 @@ def take(values_BN: Tensor, index_BS: Tensor) -> Tensor:
     )
 
 
+def weights_of(truth: Annotated, matched_BS: Tensor, kind_BS: Tensor) -> Tensor:
+    """The weight of the box that a foreground slot is responsible for; 1 for background."""
+    return torch.where(kind_BS == 1, take(truth.weight_BG, matched_BS), 1.0)
+
+
 def or_one(count: Tensor) -> Tensor:
     """A count to divide by. A mean over ranks may lie below 1; only where nothing at all counts is it 1."""
     return torch.where(count > 0, count, 1.0)
 
 
-def box_loss(deltas_BS4: Tensor, target_BS4: Tensor, reference_BS4: Tensor, positive_BS: Tensor, weights) -> Tensor:
-    """Sum of smooth L1 over the foreground slots."""
+def box_loss(
+    deltas_BS4: Tensor, target_BS4: Tensor, reference_BS4: Tensor, positive_BS: Tensor, weight_BS: Tensor, weights
+) -> Tensor:
+    """Weighted sum of smooth L1 over the foreground slots."""
     wanted_BS4 = torch.where(positive_BS[..., None], encode(target_BS4, reference_BS4, weights), 0.0)
     loss_BS4 = F.smooth_l1_loss(deltas_BS4.float(), wanted_BS4, beta=HUBER_BETA, reduction="none")
-    return (loss_BS4 * positive_BS[..., None]).sum()
+    return (loss_BS4 * (positive_BS * weight_BS)[..., None]).sum()
 
 
-class Detector(FasterRCNN):
-    """A torchvision FasterRCNN with `features`, `losses` and `detect`; torchvision's own forward still works."""
+class FasterRcnn(FasterRCNN, Detector):
+    """A torchvision FasterRCNN with the methods of `model.api`; torchvision's own forward still works."""
 
+    terms = ("rpn_class", "rpn_box", "roi_class", "roi_box")
     cells_LS4: Tensor
+    backbone: Any
+    rpn: Any
+    roi_heads: Any
 
     def __init__(self, config: ModelConfig, num_classes: int):
         super().__init__(**faster_rcnn_arguments(config, num_classes))
@@ -85,7 +99,7 @@ class Detector(FasterRCNN):
         self.num_classes = num_classes
         cells = torch.stack(self.rpn.anchor_generator.cell_anchors)
         self.register_buffer("cells_LS4", cells, persistent=False)
-        self.strides = config.strides
+        self.strides, self.channels = config.strides, config.fpn_channels
 
     def features(self, images_B3HW: Tensor, strides: tuple[int, ...] | None = None) -> tuple[Tensor, ...]:
         """Maps of the pyramid, finest first, the pooled one last. Height and width are multiples of 32.
@@ -94,14 +108,12 @@ class Detector(FasterRCNN):
         """
         height, width = images_B3HW.shape[-2:]
         if height % 32 or width % 32:
-            raise ValueError(
-                f"Detector.features: got a canvas of {height} x {width}; pad both sides to multiples of 32"
-            )
+            raise ValueError(f"features: got a canvas of {height} x {width}; pad both sides to multiples of 32")
         if strides is None:
             return tuple(self.backbone(images_B3HW).values())
         unknown = sorted(set(strides) - set(self.strides))
         if unknown or not strides:
-            raise ValueError(f"Detector.features: got strides {strides}; this pyramid has {self.strides}")
+            raise ValueError(f"features: got strides {strides}; this pyramid has {self.strides}")
         fpn = self.backbone.fpn
         stages = list(self.backbone.body(images_B3HW).values())
         last = len(stages) - 1
@@ -120,23 +132,23 @@ class Detector(FasterRCNN):
                 maps[level] = fpn.layer_blocks[level](inner)
         return tuple(maps[level] for level, stride in enumerate(self.strides) if stride in strides)
 
-    def anchors(self, features: tuple[Tensor, ...], canvas: tuple[int, int]) -> Tensor:
+    def anchors(self, features: tuple[Any, ...], canvas: tuple[int, int]) -> Tensor:
         return make_anchors(self.cells_LS4, canvas, tuple((f.shape[-2], f.shape[-1]) for f in features))
 
-    def rpn_outputs(self, features: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
+    def rpn_outputs(self, features: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Per level: logits (B, A_l) and deltas (B, A_l, 4), float32, in the order of the anchors."""
         logits, deltas = self.rpn.head(list(features))
         num_images = features[0].shape[0]
         return (
-            [level.permute(0, 2, 3, 1).reshape(num_images, -1).float() for level in logits],
-            [level.permute(0, 2, 3, 1).reshape(num_images, -1, 4).float() for level in deltas],
+            tuple(level.permute(0, 2, 3, 1).reshape(num_images, -1).float() for level in logits),
+            tuple(level.permute(0, 2, 3, 1).reshape(num_images, -1, 4).float() for level in deltas),
         )
 
     @torch.no_grad()
     def proposals(
         self,
-        level_logits: list[Tensor],
-        level_deltas: list[Tensor],
+        level_logits: tuple[Tensor, ...],
+        level_deltas: tuple[Tensor, ...],
         anchors_A4: Tensor,
         sizes_B2: Tensor,
         pre_nms: int,
@@ -155,58 +167,66 @@ class Detector(FasterRCNN):
             start += count
         boxes_BN4 = clip(torch.cat(boxes, dim=1), sizes_B2)
         scores_BN = torch.cat(logits, dim=1).sigmoid()
-        real_BN = has_sides(boxes_BN4, self.rpn.min_size) & (scores_BN >= self.rpn.score_thresh)
+        real_BN = has_sides(boxes_BN4, SMALLEST_PROPOSAL) & (scores_BN >= self.config.resolved_rpn_score_threshold)
         keep_BP, count_B = nms(
             boxes_BN4,
             torch.where(real_BN, scores_BN, -torch.inf),
             torch.cat(groups, dim=1),
-            self.rpn.nms_thresh,
+            self.config.rpn_nms_threshold,
             post_nms,
         )
         real_BP = torch.arange(post_nms, device=keep_BP.device) < count_B[:, None]
         return Proposals(torch.where(real_BP[..., None], take(boxes_BN4, keep_BP), 0.0), real_BP)
 
-    def roi_outputs(
-        self, features: tuple[Tensor, ...], boxes_BR4: Tensor, canvas: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """Class logits (B, R, K) and deltas (B, R, K, 4) of the boxes, float32."""
-        crops = roi_align_levels(features[:-1], boxes_BR4, canvas, self.config.roi_canonical_scale)
+    def place(self, boxes_BR4: Tensor, real_BR: Tensor) -> Rois:
+        """Regions with the level that each box's size asks for; the pooled level takes none."""
+        finest, coarsest = (int(math.log2(stride)) for stride in (self.strides[0], self.strides[-2]))
+        level_BR = map_levels(boxes_BR4, finest, coarsest, self.config.roi_canonical_scale)
+        return Rois(boxes_BR4, level_BR, real_BR)
+
+    def box_head(self, neck: tuple[Tensor, ...], rois: Rois) -> tuple[Tensor, Tensor]:
+        """Class logits (B, R, K) and deltas (B, R, K, 4) of the regions, float32."""
+        scales = [1 / stride for stride in self.strides[:-1]]
+        crops = roi_align_levels(neck[:-1], rois.boxes_BR4, rois.level_BR, scales)
         logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(crops))
-        num_images, num_regions = boxes_BR4.shape[:2]
+        num_images, num_regions = rois.boxes_BR4.shape[:2]
         return (
             logits.float().reshape(num_images, num_regions, -1),
             deltas.float().reshape(num_images, num_regions, -1, 4),
         )
 
-    def losses(
-        self,
-        features: tuple[Tensor, ...],
-        images_size: tuple[int, int],
-        sizes_B2: Tensor,
-        boxes_BG4: Tensor,
-        labels_BG: Tensor,
-        ignore_BG: Tensor,
-        keys_B: Tensor,
-        global_mean: Callable[[Tensor], Tensor] = lambda count: count,
-    ) -> dict[str, Tensor]:
-        """The four losses of a batch. Labels 0 and boxes without area are padding; images of size 0 do not count.
+    def look(self, images_B3HW: Tensor, sizes_B2: Tensor, want: Want) -> Outputs:
+        """The pyramid as far as it is wanted; with `dense` the RPN's predictions, with `rois` its proposals."""
+        canvas = (images_B3HW.shape[-2], images_B3HW.shape[-1])
+        if not (want.dense or want.rois or want.found):
+            maps = iter(self.features(images_B3HW, want.neck))
+            return Outputs(canvas, tuple(next(maps) if stride in want.neck else None for stride in self.strides))
+        neck = self.features(images_B3HW)
+        logits, deltas = self.rpn_outputs(neck)
+        out = Outputs(canvas, neck, logits=logits, boxes=deltas)
+        if want.rois or want.found:
+            rois = self.own_rois(out, sizes_B2)
+            out = out._replace(rois=rois, found=self.choose(rois, sizes_B2) if want.found else None)
+        return out
 
-        Each sum is divided by `global_mean` of the number of sampled candidates: with the mean over ranks, averaging
-        gradients over ranks gives those of the whole batch on one. Sampling is a pure function of keys_B.
+    def losses(self, out: Outputs, truth: Truth, mean: Mean = own) -> tuple[dict[str, Tensor], Assigned]:
+        """The four losses of a batch, and the regions that the box head was trained on.
+
+        Each sum is divided by `mean` of the number of sampled candidates: with the mean over ranks, averaging gradients
+        over ranks gives those of the whole batch on one. Sampling is a pure function of the keys.
         """
-        present_B1 = (sizes_B2 > 0).all(dim=1, keepdim=True)
-        boxes_BG4 = boxes_BG4.float()
-        real_BG = real_boxes(boxes_BG4, labels_BG) & present_B1
-        truth = Truth(boxes_BG4, labels_BG, real_BG & ~ignore_BG, real_BG & ignore_BG, present_B1)
-        level_logits, level_deltas = self.rpn_outputs(features)
-        anchors_A4 = self.anchors(features, images_size)
-        rpn = self.rpn_losses(level_logits, level_deltas, anchors_A4, truth, keys_B, global_mean)
+        known = annotated(truth)
+        assert out.logits is not None
+        assert out.boxes is not None
+        anchors_A4 = self.anchors(out.neck, out.canvas)
+        rpn = self.rpn_losses(out.logits, out.boxes, anchors_A4, known, truth.keys_B, mean)
         pre_nms, post_nms = self.config.rpn_pre_nms_train, self.config.rpn_post_nms_train
-        proposals = self.proposals(level_logits, level_deltas, anchors_A4, sizes_B2, pre_nms, post_nms)
-        return {**rpn, **self.roi_losses(features, images_size, proposals, truth, keys_B, global_mean)}
+        proposals = self.proposals(out.logits, out.boxes, anchors_A4, truth.sizes_B2, pre_nms, post_nms)
+        roi, assigned = self.roi_losses(out.neck, proposals, known, truth.keys_B, mean)
+        return {**rpn, **roi}, assigned
 
     def rpn_losses(
-        self, level_logits, level_deltas, anchors_A4: Tensor, truth: Truth, keys_B: Tensor, global_mean
+        self, level_logits, level_deltas, anchors_A4: Tensor, truth: Annotated, keys_B: Tensor, mean: Mean
     ) -> dict[str, Tensor]:
         config = self.config
         matched_BA, state_BA = assign(
@@ -223,20 +243,22 @@ class Detector(FasterRCNN):
         index_BS, kind_BS = draw_samples(
             state_BA, config.rpn_samples_per_image, config.rpn_positive_fraction, keys_B, RPN_STREAM
         )
-        normaliser = or_one(global_mean((kind_BS >= 0).sum().float()))
+        normaliser = or_one(mean((kind_BS >= 0).sum().float()))
         logits_BS = take(torch.cat(level_logits, dim=1), index_BS)
         class_BS = F.binary_cross_entropy_with_logits(logits_BS, (kind_BS == 1).float(), reduction="none")
+        weight_BS = weights_of(truth, take(matched_BA, index_BS), kind_BS)
         # Only the first slots can be foreground.
         num_positive = int(config.rpn_samples_per_image * config.rpn_positive_fraction)
         index_BS, positive_BS = index_BS[:, :num_positive], kind_BS[:, :num_positive] == 1
         target_BS4 = take(truth.boxes_BG4, take(matched_BA, index_BS))
         deltas_BS4 = take(torch.cat(level_deltas, dim=1), index_BS)
-        box = box_loss(deltas_BS4, target_BS4, take(anchors_A4[None], index_BS), positive_BS, RPN_WEIGHTS)
-        return {"rpn_class": (class_BS * (kind_BS >= 0)).sum() / normaliser, "rpn_box": box / normaliser}
+        reference_BS4 = take(anchors_A4[None], index_BS)
+        box = box_loss(deltas_BS4, target_BS4, reference_BS4, positive_BS, weight_BS[:, :num_positive], RPN_WEIGHTS)
+        return {"rpn_class": (class_BS * (kind_BS >= 0) * weight_BS).sum() / normaliser, "rpn_box": box / normaliser}
 
     def roi_losses(
-        self, features, canvas: tuple[int, int], proposals: Proposals, truth: Truth, keys_B: Tensor, global_mean
-    ) -> dict[str, Tensor]:
+        self, features, proposals: Proposals, truth: Annotated, keys_B: Tensor, mean: Mean
+    ) -> tuple[dict[str, Tensor], Assigned]:
         config = self.config
         # The annotated boxes are proposals too, so that the head sees foreground before the RPN has learnt any.
         candidates_BN4 = torch.cat((proposals.boxes_BP4, truth.boxes_BG4), dim=1)
@@ -257,44 +279,57 @@ class Detector(FasterRCNN):
         regions_BR4 = torch.where((kind_BR >= 0)[..., None], take(candidates_BN4, index_BR), 0.0)
         matched_BR = take(matched_BN, index_BR)
         labels_BR = torch.where(kind_BR == 1, take(truth.labels_BG, matched_BR), 0)
-        logits_BRK, deltas_BRK4 = self.roi_outputs(features, regions_BR4, canvas)
+        logits_BRK, deltas_BRK4 = self.box_head(features, self.place(regions_BR4, kind_BR >= 0))
+        weight_BR = weights_of(truth, matched_BR, kind_BR)
 
-        normaliser = or_one(global_mean((kind_BR >= 0).sum().float()))
+        normaliser = or_one(mean((kind_BR >= 0).sum().float()))
         class_BR = F.cross_entropy(logits_BRK.flatten(0, 1), labels_BR.flatten(), reduction="none").view_as(labels_BR)
         num_positive = int(config.regions_per_image * config.roi_positive_fraction)
         positive_BR = kind_BR[:, :num_positive] == 1
         label_BR114 = labels_BR[:, :num_positive, None, None].expand(-1, -1, 1, 4)
         deltas_BR4 = deltas_BRK4[:, :num_positive].gather(2, label_BR114)[:, :, 0]
         target_BR4 = take(truth.boxes_BG4, matched_BR[:, :num_positive])
-        box = box_loss(deltas_BR4, target_BR4, regions_BR4[:, :num_positive], positive_BR, ROI_WEIGHTS)
-        return {"roi_class": (class_BR * (kind_BR >= 0)).sum() / normaliser, "roi_box": box / normaliser}
+        box = box_loss(
+            deltas_BR4, target_BR4, regions_BR4[:, :num_positive], positive_BR, weight_BR[:, :num_positive], ROI_WEIGHTS
+        )
+        terms = {"roi_class": (class_BR * (kind_BR >= 0) * weight_BR).sum() / normaliser, "roi_box": box / normaliser}
+        return terms, Assigned(matched_BR, kind_BR, weight_BR, regions_BR4)
 
     @torch.no_grad()
     def detect(self, images_B3HW: Tensor, sizes_B2: Tensor) -> Detections:
         """What is in the images: the best `detections_per_image`, each class thinned on its own."""
-        return self.detect_features(
-            self.features(images_B3HW), (images_B3HW.shape[-2], images_B3HW.shape[-1]), sizes_B2
+        found = self.look(images_B3HW, sizes_B2, Want(found=True)).found
+        assert found is not None
+        return found
+
+    def own_rois(self, out: Outputs, sizes_B2: Tensor) -> Rois:
+        """The network's proposals, and what its box head says of them."""
+        config = self.config
+        assert out.logits is not None
+        assert out.boxes is not None
+        anchors_A4 = self.anchors(out.neck, out.canvas)
+        proposals = self.proposals(
+            out.logits, out.boxes, anchors_A4, sizes_B2, config.rpn_pre_nms_test, config.rpn_post_nms_test
         )
+        rois = self.place(proposals.boxes_BP4, proposals.real_BP)
+        logits_BPK, deltas_BPK4 = self.box_head(out.neck, rois)
+        return rois._replace(logits_BRK=logits_BPK, deltas_BRK4=deltas_BPK4)
 
     @torch.no_grad()
-    def detect_features(self, features: tuple[Tensor, ...], canvas: tuple[int, int], sizes_B2: Tensor) -> Detections:
-        config = self.config
-        level_logits, level_deltas = self.rpn_outputs(features)
-        anchors_A4 = self.anchors(features, canvas)
-        proposals = self.proposals(
-            level_logits, level_deltas, anchors_A4, sizes_B2, config.rpn_pre_nms_test, config.rpn_post_nms_test
-        )
-        logits_BPK, deltas_BPK4 = self.roi_outputs(features, proposals.boxes_BP4, canvas)
-        boxes_BPK4 = decode(deltas_BPK4[:, :, 1:], proposals.boxes_BP4[:, :, None], ROI_WEIGHTS)
+    def choose(self, rois: Rois, sizes_B2: Tensor) -> Detections:
+        """Detections among the regions that the box head has looked at."""
+        assert rois.logits_BRK is not None
+        assert rois.deltas_BRK4 is not None
+        boxes_BPK4 = decode(rois.deltas_BRK4[:, :, 1:], rois.boxes_BR4[:, :, None], ROI_WEIGHTS)
         boxes_BN4 = clip(boxes_BPK4.flatten(1, 2), sizes_B2)
-        scores_BPK = logits_BPK.softmax(-1)[..., 1:]
-        real_BPK = (scores_BPK > self.roi_heads.score_thresh) & proposals.real_BP[..., None]
-        real_BN = real_BPK.flatten(1) & has_sides(boxes_BN4, 1e-2)
+        scores_BPK = rois.logits_BRK.softmax(-1)[..., 1:]
+        real_BPK = (scores_BPK > self.config.score_threshold) & rois.real_BR[..., None]
+        real_BN = real_BPK.flatten(1) & has_sides(boxes_BN4, SMALLEST_DETECTION)
         labels_BN = torch.arange(1, self.num_classes, device=boxes_BN4.device, dtype=torch.int32).expand_as(scores_BPK)
         labels_BN = labels_BN.flatten(1)
         scores_BN = torch.where(real_BN, scores_BPK.flatten(1), -torch.inf)
-        num_slots = config.detections_per_image
-        keep_BD, count_B = nms(boxes_BN4, scores_BN, labels_BN, self.roi_heads.nms_thresh, num_slots)
+        num_slots = self.config.detections_per_image
+        keep_BD, count_B = nms(boxes_BN4, scores_BN, labels_BN, self.config.nms_threshold, num_slots)
         real_BD = torch.arange(num_slots, device=keep_BD.device) < count_B[:, None]
         return Detections(
             torch.where(real_BD[..., None], take(boxes_BN4, keep_BD), 0.0),

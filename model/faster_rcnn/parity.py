@@ -16,9 +16,10 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 
+from model.api import Detections, Truth, Want
 from model.backbones.torchvision_fpn import build_torchvision
 from model.boxes.assign import ROI_STREAM, RPN_STREAM, draw_samples
-from model.faster_rcnn.detector import Detections, Detector, Proposals
+from model.faster_rcnn.detector import FasterRcnn, Proposals
 
 PROPOSAL_PIXELS = 0.05  # far above the rounding of a box on a large canvas in float32
 PROPOSAL_TIE = 1e-4  # scores (0 to 1) that rounding may swap
@@ -46,7 +47,7 @@ def recorded(owner: torch.nn.Module, name: str) -> Iterator[list[Any]]:
         delattr(owner, name)
 
 
-def stock_twin(detector: Detector) -> FasterRCNN:
+def stock_twin(detector: FasterRcnn) -> FasterRCNN:
     """torchvision's detector with the weights, mode and device of ours."""
     stock = build_torchvision(detector.config, detector.num_classes)
     stock.load_state_dict(detector.state_dict())
@@ -83,7 +84,7 @@ class GivenSampler:
 
 def stock_losses(
     stock: FasterRCNN,
-    detector: Detector,
+    detector: FasterRcnn,
     images_B3HW: Tensor,
     sizes_B2: Tensor,
     boxes_BG4: Tensor,
@@ -140,17 +141,17 @@ def stock_detections(stock: FasterRCNN, images_B3HW: Tensor, sizes_B2: Tensor) -
 
 
 def compare_losses(
-    detector: Detector, stock: FasterRCNN, batch: tuple[Tensor, ...], share_proposals: bool = False
+    detector: FasterRcnn, stock: FasterRCNN, batch: tuple[Tensor, ...], share_proposals: bool = False
 ) -> Differences:
     """batch: images_B3HW, sizes_B2, boxes_BG4, labels_BG, keys_B. share_proposals: torchvision's RoI head gets ours."""
     images_B3HW, sizes_B2, boxes_BG4, labels_BG, keys_B = batch
     detector.zero_grad(set_to_none=True)
     stock.zero_grad(set_to_none=True)
-    canvas = (images_B3HW.shape[-2], images_B3HW.shape[-1])
     ignore_BG = torch.zeros_like(labels_BG, dtype=torch.bool)
-    features = detector.features(images_B3HW)
+    truth = Truth(sizes_B2, boxes_BG4, labels_BG, ignore_BG, torch.ones_like(boxes_BG4[..., 0]), keys_B)
+    out = detector.look(images_B3HW, sizes_B2, Want(dense=True))
     with recorded(detector, "proposals") as got:
-        ours = detector.losses(features, canvas, sizes_B2, boxes_BG4, labels_BG, ignore_BG, keys_B)
+        ours, _ = detector.losses(out, truth)
     given = [boxes[real] for boxes, real in zip(*got[0], strict=True)] if share_proposals else None
     with recorded(stock.rpn, "filter_proposals") as wanted:
         theirs = stock_losses(stock, detector, images_B3HW, sizes_B2, boxes_BG4, labels_BG, keys_B, given)

@@ -32,12 +32,9 @@ def roi_align(feature_BCHW: Tensor, boxes_BR4: Tensor, scale: float, output_size
 
 
 def roi_align_levels(
-    features: tuple[Tensor, ...], boxes_BR4: Tensor, canvas: tuple[int, int], canonical_scale: int, output_size: int = 7
+    features: tuple[Tensor, ...], boxes_BR4: Tensor, level_BR: Tensor, scales: list[float], output_size: int = 7
 ) -> Tensor:
-    """Crops (B * R, C, S, S), each from the level that its size asks for."""
-    scales = [level_scale(canvas, feature) for feature in features]
-    finest, coarsest = round(-math.log2(scales[0])), round(-math.log2(scales[-1]))
-    level_BR = map_levels(boxes_BR4, finest, coarsest, canonical_scale)
+    """Crops (B * R, C, S, S), each from its own level; scales = map / view of each level."""
     return _crop(features, boxes_BR4, level_BR, scales, output_size)
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torchvision.models._meta import _COCO_CATEGORIES
 
+from model.api import Detector
+from model.build import new_detector
 from model.config import ModelConfig
-from model.faster_rcnn.detector import Detector
 from model.weights.files import read_json, read_state, resolve_checkpoint, save_tensors
 
 FORMAT = 1
@@ -66,13 +67,13 @@ def load_detector(
         path = directory / "model.safetensors"
         state = read_state(path)
         num_classes = len(card.classes) + 1
-    detector = Detector(card.config, num_classes)
+    detector = new_detector(card.config, num_classes)
     counters = [name for name in state if name.endswith("num_batches_tracked") and name not in detector.state_dict()]
     try:
         detector.load_state_dict({name: value for name, value in state.items() if name not in counters})
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit {card.config.backbone}: {error}") from error
-    detector = detector.to(device=device, memory_format=torch.channels_last).eval()
+    detector = detector.to(device).to(memory_format=torch.channels_last).eval()
     return detector, card
 
 

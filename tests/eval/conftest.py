@@ -15,9 +15,9 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from model.api import Detector
 from model.build import build_detector
 from model.config import small_model
-from model.faster_rcnn.detector import Detector
 from model.faster_rcnn.parity import stock_twin
 from model.weights.checkpoint import save_detector
 from pipeline.files.pixels import resize, training_size

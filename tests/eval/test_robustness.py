@@ -24,7 +24,7 @@ from eval.metrics.scoring import score_domain
 from eval.results import load_run
 from eval.run import EvaluationOptions, run, trained_on
 from kernels.severity import ALL, BENCHMARK, TRAINING
-from model.faster_rcnn.detector import Detector
+from model.api import Detector
 from pipeline.command.ranks import World
 from pipeline.pack import PackOptions, pack
 from tests.eval.conftest import CLASSES

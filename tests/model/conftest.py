@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from model.api import Detector
 from model.build import build_detector
 from model.config import ModelConfig
-from model.faster_rcnn.detector import Detector
 
 
 def make_lively_detector(config: ModelConfig, num_classes: int = 4, seed: int = 0) -> Detector:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from model.api import Detections, Truth, Want
 from model.boxes.anchors import make_anchors
 from model.boxes.assign import RPN_STREAM, assign, draw_samples
 from model.config import ModelConfig
-from model.faster_rcnn.detector import Detections
 
 CANVASES = ((96, 128), (128, 96))
 
@@ -39,7 +39,8 @@ def fresh_dynamo():
 
 def train_step(detector):
     def step(images, sizes, boxes, labels, ignore, keys):
-        return detector.losses(detector.features(images), images.shape[-2:], sizes, boxes, labels, ignore, keys)
+        truth = Truth(sizes, boxes, labels, ignore, torch.ones_like(boxes[..., 0]), keys)
+        return detector.losses(detector.look(images, sizes, Want(dense=True)), truth)[0]
 
     return step
 

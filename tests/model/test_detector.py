@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from model.api import Truth, Want, own
 from model.backbones.torchvision_fpn import FrozenNorm2d
 from model.boxes import boxes as box_math
 from model.config import ModelConfig, small_model
@@ -37,13 +38,12 @@ def detector(lively_detector):
     return lively_detector(narrow())
 
 
-def run(detector, images, sizes, boxes, labels, ignore=None, keys=None, global_mean=None):
+def run(detector, images, sizes, boxes, labels, ignore=None, keys=None, mean=own):
     ignore = torch.zeros_like(labels, dtype=torch.bool) if ignore is None else ignore
     keys = torch.arange(len(images)) if keys is None else keys
-    options = {} if global_mean is None else {"global_mean": global_mean}
     detector.zero_grad(set_to_none=True)
-    features = detector.features(images)
-    losses = detector.losses(features, images.shape[-2:], sizes, boxes, labels, ignore, keys, **options)
+    truth = Truth(sizes, boxes, labels, ignore, torch.ones(labels.shape, device=labels.device), keys)
+    losses, _ = detector.losses(detector.look(images, sizes, Want(dense=True)), truth, mean)
     torch.stack(list(losses.values())).sum().backward()
     gradients = {name: p.grad.clone() for name, p in detector.named_parameters() if p.requires_grad}
     assert all(torch.isfinite(value) for value in losses.values())
@@ -145,7 +145,7 @@ def test_global_mean_makes_two_ranks_equal_one(detector):
             detector,
             *batch,
             keys=keys[part],
-            global_mean=lambda count, seen=seen: (seen.append(float(count)), count)[1],
+            mean=lambda count, seen=seen: (seen.append(float(count)), count)[1],
         )
         counts.append(seen)
     assert counts[0] != counts[1]
@@ -154,7 +154,7 @@ def test_global_mean_makes_two_ranks_equal_one(detector):
         means = iter((torch.tensor(counts[0]) + torch.tensor(counts[1])) / 2)
         part = slice(rank, rank + 1)
         batch = (images[part], sizes[part], boxes[part], labels[part])
-        losses, gradients = run(detector, *batch, keys=keys[part], global_mean=lambda count, means=means: next(means))
+        losses, gradients = run(detector, *batch, keys=keys[part], mean=lambda count, means=means: next(means))
         total = {name: value + losses[name] / 2 for name, value in total.items()}
         total_gradients = {name: value + gradients[name] / 2 for name, value in total_gradients.items()}
     for name, value in whole.items():
@@ -168,7 +168,7 @@ def test_fewer_sampled_regions_than_ranks_still_divide_by_their_number(detector,
     images, sizes, boxes, labels, *_ = random_batch(torch.Generator().manual_seed(3), 2, CANVAS)
     keys = torch.tensor([3, 4])
     alone, _ = run(detector.train(), images, sizes, boxes, labels, keys=keys)
-    shared, _ = run(detector, images, sizes, boxes, labels, keys=keys, global_mean=lambda count: count / 4096)
+    shared, _ = run(detector, images, sizes, boxes, labels, keys=keys, mean=lambda count: count / 4096)
     for name, value in alone.items():
         torch.testing.assert_close(shared[name], value * 4096, rtol=1e-5, atol=1e-7)
 
@@ -227,15 +227,14 @@ def test_autocast_keeps_maps_small_and_losses_exact_in_type(detector):
 
     hooks = [module.register_forward_hook(note) for module in detector.modules() if isinstance(module, FrozenNorm2d)]
     with torch.autocast("cpu", torch.bfloat16):
-        features = detector.features(images.contiguous(memory_format=torch.channels_last))
-        losses = detector.losses(
-            features, CANVAS, sizes, boxes, labels, torch.zeros_like(labels).bool(), torch.arange(2)
-        )
+        out = detector.look(images.contiguous(memory_format=torch.channels_last), sizes, Want(dense=True))
+        ignore = torch.zeros_like(labels).bool()
+        losses, _ = detector.losses(out, Truth(sizes, boxes, labels, ignore, torch.ones(2, 5), torch.arange(2)))
     for hook in hooks:
         hook.remove()
     assert len(seen) == 20
     assert set(seen) == {(torch.bfloat16, True)}
-    assert {feature.dtype for feature in features} == {torch.bfloat16}
+    assert {feature.dtype for feature in out.neck} == {torch.bfloat16}
     for name, value in losses.items():
         assert value.dtype == torch.float32
         assert abs(value - exact[name]) < 0.2 * exact[name] + 0.05
@@ -320,7 +319,9 @@ def test_gpu_step_equals_cpu_and_never_waits(lively_detector, random_batch):
 
     def step():
         with torch.autocast("cuda", torch.bfloat16):
-            found = detector.losses(detector.features(batch[0]), CANVAS, *batch[1:], ignore, keys)
+            out = detector.look(*batch[:2], Want(dense=True))
+            truth = Truth(*batch[1:], ignore, torch.ones(labels.shape, device="cuda"), keys)
+            found, _ = detector.losses(out, truth)
         torch.stack(list(found.values())).sum().backward()
         with torch.autocast("cuda", torch.bfloat16):
             detector.detect(*batch[:2])

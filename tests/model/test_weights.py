@@ -12,10 +12,10 @@ from torchvision.models import mobilenet_v2, resnet18
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from model.api import Detector
 from model.backbones.torchvision_fpn import build_body, build_torchvision
 from model.build import build_detector
 from model.config import BACKBONES, ModelConfig, small_model
-from model.faster_rcnn.detector import Detector
 from model.faster_rcnn.parity import compare_detections, stock_detections
 from model.weights.checkpoint import infer_config, load_detector, save_detector
 from model.weights.files import resolve_checkpoint, save_tensors

@@ -59,12 +59,12 @@ def denormalise(images_B3HW: torch.Tensor) -> torch.Tensor:
 def test_student_is_torch_s_antialiased_resize(draw):
     batch = make_batch()
     views = ViewMaker(PLAIN, threads=1)(batch, draw)
-    levels = denormalise(views.student_B3hw)
+    levels = denormalise(views.corrupted.images_B3HW)
     flips = []
     for b, (height, width) in enumerate(SIZES):
-        small_height, small_width = views.student_sizes_B2[b].tolist()
-        assert (views.student_B3hw[b, :, small_height:] == 0).all()
-        assert (views.student_B3hw[b, :, :, small_width:] == 0).all()
+        small_height, small_width = views.corrupted.sizes_B2[b].tolist()
+        assert (views.corrupted.images_B3HW[b, :, small_height:] == 0).all()
+        assert (views.corrupted.images_B3HW[b, :, :, small_width:] == 0).all()
         if height == 0:
             assert (small_height, small_width) == (0, 0)
             continue
@@ -86,10 +86,10 @@ def test_downscale_beyond_two_taps():
     config = replace(PLAIN, ratio_range=(0.2, 0.2), flip_probability=0.0)
     views = ViewMaker(config, threads=1)(batch, 0)
     for b, (height, width) in enumerate([(64, 96), (7, 90)]):
-        size = tuple(views.student_sizes_B2[b].tolist())
+        size = tuple(views.corrupted.sizes_B2[b].tolist())
         image = batch.images_BHW3[b, :height, :width].permute(2, 0, 1)[None].float()
         expected = functional.interpolate(image, size, mode="bilinear", antialias=True)[0]
-        assert (denormalise(views.student_B3hw)[b, :, : size[0], : size[1]] - expected).abs().max() < 1e-2
+        assert (denormalise(views.corrupted.images_B3HW)[b, :, : size[0], : size[1]] - expected).abs().max() < 1e-2
 
 
 def test_teacher_is_the_clean_view_mirrored_with_the_student():
@@ -101,13 +101,13 @@ def test_teacher_is_the_clean_view_mirrored_with_the_student():
     for flip_probability in (0.0, 1.0):
         config = replace(PLAIN, flip_probability=flip_probability, ratio_range=(1.0, 1.0))
         views = ViewMaker(config)(batch)
-        assert views.teacher_B3HW is not None
+        assert views.clean.images_B3HW is not None
         for b, (height, width) in enumerate(SIZES):
             expected = clean_B3HW[b].clone()
             if flip_probability:
                 expected[:, :height, :width] = expected[:, :height, :width].flip(2)
-            torch.testing.assert_close(views.teacher_B3HW[b], expected)
-            torch.testing.assert_close(views.student_B3hw[b], expected, atol=1e-5, rtol=0)
+            torch.testing.assert_close(views.clean.images_B3HW[b], expected)
+            torch.testing.assert_close(views.corrupted.images_B3HW[b], expected, atol=1e-5, rtol=0)
     mean, deviation = torch.tensor(resize.MEAN)[:, None, None], torch.tensor(resize.DEVIATION)[:, None, None]
     expected = (batch.images_BHW3[1, :61, :83].permute(2, 0, 1) / 255 - mean) / deviation
     torch.testing.assert_close(clean_B3HW[1, :, :61, :83], expected, atol=1e-5, rtol=1e-5)
@@ -123,9 +123,10 @@ def test_boxes_follow_the_pixels():
     batch.boxes_BG4[:, 1] = box
     batch.images_BHW3[:, 8:40, 16:48] = 255
     views = ViewMaker(PLAIN)(batch, 2)
-    assert views.teacher_B3HW is not None
+    assert views.clean.images_B3HW is not None
     seen = set()
-    for images, boxes in ((views.teacher_B3HW, views.teacher_boxes_BG4), (views.student_B3hw, views.student_boxes_BG4)):
+    for view in (views.clean, views.corrupted):
+        images, boxes = view.images_B3HW, view.boxes_BG4
         for b in range(6):
             left, top, right, bottom = boxes[b, 1].tolist()
             seen.add(round(left / (right - left), 2))
@@ -148,9 +149,9 @@ def test_corrupted_at_full_size_then_downscaled():
     for b, (height, width) in enumerate([(61, 83), (40, 70)]):
         image = batch.images_BHW3[b, :height, :width].numpy()
         corrupted = torch.from_numpy(kernels.corrupt(image, 4, "pixelate")).permute(2, 0, 1)[None].float()
-        size = tuple(views.student_sizes_B2[b].tolist())
+        size = tuple(views.corrupted.sizes_B2[b].tolist())
         expected = functional.interpolate(corrupted, size, mode="bilinear", antialias=True)[0]
-        assert (denormalise(views.student_B3hw)[b, :, : size[0], : size[1]] - expected).abs().max() < 1e-2
+        assert (denormalise(views.corrupted.images_B3HW)[b, :, : size[0], : size[1]] - expected).abs().max() < 1e-2
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -169,11 +170,14 @@ def test_same_images_in_any_batch_order_and_split(threads):
             },
         )
         views = ViewMaker(config, threads=1)(part, 11)
-        for name in ("student_B3hw", "teacher_B3HW", "student_boxes_BG4", "ratio_B", "keys_B", "student_sizes_B2"):
+        for name in ("ratio_B", "keys_B"):
             torch.testing.assert_close(getattr(views, name), getattr(expected, name)[order], rtol=0, atol=0)
+        for got, wanted in ((views.clean, expected.clean), (views.corrupted, expected.corrupted)):
+            for name, value in vars(got).items():
+                torch.testing.assert_close(value, getattr(wanted, name)[order], rtol=0, atol=0)
     other = maker(replace(whole, epoch=8), 11)
     assert (other.keys_B != expected.keys_B).all()
-    assert (other.student_B3hw != expected.student_B3hw).any()
+    assert (other.corrupted.images_B3HW != expected.corrupted.images_B3HW).any()
 
 
 def test_laws_of_the_draws():
@@ -206,17 +210,17 @@ def test_laws_of_the_draws():
 
 @pytest.mark.parametrize("canvas", [(608, 1024), (64, 96), (96, 64), (32, 32), (576, 1024)])
 @pytest.mark.parametrize("config", [ViewConfig(), ViewConfig(full_size_probability=0.5, ratio_range=(0.3, 0.9))])
-def test_student_canvases_hold_every_draw(canvas, config):
+def test_corrupted_canvases_hold_every_draw(canvas, config):
     maker = ViewMaker(replace(config, corruptions=()), threads=1)
-    canvases = maker.student_canvases(canvas)
+    canvases = maker.corrupted_canvases(canvas)
     assert len(canvases) <= config.ratio_buckets + 1
     assert all(side % 32 == 0 for size in canvases for side in size)
     batch = make_batch([canvas], canvas)
     seen = set()
     for draw in range(24):
         views = maker(batch, draw)
-        seen.add(tuple(views.student_B3hw.shape[2:]))
-        assert (views.student_sizes_B2[0] <= torch.tensor(views.student_B3hw.shape[2:])).all()
+        seen.add(tuple(views.corrupted.images_B3HW.shape[2:]))
+        assert (views.corrupted.sizes_B2[0] <= torch.tensor(views.corrupted.images_B3HW.shape[2:])).all()
     assert seen <= set(canvases)
     assert seen == set(canvases)  # all of them do occur
 
@@ -229,10 +233,10 @@ def test_shares_of_full_size_batches():
 
 def test_types_and_no_teacher():
     batch = make_batch()
-    views = ViewMaker(PLAIN, dtype=torch.bfloat16, teacher=False)(batch)
-    assert views.teacher_B3HW is None
-    assert views.student_B3hw.dtype == torch.bfloat16
-    assert views.student_B3hw.is_contiguous(memory_format=torch.channels_last)
+    views = ViewMaker(PLAIN, dtype=torch.bfloat16, clean=False)(batch)
+    assert views.clean.images_B3HW is None
+    assert views.corrupted.images_B3HW.dtype == torch.bfloat16
+    assert views.corrupted.images_B3HW.is_contiguous(memory_format=torch.channels_last)
     assert clean_view(batch, torch.float16)[0].dtype == torch.float16
 
 
@@ -246,9 +250,9 @@ def test_every_type_on_a_mixed_batch(name):
     config = ViewConfig(corruptions=(name,), flip_probability=0.0, **masks)
     maker = ViewMaker(config)
     views = maker(batch, 1)
-    assert torch.isfinite(views.student_B3hw).all()
-    height, width = views.student_sizes_B2[1].tolist()
-    got = views.student_B3hw[1, :, :height, :width]
+    assert torch.isfinite(views.corrupted.images_B3HW).all()
+    height, width = views.corrupted.sizes_B2[1].tolist()
+    got = views.corrupted.images_B3HW[1, :, :height, :width]
     if name in NEED_MASK:  # their masks are cut for the canvas, so they are not those of the image alone
         table, pool = parameters.Table(len(SIZES)), maker.pool(CANVAS, 0)
         maker.draw_table(table, batch, maker.draw_bucket(0, 1), pool)
@@ -260,7 +264,7 @@ def test_every_type_on_a_mixed_batch(name):
         return
     alone = make_batch([(61, 83)], (61, 83), ids=[20])
     alone.images_BHW3[0] = batch.images_BHW3[1, :61, :83]
-    expected = ViewMaker(config)(alone, 1).student_B3hw[0, :, :height, :width]
+    expected = ViewMaker(config)(alone, 1).corrupted.images_B3HW[0, :, :height, :width]
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
@@ -322,7 +326,7 @@ def test_given_frost_pictures_are_laid_on(tmp_path):
     Image.fromarray(np.full((200, 300, 3), 100, np.uint8)).save(tmp_path / "ice.png")
     plain = ViewConfig(corruptions=("frost",), severities=(1,), ratio_range=(1.0, 1.0), flip_probability=0.0)
     batch = make_batch([(64, 96)])
-    levels = denormalise(ViewMaker(replace(plain, frost_pictures=tmp_path))(batch).student_B3hw)
+    levels = denormalise(ViewMaker(replace(plain, frost_pictures=tmp_path))(batch).corrupted.images_B3HW)
     expected = (batch.images_BHW3.permute(0, 3, 1, 2) + 40.0).clamp(0, 255)
     assert (levels - expected).abs().max() <= 1.01
     with pytest.raises(ValueError, match="frost is not among the corruptions"):
@@ -366,10 +370,12 @@ def test_images_of_another_gpu_are_refused():
 def test_a_wrong_view_is_seen_before_it_is_timed():
     batch = make_batch([(61, 83)])
     views, clean = ViewMaker(PLAIN)(batch), batch.images_BHW3[0, :61, :83].numpy()
-    assert views.teacher_B3HW is not None
+    assert views.clean.images_B3HW is not None
     assert bench_check.view_problem(batch, views, clean) is None
-    assert "teacher" in bench_check.view_problem(batch, replace(views, teacher_B3HW=views.teacher_B3HW + 0.1), clean)
-    assert "student" in bench_check.view_problem(batch, replace(views, student_B3hw=views.student_B3hw + 0.1), clean)
+    for name in ("clean", "corrupted"):
+        view = getattr(views, name)
+        wrong = replace(views, **{name: replace(view, images_B3HW=view.images_B3HW + 0.1)})
+        assert name in bench_check.view_problem(batch, wrong, clean)
 
 
 @pytest.mark.gpu
@@ -389,16 +395,16 @@ def test_gpu_views_are_the_cpu_s(dtype):
     for draw in range(20):  # every bucket; tables and scratch in turn
         buckets.add(maker.draw_bucket(0, draw))
         expected, views = on_cpu(batch, draw), maker.start(on_gpu, draw).wait()
-        assert views.teacher_B3HW is not None
-        assert expected.teacher_B3HW is not None
-        error = (views.student_B3hw.float().cpu() - expected.student_B3hw).abs()
+        assert views.clean.images_B3HW is not None
+        assert expected.clean.images_B3HW is not None
+        error = (views.corrupted.images_B3HW.float().cpu() - expected.corrupted.images_B3HW).abs()
         assert error.max() <= level + 2 * near
-        torch.testing.assert_close(views.teacher_B3HW.float().cpu(), expected.teacher_B3HW, atol=near, rtol=0)
-        for name in (
-            *("student_boxes_BG4", "teacher_boxes_BG4", "ratio_B", "keys_B"),
-            *("student_sizes_B2", "teacher_sizes_B2"),
-        ):
+        torch.testing.assert_close(views.clean.images_B3HW.float().cpu(), expected.clean.images_B3HW, atol=near, rtol=0)
+        for name in ("ratio_B", "keys_B"):
             torch.testing.assert_close(getattr(views, name).cpu(), getattr(expected, name))
+        for got, wanted in ((views.clean, expected.clean), (views.corrupted, expected.corrupted)):
+            torch.testing.assert_close(got.boxes_BG4.cpu(), wanted.boxes_BG4)
+            torch.testing.assert_close(got.sizes_B2.cpu(), wanted.sizes_B2)
     assert len(buckets) == config.ratio_buckets
 
 

@@ -2,14 +2,17 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torchvision.ops import roi_align
 
-from pipeline.batch import Views
-from train.distill.cd_fkd import CdFkd, CdFkdConfig, crop, resize
+from model.api import Outputs, own
+from pipeline.batch import View, Views
+from train.distill.cd_fkd import CdFkd, CdFkdConfig
+from train.distill.regions import crop, resize
 
 STRIDE = 8
 
@@ -24,24 +27,46 @@ def make_views(
     labels = torch.zeros(boxes.shape[:2], dtype=torch.int64) if labels is None else torch.tensor(labels)
     ratio_B2 = student_B2 / teacher_B2.clamp(min=1)
     return Views(
-        teacher_B3HW=torch.zeros(num, 3, *canvases[1]),
-        student_B3hw=torch.zeros(num, 3, *canvases[0]),
+        clean=View(torch.zeros(num, 3, *canvases[1]), teacher_B2.int(), boxes),
+        corrupted=View(
+            torch.zeros(num, 3, *canvases[0]), student_B2.int(), boxes * ratio_B2.flip(1).repeat(1, 2)[:, None]
+        ),
         ratio_B=ratio_B2[:, 0],
-        teacher_sizes_B2=teacher_B2.int(),
-        student_sizes_B2=student_B2.int(),
-        teacher_boxes_BG4=boxes,
-        student_boxes_BG4=boxes * ratio_B2.flip(1).repeat(1, 2)[:, None],
         labels_BG=labels,
         ignore_BG=torch.zeros_like(labels, dtype=torch.bool) if ignore is None else torch.tensor(ignore),
+        weight_BG=torch.ones(labels.shape),
         keys_B=torch.arange(num),
         ids_B=torch.arange(num),
     )
 
 
+def take_rows(view, rows):
+    """Some images of views."""
+    changed = {
+        name: take_rows(value, rows) if isinstance(value, View) else value[rows] for name, value in vars(view).items()
+    }
+    return replace(view, **changed)
+
+
+class Terms:
+    """The method on maps {stride: map} of two networks with a pyramid of strides 8, 16 and 32."""
+
+    def __init__(self, config, mean=own):
+        network = SimpleNamespace(strides=(8, 16, 32), channels=5)
+        self.method = CdFkd(config, network, network, mean)
+
+    def __call__(self, student, teacher, views):
+        """(terms, {"cosine_NAME": sum, "count_NAME": count})."""
+        outputs = [Outputs((0, 0), tuple(maps.get(stride) for stride in (8, 16, 32))) for maps in (student, teacher)]
+        terms, logged = self.method({"corrupted": outputs[0]}, outputs[1], {}, views)
+        counted = {name.replace("cosine", "count"): count for name, (_, count) in logged.items()}
+        return terms, {name: total for name, (total, _) in logged.items()} | counted
+
+
 def make_maps(views, stride=STRIDE, channels=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
     maps = []
-    for images in (views.student_B3hw, views.teacher_B3HW):
+    for images in (views.corrupted.images_B3HW, views.clean.images_B3HW):
         height, width = (math.ceil(side / stride) for side in images.shape[-2:])
         maps.append({stride: torch.randn(len(images), channels, height, width, generator=generator)})
     return maps
@@ -51,8 +76,8 @@ def slow_terms(student, teacher, views, stride=STRIDE, per_location=False):
     """One image and one box at a time, as the paper describes it: lists of cosines over images and over instances."""
     images, instances = [], []
     for index in range(len(student)):
-        hs, ws = (math.ceil(side / stride) for side in views.student_sizes_B2[index].tolist())
-        ht, wt = (math.ceil(side / stride) for side in views.teacher_sizes_B2[index].tolist())
+        hs, ws = (math.ceil(side / stride) for side in views.corrupted.sizes_B2[index].tolist())
+        ht, wt = (math.ceil(side / stride) for side in views.clean.sizes_B2[index].tolist())
         if ht == 0:
             continue
         small, large = student[index : index + 1, :, :hs, :ws], teacher[index : index + 1, :, :ht, :wt]
@@ -66,7 +91,7 @@ def slow_terms(student, teacher, views, stride=STRIDE, per_location=False):
                 continue
             crops = [
                 roi_align(a, [b[index, box : box + 1]], 7, 1 / stride, sampling_ratio=2, aligned=True).flatten()
-                for a, b in ((small, views.student_boxes_BG4), (large, views.teacher_boxes_BG4))
+                for a, b in ((small, views.corrupted.boxes_BG4), (large, views.clean.boxes_BG4))
             ]
             instances.append(F.cosine_similarity(crops[0], crops[1], dim=0))
     return images, instances
@@ -89,7 +114,7 @@ MIXED = {
 def test_identical_features_give_zero():
     views = make_views([(40, 48)], [(40, 48)], [[[4, 4, 30, 30]]], [[1]], canvases=((40, 48), (40, 48)))
     maps, _ = make_maps(views)
-    losses, agreement = CdFkd(CdFkdConfig(strides=(STRIDE,)))(maps, maps, views)
+    losses, agreement = Terms(CdFkdConfig(strides=(STRIDE,)))(maps, maps, views)
     for value in losses.values():
         assert value.item() == pytest.approx(0, abs=1e-6)
     names = ("cosine_global", "cosine_instance", "count_global", "count_instance")
@@ -99,7 +124,7 @@ def test_identical_features_give_zero():
 def test_opposite_features_give_two():
     views = make_views([(40, 48)], [(40, 48)], [[[4, 4, 30, 30]]], [[1]], canvases=((40, 48), (40, 48)))
     maps, _ = make_maps(views)
-    losses, _ = CdFkd(CdFkdConfig(strides=(STRIDE,)))(maps, {STRIDE: -maps[STRIDE]}, views)
+    losses, _ = Terms(CdFkdConfig(strides=(STRIDE,)))(maps, {STRIDE: -maps[STRIDE]}, views)
     for value in losses.values():
         assert value.item() == pytest.approx(2, abs=1e-6)
 
@@ -109,16 +134,16 @@ def test_hand_computed_two_cells():
     views = make_views([(8, 16)], [(8, 16)], canvases=((8, 16), (8, 16)))
     student = torch.tensor([[[[1.0, 1.0]], [[0.0, 1.0]]]])
     teacher = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
-    whole, _ = CdFkd(CdFkdConfig(strides=(8,)))({8: student}, {8: teacher}, views)
+    whole, _ = Terms(CdFkdConfig(strides=(8,)))({8: student}, {8: teacher}, views)
     assert whole["global"].item() == pytest.approx(1 - 2 / math.sqrt(6), abs=1e-6)
-    located, _ = CdFkd(CdFkdConfig(strides=(8,), per_location=True))({8: student}, {8: teacher}, views)
+    located, _ = Terms(CdFkdConfig(strides=(8,), per_location=True))({8: student}, {8: teacher}, views)
     assert located["global"].item() == pytest.approx(1 - (1 + 1 / math.sqrt(2)) / 2, abs=1e-6)
 
 
 def test_hand_computed_downscale():
     """The student's single cell of 2 stretches over the teacher's 2 cells (2, 4): cosine (4 + 8) / (sqrt 8 sqrt 20)."""
     views = make_views([(8, 8)], [(8, 16)], canvases=((8, 8), (8, 16)))
-    losses, _ = CdFkd(CdFkdConfig(strides=(8,)))(
+    losses, _ = Terms(CdFkdConfig(strides=(8,)))(
         {8: torch.tensor([[[[2.0]]]])}, {8: torch.tensor([[[[2.0, 4.0]]]])}, views
     )
     assert losses["global"].item() == pytest.approx(1 - 12 / math.sqrt(160), abs=1e-6)
@@ -129,7 +154,7 @@ def test_hand_computed_downscale():
 def test_a_batch_of_different_ratios_equals_one_image_at_a_time(per_location, reduction):
     views = make_views(**MIXED)
     (student, teacher), config = make_maps(views), CdFkdConfig((1.0), 1.0, (STRIDE,), reduction, per_location)
-    losses, agreement = CdFkd(config)(student, teacher, views)
+    losses, agreement = Terms(config)(student, teacher, views)
     images, instances = slow_terms(student[STRIDE], teacher[STRIDE], views, per_location=per_location)
     assert (len(images), len(instances)) == (3, 5)
     for name, expected in (("global", images), ("instance", instances)):
@@ -144,7 +169,7 @@ def test_gradients_equal_one_image_at_a_time():
     views = make_views(**MIXED)
     student, teacher = make_maps(views)
     map_a = student[STRIDE].clone().requires_grad_()
-    losses, _ = CdFkd(CdFkdConfig(strides=(STRIDE,)))({STRIDE: map_a}, teacher, views)
+    losses, _ = Terms(CdFkdConfig(strides=(STRIDE,)))({STRIDE: map_a}, teacher, views)
     (losses["global"] + 2 * losses["instance"]).backward()
     map_b = student[STRIDE].clone().requires_grad_()
     images, instances = slow_terms(map_b, teacher[STRIDE], views)
@@ -155,9 +180,9 @@ def test_gradients_equal_one_image_at_a_time():
 def test_several_levels_are_averaged():
     views = make_views(**MIXED)
     (student_8, teacher_8), (student_16, teacher_16) = make_maps(views, 8), make_maps(views, 16, seed=1)
-    both, _ = CdFkd(CdFkdConfig(strides=(8, 16)))(student_8 | student_16, teacher_8 | teacher_16, views)
+    both, _ = Terms(CdFkdConfig(strides=(8, 16)))(student_8 | student_16, teacher_8 | teacher_16, views)
     alone = [
-        CdFkd(CdFkdConfig(strides=(s,)))(a, b, views)[0]
+        Terms(CdFkdConfig(strides=(s,)))(a, b, views)[0]
         for s, a, b in ((8, student_8, teacher_8), (16, student_16, teacher_16))
     ]
     for name in both:
@@ -168,16 +193,16 @@ def test_what_lies_in_the_padding_does_not_count():
     """The canvas outside an image may hold anything, even NaN: same losses, and no gradient flows there."""
     views = make_views(**MIXED)
     student, teacher = make_maps(views)
-    expected, _ = CdFkd(CdFkdConfig(strides=(STRIDE,)))(student, teacher, views)
+    expected, _ = Terms(CdFkdConfig(strides=(STRIDE,)))(student, teacher, views)
     maps = []
-    for original, sizes in ((student, views.student_sizes_B2), (teacher, views.teacher_sizes_B2)):
+    for original, sizes in ((student, views.corrupted.sizes_B2), (teacher, views.clean.sizes_B2)):
         changed = torch.full_like(original[STRIDE], float("nan"))
         for index, (height, width) in enumerate(sizes.tolist()):
             h, w = math.ceil(height / STRIDE), math.ceil(width / STRIDE)
             changed[index, :, :h, :w] = original[STRIDE][index, :, :h, :w]
         maps.append(changed)
     maps[0].requires_grad_()
-    losses, _ = CdFkd(CdFkdConfig(strides=(STRIDE,)))({STRIDE: maps[0]}, {STRIDE: maps[1]}, views)
+    losses, _ = Terms(CdFkdConfig(strides=(STRIDE,)))({STRIDE: maps[0]}, {STRIDE: maps[1]}, views)
     sum(losses.values()).backward()
     for name in losses:
         torch.testing.assert_close(losses[name], expected[name])
@@ -190,7 +215,7 @@ def test_no_instances_give_zero_and_no_gradient():
     views = make_views([(40, 48)], [(64, 77)])
     student, teacher = make_maps(views)
     student[STRIDE].requires_grad_()
-    losses, agreement = CdFkd(CdFkdConfig(strides=(STRIDE,)))(student, teacher, views)
+    losses, agreement = Terms(CdFkdConfig(strides=(STRIDE,)))(student, teacher, views)
     assert losses["instance"].item() == 0
     losses["instance"].backward()
     assert student[STRIDE].grad.abs().max() == 0
@@ -200,7 +225,7 @@ def test_no_instances_give_zero_and_no_gradient():
 def test_a_batch_of_padding_only_gives_zero():
     views = make_views([(0, 0), (0, 0)], [(0, 0), (0, 0)])
     student, teacher = make_maps(views)
-    losses, _ = CdFkd(CdFkdConfig(strides=(STRIDE,)))(student, teacher, views)
+    losses, _ = Terms(CdFkdConfig(strides=(STRIDE,)))(student, teacher, views)
     assert {name: value.item() for name, value in losses.items()} == {"global": 0, "instance": 0}
 
 
@@ -209,7 +234,7 @@ def test_silent_features_have_finite_gradients():
     views = make_views(**MIXED)
     student, teacher = make_maps(views)
     silent = torch.zeros_like(student[STRIDE], requires_grad=True)
-    losses, _ = CdFkd(CdFkdConfig(strides=(STRIDE,)))({STRIDE: silent}, teacher, views)
+    losses, _ = Terms(CdFkdConfig(strides=(STRIDE,)))({STRIDE: silent}, teacher, views)
     sum(losses.values()).backward()
     assert losses["global"].item() == pytest.approx(1)
     assert silent.grad.isfinite().all()
@@ -219,22 +244,25 @@ def test_each_network_uses_its_own_boxes():
     """The trap of reusing the teacher's boxes for the student: with them the loss must come out different."""
     views = make_views(**MIXED)
     student, teacher = make_maps(views)
-    method = CdFkd(CdFkdConfig(strides=(STRIDE,)))
+    method = Terms(CdFkdConfig(strides=(STRIDE,)))
     right, _ = method(student, teacher, views)
-    wrong, _ = method(student, teacher, replace(views, student_boxes_BG4=views.teacher_boxes_BG4))
+    wrong, _ = method(
+        student, teacher, replace(views, corrupted=replace(views.corrupted, boxes_BG4=views.clean.boxes_BG4))
+    )
     assert abs(right["instance"].item() - wrong["instance"].item()) > 1e-3
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_two_ranks_average_to_the_whole_batch(reduction):
+def test_two_ranks_average_to_the_whole_batch(reduction, monkeypatch):
     """Rank 0 holds 1 image, rank 1 holds 3: divided by the mean count, their average is the whole batch's loss."""
     views = make_views(**MIXED)
     student, teacher = make_maps(views)
     config = CdFkdConfig(strides=(STRIDE,), reduction=reduction)
-    whole, _ = CdFkd(config)(student, teacher, views)
+    whole, _ = Terms(config)(student, teacher, views)
 
+    monkeypatch.setattr("train.distill.cd_fkd.num_ranks", lambda: 2)
     parts = [slice(0, 1), slice(1, 4)]
-    shards = [replace(views, **{k: v[part] for k, v in vars(views).items()}) for part in parts]
+    shards = [take_rows(views, part) for part in parts]
     counts: dict[int, list[float]] = {0: [], 1: []}  # order of calls: images, instances
     for rank, part in enumerate(parts):
 
@@ -242,11 +270,11 @@ def test_two_ranks_average_to_the_whole_batch(reduction):
             counts[rank].append(count.item())
             return count
 
-        CdFkd(config, note, 2)({STRIDE: student[STRIDE][part]}, {STRIDE: teacher[STRIDE][part]}, shards[rank])
+        Terms(config, note)({STRIDE: student[STRIDE][part]}, {STRIDE: teacher[STRIDE][part]}, shards[rank])
     results = []
     for rank, part in enumerate(parts):
         means = iter([(a + b) / 2 for a, b in zip(counts[0], counts[1], strict=True)])
-        method = CdFkd(config, lambda count, means=means: torch.tensor(next(means)), 2)
+        method = Terms(config, lambda count, means=means: torch.tensor(next(means)))
         results.append(method({STRIDE: student[STRIDE][part]}, {STRIDE: teacher[STRIDE][part]}, shards[rank])[0])
     for name in whole:
         torch.testing.assert_close((results[0][name] + results[1][name]) / 2, whole[name])
@@ -273,9 +301,9 @@ def test_crop_equals_roi_align():
 def test_the_method_is_one_graph():
     views = make_views(**MIXED)
     student, teacher = make_maps(views)
-    method = CdFkd(CdFkdConfig(strides=(STRIDE,)))
+    method = Terms(CdFkdConfig(strides=(STRIDE,)))
     torch._dynamo.reset()
-    compiled = torch.compile(method, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(method.__call__, fullgraph=True, backend="aot_eager")
     eager, graph = method(student, teacher, views)[0], compiled(student, teacher, views)[0]
     for name in eager:
         torch.testing.assert_close(eager[name], graph[name])

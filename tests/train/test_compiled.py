@@ -44,14 +44,14 @@ def test_a_compiled_run_is_one_graph_per_network_and_canvas_and_equals_the_eager
 
     trainer = begin(replace(two_canvases, compile="on"))
     canvases, graphs = [], []
-    one_step = trainer.one_step
+    one_step = trainer.task.one_step
 
     def step_and_note(views, *more):
         one_step(views, *more)
-        canvases.append(tuple(views.student_B3hw.shape[-2:]))
+        canvases.append(tuple(views.corrupted.images_B3HW.shape[-2:]))
         graphs.append(counter.frame_count)
 
-    trainer.one_step = step_and_note
+    trainer.task.one_step = step_and_note
     assert trainer.train() == 0
     seen_at = [len(set(canvases[: step + 1])) for step in range(12)]
     assert seen_at[5] == 2, "both canvases before the first measuring, or the counts below mean nothing"
@@ -83,16 +83,17 @@ def test_between_two_log_lines_a_gpu_is_never_waited_for(begin, two_canvases, ki
     config = replace(two_canvases, device="cuda", compile=kind, val=None, val_every=None, log_every=100)
     trainer = begin(config, World(0, 1, torch.device("cuda", torch.cuda.current_device())))
     seen, checked = [], 0
-    with trainer.loader:
+    task = trainer.task
+    with task.loader:
         try:
-            for step, (views, _) in enumerate(views_ahead(trainer.loader, trainer.maker, range(60))):
-                canvas = tuple(views.student_B3hw.shape[-2:])
+            for step, (views, _) in enumerate(views_ahead(task.loader, task.maker, range(60))):
+                canvas = tuple(views.corrupted.images_B3HW.shape[-2:])
                 if min(seen.count(size) for size in ((64, 64), (64, 96))) > 2:
                     torch.cuda.set_sync_debug_mode("error")
                     checked += 1
                 seen.append(canvas)
-                trainer.one_step(views, step, 1e-4)
+                task.step(views, step, 1e-4)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert checked > 5
-    assert trainer.window.read(50, 60).means["total"] > 0
+    assert task.layout.read(task.window.read(50, 60).means)[0]["total"] > 0

@@ -31,10 +31,11 @@ def test_recipes_are_the_rows_of_the_ablation():
         assert plain.views.corruptions == ()
         assert plain.views.ratio_range == (1.0, 1.0)
         assert corrupted.views == student.views == ViewConfig()
-        assert plain.distill is None
-        assert corrupted.distill is None
-        assert (student.distill.alpha, student.distill.beta) == (1.0, 1.0)
-        assert student.distill.strides == ((8, 16, 32) if size == "small" else (32,))  # the paper's level
+        assert plain.distill == ()
+        assert corrupted.distill == ()
+        (method,) = student.distill
+        assert (method.alpha, method.beta) == (1.0, 1.0)
+        assert method.strides == ((8, 16, 32) if size == "small" else (32,))  # the paper's level
         # Rows differ in nothing else.
         assert replace(plain, views=student.views) == corrupted
         assert replace(corrupted, distill=student.distill, teacher=student.teacher) == student
@@ -47,7 +48,8 @@ def test_any_field_is_overridden_on_the_command_line():
          "--optimizer.learning-rate", "0.5", "--views.ratio-range", "0.5", "0.9", "--model.backbone", "resnet18",
          "--views.corruptions", "fog", "snow", "--batch_size", "3"]
     )  # fmt: skip
-    assert (config.distill.beta, config.distill.strides) == (0.0, (8, 16))
+    (method,) = config.distill
+    assert (method.beta, method.strides) == (0.0, (8, 16))
     assert config.optimizer.learning_rate == 0.5
     assert config.views.ratio_range == (0.5, 0.9)
     assert config.views.corruptions == ("fog", "snow")
@@ -109,7 +111,13 @@ def test_help_lists_recipes_and_fields(arguments, code, capsys):
     with pytest.raises(SystemExit):
         read_command(["cdfkd_small", "--help"])
     text = capsys.readouterr().out
-    for option in ("--teacher", "--student-init", "--distill.alpha", "--optimizer.ema-decay", "--views.ratio-range"):
+    for option in (
+        "--teacher",
+        "--student-init",
+        "--distill.cd-fkd.alpha",
+        "--optimizer.ema-decay",
+        "--views.ratio-range",
+    ):
         assert option in text
 
 
@@ -141,9 +149,9 @@ def test_a_damaged_config_file_is_an_error_that_names_the_place(text, told, tmp_
 def test_differences_name_the_field_and_both_values():
     config = replace(RECIPES["cdfkd_small"][1](), data=Path("d"), out=Path("o"), teacher=Path("t"))
     free = {"out": Path("p"), "teacher": Path("u"), "save_every": 7, "compile": "off"}
-    other = replace(config, seed=4, **free, distill=replace(config.distill, alpha=0.5))
+    other = replace(config, seed=4, **free, distill=(replace(config.distill[0], alpha=0.5),))
     assert differences(to_json(config), to_json(other)) == [
-        "distill.alpha: 1.0 in the run, 0.5 asked for",
+        "distill.cd_fkd.alpha: 1.0 in the run, 0.5 asked for",
         "seed: 0 in the run, 4 asked for",
     ]
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from train.record.logs import RunLog, flatten, mean_cosines, peak_memory_gb, read_log
+from train.record.logs import RunLog, flatten, peak_memory_gb, read_log
 from train.record.window import Window
+from train.step import Layout
 
 
 def test_continuing_drops_lines_after_the_checkpoint_and_a_torn_last_line(tmp_path):
@@ -39,7 +40,9 @@ def test_memory_is_the_most_the_process_has_used():
 
 def test_cosines_are_means_over_what_was_compared():
     """Batches of 3 instances, cosines 0.3 + 0.2 + 0.7, of one, 0.2, of none, and one that was skipped."""
-    window = Window(("cosine_instance", "count_instance", "cosine_none", "count_none"), 4, torch.device("cpu"))
+    layout = Layout((), ("cosine_instance", "cosine_none"))
+    window = Window(layout.names, 4, torch.device("cpu"))
     for step, (cosines, count) in enumerate(((1.2, 3.0), (0.2, 1.0), (0.0, 0.0), (float("nan"), 5.0))):
-        window.record(step, torch.tensor([cosines, count, 0.0, 0.0]), torch.tensor([0]), False)
-    assert mean_cosines(window.read(0, 4).means) == {"cosine_instance": pytest.approx(1.4 / 4)}
+        window.record(step, torch.tensor([cosines, 0.0, count, 0.0]), torch.tensor([0]), False)
+    losses, logged = layout.read(window.read(0, 4).means)
+    assert (losses, logged) == ({}, {"cosine_instance": pytest.approx(1.4 / 4)})

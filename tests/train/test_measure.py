@@ -144,14 +144,14 @@ def test_a_score_that_is_not_measured_again_keeps_its_log_line(measured_config, 
 def test_sigterm_saves_before_it_measures(begin, measured_config, monkeypatch):
     """At the last step too: the score is left to the next start, which measures the final weights."""
     trainer = begin(measured_config)
-    one_step = trainer.one_step
+    one_step = trainer.task.one_step
 
-    def step_and_signal(views, step, rate, stop):
+    def step_and_signal(views, step, stop):
         if step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        one_step(views, step, rate, stop)
+        one_step(views, step, stop)
 
-    trainer.one_step = step_and_signal
+    trainer.task.one_step = step_and_signal
     assert trainer.train() == STOPPED
     state = read_state(Checkpoints(measured_config.out, 1).newest())
     assert (state["step"], state["score"], state["finished"]) == (6, None, False)

@@ -204,10 +204,11 @@ with joined("cpu", timedelta(minutes=2)) as world:
     data = PackedDataset(config.data)
     teacher, _ = load.load_teacher(config, data.classes, world)
     student = load.make_student(config, data.classes, world)
-    learner, make_views = load.make_learner(config, student, world), load.make_views(config, world)
+    learner, look = load.make_learner(config, student, teacher, world)
+    make_views = load.make_views(config, world, learner, look)
     with open_loader(data, 2, name="cpu", rank=world.rank, world=world.size, threads=1) as loader:
         views = make_views(next(loader), 0)
-    maps, results = teacher(views), []
+    maps, results = look(views), []
     counter = CompileCounterWithBackend("aot_eager")
     torch.compile = partial(torch.compile, backend=counter)  # in inductor's place
     compiled, _ = load.compile_both(learner, None, "default", 8)

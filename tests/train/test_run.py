@@ -24,7 +24,7 @@ WORLD = World(0, 1, torch.device("cpu"))
 
 
 def losses(run):
-    return [(line["step"], line["losses"], line["cosines"]) for line in read_log(run / "log.jsonl") if "losses" in line]
+    return [(line["step"], line["losses"], line["logged"]) for line in read_log(run / "log.jsonl") if "losses" in line]
 
 
 def tensors(run):
@@ -49,13 +49,13 @@ def test_two_phases_and_what_they_leave_behind(student_config, teacher_run, pack
     assert [line["step"] for line in lines] == [1, 2, 4, 6]  # the first line is about the very first step
     for line in lines:
         assert set(line["losses"]) == {"rpn_class", "rpn_box", "roi_class", "roi_box", "global", "instance", "total"}
-        assert set(line["cosines"]) == {"cosine_global", "cosine_instance"}
+        assert set(line["logged"]) == {"cosine_global", "cosine_instance"}
         parts = [value for name, value in line["losses"].items() if name != "total"]
         assert line["losses"]["total"] == pytest.approx(sum(parts), rel=1e-5)
         assert line["images_per_second"] > 0
         assert 0 <= line["waiting_share"] <= 1
         assert line["memory_gb"] > 0
-    assert lines[0]["losses"]["global"] == pytest.approx(1 - lines[0]["cosines"]["cosine_global"], abs=1e-5)
+    assert lines[0]["losses"]["global"] == pytest.approx(1 - lines[0]["logged"]["cosine_global"], abs=1e-5)
     scores = [line["validation"] for line in read_log(config.out / "log.jsonl") if "validation" in line]
     assert len(scores) == 2
     assert all(0 <= score["AP50"] <= 100 and score["num_images"] == 22 for score in scores)
@@ -69,7 +69,7 @@ def test_two_phases_and_what_they_leave_behind(student_config, teacher_run, pack
 
 def test_the_teacher_is_frozen_in_eval_mode_and_bit_identical(begin, student_config):
     trainer = begin(student_config)
-    teacher = trainer.teacher.detector
+    teacher = trainer.task.teacher.detector
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     assert trainer.train() == 0
     assert not any(module.training for module in teacher.modules())
@@ -80,24 +80,22 @@ def test_the_teacher_is_frozen_in_eval_mode_and_bit_identical(begin, student_con
 def test_each_network_is_given_its_own_image_and_boxes(begin, student_config, monkeypatch):
     trainer = begin(student_config)
     seen = []
-    features, find_losses = trainer.student.features, trainer.student.losses
-    teacher_features = trainer.teacher.detector.features
-    monkeypatch.setattr(trainer.student, "features", lambda x: seen.append(("student", x)) or features(x))
-    monkeypatch.setattr(
-        trainer.teacher.detector, "features", lambda x, **k: seen.append(("teacher", x)) or teacher_features(x, **k)
-    )
-    monkeypatch.setattr(trainer.student, "losses", lambda *a: seen.append(("losses", a)) or find_losses(*a))
-    with trainer.loader:
-        views = trainer.maker(next(trainer.loader), 0)
-    trainer.one_step(views, 0, 0.01)
+    student, teacher = trainer.task.student, trainer.task.teacher.detector
+    look, find_losses, teacher_look = student.look, student.losses, teacher.look
+    monkeypatch.setattr(student, "look", lambda x, *a: seen.append(("student", x)) or look(x, *a))
+    monkeypatch.setattr(teacher, "look", lambda x, *a: seen.append(("teacher", x)) or teacher_look(x, *a))
+    monkeypatch.setattr(student, "losses", lambda *a: seen.append(("losses", a)) or find_losses(*a))
+    with trainer.task.loader:
+        views = trainer.task.maker(next(trainer.task.loader), 0)
+    trainer.task.step(views, 0, 0.01)
     seen = dict(seen)
-    assert seen["student"] is views.student_B3hw
-    assert seen["teacher"] is views.teacher_B3HW
-    _, canvas, sizes, boxes, *_ = seen["losses"]
-    assert canvas == views.student_B3hw.shape[-2:]
-    assert sizes is views.student_sizes_B2
-    assert boxes is views.student_boxes_BG4
-    assert not torch.equal(views.student_boxes_BG4, views.teacher_boxes_BG4)
+    assert seen["student"] is views.corrupted.images_B3HW
+    assert seen["teacher"] is views.clean.images_B3HW
+    out, truth, _ = seen["losses"]
+    assert out.canvas == views.corrupted.images_B3HW.shape[-2:]
+    assert truth.sizes_B2 is views.corrupted.sizes_B2
+    assert truth.boxes_BG4 is views.corrupted.boxes_BG4
+    assert not torch.equal(views.corrupted.boxes_BG4, views.clean.boxes_BG4)
 
 
 @pytest.mark.parametrize(("stop_at", "kind"), [(2, "sgd"), (4, "adamw")])
@@ -109,14 +107,14 @@ def test_stopped_and_continued_equals_uninterrupted_to_the_bit(begin, student_co
     assert train(whole, WORLD) == 0
 
     trainer = begin(config)
-    one_step = trainer.one_step
+    one_step = trainer.task.one_step
 
-    def step_and_signal(views, step, rate, stop):
+    def step_and_signal(views, step, stop):
         if step == stop_at - 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        one_step(views, step, rate, stop)
+        one_step(views, step, stop)
 
-    trainer.one_step = step_and_signal
+    trainer.task.one_step = step_and_signal
     assert trainer.train() == STOPPED
     assert Checkpoints(config.out, 1).newest().name == f"step-{stop_at:08d}"
     assert train(config, WORLD) == 0
@@ -160,15 +158,15 @@ def test_config_json_repeats_the_run(student_config):
 
 def poison(trainer, steps):
     """At these steps one pixel of the student's view is not a number."""
-    start = trainer.maker.start
+    start = trainer.task.maker.start
 
     def start_poisoned(batch, draw):
         started = start(batch, draw)
         if draw in steps:
-            started.views.student_B3hw[0, 0, 0, 0] = float("nan")
+            started.views.corrupted.images_B3HW[0, 0, 0, 0] = float("nan")
         return started
 
-    trainer.maker.start = start_poisoned
+    trainer.task.maker.start = start_poisoned
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_named(begin, student_config, capsys):
@@ -188,11 +186,11 @@ def test_too_many_bad_steps_in_a_row_end_the_run_and_spoil_nothing(begin, studen
     """Not even the running statistics of batch norms, which a forward pass changes."""
     config = replace(student_config, max_skipped=1, model=replace(student_config.model, norm="batch"))
     trainer = begin(config)
-    before = {name: value.clone() for name, value in trainer.student.state_dict().items()}
+    before = {name: value.clone() for name, value in trainer.task.student.state_dict().items()}
     poison(trainer, set(range(10)))
     with pytest.raises(ValueError, match=r"2 steps in a row .* max_skipped is 1.*image ids"):
         trainer.train()
-    assert all(torch.equal(before[name], value) for name, value in trainer.student.state_dict().items())
+    assert all(torch.equal(before[name], value) for name, value in trainer.task.student.state_dict().items())
 
 
 def test_mistakes_are_explained(begin, student_config, packed, packed_other_classes, teacher_run):
@@ -201,8 +199,8 @@ def test_mistakes_are_explained(begin, student_config, packed, packed_other_clas
         ({"val": packed_other_classes}, r"class lists differ"),
         ({"teacher": None}, r"needs a trained teacher: --teacher"),
         ({"teacher": student_config.out / "nowhere"}, r"no checkpoint at"),
-        ({"distill": replace(student_config.distill, strides=(4,))}, r"no one level of stride \[4\]"),
-        ({"distill": None}, r"--teacher is given, but this recipe does not distil"),
+        ({"distill": (replace(student_config.distill[0], strides=(4,)),)}, r"no one level of stride 4"),
+        ({"distill": ()}, r"--teacher is given, but this run does not distil"),
         ({"student_init": "somewhere"}, r"no checkpoint at somewhere"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -226,9 +224,9 @@ def test_other_data_under_the_same_name_is_noticed(begin, student_config, packed
 def test_the_student_may_start_from_the_teacher(begin, student_config, teacher_run):
     config = replace(student_config, student_init="teacher")
     trainer = begin(config)
-    trainer.loader.close()
+    trainer.task.loader.close()
     teacher = load_file(Checkpoints(teacher_run, 1).newest() / "model.safetensors")
-    assert all(torch.equal(value, teacher[name]) for name, value in trainer.student.state_dict().items())
+    assert all(torch.equal(value, teacher[name]) for name, value in trainer.task.student.state_dict().items())
     other = replace(config, model=replace(config.model, representation_size=24))
     with pytest.raises(ValueError, match="holds another network"):
         begin(other)
@@ -265,7 +263,7 @@ def test_a_run_without_signal_is_noticed_at_step_0(student_config, teacher_run, 
 def test_the_learning_rate_is_scaled_and_said(begin, student_config, capsys):
     config = replace(student_config, optimizer=OptimizerConfig(learning_rate=0.02, base_batch_size=16))
     trainer = begin(config)
-    trainer.loader.close()
+    trainer.task.loader.close()
     assert trainer.rate == pytest.approx(0.005)
     assert "sgd with learning rate 0.005: 0.02 for 16 images, scaled linearly to 4" in capsys.readouterr().out
 
@@ -343,7 +341,7 @@ def traced_steps(run):
         ({"compile": "on"}, 11, 500, 13, False),
         ({"compile": "on"}, 13, 12, 12, True),
         ({"compile": "on"}, 99, 500, 15, False),  # as late as the run's 20 steps allow
-        ({"compile": "on", "distill": None, "teacher": None}, 11, 500, 13, False),
+        ({"compile": "on", "distill": (), "teacher": None}, 11, 500, 13, False),
     ],
 )
 def test_a_trace_begins_when_every_canvas_is_compiled(
@@ -355,11 +353,11 @@ def test_a_trace_begins_when_every_canvas_is_compiled(
     views = ViewConfig(ratio_range=(0.4, 1.0), ratio_buckets=3, corruptions=())
     trainer = begin(replace(student_config, views=views, profile=True, steps=20, **change))
     buckets = views.buckets()
-    assert len(trainer.maker.student_canvases((64, 96))) == 2
-    trainer.maker.draw_bucket = lambda seed, draw: buckets[-1 if draw == rare_at else 0]
+    assert len(trainer.task.maker.corrupted_canvases((64, 96))) == 2
+    trainer.task.maker.draw_bucket = lambda seed, draw: buckets[-1 if draw == rare_at else 0]
     assert trainer.train() == 0
     assert traced_steps(student_config.out) == list(range(first, first + 5))
-    assert trainer.step == first + 5
+    assert trainer.at.step == first + 5
     assert ("1 traced step may have compiled" in capsys.readouterr().out) == compiling
 
 
@@ -381,7 +379,7 @@ def test_when_a_trace_begins(visits, rare_at, latest, first, num_new):
     actions = [plan(0)]
     for step in range(30):
         side = 64 if step in rare_at else 32
-        plan.saw(SimpleNamespace(teacher_B3HW=None, student_B3hw=torch.empty(1, 3, side, side)))
+        plan.saw(SimpleNamespace(clean=None, corrupted=SimpleNamespace(images_B3HW=torch.empty(1, 3, side, side))))
         actions.append(plan(step + 1))
     traced = ["WARMUP", "RECORD", "RECORD", "RECORD", "RECORD", "RECORD_AND_SAVE"]
     assert [action.name for action in actions] == ["NONE"] * (first - 1) + traced + ["NONE"] * (26 - first)

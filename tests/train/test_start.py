@@ -3,6 +3,7 @@
 import errno
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_backbone_weights_are_not_asked_for_where_a_checkpoint_replaces_them(beg
     with pytest.raises(ValueError, match="download failed"):
         begin(replace(begun, out=tmp_path / "new"))
     assert train(begun, WORLD) == 0
-    begin(replace(begun, out=tmp_path / "from_teacher", student_init="teacher")).loader.close()
+    begin(replace(begun, out=tmp_path / "from_teacher", student_init="teacher")).task.loader.close()
 
 
 def test_a_run_continues_compiled_or_not(begun):
@@ -99,7 +100,7 @@ def test_out_of_memory_after_a_checkpoint_asks_for_another_folder(begun, monkeyp
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Trainer, "train", full)
-    with pytest.raises(ValueError, match=r"fewer --distill.strides \(now \(8, 16, 32\)\).*another --out"):
+    with pytest.raises(ValueError, match=r"fewer --distill.cd_fkd.strides \(now \(8, 16, 32\)\).*another --out"):
         train(begun, WORLD)
 
 
@@ -110,7 +111,7 @@ def test_loader_options_reach_the_loader(begin, student_config, monkeypatch):
         given.update(options)
         raise InterruptedError
 
-    monkeypatch.setattr("train.trainer.open_loader", note)
+    monkeypatch.setattr("train.task.open_loader", note)
     loader = replace(student_config.loader, name="auto", threads=3, prefetch=5, hardware_share=0.5)
     with pytest.raises(InterruptedError):
         begin(replace(student_config, loader=loader))
@@ -127,31 +128,37 @@ def test_loader_options_reach_the_loader(begin, student_config, monkeypatch):
 def test_views_come_in_the_precision_the_networks_compute_in(student_config, monkeypatch, precision, device, expected):
     given = {}
     monkeypatch.setattr("train.load.ViewMaker", lambda config, **options: given.update(options))
-    make_views(replace(student_config, precision=precision), World(0, 1, torch.device(device)))
+    learner = SimpleNamespace(sees=("corrupted",))
+    make_views(replace(student_config, precision=precision), World(0, 1, torch.device(device)), learner, None)
     assert given["dtype"] == expected
 
 
-def test_a_teacher_whose_maps_are_wider_is_refused(begin, student_config):
+def test_a_teacher_whose_maps_are_wider_gets_adapters(begin, student_config, capsys):
     model = replace(student_config.model, fpn_channels=24)
-    with pytest.raises(ValueError, match=r"maps have 16 channels and the student's 24.*--model.fpn-channels 16"):
-        begin(replace(student_config, model=model))
+    trainer = begin(replace(student_config, model=model))
+    assert "the student's maps have 24 channels and the teacher's 16: 3 1x1 adapters" in capsys.readouterr().out
+    before = {name: value.clone() for name, value in trainer.task.parameters.items() if name.startswith("method.")}
+    assert len(before) == 6
+    assert trainer.train() == 0
+    assert all(not torch.equal(trainer.task.parameters[name], value) for name, value in before.items())
 
 
 def test_student_and_teacher_lie_in_memory_channels_last(begin, student_config):
     """Weights, both views and every map, in the run as it trains."""
     trainer = begin(replace(student_config, steps=1))
     seen = []
-    one_step = trainer.one_step
+    task = trainer.task
+    one_step = task.one_step
 
     def look(views, *more):
-        student = trainer.student
-        maps = student.features(views.student_B3hw)
-        seen.extend([views.student_B3hw, views.teacher_B3HW, *maps, *trainer.teacher(views)])
-        detectors = (student, trainer.teacher.detector)
+        maps = task.student.features(views.corrupted.images_B3HW)
+        taught = [value for value in task.teacher(views).neck if value is not None]
+        seen.extend([views.corrupted.images_B3HW, views.clean.images_B3HW, *maps, *taught])
+        detectors = (task.student, task.teacher.detector)
         seen.extend(value for each in detectors for value in each.parameters() if value.ndim == 4)
         one_step(views, *more)
 
-    trainer.one_step = look
+    task.one_step = look
     assert trainer.train() == 0
     assert len(seen) > 100
     # A map of one channel or one pixel is both: strides say nothing there.
@@ -165,7 +172,7 @@ def test_bfloat16_trains_float32_weights_near_float32(begin, student_config, tmp
         config = replace(student_config, precision=precision, out=tmp_path / precision, steps=2, log_every=1)
         trainer = begin(config)
         assert trainer.train() == 0
-        assert all(value.dtype == torch.float32 for value in trainer.parameters.values())
+        assert all(value.dtype == torch.float32 for value in trainer.task.parameters.values())
         lines.append(read_log(config.out / "log.jsonl")[0]["losses"])
     exact, rounded = lines
     assert exact != rounded
@@ -201,16 +208,16 @@ def test_the_display_ends_at_the_total_after_a_stop_in_a_window_and_a_window_of_
     monkeypatch.setattr(trainer, "read_out", lambda log: False)  # as if killed before a log line
     trainer.train()
     trainer = begin(config)
-    assert (trainer.step, trainer.last_read) == (3, 0)
-    start = trainer.maker.start
+    assert (trainer.at.step, trainer.at.last_read) == (3, 0)
+    start = trainer.task.maker.start
 
     def start_poisoned(batch, draw):
         started = start(batch, draw)
         if draw in (4, 5):  # the whole window before log line 6
-            started.views.student_B3hw[0, 0, 0, 0] = float("nan")
+            started.views.corrupted.images_B3HW[0, 0, 0, 0] = float("nan")
         return started
 
-    monkeypatch.setattr(trainer.maker, "start", start_poisoned)
-    monkeypatch.setattr(trainer, "last_read", 2)
+    monkeypatch.setattr(trainer.task.maker, "start", start_poisoned)
+    monkeypatch.setattr(trainer.at, "last_read", 2)
     assert trainer.train() == 0
     assert NotedProgress.made[-1].done == NotedProgress.made[-1].total == 8 * 4

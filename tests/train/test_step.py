@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from model.api import own
 from model.build import build_detector
+from pipeline.batch import View
 from pipeline.loading.loader import open_loader
 from pipeline.packed.reader import PackedDataset
 from pipeline.views import ViewConfig, ViewMaker
@@ -42,8 +44,8 @@ def batch(packed):
 def make_learner(networks, config=None, dtype=torch.float32):
     config = config or CdFkdConfig()
     student, teacher = networks
-    learner = Learner(student, CdFkd(config), dtype, lambda count: count)
-    return learner, Teacher(teacher, config.strides, dtype)
+    method = CdFkd(config, student, teacher, own)
+    return Learner(student, {"cd_fkd": method}, dtype, own), Teacher(teacher, [method], dtype)
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (0.0, 2.5), (0.5, 0.0)])
@@ -51,7 +53,7 @@ def test_total_is_the_weighted_sum(networks, batch, alpha, beta):
     learner, teacher = make_learner(networks, CdFkdConfig(alpha=alpha, beta=beta, strides=(16, 32)))
     views = ViewMaker(ViewConfig(), threads=1)(batch, 0)
     total, scalars = learner(views, teacher(views))
-    named = dict(zip(learner.names(), scalars.tolist(), strict=True))
+    named = dict(zip(learner.layout.names, scalars.tolist(), strict=True))
     weights = {"global": alpha, "instance": beta}
     expected = sum(weights.get(name, 1.0) * named[name] for name in ("rpn_class", "rpn_box", "roi_class", "roi_box"))
     expected += alpha * named["global"] + beta * named["instance"]
@@ -76,7 +78,7 @@ def test_cuda_graphs_are_told_where_a_step_begins(networks, batch, monkeypatch):
         [],
         Optimizer(parameters, OptimizerConfig()),
         None,
-        Window((*learner.names(), "norm"), 2, CPU),
+        Window((*learner.layout.names, "norm"), 2, CPU),
         1,
     )
     views = ViewMaker(ViewConfig(), threads=1)(batch, 0)
@@ -90,7 +92,7 @@ def test_alpha_zero_and_beta_zero_is_plain_detection(networks, batch):
     views = ViewMaker(ViewConfig(), threads=1)(batch, 0)
     gradients = []
     for learner, maps in (
-        (Learner(networks[0], None, torch.float32, lambda count: count), lambda views: ()),
+        (Learner(networks[0], {}, torch.float32, own), lambda views: None),
         make_learner(networks, CdFkdConfig(alpha=0.0, beta=0.0)),
     ):
         networks[0].zero_grad(set_to_none=True)
@@ -105,7 +107,7 @@ def test_no_gradient_reaches_the_teacher(networks, batch):
     learner, teacher = make_learner(networks)
     views = ViewMaker(ViewConfig(), threads=1)(batch, 0)
     maps = teacher(views)
-    assert all(not value.requires_grad for value in maps)
+    assert all(not value.requires_grad for value in maps.neck if value is not None)
     learner(views, maps)[0].backward()
     assert all(parameter.grad is None for parameter in networks[1].parameters())
     trained = {id(parameter) for parameter in learner.parameters()}
@@ -114,31 +116,32 @@ def test_no_gradient_reaches_the_teacher(networks, batch):
 
 
 def test_the_teacher_looks_at_its_taps_only(networks, batch):
-    learner, teacher = make_learner(networks, CdFkdConfig(strides=(8, 32)))
+    _, teacher = make_learner(networks, CdFkdConfig(strides=(8, 32)))
     views = ViewMaker(ViewConfig(), threads=1)(batch, 0)
     maps = teacher(views)
-    full = dict(zip(networks[1].strides, networks[1].features(views.teacher_B3HW), strict=True))
-    assert len(maps) == 2
-    for stride, value in zip(learner.method.taps, maps, strict=True):
-        torch.testing.assert_close(value, full[stride])
+    whole = networks[1].features(views.clean.images_B3HW)
+    for stride, value, expected in zip(networks[1].strides, maps.neck, whole, strict=True):
+        assert (value is None) == (stride not in (8, 32))
+        if value is not None:
+            torch.testing.assert_close(value, expected)
 
 
 @pytest.mark.slow
-def test_the_step_is_one_graph_per_student_canvas(networks, batch):
+def test_the_step_is_one_graph_per_corrupted_canvas(networks, batch):
     """fullgraph=True fails on a graph break. Three ratio buckets give two canvases here: two compilations."""
     learner, teacher = make_learner(networks)
     make_views = ViewMaker(ViewConfig(ratio_range=(0.4, 1.0), ratio_buckets=3), threads=1)
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(learner, backend=counter, fullgraph=True, dynamic=False)
-    canvases = make_views.student_canvases((64, 96))
+    canvases = make_views.corrupted_canvases((64, 96))
     assert len(canvases) == 2
     seen = []
     draw = 0
     while len(set(seen)) < len(canvases) or len(seen) < len(canvases) + 2:
         views = make_views(batch, draw)
         draw += 1
-        canvas = tuple(views.student_B3hw.shape[-2:])
+        canvas = tuple(views.corrupted.images_B3HW.shape[-2:])
         if seen.count(canvas) == 2:
             continue
         seen.append(canvas)
@@ -188,12 +191,19 @@ def test_under_bfloat16_autocast_it_is_one_graph_too(networks, batch):
     torch._dynamo.reset()
 
 
+def take_rows(view, rows):
+    changed = {
+        name: take_rows(value, rows) if isinstance(value, View) else value[rows] for name, value in vars(view).items()
+    }
+    return replace(view, **changed)
+
+
 def test_a_padding_row_changes_nothing(networks, batch):
     """The same images with and without the rows that only fill up the batch: same losses."""
     learner, teacher = make_learner(networks)
     views = ViewMaker(ViewConfig(corruptions=()), threads=1)(batch, 0)
     real = views.ids_B >= 0
-    shorter = replace(views, **{name: value[real] for name, value in vars(views).items()})
+    shorter = take_rows(views, real)
     _, whole = learner(views, teacher(views))
     _, part = learner(shorter, teacher(shorter))
     torch.testing.assert_close(whole, part, rtol=1e-5, atol=1e-6)

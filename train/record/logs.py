@@ -73,18 +73,12 @@ def peak_memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def mean_cosines(means: dict[str, float]) -> dict[str, float]:
-    """Of all that was compared in a window; a name is left out where nothing was, such as objects in empty images."""
-    counts = {name.removeprefix("count_"): count for name, count in means.items() if name.startswith("count_")}
-    return {f"cosine_{name}": means[f"cosine_{name}"] / count for name, count in counts.items() if count > 0}
-
-
 def note(line: dict[str, Any]) -> str:
     """A log line for the live display."""
     terms = ", ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
-    cosines = "".join(f", {name.replace('_', ' ')} {value:.4f}" for name, value in line["cosines"].items())
+    logged = "".join(f", {name.replace('_', ' ')} {value:.4f}" for name, value in line["logged"].items())
     waiting = f"waiting {100 * line['waiting_share']:.0f} %, {line['memory_gb']:.1f} GB"
-    return f"step {line['step']}: {terms}{cosines}, {waiting}"
+    return f"step {line['step']}: {terms}{logged}, {waiting}"
 
 
 def say_skipped(step: int, names: list[str], ids: list[int]) -> None:
@@ -92,9 +86,11 @@ def say_skipped(step: int, names: list[str], ids: list[int]) -> None:
     say(f"step {step} was skipped: {', '.join(names)} not finite; image ids {shown}")
 
 
-def say_agreement(cosines: dict[str, float]) -> None:
-    """How alike teacher and student are before the first update: what is left to learn."""
-    values = ", ".join(f"{name.removeprefix('cosine_')} {value:.4f}" for name, value in cosines.items())
-    say(f"teacher and student at step 0: cosines {values}")
-    if min(cosines.values()) > AGREEING:
+def say_agreement(alike: dict[str, float]) -> None:
+    """How alike teacher and student are before the first update, 1 for equal: what is left to learn."""
+    if not alike:
+        return
+    values = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in alike.items())
+    say(f"teacher and student at step 0: {values}")
+    if min(alike.values()) > AGREEING:
         say("warning: their features already agree, so distillation has nothing to teach; look at views and strides")

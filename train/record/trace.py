@@ -9,7 +9,7 @@ from pipeline.batch import Views
 PROFILED_STEPS = (10, 15)  # of a start; compiled, as many steps later, when every canvas has been seen
 PROFILE_WAIT = 500  # steps for a canvas that is rare
 
-Canvases = tuple[tuple[int, ...] | None, tuple[int, ...]]  # the teacher's, where there is one, and the student's
+Canvases = tuple[tuple[int, ...] | None, tuple[int, ...] | None]  # of the clean and the corrupted view
 
 
 class TracePlan:
@@ -22,8 +22,10 @@ class TracePlan:
 
     def saw(self, views: Views) -> None:
         """The canvases of the step just made."""
-        teacher = None if views.teacher_B3HW is None else tuple(views.teacher_B3HW.shape[-2:])
-        canvases = (teacher, tuple(views.student_B3hw.shape[-2:]))
+        clean, corrupted = (
+            None if view is None else tuple(view.images_B3HW.shape[-2:]) for view in (views.clean, views.corrupted)
+        )
+        canvases = (clean, corrupted)
         self.num_new += canvases in self.unseen and self.first <= self.step < self.end
         self.unseen -= Counter([canvases])  # what gets to 0 is left out
 

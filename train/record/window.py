@@ -13,7 +13,7 @@ from train import distributed
 class Reading:
     """What one read-out brings to the host: means of the finite steps, and the steps that were skipped."""
 
-    means: dict[str, float]  # empty where no step was finite
+    means: list[float]  # of every column; empty where no step was finite
     skipped: list[tuple[int, list[str], list[int]]]  # (step, names that were not finite, image ids of all ranks)
     longest: int  # most skipped steps in a row, those before this reading included
     stop: bool
@@ -66,4 +66,4 @@ class Window:
         finite = [row for _, row in rows if row.isfinite().all()]
         means = torch.stack(finite).mean(dim=0).tolist() if finite else []
         stop = any(row[-1] > 0 for _, row in rows)
-        return Reading(dict(zip(self.names, means, strict=False)), skipped, longest, stop)
+        return Reading(means[: len(self.names)], skipped, longest, stop)

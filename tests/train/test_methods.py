@@ -1,0 +1,215 @@
+"""Several methods in a run, and methods that own parameters: trained, clipped, saved, resumed, never shipped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from model.api import Want
+from pipeline.command.ranks import World
+from train.config import Config, from_json, to_json, upgrade
+from train.distill import METHODS, CdFkdConfig, PkdConfig
+from train.distill.method import Method
+from train.record.checkpoint import Checkpoints, write_json
+from train.record.logs import read_log
+from train.run import read_command, train
+from train.trainer import STOPPED
+
+WORLD = World(0, 1, torch.device("cpu"))
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class PlainConfig:
+    kind: ClassVar[str] = "plain"
+
+
+class Plain(Method):
+    """A convolution of its own on the student's map, whose distance to the teacher's it learns to lower."""
+
+    def __init__(self, config, student, teacher, mean):
+        super().__init__(config, student, teacher, mean)
+        self.weights = {"plain": 1.0}
+        self.want_student = self.want_teacher = Want(neck=(32,))
+        self.level = student.strides.index(32)
+        self.layer = nn.Conv2d(student.channels, teacher.channels, 1)
+        nn.init.constant_(self.layer.weight, 0.5)
+
+    def forward(self, seen, teacher, assigned, views):
+        ours, theirs = self.layer(seen["corrupted"].neck[self.level]), teacher.neck[self.level]
+        return {"plain": (ours.mean((2, 3)) - theirs.mean((2, 3))).square().mean()}, {}
+
+
+@pytest.fixture
+def config(student_config, monkeypatch):
+    monkeypatch.setitem(METHODS, PlainConfig, Plain)
+    optimizer = replace(student_config.optimizer, ema_decay=0.9, clip_norm=0.5)
+    return replace(student_config, distill=(*student_config.distill, PlainConfig()), optimizer=optimizer, log_every=3)
+
+
+def saved(run):
+    newest = Checkpoints(run, 1).newest()
+    return load_file(newest / "model.safetensors"), load_file(newest / "training.safetensors")
+
+
+def test_a_methods_own_layers_are_trained_and_saved_and_not_shipped(begin, config):
+    trainer = begin(config)
+    layers = {name: value for name, value in trainer.task.parameters.items() if name.startswith("method.")}
+    assert set(layers) == {"method.plain.layer.weight", "method.plain.layer.bias"}
+    before = {name: value.clone() for name, value in layers.items()}
+    assert trainer.train() == 0
+    shipped, kept = saved(config.out)
+    assert not [name for name in shipped if "plain" in name]
+    for name, value in layers.items():
+        assert not torch.equal(value, before[name])
+        assert torch.equal(kept[name], value)
+        assert f"optimizer.momentum_buffer.{name}" in kept
+    assert "plain" in read_log(config.out / "log.jsonl")[0]["losses"]
+
+
+def test_the_norm_that_is_clipped_holds_their_gradient(begin, config):
+    trainer = begin(config)
+    with trainer.task.loader:
+        views = trainer.task.maker(next(trainer.task.loader), 0)
+    total, _ = trainer.task.learner(views, trainer.task.teacher(views))
+    total.backward()
+    norms = [value.grad.norm() for value in trainer.task.parameters.values() if value.grad is not None]
+    expected = torch.stack(norms).norm().item()
+    trainer.task.optimizer.inner.zero_grad(set_to_none=True)
+    trainer.task.step(views, 0, 0.0)
+    assert trainer.task.window.read(0, 1).means[-1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_stopped_and_continued_equals_uninterrupted_to_the_bit(begin, config, tmp_path):
+    whole = replace(config, out=tmp_path / "whole")
+    assert train(whole, WORLD) == 0
+    trainer = begin(config)
+    one_step = trainer.task.one_step
+
+    def step_and_signal(views, step, stop):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        one_step(views, step, stop)
+
+    trainer.task.one_step = step_and_signal
+    assert trainer.train() == STOPPED
+    assert train(config, WORLD) == 0
+    for expected, got in zip(saved(whole.out), saved(config.out), strict=True):
+        assert expected.keys() == got.keys()
+        assert all(torch.equal(expected[name], value) for name, value in got.items())
+
+
+def test_a_step_that_is_not_finite_leaves_them_as_they_were(begin, config):
+    trainer = begin(config)
+    with trainer.task.loader:
+        views = trainer.task.maker(next(trainer.task.loader), 0)
+    views.corrupted.images_B3HW[0, 0, 0, 0] = float("nan")
+    before = {name: value.clone() for name, value in trainer.task.parameters.items()}
+    trainer.task.step(views, 0, 0.01)
+    assert all(torch.equal(before[name], value) for name, value in trainer.task.parameters.items())
+
+
+@pytest.mark.slow
+def test_on_two_ranks_they_stay_equal_and_are_averaged(config, student_config, tmp_path):
+    """The adapters of a student with other widths: one process's weights after two steps, and two processes'."""
+    model = replace(student_config.model, fpn_channels=24)
+    config = replace(student_config, model=model, steps=2, log_every=1, optimizer=replace(
+        student_config.optimizer, learning_rate=1e-3
+    ))  # fmt: skip
+    weights = []
+    for ranks in (1, 2):
+        path = tmp_path / f"{ranks}.json"
+        run = replace(config, out=tmp_path / f"ranks{ranks}")
+        write_json(path, to_json(run))
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone", "train/run.py"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, *launcher, str(path)], cwd=ROOT, env=environment, check=True, timeout=300)
+        _, kept = saved(run.out)
+        weights.append({name: value for name, value in kept.items() if name.startswith("method.cd_fkd.adapters.")})
+    one, two = weights
+    assert one.keys() == two.keys()
+    assert len(one) == 6
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_pkd_alone_and_with_cd_fkd(begin, student_config, tmp_path):
+    terms = []
+    for distill in ((PkdConfig(),), (*student_config.distill, PkdConfig(weight=1.0))):
+        config = replace(student_config, distill=distill, out=tmp_path / str(len(distill)))
+        assert begin(config).train() == 0
+        line = read_log(config.out / "log.jsonl")[0]
+        terms.append(set(line["losses"]) - {"rpn_class", "rpn_box", "roi_class", "roi_box", "total"})
+        assert -1 <= line["logged"]["correlation"] <= 1
+        assert from_json(Config, json.loads((config.out / "config.json").read_text())) == config
+    assert terms == [{"pkd"}, {"global", "instance", "pkd"}]
+
+
+def test_the_students_average_as_teacher(begin, student_config):
+    """Its weights are the moving average's own, before and after a step, and after continuing."""
+    optimizer = replace(student_config.optimizer, ema_decay=0.9)
+    config = replace(student_config, optimizer=optimizer, teacher=None, teacher_policy="average", steps=4, save_every=2)
+    trainer = begin(config)
+    assert trainer.train() == 0
+    task = trainer.task
+    for name, value in task.teacher.detector.named_parameters():
+        assert torch.equal(value, task.ema.weights.get(name, value))
+        assert not value.requires_grad
+    moved = [name for name, value in task.ema.weights.items() if not torch.equal(value, task.parameters[name])]
+    assert moved
+    shipped, _ = saved(config.out)
+    assert all(torch.equal(shipped[name], value) for name, value in task.teacher.detector.named_parameters())
+
+
+def test_the_average_needs_an_average(student_config):
+    with pytest.raises(ValueError, match=r"--optimizer.ema-decay 0.999 and a method, and --teacher None"):
+        replace(student_config, teacher_policy="average", teacher=None)
+
+
+NEEDED = ["--data", "d", "--out", "o", "--teacher", "t"]
+
+
+def test_methods_are_chosen_by_name():
+    config = read_command(["cdfkd_small", *NEEDED, "--distill", "cd_fkd", "pkd", "--distill.pkd.weight", "2"])
+    assert config.distill == (CdFkdConfig(strides=(8, 16, 32)), PkdConfig(weight=2.0))
+    config = read_command(["plain_small", *NEEDED, "--distill", "pkd", "--distill.weight", "3"])
+    assert config.distill == (PkdConfig(weight=3.0),)
+    assert read_command(["cdfkd_small", *NEEDED[:4], "--teacher", "None", "--distill", "none"]).distill == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--distill", "pdk"], r"--distill pdk \(nearest: pkd\): the methods are cd_fkd, pkd"),
+        (["--distill", "pkd", "pkd"], "each method once"),
+        (
+            ["--distill", "cd_fkd", "pkd", "--distill.strides", "8"],
+            "give --distill.cd-fkd.strides or ",
+        ),
+    ],
+)
+def test_wrong_choices_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        read_command(["cdfkd_small", *NEEDED, *options])
+
+
+def test_a_configuration_of_before_still_reads():
+    config = read_command(["cdfkd_r50", *NEEDED])
+    old = to_json(config)
+    (method,) = old["distill"]
+    del method["kind"], old["teacher_policy"]
+    for rule in ("norm", "bias", "new"):
+        del old["optimizer"][rule]
+    for distill, expected in ((method, config.distill), (None, ())):
+        assert from_json(Config, upgrade(old | {"distill": distill})) == replace(config, distill=expected)
+    with pytest.raises(ValueError, match=r"config.distill.kind is 'crossdk'; allowed: cd_fkd, pkd"):
+        from_json(Config, old | {"distill": [{"kind": "crossdk"}]})

@@ -1,0 +1,64 @@
+"""The options of `python -m train.run`: a recipe's fields, with the methods that --distill names."""
+
+from dataclasses import field, fields, make_dataclass
+from typing import Any, get_args
+
+import tyro
+
+from pipeline.command.suggest import nearest
+from train.config import Config
+from train.distill import MethodConfig
+
+KINDS: dict[str, Any] = {config.kind: config for config in get_args(MethodConfig)}
+
+
+def parse_options(default: Config, arguments: list[str], prog: str, description: str) -> Config:
+    """The default, overridden by options. A method's options are --distill.NAME.OPTION."""
+    methods, arguments = choose_methods(default.distill, arguments)
+    arguments = [name_method(argument, methods) for argument in arguments]
+    # What a run leaves out, such as a method, has no options at all: giving one is an error.
+    chosen = make_dataclass("Methods", [(m.kind, type(m), field(default=m)) for m in methods], frozen=True)
+    kind: Any = chosen if methods else tyro.conf.Suppress[tuple[Any, ...]]
+    replaced = [("distill", kind, field(default=chosen() if methods else ()))]
+    with_methods = make_dataclass(Config.__name__, replaced, bases=(Config,), frozen=True)
+    names = [item.name for item in fields(Config) if item.name != "distill"]
+    parsed = tyro.cli(
+        with_methods, default=with_methods(**{name: getattr(default, name) for name in names}), args=arguments,
+        prog=prog, description=description, config=(tyro.conf.AvoidSubcommands,),
+    )  # fmt: skip
+    distill = tuple(getattr(parsed.distill, method.kind) for method in methods)
+    return Config(**{name: getattr(parsed, name) for name in names}, distill=distill)
+
+
+def choose_methods(
+    default: tuple[MethodConfig, ...], arguments: list[str]
+) -> tuple[tuple[MethodConfig, ...], list[str]]:
+    """The methods of a run, and the arguments without `--distill NAME ...`. None after it means none."""
+    if "--distill" not in arguments:
+        return default, arguments
+    start = arguments.index("--distill") + 1
+    stop = next((i for i in range(start, len(arguments)) if arguments[i].startswith("-")), len(arguments))
+    names = [name.replace("-", "_") for name in arguments[start:stop]]
+    if names == ["none"]:
+        names = []
+    for name in names:
+        if name not in KINDS:
+            raise ValueError(f"--distill {name}{nearest(name, KINDS)}: the methods are {', '.join(KINDS)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"--distill names {', '.join(names)}: each method once")
+    known = {method.kind: method for method in default}
+    return tuple(known.get(name) or KINDS[name]() for name in names), arguments[: start - 1] + arguments[stop:]
+
+
+def name_method(argument: str, methods: tuple[MethodConfig, ...]) -> str:
+    """`--distill.alpha` with one method is `--distill.cd-fkd.alpha`."""
+    prefix, _, rest = argument.partition("distill.")
+    if prefix != "--" or not rest or not methods:
+        return argument
+    first = rest.partition("=")[0].split(".")[0].replace("-", "_")
+    if first in KINDS:
+        return argument
+    if len(methods) > 1:
+        wanted = " or ".join(f"--distill.{method.kind.replace('_', '-')}.{rest}" for method in methods)
+        raise ValueError(f"{argument}: this run has several methods; give {wanted}")
+    return f"--distill.{methods[0].kind.replace('_', '-')}.{rest}"

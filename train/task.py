@@ -1,0 +1,188 @@
+"""What a detection run trains, measures and ships; the loop around it is train/trainer.py."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eval.detecting.source_ap import source_ap
+from model.api import Detector
+from model.weights.checkpoint import save_detector
+from pipeline.batch import Views
+from pipeline.command.console import say
+from pipeline.command.ranks import World
+from pipeline.loading.loader import describe_machine, open_loader
+from train import load
+from train.config import Config
+from train.optimizer import Ema, Optimizer, kinds_of, rate_factor, scaled_rate
+from train.record.resume import check_identity, strip
+from train.record.trace import Canvases
+from train.record.window import Window
+from train.step import Step
+
+CHANCE_AP50 = 1.0  # a teacher below this has learned nothing
+
+
+class DetectionTask:
+    """A student, the methods it learns with, a teacher to look at, data, and the optimizer."""
+
+    def __init__(self, config: Config, world: World, newest: Path | None):
+        """newest: the checkpoint to continue from, whose data and teacher must be those of now."""
+        self.config, self.world = config, world
+        self.data, self.val = load.open_data(config, world)
+        if world.first:
+            say(describe_machine(world.device, config.loader.name))
+        teacher, self.teacher_card = load.load_teacher(config, self.data.classes, world)
+        checksum = load.checksum(config.teacher) if config.teacher and teacher else None
+        self.identity = {"data_checksum": self.data.checksum, "teacher_checksum": checksum}
+        if newest is not None:
+            check_identity(newest, self.identity, {"data": config.data, "teacher": config.teacher})
+        self.student = load.make_student(config, self.data.classes, world, newest)
+        average = config.teacher_policy == "average"
+        if average:
+            teacher = load.average_teacher(self.student)
+        learner, self.teacher = load.make_learner(config, self.student, teacher, world)
+        self.layout = learner.layout
+        self.alike = learner.alike
+        self.parameters = load.trainable(learner)
+        self.optimizer = Optimizer(self.parameters, config.optimizer, kinds_of(self.student, dict(learner.methods)))
+        shipped = dict(self.student.named_parameters())
+        self.shipped = {name: value for name, value in self.parameters.items() if name in shipped}
+        self.ema = Ema(self.shipped, config.optimizer.ema_decay) if config.optimizer.ema_decay > 0 else None
+        if average:
+            assert self.ema is not None
+            assert teacher is not None
+            load.share_average(teacher, self.ema.weights)
+        self.window = Window((*self.layout.names, "gradient_norm"), config.log_every, world.device)
+        self.rate = scaled_rate(config.optimizer, config.batch_size)
+        self.maker = load.make_views(config, world, learner, self.teacher)
+        self.learner = learner
+        self.detect = load.compile_detect(config, self.student, world)
+
+    def open(self, place: dict[str, int]) -> None:
+        """The data from a place on, and the step, compiled where that is asked for."""
+        config, world = self.config, self.world
+        self.loader = open_loader(
+            self.data, config.batch_size // world.size, device=str(world.device), name=config.loader.name,
+            seed=config.seed, rank=world.rank, world=world.size, epoch=place["epoch"], cursor=place["cursor"],
+            threads=config.loader.threads, prefetch=config.loader.prefetch,
+            hardware_share=config.loader.hardware_share,
+        )  # fmt: skip
+        self.total = config.steps or max(1, round(config.epochs * self.loader.batches_per_epoch))
+        num_canvases = sum(len(self.maker.corrupted_canvases(canvas)) for canvas in self.data.canvases.values())
+        wrapped, look = load.wrap(config, world, self.learner, self.teacher, num_canvases)
+        norms = [module for module in self.student.modules() if isinstance(module, nn.BatchNorm2d)]
+        statistics = [buffer for norm in norms for buffer in norm.buffers()]
+        self.step = Step(
+            wrapped, look, self.parameters, statistics, self.optimizer, self.ema, self.window,
+            config.optimizer.clip_norm, cuda_graphs=config.compile == "cuda_graphs",
+        )  # fmt: skip
+
+    def one_step(self, views: Views, step: int, stop: bool) -> None:
+        self.step(views, step, self.rate_at(step), stop)
+
+    def rate_at(self, step: int) -> float:
+        return self.rate * rate_factor(self.config.optimizer, step, self.total)
+
+    def canvases(self) -> set[Canvases]:
+        """Every pair of canvases of the clean and the corrupted view."""
+        return {
+            (canvas if self.maker.clean else None, corrupted)
+            for canvas in self.data.canvases.values()
+            for corrupted in self.maker.corrupted_canvases(canvas)
+        }
+
+    # -- saying -------------------------------------------------------------------------------------------------
+
+    def describe(self) -> None:
+        config, data = self.config, self.data
+        canvases = ", ".join(f"{name} {height}x{width}" for name, (height, width) in data.canvases.items())
+        epochs = self.total / self.loader.batches_per_epoch
+        say(f"data: {len(data)} images of {len(data.classes)} classes, canvas {canvases}")
+        say(f"run: {self.total} steps of {config.batch_size} images on {self.world.size} rank(s), {epochs:.1f} epochs")
+        optimizer = config.optimizer
+        say(
+            f"{optimizer.name} with learning rate {self.rate:g}: {optimizer.learning_rate:g} for "
+            f"{optimizer.base_batch_size} images, scaled linearly to {config.batch_size}; {optimizer.warmup_steps} "
+            f"warm-up steps, then the {optimizer.schedule} schedule"
+        )
+        if optimizer.warmup_steps >= self.total:
+            say(f"warning: the warm-up is as long as the run, so the rate never gets to {self.rate:g}")
+
+    def begin(self) -> None:
+        """Before the first step: say how good the teacher is, and warn when it is no better than chance."""
+        if self.teacher is None or self.config.teacher_policy == "average":
+            return
+        score = self.teacher_card.extra.get("AP50")
+        if score is None and self.val is not None:
+            score = self.score(self.teacher.detector)["AP50"]
+        if not self.world.first:
+            return
+        if score is None:
+            say("warning: the teacher's AP on its source is not known; give --val DIR to measure it first")
+        elif score < CHANCE_AP50:
+            say(f"warning: the teacher's AP50 on its source is {score:.1f}, no better than chance: it teaches nothing")
+        else:
+            say(f"the teacher's AP50 on its source is {score:.1f}")
+
+    # -- measuring and shipping ---------------------------------------------------------------------------------
+
+    def measure(self) -> dict[str, float]:
+        """AP of what is shipped on the validation data, by all ranks together."""
+        with self.shipped_weights():
+            return self.score(self.student, self.detect)
+
+    def score(self, detector: Detector, detect: Any = None) -> dict[str, float]:
+        assert self.val is not None
+        config, world = self.config, self.world
+        return source_ap(
+            detector, self.val, batch_size=config.batch_size // world.size, device=world.device, rank=world.rank,
+            world=world.size, max_images=config.val_images, precision=config.precision, detect=detect,
+        )  # fmt: skip
+
+    @contextmanager
+    def shipped_weights(self) -> Iterator[None]:
+        """The student holds what is evaluated and shipped: the moving average where there is one."""
+        if self.ema is not None:
+            self.ema.swap(self.shipped)
+        self.student.eval()
+        try:
+            yield
+        finally:
+            self.student.train()
+            if self.ema is not None:
+                self.ema.swap(self.shipped)
+
+    def ship(self, folder: Path, step: int) -> None:
+        """What is evaluated and used: the student alone."""
+        with self.shipped_weights():
+            # How large the images were: prediction brings other pictures to the same size.
+            sides = {side: self.data.info["encoding"][side] for side in ("short_side", "long_side")}
+            save_detector(folder, self.student, self.config.model, self.data.classes, {"step": step, **sides})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What continuing needs beside what is shipped."""
+        tensors = {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
+        tensors["window"] = self.window.table_nT
+        kept = self.parameters if self.ema is not None else {}
+        for name, value in self.parameters.items():
+            if name not in self.shipped:
+                tensors[name] = value.detach()
+            elif name in kept:
+                tensors[f"weights.{name}"] = value.detach()
+        return tensors
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `tensors` gave; the student holds what was shipped."""
+        self.optimizer.load(strip(tensors, "optimizer."))
+        if self.ema is not None:
+            for name, weight in strip(tensors, "weights.").items():
+                self.ema.weights[name].copy_(self.parameters[name])
+                self.parameters[name].copy_(weight)
+        for name, parameter in self.parameters.items():
+            if name not in self.shipped:
+                parameter.copy_(tensors[name])
