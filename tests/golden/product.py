@@ -66,8 +66,8 @@ TRAINING_CORRUPTIONS = (
 
 def read_packed(path: Path) -> dict[str, Any]:
     """{id: size, boxes, labels, ignore and pixels of a picture} as the loader for the CPU yields them."""
-    from pipeline.loader import open_loader
-    from pipeline.packed import PackedDataset
+    from pipeline.loading.loader import open_loader
+    from pipeline.packed.reader import PackedDataset
 
     found = {}
     options = {"device": "cpu", "name": "cpu", "shuffle": False, "threads": 1}
@@ -110,15 +110,16 @@ def make_views(
     )
     maker = ViewMaker(ViewConfig(corruptions=corruptions, severities=severities), device="cpu", threads=1)
     views = maker(given, draw)
-    assert views.teacher_B3HW is not None
+    assert views.clean is not None
+    assert views.corrupted is not None
     made = {
-        "clean": views.teacher_B3HW,
-        "corrupted": views.student_B3hw,
+        "clean": views.clean.images_B3HW,
+        "corrupted": views.corrupted.images_B3HW,
         "ratio": views.ratio_B,
-        "clean_sizes": views.teacher_sizes_B2,
-        "corrupted_sizes": views.student_sizes_B2,
-        "clean_boxes": views.teacher_boxes_BG4,
-        "corrupted_boxes": views.student_boxes_BG4,
+        "clean_sizes": views.clean.sizes_B2,
+        "corrupted_sizes": views.corrupted.sizes_B2,
+        "clean_boxes": views.clean.boxes_BG4,
+        "corrupted_boxes": views.corrupted.boxes_BG4,
         "labels": views.labels_BG,
         "ignore": views.ignore_BG,
         "keys": views.keys_B,

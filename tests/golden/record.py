@@ -30,7 +30,7 @@ from differences import OWN, PACKED, bit_equal, compare, differences
 from product import EVALUATE, FIXTURES, RECIPES, TINY, TRAIN, command
 
 STEPS = {"small": 3, "r50": 2, "r101": 2}
-UNTIMED = ("step", "epoch", "losses", "cosines", "gradient_norm", "learning_rate", "validation", "skipped", "ids")
+UNTIMED = ("step", "epoch", "losses", "logged", "gradient_norm", "learning_rate", "validation", "skipped", "ids")
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # ImageNet's, of the views
 PLACES = 12  # sampled pixels of an image
 LIBRARIES = ("torch", "torchvision", "numpy", "numba", "opencv-python-headless", "simplejpeg", "pyarrow", "scipy")
@@ -104,6 +104,7 @@ def record_run(run: Path) -> dict[str, Any]:
     from safetensors.numpy import load_file
 
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    lines = [{"logged": line["cosines"]} | line if "cosines" in line else line for line in lines]  # before 0.1
     newest = max(run.glob("checkpoints/step-*"))
     weights, training = (load_file(newest / f"{name}.safetensors") for name in ("model", "training"))
     state = json.loads((newest / "state.json").read_text())

@@ -142,11 +142,11 @@ def test_on_two_ranks_they_stay_equal_and_are_averaged(config, student_config, t
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_pkd_alone_and_with_cd_fkd(begin, student_config, tmp_path):
+def test_pkd_alone_and_with_cd_fkd(student_config, tmp_path):
     terms = []
     for distill in ((PkdConfig(),), (*student_config.distill, PkdConfig(weight=1.0))):
         config = replace(student_config, distill=distill, out=tmp_path / str(len(distill)))
-        assert begin(config).train() == 0
+        assert train(config, WORLD) == 0
         line = read_log(config.out / "log.jsonl")[0]
         terms.append(set(line["losses"]) - {"rpn_class", "rpn_box", "roi_class", "roi_box", "total"})
         assert -1 <= line["logged"]["correlation"] <= 1
