@@ -10,18 +10,14 @@ from typing import Any
 import numpy as np
 
 from kernels import rng
-from kernels.corruptions import color, fog
-from kernels.corruptions.stages import NEED_MASK
+from kernels.corruptions import color
+from kernels.corruptions.registry import BY_NAME
 from kernels.launch import cpu
 from kernels.launch import table as parameters
 from kernels.launch.pool import Pool
 from kernels.severity import ALL, SEVERITIES, check_name, check_severity
 
 POOL_MASKS, POOL_STEP = 8, 256  # masks of a kind; a pool serves all sizes up to the next multiple of the step
-# From how many pixels on an image's rows are shared: handing them to another thread took some 0.2 ms where it was
-# measured, about as long as half an image of 600 x 1000 takes in the lightest types.
-LIGHTEST = ("impulse_noise", "frost", "fog", "spatter")
-SHARED_AREA = dict.fromkeys(ALL, 1 << 17) | dict.fromkeys(LIGHTEST, 1 << 20)
 POOL_BYTES = 1 << 30  # all weather at all severities takes 0.4 GB for images of 600 x 1000
 _workspaces = cpu.Workspaces()
 _pools: dict[tuple, Pool] = {}  # the one used last comes last
@@ -31,11 +27,9 @@ _pools_lock = threading.Lock()
 def pool_for(name: str, level: int, height: int, width: int) -> Pool:
     """The masks of an image of this size. Severities that share their masks share a pool."""
     height, width = (-(-side // POOL_STEP) * POOL_STEP for side in (height, width))
-    levels: tuple[int, ...] = (level,)
-    if name == "frost":
-        levels = SEVERITIES
-    elif name == "fog":
-        levels = tuple(other for other in SEVERITIES if fog.decay(other) == fog.decay(level))
+    masks = BY_NAME[name].masks
+    assert masks is not None
+    levels = tuple(other for other in SEVERITIES if masks.argument(other) == masks.argument(level))
     key = (name, levels, height, width)
     with _pools_lock:
         pool = _pools.get(key)
@@ -75,7 +69,7 @@ def corrupt(
         raise ValueError("corrupt: give corruption_name or corruption_number")
     if corruption_name is None:
         if not 0 <= corruption_number < len(ALL):
-            raise ValueError(f"corrupt: corruption_number must be 0 to 18; got {corruption_number}")
+            raise ValueError(f"corrupt: corruption_number must be 0 to {len(ALL) - 1}; got {corruption_number}")
         corruption_name = ALL[corruption_number]
     name, level = check_name(corruption_name), check_severity(severity)
     is_array = isinstance(image, np.ndarray)
@@ -102,7 +96,8 @@ def corrupt(
 
     table = parameters.single_table(name, level, height, width, int(rng.image_key(int(seed), 0, 0)))
     values_M = cpu.NO_POOL
-    if name in NEED_MASK:
+    corruption = BY_NAME[name]
+    if corruption.masks is not None:
         pool = pool_for(name, level, height, width)
         pool.place(table.rows_B)
         values_M = pool.values_M
@@ -115,7 +110,7 @@ def corrupt(
     source_HX = np.require(array, requirements=["C", "W"]).reshape(height, 3 * width)
     target_HX = np.empty_like(source_HX)
     with _workspaces.borrow(height, width) as workspace:
-        shared = threads > 1 and height * width >= SHARED_AREA[name]
+        shared = threads > 1 and height * width >= corruption.shared_area
         executor = _executor(threads, os.getpid()) if shared else None
         row, extra_E = table.rows_B[0], table.extra_BE[0]
         cpu.corrupt_image(source_HX, target_HX, row, extra_E, values_M, workspace, threads, executor)

@@ -46,6 +46,14 @@ def compiled(function: Callable, fastmath: bool = True) -> Callable:
         config.CACHE_DIR = before
 
 
+def compiled_anew(function: Callable) -> Callable:
+    """The same without a file in the cache: for a function that closes over compiled ones, which look new in every
+    process. What calls it is kept, and holds its code."""
+    if config.DISABLE_JIT:
+        return function
+    return numba.njit(nogil=True, fastmath=True, error_model="numpy")(function)
+
+
 def compiled_exactly(function: Callable) -> Callable:
     """The same with every operation as it is written, for results that must be another library's to the last bit."""
     return compiled(function, fastmath=False)

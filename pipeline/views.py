@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kernels import rng, severity
 from kernels.corruptions import color, frost
-from kernels.corruptions.stages import NEED_MASK
+from kernels.corruptions.registry import NEED_MASK
 from kernels.launch import table as parameters
 from kernels.launch.boxes import place_boxes
 from kernels.launch.pool import Pool

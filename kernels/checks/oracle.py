@@ -17,8 +17,8 @@ from torch.nn import functional
 
 import kernels
 from kernels import dropin, rng, severity
-from kernels.corruptions import elastic, fog, glass, spatter
-from kernels.corruptions.stages import NEED_MASK
+from kernels.corruptions import elastic, fog, glass, motion, spatter
+from kernels.corruptions.registry import NEED_MASK
 from kernels.launch import resize
 from kernels.launch import table as parameters
 from kernels.launch.pool import Pool
@@ -76,7 +76,7 @@ def expected_pixels(name: str, image: np.ndarray, level: int) -> np.ndarray:
         generator = SimpleNamespace(random=lambda _shape: next(draws))
         given.append(mock.patch.object(np.random, "default_rng", return_value=generator))
     elif name == "motion_blur":
-        angle = parameters.angle_of(row)
+        angle = motion.angle_of(int(row["key1"]) << 32 | int(row["key0"]))
         given.append(mock.patch.object(np.random, "uniform", return_value=angle))
     elif name == "glass_blur":
         given.append(

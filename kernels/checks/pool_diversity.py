@@ -17,7 +17,7 @@ from scipy.stats import ks_2samp
 
 from kernels import rng
 from kernels.corruptions import fog, frost, snow, spatter
-from kernels.corruptions.stages import NEED_MASK
+from kernels.corruptions.registry import NEED_MASK
 from kernels.launch.pool import Pool
 from kernels.severity import INDEX
 from kernels.task import ROW

@@ -59,7 +59,7 @@ def signatures() -> dict[str, tuple[Any, tuple, bool]]:
     found: dict[str, tuple[Any, tuple]] = {
         "statistics": (cuda_kernels.statistics, (bytes_3, rows, sums)),
         "whole_rows": (cuda_kernels.whole_rows, stage[:3]),
-        "jpeg_blocks": (cuda_kernels.jpeg_blocks, stage),
+        "whole_blocks": (cuda_kernels.whole_blocks, stage),
         "boxes": (cuda_kernels.boxes, (floats_3, types.float32[:, :, :, ::1], rows)),
     }
     for number, kernel in enumerate(cuda_kernels.STEP_KERNELS):

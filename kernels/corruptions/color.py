@@ -7,6 +7,7 @@ no hue is ever computed. A grey pixel has hue 0 (red) there, that is t = (0, 1, 
 
 from numba import float32, uint8, uint32, uint64
 
+from kernels.corruptions.record import Corruption
 from kernels.jit import compiled
 
 # A value that is a whole number in exact arithmetic must not be truncated to the one below it.
@@ -75,11 +76,6 @@ def contrast(task, y0, y1, x0, x1):
             target[uint64(out), uint64(o + 2)] = uint8(float32(source[uint64(y), uint64(i + 2)]) * factor + blue)
 
 
-BRIGHTNESS_STAGES = (brightness,)
-SATURATE_STAGES = (saturate,)
-CONTRAST_STAGES = (contrast,)
-
-
 @compiled
 def gather_statistics(source, statistics, height, width):
     """statistics: sums of the three channels over the image, and its largest value."""
@@ -93,3 +89,31 @@ def gather_statistics(source, statistics, height, width):
         for i in range(3 * width):
             largest = max(largest, source[uint64(y), uint64(i)])
     statistics[0], statistics[1], statistics[2], statistics[3] = red, green, blue, largest
+
+
+BRIGHTNESS = Corruption(
+    name="brightness",
+    severities=(0.1, 0.2, 0.3, 0.4, 0.5),  # added to V
+    stages=(brightness,),
+    prior="none",
+    subset="weather",
+    training=True,
+    unit=255.0,
+)
+CONTRAST = Corruption(
+    name="contrast",
+    severities=(0.4, 0.3, 0.2, 0.1, 0.05),  # factor around the channel's mean
+    stages=(contrast,),
+    prior="none",
+    subset="digital",
+    training=True,
+    statistics=True,
+)
+SATURATE = Corruption(
+    name="saturate",
+    severities=((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2)),  # factor and offset of S
+    stages=(saturate,),
+    prior="none",
+    subset="validation",
+    training=True,
+)

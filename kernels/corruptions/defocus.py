@@ -12,8 +12,8 @@ extra: radius of the disk, half-width of the gaussian, its weights at 0..2 (one 
 import numpy as np
 from numba import float32, uint64
 
-from kernels import severity
 from kernels.corruptions.gaussian import store_line
+from kernels.corruptions.record import Corruption
 from kernels.corruptions.shift import add_pair_reflected, reflect
 from kernels.jit import compiled
 
@@ -115,7 +115,7 @@ def soft_weights(sigma: float, soft: int) -> np.ndarray:
 
 
 def extra(level: int) -> np.ndarray:
-    radius, sigma = severity.TABLES["defocus_blur"][level - 1]
+    radius, sigma = CORRUPTION.severities[level - 1]
     soft = 0 if sigma < 0.2 else (1 if radius <= 8 else 2)  # at sigma 0.1 the neighbours weigh 2e-22
     exact = kernel(radius, sigma)
     half = len(exact) // 2
@@ -146,4 +146,14 @@ def extra(level: int) -> np.ndarray:
     return values
 
 
-STAGES = (running_sums, disk_sums, soften)
+CORRUPTION = Corruption(
+    name="defocus_blur",
+    severities=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),  # disk radius, blur of its rim
+    stages=(running_sums, disk_sums, soften),
+    launches=("rows", 2),
+    heavy=True,
+    prior="optics",
+    subset="blur",
+    training=True,
+    extra=extra,
+)

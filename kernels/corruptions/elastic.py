@@ -16,8 +16,8 @@ import numpy as np
 from numba import float32, int32, int64, uint8, uint64
 
 from kernels import rng
+from kernels.corruptions.record import Corruption
 from kernels.jit import compiled
-from kernels.severity import TABLES
 
 TRUNCATE = 3.0
 AMPLITUDE = 0.005  # of the height, for both fields
@@ -41,7 +41,7 @@ def fill_half_gaussian(weights, sigma):
         weights[i] = math.exp(-0.5 * (i / sigma) ** 2) / total
 
 
-def fill(extra_E: np.ndarray, severity: int, height: int, width: int) -> None:
+def fill(extra_E: np.ndarray, level: int, height: int, width: int, _key: int) -> None:
     """Radius down, radius along, amplitude times factor, then both half-gaussians, cut at 3 sigma."""
     down, along = radius_of(height), radius_of(width)
     if max(down, along) >= LONGEST_TAPS:
@@ -49,7 +49,7 @@ def fill(extra_E: np.ndarray, severity: int, height: int, width: int) -> None:
             f"elastic_transform: the image is {height} x {width}; its longer side can be at most "
             f"{int((LONGEST_TAPS - 0.5) / (TRUNCATE * SIGMA))}: make it smaller"
         )
-    extra_E[0], extra_E[1], extra_E[2] = down, along, AMPLITUDE * height * TABLES["elastic_transform"][severity - 1]
+    extra_E[0], extra_E[1], extra_E[2] = down, along, AMPLITUDE * height * CORRUPTION.severities[level - 1]
     fill_half_gaussian(extra_E[3 : 4 + down], SIGMA * height)
     fill_half_gaussian(extra_E[4 + down : 5 + down + along], SIGMA * width)
 
@@ -266,5 +266,14 @@ def sample(task, y0, y1, x0, x1):
             out[k] = between(source[row0, i], source[row0, j], source[row1, i], source[row1, j], part_x, part_y)
 
 
-STAGES = (noise, down, along, sample)
-CPU_STAGES = (noise, down, wide_along, sample)
+CORRUPTION = Corruption(
+    name="elastic_transform",
+    severities=(12.5, 16.25, 21.25, 25.0, 30.0),  # factor of the smoothed displacement
+    stages=(noise, down, along, sample),
+    cpu_stages=(noise, down, wide_along, sample),
+    launches=(1, 2, 3),
+    prior="none",
+    subset="digital",
+    training=True,
+    fill=fill,
+)

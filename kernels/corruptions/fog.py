@@ -14,14 +14,14 @@ import numpy as np
 from numba import float32, int32, uint8
 
 from kernels.corruptions.masks import read_mask
+from kernels.corruptions.record import Corruption, MaskPlan, Masks
 from kernels.jit import compiled
-from kernels.severity import TABLES
 
 UNIT = 65535  # the pool's number for p = 1
 
 
-def decay(severity: int) -> float:
-    return TABLES["fog"][severity - 1][1]
+def decay(level: int) -> float:
+    return CORRUPTION.severities[level - 1][1]
 
 
 def map_side(height: int, width: int) -> int:
@@ -75,4 +75,23 @@ def blend(task, y0, y1, x0, x1):
             out[3 * i + 2] = uint8(int32(min((float32(pixels[3 * i + 2]) + added) * dim, float32(255.0))))
 
 
-STAGES = (blend,)
+def plan(wobble_decay: float, canvas: tuple[int, int], margin: int, count: int) -> MaskPlan:
+    side = map_side(*canvas)
+
+    def make(random: np.random.Generator, _number: int) -> np.ndarray:
+        plasma_SS = plasma_map(side, wobble_decay, random.uniform)
+        return np.pad(np.round(plasma_SS * UNIT), ((0, margin), (0, margin)), mode="wrap")
+
+    return MaskPlan(make, [(side + margin, side + margin, 1)] * count, flips=True, map_side=side)
+
+
+CORRUPTION = Corruption(
+    name="fog",
+    severities=((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)),  # thickness, decay of the plasma
+    stages=(blend,),
+    prior="weather",
+    subset="weather",
+    statistics=True,
+    masks=Masks(decay, plan),
+    shared_area=1 << 20,
+)

@@ -9,6 +9,7 @@ a robustness score is comparable with published ones only when the reference's t
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ import numpy as np
 from numba import float32, int32, int64, uint8, uint64
 
 from kernels.corruptions.masks import read_mask
+from kernels.corruptions.record import Corruption, MaskPlan, Masks
 from kernels.jit import compiled
 
 # mean RGB and mean deviation of the six textures of imagecorruptions-imaug 1.1.5 (the second and third are one picture)
@@ -113,4 +115,31 @@ def blend(task, y0, y1, x0, x1):
             out[i] = uint8(int32(min(keep * float32(pixels[i]) + strength * textures[i], float32(255.0))))
 
 
-STAGES = (blend,)
+def plan(_argument: float, canvas: tuple[int, int], margin: int, _count: int) -> MaskPlan:
+    """Drawn textures: six for all severities, as the reference has six photographs."""
+    height, width = canvas[0] + margin, canvas[1] + margin
+
+    def make(random: np.random.Generator, number: int) -> np.ndarray:
+        return frost_texture(random, height, width, number)
+
+    return MaskPlan(make, [(height, width, 3)] * len(LOOKS), flips=True)
+
+
+def plan_given(textures: Sequence[np.ndarray], canvas: tuple[int, int]) -> MaskPlan:
+    """Given textures: cropped but not flipped, as the reference does."""
+
+    def make(_random: np.random.Generator, number: int) -> np.ndarray:
+        return scaled_texture(textures[number], *canvas)
+
+    return MaskPlan(make, [scaled_texture(texture, *canvas).shape for texture in textures], flips=False)
+
+
+CORRUPTION = Corruption(
+    name="frost",
+    severities=((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),  # weights of image and frost
+    stages=(blend,),
+    prior="weather",
+    subset="weather",
+    masks=Masks(lambda _level: 0.0, plan),
+    shared_area=1 << 20,
+)

@@ -7,8 +7,8 @@ repeated ("nearest"), channels apart. extra[0]: radius; extra[1 + t]: weight at 
 import numpy as np
 from numba import float32, uint8, uint64
 
-from kernels import severity
 from kernels.corruptions.color import TINY
+from kernels.corruptions.record import Corruption
 from kernels.corruptions.shift import add_pair_clamped, add_rows, clamp
 from kernels.jit import compiled
 
@@ -66,7 +66,16 @@ def weights(sigma: float) -> np.ndarray:
 
 
 def extra(level: int) -> np.ndarray:
-    return weights(severity.TABLES["gaussian_blur"][level - 1])
+    return weights(CORRUPTION.severities[level - 1])
 
 
-STAGES = (rows_of_source, columns_to_target)
+CORRUPTION = Corruption(
+    name="gaussian_blur",
+    severities=(1, 2, 3, 4, 6),  # sigma
+    stages=(rows_of_source, columns_to_target),
+    launches=(1,),
+    heavy=True,
+    prior="optics",
+    subset="validation",
+    extra=extra,
+)

@@ -12,9 +12,9 @@ extra[0..]: the gaussian of `gaussian.py`; extra[REACH]: d; extra[PASSES]: numbe
 import numpy as np
 from numba import float32, uint32, uint64
 
-from kernels import severity
 from kernels.corruptions.color import TINY
 from kernels.corruptions.gaussian import along_column, along_row, rows_of_source, store_line, weights
+from kernels.corruptions.record import Corruption
 from kernels.jit import compiled
 from kernels.rng import SHUFFLE, bits
 
@@ -112,7 +112,7 @@ def columns_again(task, y0, y1, x0, x1):
 
 
 def extra(level: int) -> np.ndarray:
-    sigma, reach, passes = severity.TABLES["glass_blur"][level - 1]
+    sigma, reach, passes = CORRUPTION.severities[level - 1]
     values = np.zeros(PASSES + 1)
     gaussian = weights(sigma)
     values[: len(gaussian)] = gaussian
@@ -120,5 +120,16 @@ def extra(level: int) -> np.ndarray:
     return values
 
 
-STAGES = (rows_of_source, truncated_columns, shuffle, rows_again, columns_again)
-CPU_STAGES = (rows_of_source, truncated_columns, shuffle_in_order, rows_again, columns_again)
+CORRUPTION = Corruption(
+    name="glass_blur",
+    severities=((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),  # sigma, reach, passes
+    stages=(rows_of_source, truncated_columns, shuffle, rows_again, columns_again),
+    cpu_stages=(rows_of_source, truncated_columns, shuffle_in_order, rows_again, columns_again),
+    alone=(shuffle_in_order,),
+    launches=(1, 2, 3, 4),
+    heavy=True,
+    prior="optics",
+    subset="blur",
+    training=True,
+    extra=extra,
+)

@@ -14,8 +14,8 @@ on 16 regions side by side, so that the innermost loop, over their blocks, is ve
 import numpy as np
 from numba import float32, int32, int64, uint8
 
+from kernels.corruptions.record import Corruption
 from kernels.jit import compiled
-from kernels.severity import TABLES
 
 BLOCK = 16  # `blocks` must be called for whole multiples of 16 x 16, the image's end excepted
 CHUNK = 16  # regions side by side on the CPU
@@ -50,9 +50,9 @@ def quantisation_table(base: tuple, quality: int) -> np.ndarray:
     return np.clip((np.array(base) * (5000 // quality) + 50) // 100, 1, 255)
 
 
-def extra(severity: int) -> np.ndarray:
+def extra(level: int) -> np.ndarray:
     """The tables of luminance and chrominance, in columns: [table, u, v], u along x."""
-    quality = TABLES["jpeg_compression"][severity - 1]
+    quality = CORRUPTION.severities[level - 1]
     return np.concatenate([quantisation_table(base, quality).T.ravel() for base in (LUMINANCE, CHROMINANCE)])
 
 
@@ -396,5 +396,15 @@ def wide_colours(task, y0, y1, x0, x1):
         write_colours(task.a[y, :width], blue, red, task.target[y, : 3 * width])
 
 
-STAGES = (blocks, colours)
-CPU_STAGES = (wide_blocks, wide_colours)
+CORRUPTION = Corruption(
+    name="jpeg_compression",
+    severities=(25, 18, 15, 10, 7),  # quality
+    stages=(blocks, colours),
+    cpu_stages=(wide_blocks, wide_colours),
+    launches=("blocks",),
+    heavy=True,
+    prior="none",
+    subset="digital",
+    training=True,
+    extra=extra,
+)

@@ -6,9 +6,15 @@ edges repeated. extra[0]: number of points; then dy, dx, weight of each.
 
 import math
 
+import numpy as np
+
+from kernels import rng
 from kernels.corruptions.gaussian import store_line
+from kernels.corruptions.record import Corruption
 from kernels.corruptions.shift import add_clamped, clamp, clear
 from kernels.jit import compiled
+
+LARGEST_ANGLE = 45.0  # degrees, each way
 
 
 @compiled
@@ -23,7 +29,7 @@ def motion_blur(task, y0, y1, x0, x1):
 
 
 @compiled
-def fill(extra, radius, sigma, angle, height, width):
+def fill_points(extra, radius, sigma, angle, height, width):
     """(dy, dx, weight) of each point, as `imagecorruptions` walks them: it stops where a shift leaves the image."""
     count = 2 * radius + 1
     total = 0.0
@@ -43,4 +49,23 @@ def fill(extra, radius, sigma, angle, height, width):
     extra[0] = inside
 
 
-STAGES = (motion_blur,)
+def angle_of(key: int) -> float:
+    """The angle of an image in degrees, uniform in +-45."""
+    return (2 * rng.draw(np.uint64(key), rng.ANGLE) - 1) * LARGEST_ANGLE
+
+
+def fill(extra_E: np.ndarray, level: int, height: int, width: int, key: int) -> None:
+    radius, sigma = CORRUPTION.severities[level - 1]
+    fill_points(extra_E, radius, float(sigma), angle_of(key), height, width)
+
+
+CORRUPTION = Corruption(
+    name="motion_blur",
+    severities=((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),  # radius, sigma
+    stages=(motion_blur,),
+    heavy=True,
+    prior="optics",
+    subset="blur",
+    training=True,
+    fill=fill,
+)

@@ -7,10 +7,11 @@ Formulas (`imagecorruptions`, x in 0..1, n standard normal): x + c n; poisson(c 
 import numpy as np
 from numba import float32, int32, uint8, uint32, uint64
 
-from kernels import severity
+from kernels.corruptions.record import Corruption
 from kernels.jit import compiled
 from kernels.rng import NOISE, bits, normal
 
+PHOTONS = (60, 25, 12, 5, 3)  # of a white pixel
 SHOT_COLUMNS = 64  # at least one more than the most photons that matter (60)
 
 
@@ -98,7 +99,7 @@ def shot_table() -> np.ndarray:
     from scipy.special import gammainc, gammaln, xlogy
 
     tables = []
-    for photons in severity.TABLES["shot_noise"]:
+    for photons in PHOTONS:
         counts = np.arange(SHOT_COLUMNS)
         mean_V1 = (np.arange(256) / 255.0 * photons)[:, None]
         mass_VS = np.exp(xlogy(counts, mean_V1) - mean_V1 - gammaln(counts + 1))
@@ -128,7 +129,38 @@ def shot_table() -> np.ndarray:
     return np.concatenate([table.ravel() for table in tables])
 
 
-GAUSSIAN_STAGES = (gaussian_noise,)
-SHOT_STAGES = (shot_noise,)
-IMPULSE_STAGES = (impulse_noise,)
-SPECKLE_STAGES = (speckle_noise,)
+GAUSSIAN_NOISE = Corruption(
+    name="gaussian_noise",
+    severities=(0.08, 0.12, 0.18, 0.26, 0.38),  # deviation, image in 0..1
+    stages=(gaussian_noise,),
+    prior="none",
+    subset="noise",
+    training=True,
+    unit=255.0,
+)
+SHOT_NOISE = Corruption(
+    name="shot_noise",
+    severities=PHOTONS,
+    stages=(shot_noise,),
+    prior="none",
+    subset="noise",
+    training=True,
+)
+IMPULSE_NOISE = Corruption(
+    name="impulse_noise",
+    severities=(0.03, 0.06, 0.09, 0.17, 0.27),  # share of values replaced
+    stages=(impulse_noise,),
+    prior="none",
+    subset="noise",
+    training=True,
+    unit=float(1 << 23),
+    shared_area=1 << 20,
+)
+SPECKLE_NOISE = Corruption(
+    name="speckle_noise",
+    severities=(0.15, 0.2, 0.35, 0.45, 0.6),  # deviation relative to the value
+    stages=(speckle_noise,),
+    prior="none",
+    subset="validation",
+    training=True,
+)

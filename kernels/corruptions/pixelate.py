@@ -17,7 +17,7 @@ import math
 import numpy as np
 from numba import float32, int32, uint8, uint64
 
-from kernels import severity
+from kernels.corruptions.record import Corruption
 from kernels.jit import compiled, compiled_exactly
 
 CHANGES = 12  # room for each list; at most 6 occur for sides up to 2,600
@@ -171,12 +171,21 @@ def fill_axis(lists, first, side, small):
             exact += 1
 
 
-def fill(extra_E: np.ndarray, level: int, height: int, width: int) -> None:
-    scale = severity.TABLES["pixelate"][level - 1]
+def fill(extra_E: np.ndarray, level: int, height: int, width: int, _key: int) -> None:
+    scale = CORRUPTION.severities[level - 1]
     small_height, small_width = max(int(height * scale), 1), max(int(width * scale), 1)
     extra_E[0], extra_E[1] = small_height, small_width
     fill_axis(extra_E, FIRST_Y, height, small_height)
     fill_axis(extra_E, FIRST_X, width, small_width)
 
 
-STAGES = (box_rows, box_columns, enlarge)
+CORRUPTION = Corruption(
+    name="pixelate",
+    severities=(0.6, 0.5, 0.4, 0.3, 0.25),  # scale of the small image
+    stages=(box_rows, box_columns, enlarge),
+    launches=(1, 2),
+    prior="none",
+    subset="digital",
+    training=True,
+    fill=fill,
+)

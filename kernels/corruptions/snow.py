@@ -14,16 +14,16 @@ from numba import float32, int32, uint8
 from scipy.ndimage import zoom
 
 from kernels.corruptions.masks import read_mask
+from kernels.corruptions.record import Corruption, MaskPlan, Masks
 from kernels.jit import compiled
-from kernels.severity import TABLES
 
 
-def snow_layer(normal_HW: np.ndarray, severity: int, angle: float) -> np.ndarray:
+def snow_layer(normal_HW: np.ndarray, level: int, angle: float) -> np.ndarray:
     """The layer s_HW (whole levels 0..255) that the reference makes of this standard normal field.
 
     `angle` is in degrees, -135 to -45 in the reference.
     """
-    mean, deviation, zoom_factor, threshold, radius, sigma, _ = TABLES["snow"][severity - 1]
+    mean, deviation, zoom_factor, threshold, radius, sigma, _ = CORRUPTION.severities[level - 1]
     height, width = normal_HW.shape
     part = [math.ceil(side / zoom_factor) for side in (height, width)]
     top, left = (height - part[0]) // 2, (width - part[1]) // 2
@@ -78,4 +78,27 @@ def blend(task, y0, y1, x0, x1):
             out[3 * i + 2] = snowed(blue, gray, keep, flakes)
 
 
-STAGES = (blend,)
+def plan(level: float, canvas: tuple[int, int], margin: int, count: int) -> MaskPlan:
+    height, width = canvas[0] + margin, canvas[1] + margin
+
+    def make(random: np.random.Generator, _number: int) -> np.ndarray:
+        normal_HW = random.standard_normal((height, width), np.float32)
+        return snow_layer(normal_HW, int(level), random.uniform(-135, -45))
+
+    return MaskPlan(make, [(height, width, 1)] * count, flips=True)
+
+
+CORRUPTION = Corruption(
+    name="snow",
+    severities=(  # mean, deviation, zoom, threshold, blur radius, blur sigma, share of the image kept
+        (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+        (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+        (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+        (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+        (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+    ),
+    stages=(blend,),
+    prior="weather",
+    subset="weather",
+    masks=Masks(float, plan),
+)

@@ -13,22 +13,22 @@ import numpy as np
 from numba import float32, int32, uint8
 
 from kernels.corruptions.masks import read_mask
+from kernels.corruptions.record import Corruption, MaskPlan, Masks
 from kernels.jit import compiled
-from kernels.severity import TABLES
 
 UNIT = 65535  # the pool's number for m = 1
 
 
-def is_mud(severity: int) -> bool:
-    return TABLES["spatter"][severity - 1][5] == 1
+def is_mud(level: int) -> bool:
+    return CORRUPTION.severities[level - 1][5] == 1
 
 
-def spatter_mask(normal_HW: np.ndarray, severity: int) -> np.ndarray:
+def spatter_mask(normal_HW: np.ndarray, level: int) -> np.ndarray:
     """The mask m_HW (float32) that the reference makes of this standard normal field.
 
     Zero where the reference would divide by an empty mask (a tiny field without one drop); it turns black there.
     """
-    mean, deviation, sigma, threshold, last, mud = TABLES["spatter"][severity - 1]
+    mean, deviation, sigma, threshold, last, mud = CORRUPTION.severities[level - 1]
     liquid_HW = _blurred(mean + deviation * normal_HW, sigma)
     if mud:
         mud_HW = _blurred((liquid_HW > threshold).astype(np.float32), last)
@@ -76,4 +76,30 @@ def blend(task, y0, y1, x0, x1):
             out[3 * i + 2] = drop(float32(pixels[3 * i + 2]), keep, mask, blue)
 
 
-STAGES = (blend,)
+def plan(level: float, canvas: tuple[int, int], margin: int, count: int) -> MaskPlan:
+    height, width = canvas[0] + margin, canvas[1] + margin
+
+    def make(random: np.random.Generator, _number: int) -> np.ndarray:
+        mask_HW = spatter_mask(random.standard_normal((height, width), np.float32), int(level))
+        return np.round(mask_HW * UNIT)
+
+    # The water's relief is lit from one corner: a flip would move the light.
+    return MaskPlan(make, [(height, width, 1)] * count, flips=is_mud(int(level)))
+
+
+CORRUPTION = Corruption(
+    name="spatter",
+    severities=(  # mean, deviation, sigma, threshold, strength (water) or sigma of the rim (mud), 1 where mud
+        (0.65, 0.3, 4, 0.69, 0.6, 0),
+        (0.65, 0.3, 3, 0.68, 0.6, 0),
+        (0.65, 0.3, 2, 0.68, 0.5, 0),
+        (0.65, 0.3, 1, 0.65, 1.5, 1),
+        (0.67, 0.4, 1, 0.65, 1.5, 1),
+    ),
+    stages=(blend,),
+    prior="weather",
+    subset="validation",
+    training=True,
+    masks=Masks(float, plan),
+    shared_area=1 << 20,
+)

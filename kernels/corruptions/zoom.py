@@ -11,8 +11,8 @@ import math
 import numpy as np
 from numba import float32, uint64
 
-from kernels import severity
 from kernels.corruptions.gaussian import store_line
+from kernels.corruptions.record import Corruption
 from kernels.jit import compiled, compiled_exactly
 
 
@@ -80,11 +80,18 @@ def fill_layers(values, factors, height, width):
         axis(values, 4 + 6 * layer, width, factors[layer])
 
 
-FACTORS = [np.arange(1, end, step) for end, step in severity.TABLES["zoom_blur"]]
-
-
-def fill(extra_E: np.ndarray, level: int, height: int, width: int) -> None:
+def fill(extra_E: np.ndarray, level: int, height: int, width: int, _key: int) -> None:
     fill_layers(extra_E, FACTORS[level - 1], height, width)
 
 
-STAGES = (zoom_blur,)
+CORRUPTION = Corruption(
+    name="zoom_blur",
+    severities=((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),  # end and step of numpy.arange
+    stages=(zoom_blur,),
+    heavy=True,
+    prior="optics",
+    subset="blur",
+    training=True,
+    fill=fill,
+)
+FACTORS = [np.arange(1, end, step) for end, step in CORRUPTION.severities]

@@ -14,10 +14,10 @@ import numpy as np
 
 from kernels.corruptions import color, noise
 from kernels.corruptions.jpeg import BLOCK, LINE
-from kernels.corruptions.stages import CPU_STAGES, NEED_STATISTICS, WHOLE_STAGES
+from kernels.corruptions.registry import CORRUPTIONS
 from kernels.launch import resize
 from kernels.launch.table import Table
-from kernels.severity import ALL, NONE
+from kernels.severity import NONE
 from kernels.task import Task
 
 
@@ -84,8 +84,8 @@ def corrupt_image(
     executor: ThreadPoolExecutor | None = None,
 ) -> None:
     """target = corrupted source, inside the row's valid region; the rest of target is left alone."""
-    name, height, width = ALL[row["corruption"]], int(row["height"]), int(row["width"])
-    if name in NEED_STATISTICS:
+    corruption, height, width = CORRUPTIONS[row["corruption"]], int(row["height"]), int(row["width"])
+    if corruption.statistics:
         color.gather_statistics(source_HX, workspace.statistics, height, width)
     task = Task(
         source=source_HX,
@@ -102,14 +102,14 @@ def corrupt_image(
         origin_x=0,
     )
     if executor is None:
-        for stage in CPU_STAGES[name]:
+        for stage in corruption.on_cpu():
             stage(task, 0, height, 0, width)
         return
     # Each thread takes one run of rows, of whole JPEG blocks; the caller's thread takes the first.
     tops = [min(-(-height * thread // (threads * BLOCK)) * BLOCK, height) for thread in range(threads + 1)]
     tasks = [task, *(task._replace(line=np.empty_like(task.line)) for _ in range(threads - 1))]
-    for stage in CPU_STAGES[name]:
-        if stage in WHOLE_STAGES:
+    for stage in corruption.on_cpu():
+        if stage in corruption.alone:
             stage(task, 0, height, 0, width)
             continue
         shares = list(zip(tasks, tops, tops[1:], strict=False))[1:]

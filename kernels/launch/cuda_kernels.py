@@ -4,7 +4,7 @@
 
     statistics      sums and maximum of the images whose type asks for them
     whole_rows      defocus: running sums, a thread a row
-    jpeg_blocks     jpeg: a thread a 16 x 16 region
+    whole_blocks    jpeg: a thread a 16 x 16 block
     step_1 .. 4     first, second, ... stage of the neighbourhood types, whichever image has them
     finish (two)    the last stage of each type into a tile in shared memory; from there shrink, normalise, store
     teacher, boxes  the clean view; both networks' boxes
@@ -22,7 +22,7 @@ Numba's cache on disk knows a closure by what it closes over, and a compiled fun
 import numpy as np
 from numba import cuda, float32, uint8, uint16, uint32, uint64
 
-from kernels.corruptions import defocus, jpeg
+from kernels.corruptions.jpeg import BLOCK, CUDA_LINE
 from kernels.jit import compiled, cuda_compiled
 from kernels.launch import resize, steps
 from kernels.launch.boxes import place_box
@@ -32,11 +32,11 @@ BLOCK_X, BLOCK_Y = 32, 8
 THREADS = BLOCK_X * BLOCK_Y
 STATISTICS_BLOCKS = 32  # an image
 ROW_THREADS = 64
-JPEG_THREADS = 32
+BLOCK_THREADS = 32
 TILE_HEIGHT, TILE_WIDTH = 32, 96  # source pixels that a block of `finish` keeps in shared memory
 TILE_VALUES = 3 * TILE_WIDTH
 LINE = 16  # floats that a pixel's stage has as task.line; 12 are promised
-JPEG_LINE = jpeg.CUDA_LINE
+BLOCK_LINE = CUDA_LINE
 
 
 @cuda_compiled
@@ -45,7 +45,7 @@ def statistics(images_BHX, rows_B, statistics_B4):
     partial = cuda.shared.array((4, THREADS), uint32)
     b, thread = cuda.blockIdx.y, cuda.threadIdx.x
     row = rows_B[b]
-    if row.corruption != steps.CONTRAST and row.corruption != steps.FOG:
+    if row.corruption not in steps.STATISTICS:
         return
     for c in range(4):
         partial[c, thread] = uint32(0)
@@ -76,27 +76,27 @@ def whole_rows(images_BHX, planes_2BHX, rows_B):
     y, b = cuda.blockIdx.x * ROW_THREADS + cuda.threadIdx.x, cuda.blockIdx.y
     line = cuda.local.array(LINE, float32)
     row = rows_B[b]
-    if row.corruption != steps.DEFOCUS_BLUR or y >= row.height:
+    if row.corruption not in steps.ROWS or y >= row.height:
         return
     source, first, second = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b]
     task = Task(source, source, first, second, line, row, line, line, line, line, 0, 0)
-    defocus.running_sums(task, y, y + 1, 0, row.width)
+    steps.whole_rows(task, y, y + 1, 0, row.width)
 
 
 @cuda_compiled
-def jpeg_blocks(images_BHX, planes_2BHX, rows_B, extra_BE):
-    region, b = cuda.blockIdx.x * JPEG_THREADS + cuda.threadIdx.x, cuda.blockIdx.y
-    line = cuda.local.array(JPEG_LINE, float32)
+def whole_blocks(images_BHX, planes_2BHX, rows_B, extra_BE):
+    region, b = cuda.blockIdx.x * BLOCK_THREADS + cuda.threadIdx.x, cuda.blockIdx.y
+    line = cuda.local.array(BLOCK_LINE, float32)
     row = rows_B[b]
-    if row.corruption != steps.JPEG:
+    if row.corruption not in steps.BLOCKS:
         return
-    num_x = (row.width + jpeg.BLOCK - 1) // jpeg.BLOCK
-    y, x = region // num_x * jpeg.BLOCK, region % num_x * jpeg.BLOCK
+    num_x = (row.width + BLOCK - 1) // BLOCK
+    y, x = region // num_x * BLOCK, region % num_x * BLOCK
     if y >= row.height:
         return
     source, first, second, extra = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
     task = Task(source, source, first, second, line, row, extra, extra, extra, extra, 0, 0)
-    jpeg.blocks(task, y, min(y + jpeg.BLOCK, row.height), x, min(x + jpeg.BLOCK, row.width))
+    steps.whole_blocks(task, y, min(y + BLOCK, row.height), x, min(x + BLOCK, row.width))
 
 
 def make_step(number):
@@ -112,13 +112,13 @@ def make_step(number):
         source, first, second, extra = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
         task = Task(source, source, first, second, line, row, extra, extra, extra, extra, 0, 0)
         if number == 1:
-            steps.step_1(task, y, x)
+            steps.step_1(task, y, y + 1, x, x + 1)
         elif number == 2:
-            steps.step_2(task, y, x)
+            steps.step_2(task, y, y + 1, x, x + 1)
         elif number == 3:
-            steps.step_3(task, y, x)
+            steps.step_3(task, y, y + 1, x, x + 1)
         else:
-            steps.step_4(task, y, x)
+            steps.step_4(task, y, y + 1, x, x + 1)
 
     return launch
 
@@ -140,9 +140,9 @@ def make_corrupted(heavy):
         source, first, second, extra = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
         task = Task(source, out_BHX[b], first, second, line, row, extra, statistics_B4[b], shots, pool_M, 0, 0)
         if heavy:
-            steps.last_of_heavy(task, y, x)
+            steps.last_of_heavy(task, y, y + 1, x, x + 1)
         else:
-            steps.last_of_others(task, y, x)
+            steps.last_of_others(task, y, y + 1, x, x + 1)
 
     return corrupted
 
@@ -186,10 +186,11 @@ def make_finish(kind, heavy):
             sums = statistics_B4[b]
             task = Task(source, tile, first, second, line, row, extra, sums, shots, pool_M, first_y, first_x)
             for k in range(thread, (end_y - first_y) * columns, THREADS):
+                y, x = first_y + k // columns, first_x + k % columns
                 if heavy:
-                    steps.last_of_heavy(task, first_y + k // columns, first_x + k % columns)
+                    steps.last_of_heavy(task, y, y + 1, x, x + 1)
                 else:
-                    steps.last_of_others(task, first_y + k // columns, first_x + k % columns)
+                    steps.last_of_others(task, y, y + 1, x, x + 1)
         cuda.syncthreads()
         for k in range(thread, num_rows * num_columns, THREADS):
             y, x = top + k // num_columns, left + k % num_columns

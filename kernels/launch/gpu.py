@@ -18,12 +18,10 @@ from numba import cuda
 from torch import Tensor
 
 from kernels.corruptions.jpeg import BLOCK
-from kernels.corruptions.stages import NEED_STATISTICS
 from kernels.jit import config
 from kernels.launch import cuda_kernels, steps
 from kernels.launch.cpu import NO_POOL, shots
 from kernels.launch.table import COLUMNS, Table, layout
-from kernels.severity import ALL, INDEX
 
 config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # Numba would warn of every small launch, such as that of the boxes
 
@@ -153,7 +151,6 @@ SHOWN = {
 }
 KEPT = 64  # so many shapes of the scratch
 MOST_SHRINK = (min(cuda_kernels.TILE_HEIGHT, cuda_kernels.TILE_WIDTH) - 2) / 2  # see `tile`
-HEAVY = frozenset(kind for kind in range(len(ALL)) if steps.is_heavy(kind))
 _devices: dict[torch.device, Device] = {}
 
 
@@ -177,18 +174,18 @@ def launch_stages(common: tuple, rows_B: np.ndarray, stream: Any) -> None:
     num, height, values = images.shape
     width = values // 3
     kinds = set(rows_B["corruption"].tolist())
-    if not kinds.isdisjoint(INDEX[name] for name in NEED_STATISTICS):
+    if not kinds.isdisjoint(steps.STATISTICS):
         grid = (cuda_kernels.STATISTICS_BLOCKS, num)
         cuda_kernels.statistics[grid, cuda_kernels.THREADS, stream](images, rows, statistics)
-    if steps.DEFOCUS_BLUR in kinds:
+    if not kinds.isdisjoint(steps.ROWS):
         grid = (blocks(height, cuda_kernels.ROW_THREADS), num)
         cuda_kernels.whole_rows[grid, cuda_kernels.ROW_THREADS, stream](images, planes, rows)
-    if steps.JPEG in kinds:
+    if not kinds.isdisjoint(steps.BLOCKS):
         regions = blocks(height, BLOCK) * blocks(width, BLOCK)
-        grid = (blocks(regions, cuda_kernels.JPEG_THREADS), num)
-        cuda_kernels.jpeg_blocks[grid, cuda_kernels.JPEG_THREADS, stream](images, planes, rows, extra)
-    for step, kernel in zip(steps.STEPS, cuda_kernels.STEP_KERNELS, strict=True):
-        if not kinds.isdisjoint(step):
+        grid = (blocks(regions, cuda_kernels.BLOCK_THREADS), num)
+        cuda_kernels.whole_blocks[grid, cuda_kernels.BLOCK_THREADS, stream](images, planes, rows, extra)
+    for number, kernel in enumerate(cuda_kernels.STEP_KERNELS, start=1):
+        if not kinds.isdisjoint(steps.KINDS[number]):
             kernel[*pixels(num, height, width), stream](images, planes, rows, extra)
 
 
@@ -198,7 +195,9 @@ def launch_finish(common: tuple, rows_B: np.ndarray, out_Bhx: Any, dtype: str, s
     num, small_height, values = out_Bhx.shape
     grid = (blocks(values // 3, num_columns), blocks(small_height, num_rows), num)
     kinds = set(rows_B["corruption"].tolist())
-    for needed, kernel in zip((kinds - HEAVY, kinds & HEAVY), cuda_kernels.FINISH[dtype], strict=True):
+    for needed, kernel in zip(
+        (kinds.difference(steps.HEAVY), kinds.intersection(steps.HEAVY)), cuda_kernels.FINISH[dtype], strict=True
+    ):
         if needed:
             kernel[grid, cuda_kernels.THREADS, stream](*common, out_Bhx, num_rows, num_columns)
 
@@ -270,7 +269,7 @@ def corrupt_tensor(image_HW3: Tensor, table: Table, values_M: np.ndarray) -> Ten
         out = as_numba(target, np.uint8, (1, height, 3 * width))
         common = (images, keep.planes(1, height, width), *arrays.values(), keep.shots, keep.pool(values_M))
         launch_stages(common, table.rows_B, keep.numba_stream)
-        kernel = cuda_kernels.CORRUPTED[int(table.rows_B["corruption"][0]) in HEAVY]
+        kernel = cuda_kernels.CORRUPTED[int(table.rows_B["corruption"][0]) in steps.HEAVY]
         kernel[*pixels(1, height, width), keep.numba_stream](*common, out)
     caller.wait_stream(keep.stream)
     source.record_stream(keep.stream)

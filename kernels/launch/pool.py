@@ -14,8 +14,9 @@ import numpy as np
 from numba import int64, uint32, uint64
 
 from kernels import rng
-from kernels.corruptions import fog, frost, snow, spatter
-from kernels.corruptions.stages import NEED_MASK
+from kernels.corruptions import frost
+from kernels.corruptions.record import MaskPlan
+from kernels.corruptions.registry import BY_NAME, NEED_MASK
 from kernels.jit import compiled
 from kernels.severity import ALL, INDEX, SEVERITIES
 
@@ -62,13 +63,13 @@ class Pool:
             if name not in NEED_MASK:
                 continue
             for severity in sorted(set(severities)):
-                maker, argument, shapes, flips, map_side = self._plan(name, severity)
+                argument, plan = self._plan(name, severity)
                 if (name, argument) not in shared:
                     shared[name, argument] = len(masks)
-                    self._makers += [(maker, (name, argument, number)) for number in range(len(shapes))]
-                    masks += shapes
-                first = shared[name, argument]
-                self.groups[INDEX[name], severity - 1] = (first, len(shapes), flips, map_side, *canvas)
+                    self._makers += [(plan.make, (name, argument, number)) for number in range(len(plan.shapes))]
+                    masks += plan.shapes
+                group = (shared[name, argument], len(plan.shapes), plan.flips, plan.map_side, *canvas)
+                self.groups[INDEX[name], severity - 1] = group
         self.masks = np.zeros(len(masks), MASK)
         for record, shape in zip(self.masks, masks, strict=True):
             record["height"], record["width"], record["channels"] = shape
@@ -85,51 +86,21 @@ class Pool:
             key = [self.seed, self.generation, INDEX[name], round(argument * 1000), number]
             record = self.masks[index]
             shape = (int(record["height"]), int(record["width"]), int(record["channels"]))
-            values = maker(np.random.default_rng(key), argument, number).reshape(-1)
+            values = maker(np.random.default_rng(key), number).reshape(-1)
             start = int(record["start"])
             self.values_M[start : start + int(np.prod(shape))] = values
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
             list(workers.map(make, range(len(self._makers))))
 
-    def _plan(self, name: str, severity: int) -> tuple[Callable, float, list[tuple[int, int, int]], bool, int]:
-        """How a mask is made, from which number (severities of one number share masks), all shapes, flips, map side."""
-        height, width = self.canvas[0] + self.margin, self.canvas[1] + self.margin
-        if name == "spatter":
-            # The water's relief is lit from one corner: a flip would move the light.
-            return self._spatter, severity, [(height, width, 1)] * self.size, spatter.is_mud(severity), 0
-        if name == "snow":
-            return self._snow, severity, [(height, width, 1)] * self.size, True, 0
-        if name == "fog":
-            side = fog.map_side(*self.canvas)
-            shape = (side + self.margin, side + self.margin, 1)
-            return self._fog, fog.decay(severity), [shape] * self.size, True, side
-        if self.frost_textures is None:
-            return self._frost, 0, [(height, width, 3)] * len(frost.LOOKS), True, 0
-        scaled = [frost.scaled_texture(texture, *self.canvas).shape for texture in self.frost_textures]
-        return self._given_frost, 0, scaled, False, 0
-
-    def _spatter(self, random: np.random.Generator, severity: int, _number: int) -> np.ndarray:
-        height, width = self.canvas[0] + self.margin, self.canvas[1] + self.margin
-        mask_HW = spatter.spatter_mask(random.standard_normal((height, width), np.float32), severity)
-        return np.round(mask_HW * spatter.UNIT)
-
-    def _snow(self, random: np.random.Generator, severity: int, _number: int) -> np.ndarray:
-        height, width = self.canvas[0] + self.margin, self.canvas[1] + self.margin
-        normal_HW = random.standard_normal((height, width), np.float32)
-        return snow.snow_layer(normal_HW, severity, random.uniform(-135, -45))
-
-    def _fog(self, random: np.random.Generator, decay: float, _number: int) -> np.ndarray:
-        plasma_SS = fog.plasma_map(fog.map_side(*self.canvas), decay, random.uniform)
-        return np.pad(np.round(plasma_SS * fog.UNIT), ((0, self.margin), (0, self.margin)), mode="wrap")
-
-    def _frost(self, random: np.random.Generator, _argument: int, number: int) -> np.ndarray:
-        height, width = self.canvas[0] + self.margin, self.canvas[1] + self.margin
-        return frost.frost_texture(random, height, width, number)
-
-    def _given_frost(self, _random: np.random.Generator, _argument: int, number: int) -> np.ndarray:
-        assert self.frost_textures is not None
-        return frost.scaled_texture(self.frost_textures[number], *self.canvas)
+    def _plan(self, name: str, severity: int) -> tuple[float, MaskPlan]:
+        """From which number masks are made (severities of one number share masks), and how."""
+        masks = BY_NAME[name].masks
+        assert masks is not None
+        argument = masks.argument(severity)
+        if name == "frost" and self.frost_textures is not None:
+            return argument, frost.plan_given(self.frost_textures, self.canvas)
+        return argument, masks.plan(argument, self.canvas, self.margin, self.size)
 
     def place(self, rows: np.ndarray) -> None:
         """Draw the mask of every row (dtype task.ROW) whose corruption has one.
@@ -157,7 +128,7 @@ def below(row, draw, limit):
     return int64((word * uint64(limit)) >> uint64(32))
 
 
-SNOW, FROST, FOG, SPATTER = (INDEX[name] for name in NEED_MASK)
+MASKED = tuple(INDEX[name] for name in NEED_MASK)
 
 
 @compiled
@@ -166,7 +137,7 @@ def place_rows(rows, groups, masks):
     for index in range(rows.shape[0]):
         row = rows[index]
         kind = row.corruption
-        if kind != SNOW and kind != FROST and kind != FOG and kind != SPATTER:
+        if kind not in MASKED:
             continue
         group = groups[kind, row.severity - 1]
         if group.count == 0:

@@ -1,142 +1,78 @@
-"""One pixel of one step: which stage of which corruption, looked up by the row's corruption.
+"""One pixel of one step: the stage of whichever corruption the row names.
 
 The CUDA kernels (`kernels/launch/gpu.py`) launch a step for all images together; an image whose type has nothing to do
-in it returns at once. They are compiled functions like the stages themselves, so the tests also run them pixel by pixel
-on the CPU, where they must give what whole rows give.
+in it returns at once. The functions here are put together from the records of `kernels/corruptions/registry.py` and
+compiled like the stages themselves, so the tests also run them pixel by pixel on the CPU, where they must give what
+whole rows give.
 """
+
+from collections.abc import Callable
 
 from numba import uint64
 
-from kernels.corruptions import (
-    color,
-    defocus,
-    elastic,
-    fog,
-    frost,
-    gaussian,
-    glass,
-    jpeg,
-    motion,
-    noise,
-    pixelate,
-    snow,
-    spatter,
-    zoom,
+from kernels.corruptions.record import LAUNCHES
+from kernels.corruptions.registry import CORRUPTIONS
+from kernels.jit import compiled, compiled_anew
+from kernels.severity import NONE
+
+Entries = list[tuple[int, Callable]]  # the number of a corruption and a stage of it
+
+
+def whichever(entries: Entries) -> Callable:
+    """A stage that calls the stage of the row's corruption; without one it does nothing.
+
+    A loop over functions cannot be compiled, so each function asks for one stage and hands on to the next.
+    """
+    if not entries:
+        return compiled_anew(lambda task, y0, y1, x0, x1: None)
+    stage = entries[0][1]
+    numbers = tuple(number for number, other in entries if other is stage)
+    others = whichever([entry for entry in entries if entry[1] is not stage])
+
+    def look_up(task, y0, y1, x0, x1):
+        if task.row.corruption in numbers:
+            stage(task, y0, y1, x0, x1)
+        else:
+            others(task, y0, y1, x0, x1)
+
+    return compiled_anew(look_up)
+
+
+def stages_of(launch: int | str) -> Entries:
+    """The stages that a launch runs."""
+    return [
+        (number, stage)
+        for number, corruption in enumerate(CORRUPTIONS)
+        for stage, place in zip(corruption.stages[:-1], corruption.launches, strict=True)
+        if place == launch
+    ]
+
+
+@compiled
+def copy(task, y0, y1, x0, x1):
+    """The last stage of an image without a corruption."""
+    for y in range(y0, y1):
+        for x in range(x0, x1):
+            for c in range(3):
+                value = task.source[uint64(y), uint64(3 * x + c)]
+                task.target[uint64(y - task.origin_y), uint64(3 * (x - task.origin_x) + c)] = value
+
+
+LAST = [(number, corruption.stages[-1]) for number, corruption in enumerate(CORRUPTIONS)]
+whole_rows, whole_blocks = whichever(stages_of("rows")), whichever(stages_of("blocks"))
+step_1, step_2, step_3, step_4 = (whichever(stages_of(number)) for number in (1, 2, 3, 4))
+last_of_heavy = whichever([(number, stage) for number, stage in LAST if CORRUPTIONS[number].heavy])
+last_of_others = whichever(
+    [(NONE, copy)] + [(number, stage) for number, stage in LAST if not CORRUPTIONS[number].heavy]
 )
-from kernels.jit import compiled
-from kernels.severity import INDEX, NONE
 
-GAUSSIAN_NOISE, SHOT_NOISE, IMPULSE_NOISE = INDEX["gaussian_noise"], INDEX["shot_noise"], INDEX["impulse_noise"]
-DEFOCUS_BLUR, GLASS_BLUR, GAUSSIAN_BLUR = INDEX["defocus_blur"], INDEX["glass_blur"], INDEX["gaussian_blur"]
-MOTION_BLUR, ZOOM_BLUR = INDEX["motion_blur"], INDEX["zoom_blur"]
-SNOW, FROST, FOG, SPATTER = INDEX["snow"], INDEX["frost"], INDEX["fog"], INDEX["spatter"]
-BRIGHTNESS, CONTRAST, SATURATE = INDEX["brightness"], INDEX["contrast"], INDEX["saturate"]
-ELASTIC, PIXELATE, JPEG = INDEX["elastic_transform"], INDEX["pixelate"], INDEX["jpeg_compression"]
-SPECKLE_NOISE = INDEX["speckle_noise"]
-
-# Which types have a stage in which step, for the host.
-STEPS = (
-    (GLASS_BLUR, GAUSSIAN_BLUR, PIXELATE, ELASTIC),
-    (GLASS_BLUR, DEFOCUS_BLUR, PIXELATE, ELASTIC),
-    (GLASS_BLUR, ELASTIC),
-    (GLASS_BLUR,),
-)
-
-
-@compiled
-def step_1(task, y, x):
-    kind = task.row.corruption
-    if kind in (GLASS_BLUR, GAUSSIAN_BLUR):
-        gaussian.rows_of_source(task, y, y + 1, x, x + 1)
-    elif kind == PIXELATE:
-        pixelate.box_rows(task, y, y + 1, x, x + 1)
-    elif kind == ELASTIC:
-        elastic.noise(task, y, y + 1, x, x + 1)
-
-
-@compiled
-def step_2(task, y, x):
-    kind = task.row.corruption
-    if kind == GLASS_BLUR:
-        glass.truncated_columns(task, y, y + 1, x, x + 1)
-    elif kind == DEFOCUS_BLUR:
-        defocus.disk_sums(task, y, y + 1, x, x + 1)
-    elif kind == PIXELATE:
-        pixelate.box_columns(task, y, y + 1, x, x + 1)
-    elif kind == ELASTIC:
-        elastic.down(task, y, y + 1, x, x + 1)
-
-
-@compiled
-def step_3(task, y, x):
-    kind = task.row.corruption
-    if kind == GLASS_BLUR:
-        glass.shuffle(task, y, y + 1, x, x + 1)
-    elif kind == ELASTIC:
-        elastic.along(task, y, y + 1, x, x + 1)
-
-
-@compiled
-def step_4(task, y, x):
-    if task.row.corruption == GLASS_BLUR:
-        glass.rows_again(task, y, y + 1, x, x + 1)
+# The numbers of the types that have something to do in a launch.
+KINDS = {launch: tuple(number for number, _ in stages_of(launch)) for launch in LAUNCHES}
+ROWS, BLOCKS = KINDS["rows"], KINDS["blocks"]
+HEAVY = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.heavy)
+STATISTICS = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.statistics)
 
 
 @compiled
 def is_heavy(kind):
-    """Whether the last stage needs many registers: those are launched apart, so that the others run more threads."""
-    return kind in (DEFOCUS_BLUR, GLASS_BLUR, MOTION_BLUR, ZOOM_BLUR, GAUSSIAN_BLUR, JPEG)
-
-
-@compiled
-def last_of_heavy(task, y, x):
-    """The last stage of the types that need many registers."""
-    kind = task.row.corruption
-    if kind == DEFOCUS_BLUR:
-        defocus.soften(task, y, y + 1, x, x + 1)
-    elif kind == GLASS_BLUR:
-        glass.columns_again(task, y, y + 1, x, x + 1)
-    elif kind == MOTION_BLUR:
-        motion.motion_blur(task, y, y + 1, x, x + 1)
-    elif kind == ZOOM_BLUR:
-        zoom.zoom_blur(task, y, y + 1, x, x + 1)
-    elif kind == GAUSSIAN_BLUR:
-        gaussian.columns_to_target(task, y, y + 1, x, x + 1)
-    elif kind == JPEG:
-        jpeg.colours(task, y, y + 1, x, x + 1)
-
-
-@compiled
-def last_of_others(task, y, x):
-    """The last stage of all other types; without a corruption the pixel is copied."""
-    kind = task.row.corruption
-    if kind == NONE:
-        for c in range(3):
-            value = task.source[uint64(y), uint64(3 * x + c)]
-            task.target[uint64(y - task.origin_y), uint64(3 * (x - task.origin_x) + c)] = value
-    elif kind == GAUSSIAN_NOISE:
-        noise.gaussian_noise(task, y, y + 1, x, x + 1)
-    elif kind == SHOT_NOISE:
-        noise.shot_noise(task, y, y + 1, x, x + 1)
-    elif kind == IMPULSE_NOISE:
-        noise.impulse_noise(task, y, y + 1, x, x + 1)
-    elif kind == SPECKLE_NOISE:
-        noise.speckle_noise(task, y, y + 1, x, x + 1)
-    elif kind == SNOW:
-        snow.blend(task, y, y + 1, x, x + 1)
-    elif kind == FROST:
-        frost.blend(task, y, y + 1, x, x + 1)
-    elif kind == FOG:
-        fog.blend(task, y, y + 1, x, x + 1)
-    elif kind == SPATTER:
-        spatter.blend(task, y, y + 1, x, x + 1)
-    elif kind == BRIGHTNESS:
-        color.brightness(task, y, y + 1, x, x + 1)
-    elif kind == CONTRAST:
-        color.contrast(task, y, y + 1, x, x + 1)
-    elif kind == SATURATE:
-        color.saturate(task, y, y + 1, x, x + 1)
-    elif kind == ELASTIC:
-        elastic.sample(task, y, y + 1, x, x + 1)
-    elif kind == PIXELATE:
-        pixelate.enlarge(task, y, y + 1, x, x + 1)
+    return kind in HEAVY

@@ -9,27 +9,9 @@ from functools import cache
 import numpy as np
 
 from kernels import rng, severity
-from kernels.corruptions import defocus, elastic, gaussian, glass, jpeg, motion, pixelate, zoom
+from kernels.corruptions.registry import CORRUPTIONS
 from kernels.jit import compiled
 from kernels.task import EXTRA, ROW
-
-ANGLES = 45.0  # motion blur, degrees each way
-
-# A row's numbers are those of its severity's table, some of them turned into the body's unit by a factor, or computed.
-NUMBERS = {"gaussian_noise": 255.0, "impulse_noise": float(1 << 23), "brightness": 255.0}
-COMPUTED = {
-    "gaussian_blur": gaussian.extra,
-    "glass_blur": glass.extra,
-    "defocus_blur": defocus.extra,
-    "jpeg_compression": jpeg.extra,
-}
-# Those of these types follow from the image's size as well: computed for each image, in a few microseconds.
-SIZED = {
-    severity.INDEX["zoom_blur"]: zoom.fill,
-    severity.INDEX["pixelate"]: pixelate.fill,
-    severity.INDEX["elastic_transform"]: elastic.fill,
-}
-MOTION = severity.INDEX["motion_blur"]
 
 # Columns of the table, each an array with one entry an image.
 COLUMNS = {
@@ -78,11 +60,7 @@ class Table:
 
 @cache
 def _extra(index: int, level: int) -> np.ndarray:
-    name = severity.ALL[index]
-    if name in COMPUTED:
-        values = np.asarray(COMPUTED[name](level))
-    else:
-        values = np.atleast_1d(severity.TABLES[name][level - 1]) * NUMBERS.get(name, 1.0)
+    values = CORRUPTIONS[index].numbers(level)
     line_E = np.zeros(EXTRA, dtype=np.float32)
     line_E[: len(values)] = values
     return line_E
@@ -91,21 +69,15 @@ def _extra(index: int, level: int) -> np.ndarray:
 def fill_extra(table: Table) -> None:
     """Numbers that depend on an image's corruption, severity, size and key alone."""
     rows_B, extra_BE = table.rows_B, table.extra_BE
-    fields = (rows_B[name].tolist() for name in ("corruption", "severity", "height", "width"))
-    for b, (index, level, height, width) in enumerate(zip(*fields, strict=True)):
-        if index == MOTION:
-            radius, sigma = severity.TABLES["motion_blur"][level - 1]
-            motion.fill(extra_BE[b], radius, float(sigma), angle_of(rows_B[b]), height, width)
-        elif index in SIZED:
-            SIZED[index](extra_BE[b], level, height, width)
-        elif index != severity.NONE:
+    fields = (rows_B[name].tolist() for name in ("corruption", "severity", "height", "width", "key0", "key1"))
+    for b, (index, level, height, width, key0, key1) in enumerate(zip(*fields, strict=True)):
+        if index == severity.NONE:
+            continue
+        fill = CORRUPTIONS[index].fill
+        if fill is None:
             extra_BE[b] = _extra(index, level)
-
-
-def angle_of(row: np.ndarray) -> float:
-    """The angle of motion blur in degrees, uniform in +-45."""
-    key = int(row["key1"]) << 32 | int(row["key0"])
-    return (2 * rng.draw(np.uint64(key), rng.ANGLE) - 1) * ANGLES
+        else:
+            fill(extra_BE[b], level, height, width, key1 << 32 | key0)
 
 
 @compiled

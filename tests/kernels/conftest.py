@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from skimage import data
 
-from kernels.corruptions import elastic, jpeg
 from kernels.corruptions.jpeg import LINE
 from kernels.corruptions.noise import shot_table
-from kernels.severity import INDEX, TABLES
+from kernels.corruptions.registry import BY_NAME
+from kernels.severity import INDEX
 from kernels.task import EXTRA, ROW, Task
 
 
@@ -45,10 +45,11 @@ def new_task() -> Callable[..., Task]:
         for field, value in fields.items():
             row[field] = value
         extra_E = np.full(EXTRA, np.nan, np.float32)
-        if name == "elastic_transform":
-            elastic.fill(extra_E, severity, int(row["height"]), int(row["width"]))
+        corruption = BY_NAME[name]
+        if corruption.fill is not None:
+            corruption.fill(extra_E, severity, int(row["height"]), int(row["width"]), 0)
         else:
-            numbers = jpeg.extra(severity) if name == "jpeg_compression" else TABLES[name][severity - 1]
+            numbers = corruption.numbers(severity)
             extra_E[: len(numbers)] = numbers
         sums = image_HW3.reshape(-1, 3).astype(np.uint32).sum(axis=0)
         return Task(

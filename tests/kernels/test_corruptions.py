@@ -1,5 +1,6 @@
 """The corruptions without a mask against `imagecorruptions`, on natural and degenerate pictures, every severity."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import imagecorruptions
@@ -13,8 +14,8 @@ from skimage import data
 import kernels
 from kernels import dropin, rng, severity
 from kernels.checks.oracle import normals, random_words
-from kernels.corruptions import glass, noise
-from kernels.corruptions.stages import NEED_MASK
+from kernels.corruptions import glass, motion, noise
+from kernels.corruptions.registry import BY_NAME, NEED_MASK
 from kernels.launch import cpu
 from kernels.launch import table as parameters
 
@@ -51,8 +52,7 @@ def test_zoom_layers_that_lose_their_last_pixel(assert_faithful):
 @pytest.mark.parametrize("level", severity.SEVERITIES)
 def test_motion_blur_at_its_angle(level, seed, pictures, assert_faithful, monkeypatch):
     for picture in pictures.values():
-        table = parameters.single_table("motion_blur", level, *picture.shape[:2], int(rng.image_key(seed, 0, 0)))
-        angle = parameters.angle_of(table.rows_B[0])
+        angle = motion.angle_of(int(rng.image_key(seed, 0, 0)))
         monkeypatch.setattr(np.random, "uniform", lambda low, high, angle=angle: angle)
         expected = run_reference("motion_blur", picture, level)
         monkeypatch.undo()
@@ -60,10 +60,7 @@ def test_motion_blur_at_its_angle(level, seed, pictures, assert_faithful, monkey
 
 
 def test_motion_angles_are_uniform():
-    keys = [int(rng.image_key(0, 0, sample)) for sample in range(2000)]
-    angles = [
-        parameters.angle_of(parameters.single_table("motion_blur", 1, 40, 40, key).rows_B[0]) for key in keys[:500]
-    ]
+    angles = [motion.angle_of(int(rng.image_key(0, 0, sample))) for sample in range(500)]
     assert stats.kstest(angles, stats.uniform(-45, 90).cdf).pvalue > 1e-3
 
 
@@ -204,7 +201,7 @@ def test_seeds_differ_and_input_is_untouched(pictures):
 @pytest.mark.parametrize("name", severity.ALL)
 def test_threads_share_the_rows(name, pictures, monkeypatch):
     """Split anywhere, even into more shares than there are rows of JPEG blocks, the pixels are the same."""
-    monkeypatch.setattr(dropin, "SHARED_AREA", dict.fromkeys(severity.ALL, 0))
+    monkeypatch.setattr(dropin, "BY_NAME", {name: replace(BY_NAME[name], shared_area=0)})
     asked = []
     monkeypatch.setattr(dropin, "_executor", lambda *key, real=dropin._executor: asked.append(key) or real(*key))
     for picture in (pictures["cat, odd"], pictures["least"][:9, :7]):

@@ -18,7 +18,7 @@ from skimage import data
 import kernels
 from kernels import severity
 from kernels.checks import ptx
-from kernels.corruptions.stages import NEED_MASK
+from kernels.corruptions.registry import NEED_MASK
 from kernels.launch import boxes, cpu, cuda_kernels, gpu, resize
 from kernels.launch import table as parameters
 from kernels.launch.pool import Pool
@@ -187,7 +187,7 @@ class Launches:
 def test_launches_do_not_grow_with_the_batch(fake_device, monkeypatch):
     """Twelve at most for every corruption at once; the same for 2 images of two types and 21 of those."""
     grids: list = []
-    for name in ("statistics", "whole_rows", "jpeg_blocks", "boxes"):
+    for name in ("statistics", "whole_rows", "whole_blocks", "boxes"):
         monkeypatch.setattr(cuda_kernels, name, Launches(grids))
     monkeypatch.setattr(cuda_kernels, "STEP_KERNELS", tuple(Launches(grids) for _ in cuda_kernels.STEP_KERNELS))
     monkeypatch.setattr(cuda_kernels, "TEACHER", {"float32": Launches(grids)})
@@ -214,7 +214,7 @@ def test_launches_do_not_grow_with_the_batch(fake_device, monkeypatch):
 
 CACHE_KEYS = """
 from types import SimpleNamespace
-from kernels import cuda_kernels, ptx
+from kernels.checks import ptx
 library = SimpleNamespace(magic_tuple=lambda: ("sm_90",))
 keys = [kernel._cache._index_key(("types",), library) for kernel, *_ in ptx.signatures().values()]
 assert len(set(keys)) > 10

@@ -6,7 +6,7 @@ import torch
 
 import kernels
 from kernels import dropin, severity
-from kernels.corruptions.stages import NEED_MASK
+from kernels.corruptions.registry import NEED_MASK
 from kernels.launch import cpu
 
 

@@ -14,7 +14,7 @@ def with_noise(new_task, image: np.ndarray, noise_2HW: np.ndarray, severity: int
     height, width, _ = image.shape
     task = new_task(image, "elastic_transform", severity)
     task.a[:, :width], task.a[:, width : 2 * width] = noise_2HW
-    for stage in elastic.CPU_STAGES[1:]:
+    for stage in elastic.CORRUPTION.cpu_stages[1:]:
         stage(task, 0, height, 0, width)
     return task.target.reshape(image.shape)
 
@@ -54,7 +54,7 @@ def test_single_pixels_give_the_same_as_whole_rows(new_task, pictures):
     picture = pictures["cat, odd"][:70, :90]
     whole = new_task(picture, "elastic_transform", 4)
     pixels = new_task(picture, "elastic_transform", 4)
-    for stage, wide_stage in zip(elastic.STAGES, elastic.CPU_STAGES, strict=True):
+    for stage, wide_stage in zip(elastic.CORRUPTION.stages, elastic.CORRUPTION.cpu_stages, strict=True):
         wide_stage(whole, 0, 70, 0, 90)
         for y in range(70):
             for x in range(90):
@@ -72,7 +72,7 @@ def test_an_image_inside_a_larger_canvas_does_not_see_the_canvas(new_task, pictu
     canvas[:height, :width] = picture
     small = new_task(picture, "elastic_transform", 5)
     large = new_task(canvas, "elastic_transform", 5, height=height, width=width)
-    for stage in elastic.CPU_STAGES:
+    for stage in elastic.CORRUPTION.cpu_stages:
         stage(small, 0, height, 0, width)
         stage(large, 0, height, 0, width)
     result = large.target.reshape(canvas.shape)
@@ -98,7 +98,7 @@ def test_displacements_have_the_reference_deviation(new_task):
     """Where no border is near, the smoothed field's deviation follows from the two gaussians' weights alone."""
     height, width, severity = 400, 600, 3
     task = new_task(np.zeros((height, width, 3), np.uint8), "elastic_transform", severity)
-    for stage in elastic.CPU_STAGES[:-1]:
+    for stage in elastic.CORRUPTION.cpu_stages[:-1]:
         stage(task, 0, height, 0, width)
     whole_y, whole_x = np.divmod(task.a[:, 2 * width :], elastic.WHOLE)
     moves_y = whole_y - elastic.WHOLE // 2 + task.a[:, :width]
@@ -118,4 +118,4 @@ def test_displacements_have_the_reference_deviation(new_task):
 
 def test_too_large_an_image_is_refused():
     with pytest.raises(ValueError, match="make it smaller"):
-        elastic.fill(np.zeros(EXTRA), 1, 100, 5000)
+        elastic.fill(np.zeros(EXTRA), 1, 100, 5000, 0)

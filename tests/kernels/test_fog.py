@@ -10,7 +10,7 @@ from kernels.corruptions import fog
 def laid_on(new_task, image: np.ndarray, plasma_SS: np.ndarray, severity: int) -> np.ndarray:
     pool = np.round(plasma_SS * fog.UNIT).astype(np.uint16)
     task = new_task(image, "fog", severity, pool.ravel(), mask_step_y=pool.shape[1], mask_step_x=1)
-    for stage in fog.STAGES:
+    for stage in fog.CORRUPTION.stages:
         stage(task, 0, image.shape[0], 0, image.shape[1])
     return task.target.reshape(image.shape)
 

@@ -18,7 +18,7 @@ def textures() -> list[np.ndarray]:
 def laid_on(new_task, image: np.ndarray, texture_HW3: np.ndarray, severity: int) -> np.ndarray:
     pool = np.ascontiguousarray(texture_HW3).astype(np.uint16)
     task = new_task(image, "frost", severity, pool.ravel(), mask_step_y=3 * pool.shape[1], mask_step_x=3)
-    for stage in frost.STAGES:
+    for stage in frost.CORRUPTION.stages:
         stage(task, 0, image.shape[0], 0, image.shape[1])
     return task.target.reshape(image.shape)
 

@@ -16,7 +16,7 @@ def pillow(image: np.ndarray, severity: int) -> np.ndarray:
     return np.array(Image.open(buffer))
 
 
-def corrupted(new_task, image: np.ndarray, severity: int, stages=jpeg.CPU_STAGES) -> np.ndarray:
+def corrupted(new_task, image: np.ndarray, severity: int, stages=jpeg.CORRUPTION.cpu_stages) -> np.ndarray:
     task = new_task(image, "jpeg_compression", severity)
     for stage in stages:
         stage(task, 0, image.shape[0], 0, image.shape[1])
@@ -37,7 +37,7 @@ def test_equals_pillow_at_every_kind_of_border(new_task, height, width):
     for severity in (1, 5):
         expected = pillow(image, severity)
         np.testing.assert_array_equal(corrupted(new_task, image, severity), expected)
-        np.testing.assert_array_equal(corrupted(new_task, image, severity, jpeg.STAGES), expected)
+        np.testing.assert_array_equal(corrupted(new_task, image, severity, jpeg.CORRUPTION.stages), expected)
 
 
 def test_regions_and_single_pixels_give_the_same_as_whole_images(new_task, pictures):
@@ -59,7 +59,7 @@ def test_an_image_inside_a_larger_canvas_does_not_see_the_canvas(new_task, pictu
     canvas = np.full((height + 31, width + 7, 3), 255, np.uint8)
     canvas[:height, :width] = picture
     task = new_task(canvas, "jpeg_compression", 2, height=height, width=width)
-    for stage in jpeg.CPU_STAGES:
+    for stage in jpeg.CORRUPTION.cpu_stages:
         stage(task, 0, height, 0, width)
     result = task.target.reshape(canvas.shape)
     np.testing.assert_array_equal(result[:height, :width], pillow(picture, 2))

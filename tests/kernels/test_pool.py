@@ -7,14 +7,13 @@ from PIL import Image
 from scipy.stats import ks_2samp
 
 from kernels.checks import pool_diversity
-from kernels.corruptions import fog, frost, snow, spatter
-from kernels.corruptions.stages import NEED_MASK
+from kernels.corruptions import fog, spatter
+from kernels.corruptions.registry import BY_NAME, NEED_MASK
 from kernels.launch.pool import Pool
 from kernels.severity import INDEX
 from kernels.task import ROW
 
 CANVAS = (96, 128)
-STAGES = {"snow": snow.STAGES, "frost": frost.STAGES, "fog": fog.STAGES, "spatter": spatter.STAGES}
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +168,7 @@ def test_the_least_pool_works(new_task):
         pool.place(rows)
         fields = {field: rows[0][field] for field in ("mask_start", "mask_step_y", "mask_step_x")}
         task = new_task(np.full((1, 1, 3), 100, np.uint8), name, 1, pool.values_M, **fields)
-        STAGES[name][0](task, 0, 1, 0, 1)
+        BY_NAME[name].stages[0](task, 0, 1, 0, 1)
         assert (task.target != 77).all()
 
 
@@ -182,7 +181,7 @@ def test_pixels_rows_and_flips_agree(pool, new_task, name, size):
     for row in _placed(pool, new_rows(8, name, 4, size)):
         fields = {field: row[field] for field in ("mask_start", "mask_step_y", "mask_step_x")}
         whole, pixels = (new_task(picture, name, 4, pool.values_M, **fields) for _ in range(2))
-        for stage in STAGES[name]:
+        for stage in BY_NAME[name].stages:
             stage(whole, 0, size[0], 0, size[1])
             for y in range(size[0]):
                 for x in range(size[1]):
@@ -194,7 +193,7 @@ def test_pixels_rows_and_flips_agree(pool, new_task, name, size):
             "mask_step_x": -row["mask_step_x"],
         }
         turned = new_task(picture[::-1, ::-1], name, 4, pool.values_M, **flipped)
-        STAGES[name][0](turned, 0, size[0], 0, size[1])
+        BY_NAME[name].stages[0](turned, 0, size[0], 0, size[1])
         turned_back = turned.target.reshape(picture.shape)[::-1, ::-1]
         np.testing.assert_array_equal(turned_back, whole.target.reshape(picture.shape))
         seen.add(np.sign(row["mask_step_x"]))
@@ -228,7 +227,7 @@ def test_a_flat_image_gets_the_references_distribution(new_task, name, severity)
     for row in _placed(pool, new_rows(count, name, severity, size, seed=5)):
         fields = {field: row[field] for field in ("mask_start", "mask_step_y", "mask_step_x")}
         task = new_task(flat, name, severity, pool.values_M, **fields)
-        STAGES[name][0](task, 0, size[0], 0, size[1])
+        BY_NAME[name].stages[0](task, 0, size[0], 0, size[1])
         ours.append(task.target.reshape(flat.shape))
     np.random.seed(11)
     theirs = [np.uint8(getattr(reference, name)(Image.fromarray(flat), severity)) for _ in range(count)]

@@ -10,7 +10,7 @@ from kernels.corruptions import snow
 def laid_on(new_task, image: np.ndarray, layer_HW: np.ndarray, severity: int) -> np.ndarray:
     pool = layer_HW.astype(np.uint16)
     task = new_task(image, "snow", severity, pool.ravel(), mask_step_y=pool.shape[1], mask_step_x=1)
-    for stage in snow.STAGES:
+    for stage in snow.CORRUPTION.stages:
         stage(task, 0, image.shape[0], 0, image.shape[1])
     return task.target.reshape(image.shape)
 

@@ -12,7 +12,7 @@ from kernels.corruptions import spatter
 def laid_on(new_task, image: np.ndarray, mask_HW: np.ndarray, severity: int) -> np.ndarray:
     pool = np.round(mask_HW * spatter.UNIT).astype(np.uint16)
     task = new_task(image, "spatter", severity, pool.ravel(), mask_step_y=pool.shape[1], mask_step_x=1)
-    for stage in spatter.STAGES:
+    for stage in spatter.CORRUPTION.stages:
         stage(task, 0, image.shape[0], 0, image.shape[1])
     return task.target.reshape(image.shape)
 

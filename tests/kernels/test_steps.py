@@ -1,13 +1,15 @@
 """Pixel by pixel, as a CUDA thread works, must give what whole rows give: the same code, another region."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numba import njit
 from skimage import data
 
 from kernels import rng, severity
-from kernels.corruptions import defocus, jpeg
-from kernels.corruptions.stages import NEED_MASK, STAGES
+from kernels.corruptions import glass, jpeg
+from kernels.corruptions.registry import NEED_MASK
 from kernels.launch import cpu, steps
 from kernels.launch import table as parameters
 from kernels.launch.pool import Pool
@@ -20,13 +22,13 @@ LINE = 16  # what a thread of kernels/launch/cuda_kernels.py has
 def every_pixel(step, task, height, width):
     for y in range(height):
         for x in range(width):
-            step(task, y, x)
+            step(task, y, y + 1, x, x + 1)
 
 
 def corrupt_by_pixels(image_HW3, table, pool_M):
     height, width, _ = image_HW3.shape
     row = table.rows_B[0]
-    name = severity.ALL[row["corruption"]]
+    index = row["corruption"]
     source = np.ascontiguousarray(image_HW3).reshape(height, 3 * width)
     task = Task(
         source=source,
@@ -42,17 +44,16 @@ def corrupt_by_pixels(image_HW3, table, pool_M):
         origin_y=0,
         origin_x=0,
     )
-    if name == "jpeg_compression":
+    if index in steps.BLOCKS:
         room = task._replace(line=np.full(jpeg.CUDA_LINE, np.nan, np.float32))
         for y in range(0, height, jpeg.BLOCK):
             for x in range(0, width, jpeg.BLOCK):
-                jpeg.blocks(room, y, min(y + jpeg.BLOCK, height), x, min(x + jpeg.BLOCK, width))
-    if name == "defocus_blur":
+                steps.whole_blocks(room, y, min(y + jpeg.BLOCK, height), x, min(x + jpeg.BLOCK, width))
+    if index in steps.ROWS:
         for y in range(height):
-            defocus.running_sums(task, y, y + 1, 0, width)
-    index = severity.INDEX[name]
-    for kinds, step in zip(steps.STEPS, (steps.step_1, steps.step_2, steps.step_3, steps.step_4), strict=True):
-        if index in kinds:
+            steps.whole_rows(task, y, y + 1, 0, width)
+    for number, step in enumerate((steps.step_1, steps.step_2, steps.step_3, steps.step_4), start=1):
+        if index in steps.KINDS[number]:
             every_pixel(step, task, height, width)
     every_pixel(steps.last_of_heavy if steps.is_heavy(index) else steps.last_of_others, task, height, width)
     return task.target.reshape(height, width, 3)
@@ -78,9 +79,31 @@ def test_one_pixel_at_a_time(name):
         assert (error > 0).mean() < 0.002
 
 
-def test_every_stage_has_its_step():
-    """A type's stages and the steps that launch them on a GPU must not part ways."""
-    apart = {"defocus_blur": 1, "jpeg_compression": 1}  # running sums and blocks have launches of their own
-    for name, stages in STAGES.items():
-        in_steps = sum(severity.INDEX[name] in kinds for kinds in steps.STEPS)
-        assert in_steps + apart.get(name, 0) + 1 == len(stages)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"launches": (1, 2, 3)}, "one entry for each of the 5 stages"),
+        ({"launches": (2, 1, 3, 4)}, "each once, in order"),
+        ({"launches": (1, 2, 3, 5)}, "must be of"),
+        ({"launches": (1, 2, 3, 3)}, "each once"),
+        ({"severities": (1, 2)}, "5 entries; got 2"),
+        ({"fill": glass.extra}, "only one of unit, extra and fill"),
+    ],
+)
+def test_a_record_that_no_gpu_could_run_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        replace(glass.CORRUPTION, **change)
+
+
+def test_launches_by_hand():
+    names = {launch: {severity.ALL[kind] for kind in kinds} for launch, kinds in steps.KINDS.items()}
+    assert names == {
+        "rows": {"defocus_blur"},
+        "blocks": {"jpeg_compression"},
+        1: {"glass_blur", "gaussian_blur", "pixelate", "elastic_transform"},
+        2: {"glass_blur", "defocus_blur", "pixelate", "elastic_transform"},
+        3: {"glass_blur", "elastic_transform"},
+        4: {"glass_blur"},
+    }
+    assert {severity.ALL[kind] for kind in steps.STATISTICS} == {"contrast", "fog"}
+    assert not steps.is_heavy(severity.NONE)

@@ -14,7 +14,7 @@ from torch.nn import functional
 import kernels
 from kernels import severity
 from kernels.checks import oracle as bench_check
-from kernels.corruptions.stages import NEED_MASK
+from kernels.corruptions.registry import NEED_MASK
 from kernels.launch import resize
 from kernels.launch import table as parameters
 from pipeline.batch import Batch

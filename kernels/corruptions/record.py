@@ -1,0 +1,82 @@
+"""What the rest of Fairweather knows of a corruption: one frozen record, at the end of the corruption's file.
+
+Every table (names, severities, stages, what a GPU launches when, who needs masks) follows from the list of these
+records in `kernels/corruptions/registry.py`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+
+class MaskPlan(NamedTuple):
+    """How one group of a pool's masks is made."""
+
+    make: Callable[[np.random.Generator, int], np.ndarray]  # (generator, number of the mask) -> whole numbers
+    shapes: list[tuple[int, int, int]]  # height, width, channels of each mask
+    flips: bool  # a mirrored mask is as good
+    map_side: int = 0  # fog: side of the plasma map; 0 where images read their masks without a stride
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of a type. They never look at an image, so `kernels.launch.pool` makes them once."""
+
+    argument: Callable[[int], float]  # severity -> number the masks depend on: severities of one number share masks
+    plan: Callable[[float, tuple[int, int], int, int], MaskPlan]  # (argument, canvas, margin, number of masks)
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """The facts about one corruption. `kernels/task.py` says what a stage is."""
+
+    name: str
+    severities: tuple  # five entries, numbers or tuples of numbers: the strengths, in the file's own meaning
+    stages: tuple[Callable, ...]
+    # How much it knows of the weathers that detectors are tested in. optics: what a lens does; weather: what falls,
+    # hangs or freezes before it; night: darkness and lamps; none: none of these.
+    prior: Literal["none", "optics", "weather", "night"]
+    subset: Literal["noise", "blur", "weather", "digital", "validation"] | None = None  # of ImageNet-C; None: ours
+    training: bool = False  # one of CD-FKD's 15
+    cpu_stages: tuple[Callable, ...] = ()  # the same pixels by whole images, for the CPU; () for the stages themselves
+    alone: tuple[Callable, ...] = ()  # CPU stages that walk through the image in order: one thread does them alone
+    # In which launch a GPU runs each stage but the last: step 1 to 4 (a thread a pixel), "rows" (a thread a row) or
+    # "blocks" (a thread a 16 x 16 block). The last stage has the launch `finish`.
+    launches: tuple[int | Literal["rows", "blocks"], ...] = ()
+    heavy: bool = False  # its last stage needs many registers: launched apart, so that the others run more threads
+    statistics: bool = False  # reads task.statistics
+    masks: Masks | None = None  # reads task.pool
+    unit: float = 1.0  # task.extra holds the severity's numbers times this ...
+    extra: Callable[[int], np.ndarray] | None = None  # ... or what this makes of the severity ...
+    # ... or, where it depends on the image, what this writes: (extra_E, severity, height, width, key).
+    fill: Callable[[np.ndarray, int, int, int, int], None] | None = None
+    # From how many pixels on threads share an image's rows: handing them over took some 0.2 ms where it was measured,
+    # about as long as half an image of 600 x 1000 takes in the lightest types.
+    shared_area: int = 1 << 17
+
+    def __post_init__(self) -> None:
+        if len(self.severities) != 5:
+            raise ValueError(f"{self.name}: severities must have 5 entries; got {len(self.severities)}")
+        if len(self.launches) != len(self.stages) - 1:
+            raise ValueError(
+                f"{self.name}: launches must have one entry for each of the {len(self.stages)} stages but the last; "
+                f"got {self.launches}"
+            )
+        wrong = [launch for launch in self.launches if launch not in LAUNCHES]
+        places = [LAUNCHES.index(launch) for launch in self.launches if launch in LAUNCHES]
+        if wrong or places != sorted(set(places)):
+            raise ValueError(f"{self.name}: launches must be of {LAUNCHES}, each once, in order; got {self.launches}")
+        if (self.unit != 1.0) + (self.extra is not None) + (self.fill is not None) > 1:
+            raise ValueError(f"{self.name}: give only one of unit, extra and fill")
+
+    def on_cpu(self) -> tuple[Callable, ...]:
+        return self.cpu_stages or self.stages
+
+    def numbers(self, level: int) -> np.ndarray:
+        """What `task.extra` begins with at a severity, where it is the same for every image."""
+        return np.atleast_1d(self.severities[level - 1]) * self.unit if self.extra is None else self.extra(level)
+
+
+LAUNCHES = ("rows", "blocks", 1, 2, 3, 4)  # in the order in which a GPU runs them
