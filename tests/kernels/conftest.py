@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from skimage import data
 
+from kernels.checks import oracle
 from kernels.corruptions.jpeg import LINE
 from kernels.corruptions.noise import shot_table
 from kernels.corruptions.registry import BY_NAME
@@ -71,14 +72,11 @@ def new_task() -> Callable[..., Task]:
 
 
 @pytest.fixture(scope="session")
-def assert_faithful() -> Callable[..., None]:
-    """The project's bound: at least 99.9 % of values within one level of the reference, none more than `most` away."""
+def assert_faithful() -> Callable[[str, np.ndarray, np.ndarray], None]:
+    """Within the project's bound of the reference (`oracle.apart`)."""
 
-    def check(ours: np.ndarray, reference: np.ndarray, most: int = 2) -> None:
-        assert ours.shape == reference.shape
-        assert ours.dtype == reference.dtype == np.uint8
-        error = np.abs(ours.astype(int) - reference.astype(int))
-        assert error.max() <= most
-        assert (error > 1).mean() <= 0.001
+    def check(name: str, ours: np.ndarray, expected: np.ndarray) -> None:
+        wrong = oracle.apart(name, ours, expected)
+        assert wrong is None, wrong
 
     return check

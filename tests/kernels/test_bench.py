@@ -7,7 +7,7 @@ import pytest
 
 import kernels
 from kernels import bench, severity
-from kernels.checks import oracle as bench_check
+from kernels.checks import oracle
 
 DETERMINISTIC = (
     *("contrast", "brightness", "saturate", "pixelate"),
@@ -21,11 +21,11 @@ def test_right_pixels_pass_and_near_identities_do_not(name):
     image = bench.picture(96, 131)
     flipped = image.copy()
     flipped[5, 7] = 255 - flipped[5, 7]
-    assert bench_check.problem(name, image, lambda level: kernels.corrupt(image, level, name)) is None
-    assert bench_check.problem(name, image, lambda level: flipped) is not None
+    assert oracle.problem(name, image, lambda level: kernels.corrupt(image, level, name)) is None
+    assert oracle.problem(name, image, lambda level: flipped) is not None
     # Nor does the right corruption of another seed, where the pixels are compared.
     random = name not in ("shot_noise", *DETERMINISTIC)
-    other = bench_check.problem(name, image, lambda level: kernels.corrupt(image, level, name, seed=1))
+    other = oracle.problem(name, image, lambda level: kernels.corrupt(image, level, name, seed=1))
     assert (other is not None) == random
 
 
@@ -33,7 +33,7 @@ def test_right_pixels_pass_and_near_identities_do_not(name):
 def test_a_whole_image_is_faithful(name):
     """At the size of the benchmarks, where a coordinate or a sum could be too long for its type."""
     image = bench.picture(600, 1000)
-    assert bench_check.problem(name, image, lambda level: kernels.corrupt(image, level, name)) is None
+    assert oracle.problem(name, image, lambda level: kernels.corrupt(image, level, name)) is None
 
 
 def test_views_are_checked(monkeypatch):

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import kernels
 from kernels import severity
-from kernels.checks import oracle as bench_check
+from kernels.checks import oracle
 from kernels.corruptions.registry import NEED_MASK
 from kernels.launch import resize
 from kernels.launch import table as parameters
@@ -257,7 +257,7 @@ def test_every_type_on_a_mixed_batch(name):
         table, pool = parameters.Table(len(SIZES)), maker.pool(CANVAS, 0)
         maker.draw_table(table, batch, maker.draw_bucket(0, 1), pool)
         image, row = batch.images_BHW3[1, :61, :83].numpy(), table.rows_B[1]
-        expected = torch.from_numpy(bench_check.under_mask(name, image, int(row["severity"]), row, pool))
+        expected = torch.from_numpy(oracle.under_mask(name, image, int(row["severity"]), row, pool))
         expected = expected.permute(2, 0, 1)[None].float()
         expected = functional.interpolate(expected, (height, width), mode="bilinear", antialias=True)[0]
         assert (denormalise(got[None])[0] - expected).abs().max() <= 1.01
@@ -371,11 +371,11 @@ def test_a_wrong_view_is_seen_before_it_is_timed():
     batch = make_batch([(61, 83)])
     views, clean = ViewMaker(PLAIN)(batch), batch.images_BHW3[0, :61, :83].numpy()
     assert views.clean.images_B3HW is not None
-    assert bench_check.view_problem(batch, views, clean) is None
+    assert oracle.view_problem(batch, views, clean) is None
     for name in ("clean", "corrupted"):
         view = getattr(views, name)
         wrong = replace(views, **{name: replace(view, images_B3HW=view.images_B3HW + 0.1)})
-        assert name in bench_check.view_problem(batch, wrong, clean)
+        assert name in oracle.view_problem(batch, wrong, clean)
 
 
 @pytest.mark.gpu
