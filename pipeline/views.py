@@ -256,13 +256,13 @@ class ViewMaker:
         batch.images_BHW3.record_stream(kept.stream)
         batch.boxes_BG4.record_stream(kept.stream)
         views = Views(
-            clean=make_view(clean_BHW3, self.dtype, columns["teacher_sizes_B2"], boxes_2BG4[0]),
-            corrupted=make_view(corrupted_Bhw3, self.dtype, columns["student_sizes_B2"], boxes_2BG4[1]),
-            ratio_B=columns["ratio_B"],
+            clean=make_view(clean_BHW3, self.dtype, columns.teacher_sizes_B2, boxes_2BG4[0]),
+            corrupted=make_view(corrupted_Bhw3, self.dtype, columns.student_sizes_B2, boxes_2BG4[1]),
+            ratio_B=columns.ratio_B,
             labels_BG=batch.labels_BG,
             ignore_BG=batch.ignore_BG,
             weight_BG=weight_BG,
-            keys_B=columns["keys_B"],
+            keys_B=columns.keys_B,
             ids_B=batch.ids_B,
         )
         return StartedViews(views, done)

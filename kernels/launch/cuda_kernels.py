@@ -19,6 +19,8 @@ Kernels that differ little come from one function each, which closes over number
 Numba's cache on disk knows a closure by what it closes over, and a compiled function would look new in every process.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numba import cuda, float32, uint8, uint16, uint32, uint64
 
@@ -27,6 +29,22 @@ from kernels.jit import compiled, cuda_compiled
 from kernels.launch import resize, steps
 from kernels.launch.boxes import place_box
 from kernels.task import Task
+
+
+class Arguments(NamedTuple):
+    """What the kernels of the last stage take before their output, in the order of their parameters.
+
+    The kernels of the stages before take some of it.
+    """
+
+    images_BHX: Any
+    planes_2BHX: Any
+    rows_B: Any
+    extra_BE: Any
+    statistics_B4: Any
+    shots: Any
+    pool_M: Any
+
 
 BLOCK_X, BLOCK_Y = 32, 8
 THREADS = BLOCK_X * BLOCK_Y

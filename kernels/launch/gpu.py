@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from kernels.corruptions.jpeg import BLOCK
 from kernels.jit import config
 from kernels.launch import cuda_kernels, steps
 from kernels.launch.cpu import NO_POOL, shots
+from kernels.launch.cuda_kernels import Arguments
 from kernels.launch.table import COLUMNS, Table, layout
 
 config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # Numba would warn of every small launch, such as that of the boxes
@@ -120,35 +121,41 @@ class DeviceTable:
         self.host = Table(num, self.pinned.numpy())
         self.tensor = torch.empty_like(self.pinned, device=device)
         self.free = torch.cuda.Event()
-        self.arrays = {}
-        for name in ("rows_B", "extra_BE", "statistics_B4"):
-            begin, end = self.host.places[name]
-            dtype, shape = COLUMNS[name]
-            self.arrays[name] = as_numba(self.tensor[begin:end], dtype, (num, *shape))
-        self.shown = self.host.places["keys_B"][0]
+        self.rows_B = self._as_numba("rows_B")
+        self.extra_BE = self._as_numba("extra_BE")
+        self.statistics_B4 = self._as_numba("statistics_B4")
 
-    def upload(self, stream: torch.cuda.Stream) -> dict[str, Any]:
+    def _as_numba(self, name: str) -> Any:
+        begin, end = getattr(self.host.places, name)
+        dtype, shape = getattr(COLUMNS, name)
+        return as_numba(self.tensor[begin:end], dtype, (self.host.num, *shape))
+
+    def upload(self, stream: torch.cuda.Stream) -> None:
         self.tensor.copy_(self.pinned, non_blocking=True)
         self.free.record(stream)
-        return self.arrays
 
-    def columns(self) -> dict[str, Tensor]:
-        """What a view shows of the table, in memory of its own."""
-        shown = self.tensor[self.shown :].clone()
+    def shown(self) -> "Shown":
+        """What a view shows of the table, in memory of its own: one copy of all columns."""
+        places = {name: getattr(self.host.places, name) for name in Shown._fields}
+        first = min(begin for begin, _ in places.values())
+        copy = self.tensor[first:].clone()
         columns = {}
-        for name, dtype in SHOWN.items():
-            begin, end = self.host.places[name]
-            shape = COLUMNS[name][1]
-            columns[name] = shown[begin - self.shown : end - self.shown].view(dtype).view(self.host.num, *shape)
-        return columns
+        for name, (begin, end) in places.items():
+            shape = (self.host.num, *getattr(COLUMNS, name)[1])
+            columns[name] = copy[begin - first : end - first].view(getattr(SHOWN, name)).view(shape)
+        return Shown(**columns)
 
 
-SHOWN = {
-    "keys_B": torch.int64,
-    "teacher_sizes_B2": torch.int32,
-    "student_sizes_B2": torch.int32,
-    "ratio_B": torch.float32,
-}
+class Shown(NamedTuple):
+    """The columns that a view shows, or their types."""
+
+    keys_B: Any
+    teacher_sizes_B2: Any
+    student_sizes_B2: Any
+    ratio_B: Any
+
+
+SHOWN = Shown(keys_B=torch.int64, teacher_sizes_B2=torch.int32, student_sizes_B2=torch.int32, ratio_B=torch.float32)
 KEPT = 64  # so many shapes of the scratch
 MOST_SHRINK = (min(cuda_kernels.TILE_HEIGHT, cuda_kernels.TILE_WIDTH) - 2) / 2  # see `tile`
 _devices: dict[torch.device, Device] = {}
@@ -168,15 +175,16 @@ def pixels(num: int, height: int, width: int) -> tuple[tuple[int, int, int], tup
     return (blocks(width, block_x), blocks(height, block_y), num), (block_x, block_y)
 
 
-def launch_stages(common: tuple, rows_B: np.ndarray, stream: Any) -> None:
-    """All stages but the last. common: what the kernels of the last stage take."""
-    images, planes, rows, extra, statistics, *_ = common
+def launch_stages(arguments: Arguments, rows_B: np.ndarray, stream: Any) -> None:
+    """All stages but the last. rows_B: the rows on the host."""
+    images, planes = arguments.images_BHX, arguments.planes_2BHX
+    rows, extra = arguments.rows_B, arguments.extra_BE
     num, height, values = images.shape
     width = values // 3
     kinds = set(rows_B["corruption"].tolist())
     if not kinds.isdisjoint(steps.STATISTICS):
         grid = (cuda_kernels.STATISTICS_BLOCKS, num)
-        cuda_kernels.statistics[grid, cuda_kernels.THREADS, stream](images, rows, statistics)
+        cuda_kernels.statistics[grid, cuda_kernels.THREADS, stream](images, rows, arguments.statistics_B4)
     if not kinds.isdisjoint(steps.ROWS):
         grid = (blocks(height, cuda_kernels.ROW_THREADS), num)
         cuda_kernels.whole_rows[grid, cuda_kernels.ROW_THREADS, stream](images, planes, rows)
@@ -189,7 +197,7 @@ def launch_stages(common: tuple, rows_B: np.ndarray, stream: Any) -> None:
             kernel[*pixels(num, height, width), stream](images, planes, rows, extra)
 
 
-def launch_finish(common: tuple, rows_B: np.ndarray, out_Bhx: Any, dtype: str, stream: Any) -> None:
+def launch_finish(arguments: Arguments, rows_B: np.ndarray, out_Bhx: Any, dtype: str, stream: Any) -> None:
     """The last stage and everything after it, into the student's memory."""
     num_rows, num_columns = tile(rows_B)
     num, small_height, values = out_Bhx.shape
@@ -199,7 +207,7 @@ def launch_finish(common: tuple, rows_B: np.ndarray, out_Bhx: Any, dtype: str, s
         (kinds.difference(steps.HEAVY), kinds.intersection(steps.HEAVY)), cuda_kernels.FINISH[dtype], strict=True
     ):
         if needed:
-            kernel[grid, cuda_kernels.THREADS, stream](*common, out_Bhx, num_rows, num_columns)
+            kernel[grid, cuda_kernels.THREADS, stream](*arguments, out_Bhx, num_rows, num_columns)
 
 
 def tile(rows_B: np.ndarray) -> tuple[int, int]:
@@ -223,7 +231,7 @@ def make_views(
     student_canvas: tuple[int, int],
     dtype: torch.dtype,
     teacher: bool,
-) -> tuple[Tensor | None, Tensor, Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor | None, Tensor, Tensor, Shown]:
     """Queue both views, inside `keep.queue()`.
 
     Returns the teacher's and the student's images as B x H x W x 3, both networks' boxes as 2 x B x G x 4, the columns.
@@ -231,26 +239,32 @@ def make_views(
     name, numba_dtype = TYPES[dtype]
     num, height, width = images_BHW3.shape[:3]
     rows_B, stream = table.host.rows_B, keep.numba_stream
-    arrays = table.upload(keep.stream)
-    images, rows = as_numba(images_BHW3, np.uint8, (num, height, 3 * width)), arrays["rows_B"]
+    table.upload(keep.stream)
+    arguments = Arguments(
+        images_BHX=as_numba(images_BHW3, np.uint8, (num, height, 3 * width)),
+        planes_2BHX=keep.planes(num, height, width),
+        rows_B=table.rows_B,
+        extra_BE=table.extra_BE,
+        statistics_B4=table.statistics_B4,
+        shots=keep.shots,
+        pool_M=keep.pool(NO_POOL if pool_M is None else pool_M),
+    )
     teacher_BHW3 = None
     if teacher:
         teacher_BHW3 = torch.empty((num, height, width, 3), dtype=dtype, device=keep.device)
         out = as_numba(teacher_BHW3, numba_dtype, (num, height, 3 * width))
-        cuda_kernels.TEACHER[name][*pixels(num, height, width), stream](images, rows, out)
-    pool = keep.pool(NO_POOL if pool_M is None else pool_M)
-    common = (images, keep.planes(num, height, width), *arrays.values(), keep.shots, pool)
-    launch_stages(common, rows_B, stream)
+        cuda_kernels.TEACHER[name][*pixels(num, height, width), stream](arguments.images_BHX, table.rows_B, out)
+    launch_stages(arguments, rows_B, stream)
     student_Bhw3 = torch.empty((num, *student_canvas, 3), dtype=dtype, device=keep.device)
     out = as_numba(student_Bhw3, numba_dtype, (num, student_canvas[0], 3 * student_canvas[1]))
-    launch_finish(common, rows_B, out, name, stream)
+    launch_finish(arguments, rows_B, out, name, stream)
     boxes_2BG4 = torch.empty((2, *boxes_BG4.shape), dtype=torch.float32, device=keep.device)
     if boxes_BG4.numel():
         given = as_numba(boxes_BG4, np.float32, tuple(boxes_BG4.shape))
         made = as_numba(boxes_2BG4, np.float32, tuple(boxes_2BG4.shape))
         grid_boxes = blocks(boxes_BG4.shape[0] * boxes_BG4.shape[1], cuda_kernels.THREADS)
-        cuda_kernels.boxes[grid_boxes, cuda_kernels.THREADS, stream](given, made, rows)
-    return teacher_BHW3, student_Bhw3, boxes_2BG4, table.columns()
+        cuda_kernels.boxes[grid_boxes, cuda_kernels.THREADS, stream](given, made, table.rows_B)
+    return teacher_BHW3, student_Bhw3, boxes_2BG4, table.shown()
 
 
 def corrupt_tensor(image_HW3: Tensor, table: Table, values_M: np.ndarray) -> Tensor:
@@ -264,13 +278,20 @@ def corrupt_tensor(image_HW3: Tensor, table: Table, values_M: np.ndarray) -> Ten
         target = torch.empty_like(source)
         device_table = keep.table(1)
         device_table.host.buffer[:] = table.buffer
-        arrays = device_table.upload(keep.stream)
-        images = as_numba(source, np.uint8, (1, height, 3 * width))
+        device_table.upload(keep.stream)
+        arguments = Arguments(
+            images_BHX=as_numba(source, np.uint8, (1, height, 3 * width)),
+            planes_2BHX=keep.planes(1, height, width),
+            rows_B=device_table.rows_B,
+            extra_BE=device_table.extra_BE,
+            statistics_B4=device_table.statistics_B4,
+            shots=keep.shots,
+            pool_M=keep.pool(values_M),
+        )
         out = as_numba(target, np.uint8, (1, height, 3 * width))
-        common = (images, keep.planes(1, height, width), *arrays.values(), keep.shots, keep.pool(values_M))
-        launch_stages(common, table.rows_B, keep.numba_stream)
+        launch_stages(arguments, table.rows_B, keep.numba_stream)
         kernel = cuda_kernels.CORRUPTED[int(table.rows_B["corruption"][0]) in steps.HEAVY]
-        kernel[*pixels(1, height, width), keep.numba_stream](*common, out)
+        kernel[*pixels(1, height, width), keep.numba_stream](*arguments, out)
     caller.wait_stream(keep.stream)
     source.record_stream(keep.stream)
     target.record_stream(caller)

@@ -5,6 +5,7 @@ Every draw is a function of the image's key, so of (seed, epoch, sample id), wha
 
 import math
 from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,28 +14,41 @@ from kernels.corruptions.registry import CORRUPTIONS
 from kernels.jit import compiled
 from kernels.task import EXTRA, ROW
 
-# Columns of the table, each an array with one entry an image.
-COLUMNS = {
-    "rows_B": (ROW, ()),
-    "extra_BE": (np.dtype(np.float32), (EXTRA,)),
-    "statistics_B4": (np.dtype(np.uint32), (4,)),  # zero; the statistics stage adds to it
+
+class Columns(NamedTuple):
+    """One thing for each column of the table: what it holds (COLUMNS), its place in the buffer, or its array."""
+
+    rows_B: Any
+    extra_BE: Any
+    statistics_B4: Any  # zero; the statistics stage adds to it
     # From here on: what a view shows of it.
-    "keys_B": (np.dtype(np.int64), ()),
-    "teacher_sizes_B2": (np.dtype(np.int32), (2,)),
-    "student_sizes_B2": (np.dtype(np.int32), (2,)),
-    "ratio_B": (np.dtype(np.float32), ()),
-}
+    keys_B: Any
+    teacher_sizes_B2: Any
+    student_sizes_B2: Any
+    ratio_B: Any
+
+
+# The kind of a column's numbers, and its shape for one image.
+COLUMNS = Columns(
+    rows_B=(ROW, ()),
+    extra_BE=(np.dtype(np.float32), (EXTRA,)),
+    statistics_B4=(np.dtype(np.uint32), (4,)),
+    keys_B=(np.dtype(np.int64), ()),
+    teacher_sizes_B2=(np.dtype(np.int32), (2,)),
+    student_sizes_B2=(np.dtype(np.int32), (2,)),
+    ratio_B=(np.dtype(np.float32), ()),
+)
 ALIGNMENT = 256
 
 
-def layout(num: int) -> tuple[dict[str, tuple[int, int]], int]:
+def layout(num: int) -> tuple[Columns, int]:
     """Where each column begins and ends in one buffer of bytes, and the buffer's length."""
-    places, at = {}, 0
-    for name, (dtype, shape) in COLUMNS.items():
-        length = num * dtype.itemsize * int(np.prod(shape))
-        places[name] = (at, at + length)
+    places, at = [], 0
+    for dtype, shape in COLUMNS:
+        length = num * dtype.itemsize * math.prod(shape)
+        places.append((at, at + length))
         at += -(-length // ALIGNMENT) * ALIGNMENT
-    return places, at
+    return Columns(*places), at
 
 
 class Table:
@@ -44,18 +58,19 @@ class Table:
         self.num = num
         self.places, length = layout(num)
         self.buffer = np.zeros(length, dtype=np.uint8) if buffer is None else buffer
-        self.rows_B = self._column("rows_B")
-        self.keys_B = self._column("keys_B")
-        self.extra_BE = self._column("extra_BE")
-        self.statistics_B4 = self._column("statistics_B4")
-        self.teacher_sizes_B2 = self._column("teacher_sizes_B2")
-        self.student_sizes_B2 = self._column("student_sizes_B2")
-        self.ratio_B = self._column("ratio_B")
-
-    def _column(self, name: str) -> np.ndarray:
-        dtype, shape = COLUMNS[name]
-        begin, end = self.places[name]
-        return self.buffer[begin:end].view(dtype).reshape(self.num, *shape)
+        self.columns = Columns(
+            *(
+                self.buffer[begin:end].view(dtype).reshape(num, *shape)
+                for (dtype, shape), (begin, end) in zip(COLUMNS, self.places, strict=True)
+            )
+        )
+        self.rows_B: np.ndarray = self.columns.rows_B
+        self.extra_BE: np.ndarray = self.columns.extra_BE
+        self.statistics_B4: np.ndarray = self.columns.statistics_B4
+        self.keys_B: np.ndarray = self.columns.keys_B
+        self.teacher_sizes_B2: np.ndarray = self.columns.teacher_sizes_B2
+        self.student_sizes_B2: np.ndarray = self.columns.student_sizes_B2
+        self.ratio_B: np.ndarray = self.columns.ratio_B
 
 
 @cache
@@ -81,9 +96,10 @@ def fill_extra(table: Table) -> None:
 
 
 @compiled
-def draw_rows(table_columns, ids_B, sizes_B2, seed, epoch, kinds_N, severities_S, lowest, highest, flip_probability):
+def draw_rows(columns, ids_B, sizes_B2, seed, epoch, kinds_N, severities_S, lowest, highest, flip_probability):
     """Fill ROWs and results: which corruption, how strong, what ratio in [lowest, highest), mirrored or not."""
-    rows_B, keys_B, teacher_sizes_B2, student_sizes_B2, ratio_B = table_columns
+    rows_B, keys_B, ratio_B = columns.rows_B, columns.keys_B, columns.ratio_B
+    teacher_sizes_B2, student_sizes_B2 = columns.teacher_sizes_B2, columns.student_sizes_B2
     for b in range(len(rows_B)):
         key = rng.image_key(seed, epoch, ids_B[b])
         height, width = sizes_B2[b, 0], sizes_B2[b, 1]
@@ -125,8 +141,7 @@ def draw_table(
     flip_probability: float,
 ) -> None:
     """Draw everything about a batch but its masks."""
-    columns = (table.rows_B, table.keys_B, table.teacher_sizes_B2, table.student_sizes_B2, table.ratio_B)
-    draw_rows(columns, ids_B, sizes_B2, seed, epoch, kinds_N, severities_S, *ratios, flip_probability)
+    draw_rows(table.columns, ids_B, sizes_B2, seed, epoch, kinds_N, severities_S, *ratios, flip_probability)
     fill_extra(table)
 
 

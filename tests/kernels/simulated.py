@@ -21,19 +21,21 @@ def main() -> None:
     num, height, values = images.shape
     table = Table(num, given["buffer"].copy())
     planes = np.full((2, num, height, values), np.nan, dtype=np.float32)
-    stages = (images, planes, table.rows_B, table.extra_BE, table.statistics_B4, shots(), given["pool"])
+    arguments = cuda_kernels.Arguments(
+        images, planes, table.rows_B, table.extra_BE, table.statistics_B4, shots=shots(), pool_M=given["pool"]
+    )
     student = np.full(tuple(given["student_shape"]), np.nan, dtype=np.float32)
     teacher = np.full((num, height, values), np.nan, dtype=np.float32)
     both_boxes = np.full((2, *boxes.shape), np.nan, dtype=np.float32)
-    gpu.launch_stages(stages, table.rows_B, 0)
-    gpu.launch_finish(stages, table.rows_B, student, "float32", 0)
+    gpu.launch_stages(arguments, table.rows_B, 0)
+    gpu.launch_finish(arguments, table.rows_B, student, "float32", 0)
     cuda_kernels.TEACHER["float32"][*gpu.pixels(num, height, values // 3), 0](images, table.rows_B, teacher)
     cuda_kernels.boxes[gpu.blocks(2 * num, cuda_kernels.THREADS), cuda_kernels.THREADS, 0](
         boxes, both_boxes, table.rows_B
     )
     corrupted = np.zeros_like(images)
     for kernel in cuda_kernels.CORRUPTED:
-        kernel[*gpu.pixels(num, height, values // 3), 0](*stages, corrupted)
+        kernel[*gpu.pixels(num, height, values // 3), 0](*arguments, corrupted)
     halves = {}
     for name, dtype in (("float16", np.float16), ("bfloat16", np.uint16)):
         halves[name] = np.zeros((num, height, values), dtype=dtype)

@@ -85,7 +85,9 @@ image = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
 table = single_table("dusk", 2, 5, 7, 0)
 given, made = image.reshape(1, 5, 21), np.zeros((1, 5, 21), np.uint8)
 planes = np.full((2, 1, 5, 21), np.nan, np.float32)
-arguments = (given, planes, table.rows_B, table.extra_BE, table.statistics_B4, shots(), NO_POOL)
+arguments = cuda_kernels.Arguments(
+    given, planes, table.rows_B, table.extra_BE, table.statistics_B4, shots=shots(), pool_M=NO_POOL
+)
 gpu.launch_stages(arguments, table.rows_B, 0)
 for kernel in cuda_kernels.CORRUPTED:
     kernel[*gpu.pixels(1, 5, 7), 0](*arguments, made)

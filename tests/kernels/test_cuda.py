@@ -1,6 +1,7 @@
 """The CUDA side: PTX for three generations without a GPU, the simulator's pixels, and a real GPU where there is one."""
 
 import contextlib
+import inspect
 import os
 import subprocess
 import sys
@@ -199,8 +200,9 @@ def test_launches_do_not_grow_with_the_batch(fake_device, monkeypatch):
         for row, name in zip(table.rows_B, names, strict=True):
             row["corruption"] = severity.INDEX[name]
             row["height"] = row["width"] = row["student_height"] = row["student_width"] = 32
-        columns = {"rows_B": table.rows_B, "extra_BE": table.extra_BE, "statistics_B4": table.statistics_B4}
-        device_table = SimpleNamespace(host=table, upload=lambda stream: columns, columns=dict)
+        device_table = SimpleNamespace(host=table, upload=lambda stream: None, shown=lambda: None)
+        for column in ("rows_B", "extra_BE", "statistics_B4"):
+            setattr(device_table, column, getattr(table, column))
         images = torch.zeros(len(names), 32, 64, 3, dtype=torch.uint8)
         boxes_BG4 = torch.zeros(len(names), 5, 4)
         gpu.make_views(fake_device, images, boxes_BG4, device_table, None, (32, 64), torch.float32, True)
@@ -210,6 +212,26 @@ def test_launches_do_not_grow_with_the_batch(fake_device, monkeypatch):
     for kinds in (("contrast", "jpeg_compression"), ("glass_blur", "fog")):
         assert launches(kinds) == launches([*kinds * 10, kinds[0]]) <= 9
     assert sum(isinstance(argument, np.ndarray) for _, arguments in grids for argument in arguments) <= 48
+
+
+def test_the_last_stages_take_the_block_of_arguments_in_its_order():
+    for kernel in (*cuda_kernels.CORRUPTED, *(kernel for pair in cuda_kernels.FINISH.values() for kernel in pair)):
+        parameters_of = tuple(inspect.signature(kernel.py_func).parameters)
+        assert parameters_of[: len(cuda_kernels.Arguments._fields)] == cuda_kernels.Arguments._fields
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_columns_share_one_buffer(num):
+    """Each begins at a multiple of the alignment, none overlaps, and what is written lies in the buffer."""
+    table = parameters.Table(num)
+    ends = [end for _, end in table.places]
+    for (begin, end), before in zip(table.places, [0, *ends], strict=False):
+        assert begin % parameters.ALIGNMENT == 0
+        assert before <= begin < end <= len(table.buffer)
+    table.ratio_B[-1] = 0.5
+    begin, end = table.places.ratio_B
+    assert table.buffer[begin:end].view(np.float32)[-1] == 0.5
+    assert table.columns.ratio_B is table.ratio_B
 
 
 CACHE_KEYS = """
