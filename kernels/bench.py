@@ -31,7 +31,19 @@ import numpy as np
 import kernels
 from kernels import severity
 from kernels.checks.oracle import differs_from_cpu, problem, view_problem
-from kernels.checks.timing import bench_others, best_ms, draw_plot, draw_sheet, machine_scaling, queued_ms
+from kernels.checks.timing import (
+    bench_others,
+    best_ms,
+    copy_ms,
+    count_launches,
+    draw_plot,
+    draw_sheet,
+    machine_scaling,
+    picture,
+    queued_ms,
+    read_rgb,
+    say,
+)
 from kernels.launch import cpu
 from kernels.launch import table as parameters
 
@@ -50,24 +62,12 @@ class Options:
     cold: bool = True  # also measure a first start (compiling) and a second one
 
 
-def picture(height: int, width: int) -> np.ndarray:
-    """A natural-looking image: smooth colours, edges and texture, the same on every machine."""
-    random = np.random.default_rng(0)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    image = np.stack([120 + 90 * np.sin(x / (37 + 9 * c) + y / (71 - 11 * c)) for c in range(3)], axis=2)
-    for _ in range(60):
-        top, left = int(random.integers(0, height)), int(random.integers(0, width))
-        bottom, right = top + int(random.integers(4, 1 + height // 3)), left + int(random.integers(4, 1 + width // 3))
-        image[top:bottom, left:right] = random.uniform(0, 255, 3) + image[top:bottom, left:right] * 0.3
-    return np.clip(image + random.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
-
-
 def bench_types(options: Options, image: np.ndarray) -> dict[str, dict]:
     import cv2
     import imagecorruptions
     import torch
 
-    from pipeline.command.console import Progress, say
+    from pipeline.command.console import Progress
 
     cv2.setNumThreads(options.threads)
     on_gpu = options.device == "cuda"
@@ -119,18 +119,6 @@ def bench_types(options: Options, image: np.ndarray) -> dict[str, dict]:
                 records[name]["thread_scaling"] = float(np.mean(alone_ms) / np.mean(shared_ms))
             progress.advance(1, f"{name} {records[name]['speedup']:.1f}x")
     return records
-
-
-def copy_ms(options: Options, num_bytes: int) -> float:
-    """The time to copy so many bytes on the device: the ceiling for whatever reads and writes them."""
-    import torch
-
-    source = torch.zeros(num_bytes, dtype=torch.uint8, device=options.device)
-    target = torch.empty_like(source)
-    if options.device == "cpu":
-        torch.set_num_threads(options.threads)
-        return best_ms({"copy": lambda: target.copy_(source)}, 20)["copy"]
-    return queued_ms(lambda: target.copy_(source), 20)
 
 
 def corrupted_first(maker: Any, batch: Any, draw: int) -> np.ndarray:
@@ -222,21 +210,10 @@ def bench_views(options: Options, image: np.ndarray, corruptions: tuple[str, ...
     # Read the images once; write both views.
     moved = images_BHW3.numel() + item * (clean.numel() + corrupted.numel())
     record["bytes"] = moved
-    record["copy_ms"] = copy_ms(options, moved // 2)
+    record["copy_ms"] = copy_ms(options.device, options.threads, moved // 2)
     record["times_copy_bound"] = record["batch_ms"] / record["copy_ms"]
     record["pairs_per_second"] = 1e3 * options.batch / record["batch_ms"]
     return record
-
-
-def count_launches(function: Callable[[], Any]) -> int:
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        function()
-        torch.cuda.synchronize()
-    ran = [event.name.lower() for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    return sum(1 for name in ran if "memcpy" not in name and "memset" not in name)
 
 
 COLD = """
@@ -312,20 +289,11 @@ def describe_batch(record: dict, options: Options) -> str:
     return text
 
 
-def read_rgb(path: Path) -> np.ndarray:
-    import cv2
-
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None or min(image.shape[:2]) < 32:
-        raise ValueError(f"bench: --picture {path} is not a picture of 32 x 32 pixels or more that can be read")
-    return np.ascontiguousarray(image[..., ::-1])
-
-
 def main() -> int:
     import torch
     import tyro
 
-    from pipeline.command.console import describe_hardware, say
+    from pipeline.command.console import describe_hardware
 
     options = tyro.cli(Options, description=__doc__)
     if options.device not in ("cpu", "cuda"):

@@ -1,6 +1,7 @@
 """Which folder may import which, and that no two files import each other in a circle."""
 
 import ast
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -28,10 +29,23 @@ def find_modules() -> dict[str, Path]:
     return modules
 
 
-def find_imports(path: Path, modules: dict[str, Path]) -> set[str]:
-    """The modules of ours that a file names, wherever in it the import stands."""
+def is_late(node: ast.AST) -> bool:
+    """Whether what stands in a node runs only after its file was imported, or when that is the command itself."""
+    is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    return is_function or (isinstance(node, ast.If) and "__main__" in ast.unparse(node.test))
+
+
+def walk(node: ast.AST, late: bool) -> Iterator[ast.AST]:
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if late or not is_late(child):
+            yield from walk(child, late)
+
+
+def find_imports(path: Path, modules: dict[str, Path], late: bool = True) -> set[str]:
+    """The modules of ours that a file names, wherever in it the import stands; without `late`, those at its import."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in walk(ast.parse(path.read_text()), late):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -58,6 +72,20 @@ def test_imports_follow_the_arrow(imports):
         if not inside(other, ALLOWED[name.split(".")[0]] + COMMANDS.get(name, ()))
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_importing_the_kernels_brings_nothing_else_along():
+    modules = find_modules()
+    wrong = [
+        f"{name} imports {other}"
+        for name, path in modules.items()
+        if name.split(".")[0] == "kernels"
+        for other in sorted(find_imports(path, modules, late=False))
+        if other.split(".")[0] != "kernels"
+    ]
+    assert not wrong, "\n".join(wrong)
+    assert "pipeline.views" in find_imports(modules["kernels.bench"], modules)
+    assert "pipeline.views" not in find_imports(modules["kernels.bench"], modules, late=False)
 
 
 def test_no_two_files_import_each_other_in_a_circle(imports):

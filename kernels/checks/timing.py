@@ -15,6 +15,32 @@ import kernels
 from kernels import severity
 
 
+def say(text: str) -> None:
+    """Print a line at once, so that logs of a batch system show it as it happens."""
+    print(text, flush=True)
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    """A natural-looking image: smooth colours, edges and texture, the same on every machine."""
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    image = np.stack([120 + 90 * np.sin(x / (37 + 9 * c) + y / (71 - 11 * c)) for c in range(3)], axis=2)
+    for _ in range(60):
+        top, left = int(random.integers(0, height)), int(random.integers(0, width))
+        bottom, right = top + int(random.integers(4, 1 + height // 3)), left + int(random.integers(4, 1 + width // 3))
+        image[top:bottom, left:right] = random.uniform(0, 255, 3) + image[top:bottom, left:right] * 0.3
+    return np.clip(image + random.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    import cv2
+
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None or min(image.shape[:2]) < 32:
+        raise ValueError(f"bench: --picture {path} is not a picture of 32 x 32 pixels or more that can be read")
+    return np.ascontiguousarray(image[..., ::-1])
+
+
 def best_ms(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """The shortest of several runs of each, in turn."""
     best = dict.fromkeys(functions, math.inf)
@@ -42,6 +68,29 @@ def queued_ms(function: Callable[[], Any], repeats: int) -> float:
     end.record()
     torch.cuda.synchronize()
     return begin.elapsed_time(end) / repeats
+
+
+def copy_ms(device: str, threads: int, num_bytes: int) -> float:
+    """The time to copy so many bytes on the device: the ceiling for whatever reads and writes them."""
+    import torch
+
+    source = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    if device == "cpu":
+        torch.set_num_threads(threads)
+        return best_ms({"copy": lambda: target.copy_(source)}, 20)["copy"]
+    return queued_ms(lambda: target.copy_(source), 20)
+
+
+def count_launches(function: Callable[[], Any]) -> int:
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        function()
+        torch.cuda.synchronize()
+    ran = [event.name.lower() for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return sum(1 for name in ran if "memcpy" not in name and "memset" not in name)
 
 
 def machine_scaling(threads: int) -> float:
@@ -85,7 +134,7 @@ def bench_others(image: np.ndarray, device: str, threads: int, repeats: int) -> 
         functions["contrast kornia"] = lambda: kornia.enhance.adjust_contrast(float_13HW, 0.2)
         functions["saturate kornia"] = lambda: kornia.enhance.adjust_saturation(float_13HW, 2.0)
     except ImportError:
-        print("kornia is not installed: left out (.venv/bin/pip install -c constraints.txt -e '.[bench]')")
+        say("kornia is not installed: left out (.venv/bin/pip install -c constraints.txt -e '.[bench]')")
     try:
         import albumentations as album
 
@@ -107,7 +156,7 @@ def bench_others(image: np.ndarray, device: str, threads: int, repeats: int) -> 
         for name, transform in chosen.items():
             functions[f"{name} albumentations"] = partial(transform, image=image)
     except ImportError:
-        print("albumentations is not installed: left out (.venv/bin/pip install -c constraints.txt -e '.[bench]')")
+        say("albumentations is not installed: left out (.venv/bin/pip install -c constraints.txt -e '.[bench]')")
     records: dict[str, dict[str, float]] = {}
     for key, function in functions.items():
         name, library = key.split()

@@ -7,7 +7,7 @@ import pytest
 
 import kernels
 from kernels import bench, severity
-from kernels.checks import oracle
+from kernels.checks import oracle, timing
 
 DETERMINISTIC = (
     *("contrast", "brightness", "saturate", "pixelate"),
@@ -18,7 +18,7 @@ QUICK = ("gaussian_noise", "impulse_noise", "contrast", "pixelate", "jpeg_compre
 
 @pytest.mark.parametrize("name", severity.ALL)
 def test_right_pixels_pass_and_near_identities_do_not(name):
-    image = bench.picture(96, 131)
+    image = timing.picture(96, 131)
     flipped = image.copy()
     flipped[5, 7] = 255 - flipped[5, 7]
     assert oracle.problem(name, image, lambda level: kernels.corrupt(image, level, name)) is None
@@ -32,14 +32,14 @@ def test_right_pixels_pass_and_near_identities_do_not(name):
 @pytest.mark.parametrize("name", QUICK)
 def test_a_whole_image_is_faithful(name):
     """At the size of the benchmarks, where a coordinate or a sum could be too long for its type."""
-    image = bench.picture(600, 1000)
+    image = timing.picture(600, 1000)
     assert oracle.problem(name, image, lambda level: kernels.corrupt(image, level, name)) is None
 
 
 def test_views_are_checked(monkeypatch):
     """One type and the mixed batch get their times; a view of other pixels gets none."""
     options = replace(bench.Options(), batch=3, repeats=1)
-    image = bench.picture(64, 90)
+    image = timing.picture(64, 90)
     for corruptions in (("contrast",), ("spatter",)):
         record = bench.bench_views(options, image, corruptions)
         assert record["batch_ms"] > 0
@@ -51,5 +51,5 @@ def test_views_are_checked(monkeypatch):
 
 
 def test_machine_scaling_is_a_ratio():
-    assert 0.2 < bench.machine_scaling(2) < 4
-    assert np.isfinite(bench.copy_ms(bench.Options(), 1 << 12))
+    assert 0.2 < timing.machine_scaling(2) < 4
+    assert np.isfinite(timing.copy_ms("cpu", 1, 1 << 12))
