@@ -18,13 +18,15 @@ def _subset(*names: str) -> tuple[str, ...]:
 
 ALL = tuple(TABLES)
 BENCHMARK = _subset("noise", "blur", "weather", "digital")  # ImageNet-C's own 15, over which mPC is taken
-# CD-FKD keeps some out of training: they are too near the test weather.
-TRAINING = tuple(corruption.name for corruption in CORRUPTIONS if corruption.training)
-UNLIKE_TRAINING = tuple(c.name for c in CORRUPTIONS if c.subset is not None and not c.training)
+TRAINING = tuple(corruption.name for corruption in CORRUPTIONS if corruption.training)  # CD-FKD's 15
+VALIDATION = _subset("validation")
+IMAGENET_C = BENCHMARK + VALIDATION  # what `imagecorruptions` has
+# Kept out of training by CD-FKD: too near the test weather.
+UNLIKE_TRAINING = tuple(name for name in IMAGENET_C if name not in TRAINING)
 
 SUBSETS: dict[str, tuple[str, ...]] = {
     "common": BENCHMARK,
-    "validation": _subset("validation"),
+    "validation": VALIDATION,
     "all": ALL,
     "noise": _subset("noise"),
     "blur": _subset("blur"),

@@ -104,7 +104,7 @@ def reference(name: str, image: np.ndarray, level: int, given: Any = None, **opt
     from PIL import Image
 
     if not hasattr(package, name):
-        raise ValueError(f"oracle: imagecorruptions has no {name}; write down its expected pixels in expected_pixels")
+        raise ValueError(f"oracle: imagecorruptions has no {name}; compare it with values computed by hand")
     with ExitStack() as stack:
         for function, replaced in ({} if given is None else draws_in_place(name, given)).items():
             owner, function = (package, WALK) if function == "walk" else (np.random, function)

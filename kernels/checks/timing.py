@@ -187,7 +187,7 @@ def draw_sheet(image: np.ndarray, path: Path) -> None:
         return np.concatenate([head, *map(cell, pictures)], axis=1)
 
     rows = []
-    for name in severity.ALL:
+    for name in severity.IMAGENET_C:
         ours = [kernels.corrupt(image, level, name, seed=level) for level in severity.SEVERITIES]
         theirs = [imagecorruptions.corrupt(image, level, name) for level in severity.SEVERITIES]
         rows += [row(name, "Fairweather, 1 to 5", [image, *ours]), row("", "reference, 1 to 5", [image, *theirs])]
@@ -201,7 +201,7 @@ def draw_plot(result: dict, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = [name for name in severity.ALL if "ours_ms" in result["per_type"][name]]
+    names = [name for name in severity.IMAGENET_C if "ours_ms" in result["per_type"][name]]
     figure, axes = pyplot.subplots(figsize=(9, 6))
     place = np.arange(len(names))
     axes.barh(place - 0.2, [result["per_type"][name]["reference_ms"] for name in names], 0.4, label="imagecorruptions")
