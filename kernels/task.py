@@ -1,6 +1,7 @@
 """What a stage of a corruption works on. READ THIS FIRST: the convention of every corruption in this folder.
 
-A corruption is a tuple of *stages*, plain Python functions compiled by `kernels.jit.compiled`:
+A corruption is a tuple of *stages*, plain Python functions compiled by `kernels.jit.compiled`, and a record of facts
+(`kernels/corruptions/record.py`):
 
     def stage(task, y0, y1, x0, x1): ...
 
@@ -21,7 +22,8 @@ is one definition, and both processors do the same arithmetic in the same order.
 - pixels are truncated like np.uint8(...) does, after clipping to 0..255.
 
 Images are seen as rows of interleaved values: X = 3 * W. Anything that depends on an image alone and costs little
-(weights, the angle, layers) is computed on the host in float64 by `parameters.py` and travels in `extra_E`.
+(weights, the angle, layers) is computed on the host in float64 (`extra` or `fill` of the record) and travels in
+`extra_E`.
 """
 
 from typing import Any, NamedTuple

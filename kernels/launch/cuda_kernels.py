@@ -9,7 +9,7 @@
     finish (two)    the last stage of each type into a tile in shared memory; from there shrink, normalise, store
     teacher, boxes  the clean view; both networks' boxes
 
-At most eleven launches. Nothing of a type is written here; `steps.py` looks it up. Everything is float32.
+At most eleven launches. Nothing of a type is written here; `steps.py` looks the stage up. Everything is float32.
 
 A kernel takes the arrays that its stages read and no others, because Numba spends microseconds of the host's time on
 each. planes_2BHX are the scratch of the stages, task.a and task.b; fields of a Task that no stage of the kernel reads
@@ -54,7 +54,6 @@ BLOCK_THREADS = 32
 TILE_HEIGHT, TILE_WIDTH = 32, 96  # source pixels that a block of `finish` keeps in shared memory
 TILE_VALUES = 3 * TILE_WIDTH
 LINE = 16  # floats that a pixel's stage has as task.line; 12 are promised
-BLOCK_LINE = CUDA_LINE
 
 
 @cuda_compiled
@@ -104,7 +103,7 @@ def whole_rows(images_BHX, planes_2BHX, rows_B):
 @cuda_compiled
 def whole_blocks(images_BHX, planes_2BHX, rows_B, extra_BE):
     region, b = cuda.blockIdx.x * BLOCK_THREADS + cuda.threadIdx.x, cuda.blockIdx.y
-    line = cuda.local.array(BLOCK_LINE, float32)
+    line = cuda.local.array(CUDA_LINE, float32)
     row = rows_B[b]
     if row.corruption not in steps.BLOCKS:
         return
