@@ -1,22 +1,12 @@
 """Files of an evaluation: written whole or not at all, and a damaged one is named."""
 
 import json
-import os
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A place to write to that becomes `path` at once, so that a reader sees the old or the new file, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    yield temporary
-    os.replace(temporary, path)
+from pipeline.files.replace import replacing
 
 
 def write_json(path: Path, value) -> None:

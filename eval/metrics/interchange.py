@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eval.files import read_json, replacing
+from eval.files import read_json
 from eval.metrics import domains
+from pipeline.files.replace import replacing
 
 if TYPE_CHECKING:
     from pipeline.packed.reader import PackedDataset

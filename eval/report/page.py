@@ -12,7 +12,6 @@ from typing import Annotated
 
 import tyro
 
-from eval.files import replacing
 from eval.metrics import domains
 from eval.report import skies
 from eval.report.charts import Series, series_of
@@ -30,6 +29,7 @@ from eval.report.training import details_section, training_section
 from eval.results import EvaluatedRun, difference
 from eval.table import named_runs
 from pipeline.command.console import say
+from pipeline.files.replace import replacing
 
 LARGEST = 15_000_000  # bytes
 HERE = Path(__file__).parent

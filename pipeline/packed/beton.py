@@ -7,13 +7,13 @@ Fields: image (RGBImageField), id, boxes (G x 4 float32, zero padded), labels, i
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from pipeline.command.console import track
+from pipeline.files.replace import replacing
 from pipeline.packed.output_folder import replace_file, temporary
 from pipeline.packed.reader import PackedDataset
 
@@ -116,8 +116,6 @@ def write_beton(dataset: PackedDataset, path: Path) -> None:
         header["num_samples"], header["alloc_table_ptr"] = N, table_position
         file.seek(0)
         file.write(header.tobytes() + descriptors.tobytes() + metadata.tobytes())
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def structure_checksum(path: Path, head: int, tail: int) -> str:
@@ -135,12 +133,8 @@ def add_beton(out: Path) -> None:
     with PackedDataset(out) as dataset:
         if dataset.info["beton"] and (out / NAME).is_file():
             return
-        path = temporary(out, NAME)
-        try:
+        with replacing(out / NAME, temporary(out, NAME)) as path:
             write_beton(dataset, path)
-            os.replace(path, out / NAME)
-        finally:
-            path.unlink(missing_ok=True)
         from ffcv.reader import Reader
 
         reader = Reader(str(out / NAME))

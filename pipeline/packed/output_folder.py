@@ -13,6 +13,7 @@ import platform
 import shutil
 from pathlib import Path
 
+from pipeline.files.replace import replacing
 from pipeline.packed.card import FORMAT
 
 WORK = ".work"
@@ -55,10 +56,6 @@ def temporary(out: Path, name: str) -> Path:
 
 
 def replace_file(out: Path, name: str, data: bytes) -> None:
-    """Write OUT/name atomically: the file has all of the data or is not there."""
-    path = temporary(out, Path(name).name)
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path, out / name)
+    """Write OUT/name whole or not at all."""
+    with replacing(out / name, temporary(out, Path(name).name)) as path:
+        path.write_bytes(data)

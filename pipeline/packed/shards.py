@@ -8,12 +8,11 @@ A kill at any moment leaves either both or something that is made again. Bytes d
 
 import hashlib
 import json
-import os
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from pipeline.files.parse import MAX_IMAGE_BYTES, read_bytes
 from pipeline.files.pixels import decode_rgb, encode, resize, training_size
 from pipeline.files.problems import Problem
+from pipeline.files.replace import replacing
 from pipeline.packed.output_folder import WORK, replace_file, temporary
 
 BOXES = pa.list_(pa.list_(pa.float32(), 4))
@@ -114,8 +114,8 @@ def read_shard(job: ShardJob) -> ShardResult | None:
 class TarWriter:
     """Deterministic ustar members, and the offset of each member's data."""
 
-    def __init__(self, path: Path):
-        self.file = open(path, "wb")  # noqa: SIM115
+    def __init__(self, file: BinaryIO):
+        self.file = file
         self.digest = hashlib.sha256()
         self.position = 0
 
@@ -134,11 +134,8 @@ class TarWriter:
         self._write(b"\0" * (-len(data) % tarfile.BLOCKSIZE))
         return offset
 
-    def close(self) -> None:
+    def end(self) -> None:
         self._write(b"\0" * (2 * tarfile.BLOCKSIZE))
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
 
 
 def pack_picture(record: Record, encoding: Encoding) -> tuple[tuple[int, int], bytes]:
@@ -152,11 +149,10 @@ def pack_picture(record: Record, encoding: Encoding) -> tuple[tuple[int, int], b
 
 def make_shard(job: ShardJob) -> int:
     """Write the shard and its side table; returns the number of images that were looked at. Faults go to the table."""
-    path = temporary(Path(job.out), job.tar.name)
-    writer = TarWriter(path)
     rows: list[dict[str, Any]] = []
     problems: list[Problem] = []
-    try:
+    with replacing(job.tar, temporary(Path(job.out), job.tar.name)) as path, open(path, "wb") as file:
+        writer = TarWriter(file)
         for record in job.records:
             try:
                 size, data = pack_picture(record, job.encoding)
@@ -189,11 +185,8 @@ def make_shard(job: ShardJob) -> int:
                     "domain": record.domain,
                 }
             )
-        writer.close()
-    except BaseException:
-        writer.file.close()
-        path.unlink(missing_ok=True)
-        raise
+        writer.end()
+        job.table.unlink(missing_ok=True)  # an older side table must never describe the new tar
     note = {
         "fingerprint": job.fingerprint,
         "bytes": writer.position,
@@ -203,8 +196,6 @@ def make_shard(job: ShardJob) -> int:
     table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA.with_metadata({"fairweather": json.dumps(note)}))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    job.table.unlink(missing_ok=True)  # an older side table must never describe the new tar
-    os.replace(path, job.tar)
     replace_file(Path(job.out), f"{WORK}/{job.table.name}", sink.getvalue().to_pybytes())
     return len(job.records)
 

@@ -15,13 +15,13 @@ measured of a checkpoint is written into it afterwards: whatever happens while m
 import errno
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from pipeline.command.console import say
+from pipeline.files.replace import flush, replacing
 
 MARKER = "COMPLETE"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what a file system without locks answers
@@ -118,20 +118,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a file at once: a reader sees the old or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text)
-    flush(temporary)
-    temporary.replace(path)
-    flush(path.parent)
-
-
-def flush(path: Path) -> None:
-    """Force a file or a folder's names to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with replacing(path) as temporary:
+        temporary.write_text(text)
 
 
 def lock(run: Path) -> IO[str]:

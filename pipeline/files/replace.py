@@ -1,0 +1,35 @@
+"""Writing a file whole or not at all, whatever moment the process is killed at."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """A place to write to that becomes `path` at once: a reader sees the old or the new file, never half.
+
+    The bytes reach the disk before the name does, and the name before this returns. An error leaves `path` as it was.
+    temporary: that place, on the same file system; where several processes write `path`, each needs its own.
+    """
+    if temporary is None:
+        temporary = path.with_name(f".{path.name}.writing")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+    except BaseException:  # a full disk, an interrupt
+        temporary.unlink(missing_ok=True)
+        raise
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Force a file or a folder's names to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
