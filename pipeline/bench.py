@@ -243,7 +243,7 @@ def make_records(out: Path, count: int) -> None:
 
 OPENING = r"""
 import re, sys, time
-from pipeline.packed import PackedDataset
+from pipeline.packed.reader import PackedDataset
 before, busy = time.perf_counter(), time.process_time()
 dataset = PackedDataset(sys.argv[1])
 dataset.jpeg(len(dataset) - 1)
@@ -304,7 +304,7 @@ def bench(options: BenchOptions, folder: Path) -> dict[str, Any]:
         except ValueError as error:
             wrong[name] = str(error)
             say(f"{name}: {error}")
-    default = choose_loader(device)
+    default = choose_loader("auto", device)
     if default not in loaders:
         default = next(iter(loaders), "")
     ahead: dict[int, list[tuple[float, float]]] = {depth: [] for depth in options.prefetch}

@@ -82,7 +82,7 @@ class LoaderConfig:
     """How images reach the device; none of it changes what is trained on."""
 
     name: Literal["auto", "cpu", "dali", "ffcv"] = "auto"
-    """auto: dali on a GPU, cpu without one."""
+    """auto: dali on a GPU where it is installed, else cpu."""
     threads: int | None = None
     """Decoding threads per rank; none: the loader's own default."""
     prefetch: int | None = None
@@ -104,10 +104,12 @@ class LoaderConfig:
 class Config:
     """One training run."""
 
-    data: Path
-    """Packed dataset to train on, made by `python -m pipeline.pack`."""
+    data: tuple[Path, ...]
+    """Packed dataset to train on, made by `python -m pipeline.pack`, or several with the same classes."""
     out: Path
     """Run directory; the same command on it continues an interrupted run."""
+    data_weights: tuple[float, ...] = ()
+    """How often an image of each dataset comes in an epoch, in the order of `data`; none: once."""
     val: Path | None = None
     """Packed dataset of the source domain on which AP is measured during training."""
     teacher: Path | None = None
@@ -218,6 +220,8 @@ def from_json(kind: Any, value: Any, where: str = "config") -> Any:
             raise ValueError(f"{where} has {unknown}, which this version of {kind.__name__} does not know")
         return kind(**{name: from_json(hints[name], item, f"{where}.{name}") for name, item in value.items()})
     if typing.get_origin(kind) is tuple:
+        if kind == tuple[Path, ...] and isinstance(value, str):
+            value = [value]  # as runs wrote `data` before there could be several
         if not isinstance(value, list):
             raise ValueError(f"{where} must be a list, got {value!r}")
         inner = typing.get_args(kind)

@@ -14,6 +14,7 @@ from model.build import build_detector, new_detector
 from model.weights.checkpoint import load_detector
 from model.weights.files import resolve_checkpoint
 from pipeline.command.ranks import World
+from pipeline.loading.mixture import Mixture
 from pipeline.packed.reader import PackedDataset
 from pipeline.views import ViewMaker
 from train import distributed
@@ -23,14 +24,14 @@ from train.distill.method import Method
 from train.step import Learner, Teacher
 
 
-def open_data(config: Config, world: World) -> tuple[PackedDataset, PackedDataset | None]:
-    """Training data and, where given, validation data of the same classes."""
+def open_data(config: Config, world: World) -> tuple[Mixture, PackedDataset | None]:
+    """Training data, one dataset or several, and, where given, validation data of the same classes."""
     if config.batch_size % world.size:
         raise ValueError(f"batch_size {config.batch_size} does not divide over {world.size} ranks; choose a multiple")
-    data = PackedDataset(config.data)
+    data = Mixture([PackedDataset(path) for path in config.data], config.data_weights)
     val = None if config.val is None else PackedDataset(config.val)
     if val is not None:
-        check_classes(config.data, data.classes, config.val, val.classes)
+        check_classes(config.data[0], data.classes, config.val, val.classes)
     return data, val
 
 
@@ -62,7 +63,7 @@ def load_teacher(config: Config, classes: tuple[str, ...], world: World) -> tupl
     if config.teacher is None:
         raise ValueError("a distilling run needs a trained teacher: --teacher runs/NAME of a teacher recipe's run")
     detector, card = load_detector(config.teacher, world.device)
-    check_classes(config.data, classes, config.teacher, card.classes)
+    check_classes(config.data[0], classes, config.teacher, card.classes)
     return detector, card
 
 
@@ -104,7 +105,7 @@ def make_student(config: Config, classes: tuple[str, ...], world: World, newest:
     student = make(config.model, len(classes) + 1)
     if path is not None:
         source, card = load_detector(path, "cpu")
-        check_classes(config.data, classes, path, card.classes)
+        check_classes(config.data[0], classes, path, card.classes)
         try:
             student.load_state_dict(source.state_dict())
         except RuntimeError as error:

@@ -39,7 +39,7 @@ class DetectionTask:
         checksum = load.checksum(config.teacher) if config.teacher and teacher else None
         self.identity = {"data_checksum": self.data.checksum, "teacher_checksum": checksum}
         if newest is not None:
-            check_identity(newest, self.identity, {"data": config.data, "teacher": config.teacher})
+            check_identity(newest, self.identity, {"data": " ".join(map(str, config.data)), "teacher": config.teacher})
         self.student = load.make_student(config, self.data.classes, world, newest)
         average = config.teacher_policy == "average"
         if average:
@@ -102,6 +102,8 @@ class DetectionTask:
         canvases = ", ".join(f"{name} {height}x{width}" for name, (height, width) in data.canvases.items())
         epochs = self.total / self.loader.batches_per_epoch
         say(f"data: {len(data)} images of {len(data.classes)} classes, canvas {canvases}")
+        for line in data.report():
+            say(f"  {line}")
         say(f"run: {self.total} steps of {config.batch_size} images on {self.world.size} rank(s), {epochs:.1f} epochs")
         optimizer = config.optimizer
         say(
@@ -160,8 +162,8 @@ class DetectionTask:
         """What is evaluated and used: the student alone."""
         with self.shipped_weights():
             # How large the images were: prediction brings other pictures to the same size.
-            sides = {side: self.data.info["encoding"][side] for side in ("short_side", "long_side")}
-            save_detector(folder, self.student, self.config.model, self.data.classes, {"step": step, **sides})
+            extra = {"step": step, **self.data.sides, "trained_on": self.data.records()}
+            save_detector(folder, self.student, self.config.model, self.data.classes, extra)
 
     def tensors(self) -> dict[str, Tensor]:
         """What continuing needs beside what is shipped."""

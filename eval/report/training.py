@@ -132,9 +132,12 @@ def run_details(run: EvaluatedRun) -> Html:
     if run.trained is not None:
         content = read_json(run.trained / "config.json")
         parts.append(listing("Resolved configuration", content))
-        trained = Path(str(content.get("data") or "")) / "dataset.json"
-        if trained.is_file():
-            parts.append(listing("Data report: training images", trim_card(read_json(trained))))
+        data = content.get("data") or []
+        for folder in [data] if isinstance(data, str) else data:  # one dataset was once a plain path
+            trained = Path(str(folder)) / "dataset.json"
+            if trained.is_file():
+                title = f"Data report: training images of {trained.parent.name}"
+                parts.append(listing(title, trim_card(read_json(trained))))
     return Html("".join(parts))
 
 

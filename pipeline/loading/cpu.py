@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from pipeline.files.pixels import decode_packed
+from pipeline.loading.mixture import Mixture
 from pipeline.loading.order import Step
-from pipeline.packed.reader import PackedDataset
 
 
 class CpuDecoder:
-    def __init__(self, dataset: PackedDataset, batch_size: int, device: torch.device, threads: int):
-        self.dataset, self.batch_size, self.pin = dataset, batch_size, device.type == "cuda"
+    def __init__(self, data: Mixture, batch_size: int, device: torch.device, threads: int):
+        self.data, self.batch_size, self.pin = data, batch_size, device.type == "cuda"
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="cpu-decode")
         # Batches in work, so that no thread waits for a batch's last image.
         self.ahead = 2 if threads > batch_size else 1
@@ -29,7 +29,7 @@ class CpuDecoder:
             yield self._finish(*waiting.popleft())
 
     def _submit(self, step: Step) -> tuple[Step, torch.Tensor, list[Future]]:
-        H, W = self.dataset.canvases["portrait" if step.portrait else "landscape"]
+        H, W = self.data.canvases["portrait" if step.portrait else "landscape"]
         images = torch.empty((self.batch_size, H, W, 3), dtype=torch.uint8, pin_memory=self.pin)
         rows = images.numpy()
         tasks = [self.pool.submit(self._decode, index, rows[b]) for b, index in enumerate(step.indices_B.tolist())]
@@ -44,14 +44,14 @@ class CpuDecoder:
         if index < 0:
             canvas_HW3[:] = 0
             return
-        data = self.dataset.jpeg(index)
+        encoded = self.data.jpeg(index)
         try:
-            image = decode_packed(data)
+            image = decode_packed(encoded)
         except ValueError as error:
-            raise ValueError(f"{self.dataset.describe(index)} {error}") from None
+            raise ValueError(f"{self.data.describe(index)} {error}") from None
         h, w = image.shape[:2]
-        if (h, w) != tuple(self.dataset.sizes_N2[index]):
-            raise ValueError(f"{self.dataset.describe(index)} is {h}x{w} where the index says another size")
+        if (h, w) != tuple(self.data.sizes_N2[index]):
+            raise ValueError(f"{self.data.describe(index)} is {h}x{w} where the index says another size")
         canvas_HW3[:h, :w] = image
         canvas_HW3[h:] = 0
         canvas_HW3[:h, w:] = 0

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from pipeline.command.memory import is_out_of_memory
+from pipeline.loading.mixture import Mixture
 from pipeline.loading.order import Step
-from pipeline.packed.reader import PackedDataset
 
 HARDWARE_SHARE = 0.12  # of the images go to the GPU's JPEG engine and the rest to its cores, about the best on Hopper
 DEPTH = 2  # batches DALI itself works on ahead
@@ -22,7 +22,7 @@ DEPTH = 2  # batches DALI itself works on ahead
 class DaliDecoder:
     def __init__(
         self,
-        dataset: PackedDataset,
+        data: Mixture,
         batch_size: int,
         device: torch.device,
         threads: int,
@@ -34,7 +34,7 @@ class DaliDecoder:
         except ImportError as error:
             mend = "install nvidia-dali-cuda130 or choose the loader 'cpu'"
             raise ValueError(f"the loader 'dali' needs NVIDIA DALI ({error}); {mend}") from None
-        self.dataset, self.batch_size, self.gpu = dataset, batch_size, device.type == "cuda"
+        self.data, self.batch_size, self.gpu = data, batch_size, device.type == "cuda"
         self.waiting: deque[Step] = deque()  # steps DALI was given and has not returned
         self.steps: Iterator[Step] = iter(())
         gpu, device_id = self.gpu, torch.cuda.current_device() if self.gpu and device.index is None else device.index
@@ -72,13 +72,13 @@ class DaliDecoder:
         self.pipeline.build()
 
     def _canvas(self, step: Step) -> tuple[int, int]:
-        return self.dataset.canvases["portrait" if step.portrait else "landscape"]
+        return self.data.canvases["portrait" if step.portrait else "landscape"]
 
     def _feed(self) -> Any:
         """What DALI's source asks for: the encoded images of the next step, and on a GPU their canvas."""
         step = next(self.steps)  # its StopIteration ends the pipeline
         real = [index for index in step.indices_B.tolist() if index >= 0] or [0]  # DALI takes no empty batch
-        encoded = [np.frombuffer(self.dataset.jpeg(index), np.uint8) for index in real]
+        encoded = [np.frombuffer(self.data.jpeg(index), np.uint8) for index in real]
         self.waiting.append(step)
         return (encoded, [np.array(self._canvas(step), np.int32)] * len(real)) if self.gpu else encoded
 
@@ -92,7 +92,7 @@ class DaliDecoder:
             except RuntimeError as error:
                 if not self.waiting or is_out_of_memory(error):  # before any batch, or for want of memory: not the data
                     raise
-                names = ", ".join(self.dataset.describe(int(i)) for i in self.waiting[0].indices_B if i >= 0)
+                names = ", ".join(self.data.describe(int(i)) for i in self.waiting[0].indices_B if i >= 0)
                 raise ValueError(f"DALI failed on a batch of {names}: {str(error)[:1000]}") from None
             step = self.waiting.popleft()
             num_real = int((step.indices_B >= 0).sum())
@@ -117,8 +117,8 @@ class DaliDecoder:
 
     def _check_size(self, index: int, shape: Any) -> None:
         h, w = (int(side) for side in shape[:2])
-        if (h, w) != tuple(self.dataset.sizes_N2[index]):
-            raise ValueError(f"{self.dataset.describe(index)} is {h}x{w} where the index says another size")
+        if (h, w) != tuple(self.data.sizes_N2[index]):
+            raise ValueError(f"{self.data.describe(index)} is {h}x{w} where the index says another size")
 
     def _lay_out(self, canvas_BHW3: np.ndarray, output: Any, step: Step) -> None:
         for b, index in enumerate(step.indices_B.tolist()):

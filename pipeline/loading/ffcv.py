@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.loading.mixture import Mixture
 from pipeline.loading.order import Step
 from pipeline.packed.beton import NAME, import_ffcv, structure_checksum
-from pipeline.packed.reader import PackedDataset
 
 
 def make_canvas_decoder(canvases: dict[str, tuple[int, int]]) -> Any:
@@ -144,8 +144,11 @@ def open_ffcv(path: str, batch_size: int, threads: int, canvases: dict[str, tupl
 
 
 class FfcvDecoder:
-    def __init__(self, dataset: PackedDataset, batch_size: int, device: torch.device, threads: int):
+    def __init__(self, data: Mixture, batch_size: int, device: torch.device, threads: int):
         import_ffcv()
+        if len(data.datasets) > 1:
+            raise ValueError("the loader 'ffcv' reads one dataset, not several; choose the loader cpu or dali")
+        (dataset,) = data.datasets
         entry = dataset.info.get("beton")
         path = dataset.path / NAME
         if not entry or not path.is_file():

@@ -1,4 +1,4 @@
-"""Batches on the device from a packed dataset: one protocol, three ways to decode.
+"""Batches on the device from packed datasets: one protocol, three ways to decode.
 
     cpu   libjpeg-turbo in threads            any machine
     dali  NVIDIA DALI, nvJPEG on a GPU        the default on a GPU
@@ -20,6 +20,7 @@ import torch
 from pipeline.batch import Batch
 from pipeline.command.console import describe_hardware
 from pipeline.command.suggest import nearest
+from pipeline.loading.mixture import Mixture
 from pipeline.loading.order import Order, Step
 from pipeline.packed.reader import PackedDataset
 
@@ -42,7 +43,7 @@ class Producer(threading.Thread):
 
     def __init__(
         self,
-        dataset: PackedDataset,
+        data: Mixture,
         decoder: Decoder,
         order: Order,
         batch_size: int,
@@ -52,7 +53,7 @@ class Producer(threading.Thread):
         prefetch: int,
     ):
         super().__init__(name="fairweather-loader", daemon=True)
-        self.dataset, self.decoder, self.order, self.batch_size = dataset, decoder, order, batch_size
+        self.data, self.decoder, self.order, self.batch_size = data, decoder, order, batch_size
         self.first, self.ranks, self.pin = start, ranks, device.type == "cuda"
         self.closed, self.finished = threading.Event(), False
         # A batch with its step; an exception; or None when there is nothing more.
@@ -95,21 +96,20 @@ class Producer(threading.Thread):
 
     def _batch(self, step: Step, images: torch.Tensor) -> Batch:
         """Images as decoded, boxes from the index; still where the decoder left them."""
-        B, G = self.batch_size, self.dataset.max_boxes
+        B, G = self.batch_size, self.data.max_boxes
         boxes_BG4 = torch.zeros((B, G, 4), dtype=torch.float32, pin_memory=self.pin)
         labels_BG = torch.zeros((B, G), dtype=torch.int64, pin_memory=self.pin)
         ignore_BG = torch.zeros((B, G), dtype=torch.bool, pin_memory=self.pin)
         sizes_B2 = torch.zeros((B, 2), dtype=torch.int32)
-        ids_B = torch.full((B,), -1, dtype=torch.int64)
         for b, index in enumerate(step.indices_B.tolist()):
             if index >= 0:
-                boxes, labels, ignore = self.dataset.target(index)
+                boxes, labels, ignore = self.data.target(index)
                 n = len(labels)
                 boxes_BG4.numpy()[b, :n] = boxes
                 labels_BG.numpy()[b, :n] = labels
                 ignore_BG.numpy()[b, :n] = ignore
-                sizes_B2.numpy()[b] = self.dataset.sizes_N2[index]
-                ids_B[b] = int(self.dataset.ids_N[index])
+                sizes_B2.numpy()[b] = self.data.sizes_N2[index]
+        ids_B = torch.from_numpy(step.ids_B)
         return Batch(images, sizes_B2, boxes_BG4, labels_BG, ignore_BG, ids_B, step.epoch, self.order.seed)
 
     def take(self) -> tuple[Step, Batch] | BaseException | None:
@@ -197,22 +197,34 @@ class Loader:
             self._producer.closed.set()
 
 
-def choose_loader(device: torch.device) -> str:
-    """On a GPU DALI; elsewhere the `cpu` loader, the fastest of the three without a GPU (docs/data.md)."""
-    return "dali" if device.type == "cuda" else "cpu"
+def choose_loader(name: str, device: torch.device) -> str:
+    """The loader that a name stands for. `auto`: on a GPU DALI where it is installed, elsewhere `cpu`, the fastest of
+    the three without a GPU (docs/data.md)."""
+    if name == "auto":
+        return "dali" if device.type == "cuda" and dali_imports() else "cpu"
+    if name not in NAMES:
+        raise ValueError(f"loader {name!r}: expected auto, {', '.join(NAMES)}{nearest(name, NAMES)}")
+    return name
 
 
-def describe_machine(device: torch.device | str = "auto", name: str = "auto") -> str:
+def dali_imports() -> bool:
+    try:
+        import nvidia.dali  # noqa: F401
+    except (ImportError, OSError):  # not installed; one of its libraries is missing
+        return False
+    return True
+
+
+def describe_machine(device: torch.device, name: str) -> str:
     """The first line of a long command: the hardware found, and which loader and kernel backend it will use."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
-    loader = choose_loader(device) if name == "auto" else name
-    return f"{describe_hardware()}; loader {loader}, kernels Numba on {'CUDA' if device.type == 'cuda' else 'CPU'}"
+    on_gpu = device.type == "cuda"
+    loader = choose_loader(name, device)
+    why = " (DALI is not installed)" if name == "auto" and on_gpu and loader == "cpu" else ""
+    return f"{describe_hardware()}; loader {loader}{why}, kernels Numba on {'CUDA' if on_gpu else 'CPU'}"
 
 
 def open_loader(
-    dataset: PackedDataset,
+    data: PackedDataset | Mixture,
     batch_size: int,
     *,
     device: torch.device | str = "cpu",
@@ -227,17 +239,15 @@ def open_loader(
     prefetch: int | None = None,
     hardware_share: float | None = None,
 ) -> Loader:
-    """A Loader over the dataset. `batch_size` is this rank's; (epoch, cursor) come from a state_dict to continue a run.
+    """A Loader over one or several datasets. `batch_size` is this rank's.
 
+    (epoch, cursor) come from a state_dict to continue a run.
     threads: decoding threads (default: the cores of this process, at most 8); prefetch: batches made ahead (default 3);
     hardware_share: of the images that the GPU's JPEG engine decodes (`dali` on a GPU, default 0.12). The first two were
     measured on a CPU (`pipeline.bench`), the third not yet.
     """
     device = torch.device(device)
-    if name == "auto":
-        name = choose_loader(device)
-    if name not in NAMES:
-        raise ValueError(f"loader {name!r}: expected auto, {', '.join(NAMES)}{nearest(name, NAMES)}")
+    name = choose_loader(name, device)
     if batch_size < 1 or not 0 <= rank < world or epoch < 0:
         raise ValueError(f"batch_size {batch_size}, rank {rank}, world {world}, epoch {epoch}: out of range")
     threads = default_threads() if threads is None else threads
@@ -246,24 +256,25 @@ def open_loader(
         raise ValueError(f"threads {threads}, prefetch {prefetch}: expected at least 1")
     if hardware_share is not None and not (name == "dali" and device.type == "cuda" and 0 <= hardware_share <= 1):
         raise ValueError(f"hardware_share {hardware_share}: expected 0 to 1, and the loader dali on a GPU")
-    order = Order(dataset.sizes_N2, dataset.ids_N, seed, shuffle)
-    order.decode(cursor)
+    mixture = data if isinstance(data, Mixture) else Mixture([data])
+    order = Order(mixture.sizes_N2, mixture.numbers_N, seed, shuffle, mixture.weight_N)
+    order.decode(epoch, cursor)
     decoder: Decoder
     if name == "cpu":
         from pipeline.loading.cpu import CpuDecoder
 
-        decoder = CpuDecoder(dataset, batch_size, device, threads)
+        decoder = CpuDecoder(mixture, batch_size, device, threads)
     elif name == "dali":
         from pipeline.loading.dali import HARDWARE_SHARE, DaliDecoder
 
         decoder = DaliDecoder(
-            dataset, batch_size, device, threads, HARDWARE_SHARE if hardware_share is None else hardware_share
+            mixture, batch_size, device, threads, HARDWARE_SHARE if hardware_share is None else hardware_share
         )
     else:
         from pipeline.loading.ffcv import FfcvDecoder
 
-        decoder = FfcvDecoder(dataset, batch_size, device, threads)
-    producer = Producer(dataset, decoder, order, batch_size, device, (epoch, cursor), (rank, world), prefetch)
+        decoder = FfcvDecoder(mixture, batch_size, device, threads)
+    producer = Producer(mixture, decoder, order, batch_size, device, (epoch, cursor), (rank, world), prefetch)
     return Loader(producer, name, device)
 
 

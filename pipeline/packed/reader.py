@@ -69,6 +69,8 @@ class PackedDataset:
                     type(side) is int and 0 < side <= 16384 for side in (h, w)
                 ):
                     raise ValueError(f"has the canvas {name} {h}x{w}")
+            if not isinstance(info["encoding"], dict):
+                raise ValueError(f"has the encoding {info['encoding']!r}")
             for row in info["objects"].values():
                 if not all(type(count) is int for count in row.values()):
                     raise ValueError("has numbers of objects that are not whole numbers")
@@ -216,6 +218,11 @@ class PackedDataset:
         boxes_M4 = np.concatenate([corners_of(array) for array in groups])
         self._check_boxes(boxes_M4, self.original_sizes_N2, "original boxes")
         return boxes_M4
+
+    @property
+    def domain_counts(self) -> dict[str, int]:
+        """{domain: number of images}."""
+        return dict(zip(self.domains, np.bincount(self._domain_N).tolist(), strict=True))
 
     def domain_of(self, i: int) -> str:
         return self.domains[self._domain_N[i]]

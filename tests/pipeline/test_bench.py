@@ -81,7 +81,7 @@ def test_a_default_loader_that_is_not_asked_for_is_not_opened(monkeypatch, tmp_p
         opened.append((name, prefetch))
         return 100.0, 0.0
 
-    monkeypatch.setattr(pipeline.bench, "choose_loader", lambda device: "dali")
+    monkeypatch.setattr(pipeline.bench, "choose_loader", lambda name, device: "dali")
     monkeypatch.setattr(pipeline.bench, "make_originals", lambda root, count: (root / "JPEGImages").mkdir(parents=True))
     monkeypatch.setattr(pipeline.bench, "run_pack", lambda folder: (folder / "originals/JPEGImages/0.jpg").touch())
     monkeypatch.setattr(pipeline.bench, "PackedDataset", lambda path: dataset)

@@ -12,9 +12,10 @@ import psutil
 import pytest
 import torch
 
+import pipeline.loading.loader
 from pipeline.batch import Batch
 from pipeline.files.pixels import decode_packed
-from pipeline.loading.loader import open_loader
+from pipeline.loading.loader import choose_loader, describe_machine, open_loader
 from pipeline.packed.reader import PackedDataset
 
 CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
@@ -423,3 +424,18 @@ def test_options_that_are_wrong(make_packed, options, message):
 def test_the_default_loader(make_packed):
     with open_loader(make_packed(9), 4) as loader:
         assert loader.name == "cpu"
+
+
+def test_auto_takes_dali_on_a_gpu_where_it_is_installed(monkeypatch):
+    gpu = torch.device("cuda")
+    for installed, loader, said in (
+        (True, "dali", "loader dali,"),
+        (False, "cpu", "loader cpu (DALI is not installed)"),
+    ):
+        monkeypatch.setattr(pipeline.loading.loader, "dali_imports", lambda installed=installed: installed)
+        assert choose_loader("auto", gpu) == loader
+        assert f"loader {said}" in describe_machine(gpu, "auto")
+        assert choose_loader("auto", torch.device("cpu")) == "cpu"
+        assert "loader ffcv," in describe_machine(gpu, "ffcv")
+    with pytest.raises(ValueError, match="loader 'dalli': expected auto, cpu, dali, ffcv"):
+        choose_loader("dalli", gpu)

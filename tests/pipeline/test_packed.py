@@ -56,7 +56,7 @@ def test_slices_are_views_and_outlive_the_dataset(make_packed):
 
 
 def test_many_shards_do_not_hold_many_files_open(make_packed, monkeypatch):
-    monkeypatch.setattr(pipeline.packed, "MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(pipeline.packed.reader, "MAX_OPEN_SHARDS", 2)
     dataset = make_packed(12, images_per_shard=2)
     views = [bytes(dataset.jpeg(i)) for i in [*range(12), *range(12)]]
     assert views[:12] == views[12:]
@@ -64,7 +64,7 @@ def test_many_shards_do_not_hold_many_files_open(make_packed, monkeypatch):
 
 
 def test_threads_share_a_dataset(make_packed, monkeypatch):
-    monkeypatch.setattr(pipeline.packed, "MAX_OPEN_SHARDS", 1)
+    monkeypatch.setattr(pipeline.packed.reader, "MAX_OPEN_SHARDS", 1)
     dataset = make_packed(12, images_per_shard=3)
     expected = [bytes(dataset.jpeg(i)) for i in range(12)]
     wrong = []

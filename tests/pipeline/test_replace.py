@@ -20,9 +20,14 @@ def test_a_file_appears_whole_in_a_folder_that_is_made(tmp_path: Path):
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, failure: BaseException):
     path = tmp_path / "figures.json"
     path.write_text("old")
-    with pytest.raises(type(failure)), replacing(path, tmp_path / "place") as temporary:
-        assert temporary == tmp_path / "place"
-        temporary.write_text("ne")
-        raise failure
+
+    def write_half() -> None:
+        with replacing(path, tmp_path / "place") as temporary:
+            assert temporary == tmp_path / "place"
+            temporary.write_text("ne")
+            raise failure
+
+    with pytest.raises(type(failure)):
+        write_half()
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["figures.json"]

@@ -101,7 +101,7 @@ def make_config():
 def teacher_run(packed, tmp_path_factory) -> Path:
     """A finished run of the teacher recipe."""
     out = tmp_path_factory.mktemp("runs") / "teacher"
-    config = replace(tiny(RECIPES["teacher_small"][1]()), data=packed, out=out)
+    config = replace(tiny(RECIPES["teacher_small"][1]()), data=(packed,), out=out)
     assert train(config, ALONE) == 0
     return out
 
@@ -109,7 +109,7 @@ def teacher_run(packed, tmp_path_factory) -> Path:
 @pytest.fixture
 def student_config(packed, teacher_run, tmp_path) -> Config:
     config = tiny(RECIPES["cdfkd_small"][1]())
-    return replace(config, data=packed, teacher=teacher_run, out=tmp_path / "student")
+    return replace(config, data=(packed,), teacher=teacher_run, out=tmp_path / "student")
 
 
 def make_trainer(config: Config, world: World = ALONE) -> Trainer:

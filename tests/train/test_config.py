@@ -18,7 +18,7 @@ NEEDED = ["--data", "d", "--out", "o"]
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_survives_json(name):
-    config = replace(RECIPES[name][1](), data=Path("d"), out=Path("o"), teacher=Path("t"))
+    config = replace(RECIPES[name][1](), data=(Path("d"),), out=Path("o"), teacher=Path("t"))
     text = json.dumps(to_json(config))
     assert from_json(Config, json.loads(text)) == config
 
@@ -122,7 +122,7 @@ def test_help_lists_recipes_and_fields(arguments, code, capsys):
 
 
 def test_a_config_file_with_an_unknown_field_is_an_error():
-    values = to_json(replace(RECIPES["plain_small"][1](), data=Path("d"), out=Path("o")))
+    values = to_json(replace(RECIPES["plain_small"][1](), data=(Path("d"),), out=Path("o")))
     values["optimizer"]["nesterov"] = True
     with pytest.raises(ValueError, match=r"config\.optimizer has \['nesterov'\]"):
         from_json(Config, values)
@@ -147,7 +147,7 @@ def test_a_damaged_config_file_is_an_error_that_names_the_place(text, told, tmp_
 
 
 def test_differences_name_the_field_and_both_values():
-    config = replace(RECIPES["cdfkd_small"][1](), data=Path("d"), out=Path("o"), teacher=Path("t"))
+    config = replace(RECIPES["cdfkd_small"][1](), data=(Path("d"),), out=Path("o"), teacher=Path("t"))
     free = {"out": Path("p"), "teacher": Path("u"), "save_every": 7, "compile": "off"}
     other = replace(config, seed=4, **free, distill=(replace(config.distill[0], alpha=0.5),))
     assert differences(to_json(config), to_json(other)) == [
@@ -170,6 +170,25 @@ def test_differences_name_the_field_and_both_values():
     ],
 )
 def test_senseless_values_are_errors_that_name_the_option(wrong):
-    config = replace(RECIPES["plain_r50"][1](), data=Path("d"), out=Path("o"))
+    config = replace(RECIPES["plain_r50"][1](), data=(Path("d"),), out=Path("o"))
     with pytest.raises(ValueError, match=next(iter(wrong))):
         replace(config, **wrong)
+
+
+def test_a_config_of_a_single_path_still_replays(tmp_path):
+    """As runs wrote it before there could be several datasets."""
+    config = replace(RECIPES["plain_small"][1](), data=(Path("d"),), out=Path("o"))
+    values = to_json(config)
+    del values["data_weights"]
+    values["data"] = "d"
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert read_command([str(tmp_path / "config.json")]) == config
+    assert differences(to_json(from_json(Config, values)), to_json(config)) == []
+
+
+def test_several_datasets_and_weights_on_the_command_line():
+    config = read_command(["plain_small", "--data", "a", "b", "--data-weights", "1", "2.5", "--out", "o"])
+    assert (config.data, config.data_weights) == ((Path("a"), Path("b")), (1.0, 2.5))
+    again = replace(config, data_weights=(1.0, 2.0), data=(Path("c"), Path("d")))
+    told = ["data_weights: [1.0, 2.5] in the run, [1.0, 2.0] asked for"]
+    assert differences(to_json(config), to_json(again)) == told

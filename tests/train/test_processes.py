@@ -35,7 +35,7 @@ def student_config(make_config, packed, teacher_run, tmp_path_factory):
     # A score threshold of 0, so that what has learnt nothing has detections, and an AP, all the same.
     model = replace(config.model, score_threshold=0.0)
     return replace(
-        config, data=packed, val=packed, val_every=4, teacher=teacher_run, out=out, model=model, optimizer=optimizer,
+        config, data=(packed,), val=packed, val_every=4, teacher=teacher_run, out=out, model=model, optimizer=optimizer,
         steps=8, save_every=2, keep=10,
     )  # fmt: skip
 
@@ -193,7 +193,7 @@ from pathlib import Path
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
 from pipeline.loading.loader import open_loader
-from pipeline.packed import PackedDataset
+from pipeline.packed.reader import PackedDataset
 from datetime import timedelta
 from pipeline.command.ranks import joined
 from train import load
@@ -201,7 +201,7 @@ from train.config import Config, from_json
 from train.record.window import Window
 with joined("cpu", timedelta(minutes=2)) as world:
     config = from_json(Config, json.loads(Path(sys.argv[1]).read_text()))
-    data = PackedDataset(config.data)
+    data = PackedDataset(config.data[0])
     teacher, _ = load.load_teacher(config, data.classes, world)
     student = load.make_student(config, data.classes, world)
     learner, look = load.make_learner(config, student, teacher, world)

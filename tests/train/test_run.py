@@ -195,7 +195,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run_and_spoil_nothing(begin, studen
 
 def test_mistakes_are_explained(begin, student_config, packed, packed_other_classes, teacher_run):
     for change, message in (
-        ({"data": packed_other_classes}, r"class lists differ.*person.*car"),
+        ({"data": (packed_other_classes,)}, r"class lists differ.*person.*car"),
         ({"val": packed_other_classes}, r"class lists differ"),
         ({"teacher": None}, r"needs a trained teacher: --teacher"),
         ({"teacher": student_config.out / "nowhere"}, r"no checkpoint at"),
@@ -218,7 +218,7 @@ def test_other_data_under_the_same_name_is_noticed(begin, student_config, packed
     trainer.total = 1
     trainer.train()
     with pytest.raises(ValueError, match="not the data this run was trained with"):
-        begin(replace(first, data=packed_other_classes))
+        begin(replace(first, data=(packed_other_classes,)))
 
 
 def test_the_student_may_start_from_the_teacher(begin, student_config, teacher_run):
