@@ -237,7 +237,7 @@ def make_records(out: Path, count: int) -> None:
     index = {"file": "index.parquet", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     shard = {"file": "shard-000000.tar", "bytes": len(records[0]) * count, "images": count, "sha256": ""}
     classes = diverse_weather.CLASSES
-    card = build_card("many", table, index, [shard], classes, {"raw": False}, {}, {}, "")
+    card = build_card("many", table, index, [shard], classes, {"raw": False}, {}, {}, {})
     (out / "dataset.json").write_text(json.dumps(card))
 
 

@@ -10,19 +10,19 @@ import os
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from pipeline.command.console import Progress, counted, run_entry, say, track
+from pipeline.command.console import Progress, counted, run_entry, say
 from pipeline.command.workers import WorkerPool, deaths_explained, end_with_parent
 from pipeline.files.problems import SHOWN, check_allowed, problem_list
 from pipeline.packed.card import VERSION, build_card, report
+from pipeline.packed.fingerprint import check_same, digest, make_fingerprint
 from pipeline.packed.output_folder import WORK, begin, check_output, clear_work, replace_file
-from pipeline.packed.reader import PackedDataset
 from pipeline.packed.shards import (
     INDEX_SCHEMA,
     Encoding,
@@ -30,7 +30,6 @@ from pipeline.packed.shards import (
     ShardJob,
     ShardResult,
     make_shard,
-    pack_picture,
     read_shard,
 )
 from pipeline.sources import diverse_weather
@@ -122,12 +121,15 @@ def parse_part(text: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def digest(*values: Any) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+class Plan(NamedTuple):
+    """What packing will make; it depends on the source and the options, not on workers."""
+
+    jobs: list[ShardJob]
+    fingerprint: dict[str, Any]
+    unnamed: str  # the fingerprint as older versions wrote it: one hash
 
 
-def plan_shards(source: Source, options: PackOptions) -> tuple[list[ShardJob], str]:
-    """The shards to be, and the fingerprint of the whole; both depend on the source and the options, not on workers."""
+def plan_shards(source: Source, options: PackOptions) -> Plan:
     encoding = Encoding(options.short_side, options.long_side, options.quality, options.chroma, options.raw)
     records = [
         Record(
@@ -144,17 +146,20 @@ def plan_shards(source: Source, options: PackOptions) -> tuple[list[ShardJob], s
     ]
     per_shard = options.images_per_shard or min(512, max(16, -(-len(records) // 8)))
     head = (VERSION, encoding, source.classes, per_shard)
-    prints, stamps = [], []
+    prints, stamps, num_bytes = [], [], []
     for record in records:
         status = os.stat(record.path)
         prints.append((record.id, *record[2:4], record.boxes.hex(), *record[5:], status.st_size))
         stamps.append(status.st_mtime_ns)
+        num_bytes.append(status.st_size)
     jobs = []
     for number, start in enumerate(range(0, len(records), per_shard)):
         chosen = slice(start, start + per_shard)
         fingerprint = digest(head, number, prints[chosen], stamps[chosen])
         jobs.append(ShardJob(str(options.out), number, tuple(records[chosen]), encoding, source.classes, fingerprint))
-    return jobs, digest(head, prints, [str(problem) for problem in source.problems])
+    problems = [str(problem) for problem in source.problems]
+    named = make_fingerprint(records, num_bytes, encoding, source.classes, per_shard, problems)
+    return Plan(jobs, named, digest(head, prints, problems))
 
 
 def _start_worker() -> None:
@@ -248,16 +253,16 @@ def problems_name(options: PackOptions) -> str:
 
 def pack_source(source: Source, options: PackOptions, name: str) -> list[Path]:
     out = options.out
-    jobs, fingerprint = plan_shards(source, options)
+    plan = plan_shards(source, options)
     if (out / "dataset.json").exists():
-        check_same(out, fingerprint, jobs)
+        check_same(out, *plan)
         adding = "; adding data.beton" if options.beton and not (out / "data.beton").exists() else ""
         say(f"{out} is already packed from the same images and options{adding}")
     else:
-        shards = run_jobs(jobs, source, options)
+        shards = run_jobs(plan.jobs, source, options)
         if shards is None:
             return []
-        finish(shards, jobs, source, options, name, fingerprint)
+        finish(shards, plan, source, options, name)
     if options.beton:
         from pipeline.packed.beton import add_beton
 
@@ -273,37 +278,6 @@ def compare_with_published(out: Path, name: str) -> None:
     counts = {label: sum(row.values()) for label, row in card["objects"].items()}
     for line in diverse_weather.compare(name, card["num_images"], counts):
         say(f"  {line}")
-
-
-def check_same(out: Path, fingerprint: str, jobs: list[ShardJob]) -> None:
-    """The dataset is of these images and options. The fingerprint holds names, annotations and sizes in bytes (nothing
-    that a copy of the files would alter); a picture touched since its shard was made is packed again to compare.
-    """
-    try:
-        same = json.loads((out / "dataset.json").read_text())["fingerprint"] == fingerprint
-    except (ValueError, KeyError, TypeError):
-        same = False
-    if not same:
-        raise ValueError(
-            f"{out} already holds a packed dataset of other images or options; delete it or choose another folder"
-        )
-    with PackedDataset(out) as dataset:
-        touched = [
-            record
-            for job in jobs
-            for record in job.records
-            if os.stat(record.path).st_ctime_ns > job.tar.stat().st_mtime_ns
-        ]
-        known = set(dataset.ids_N.tolist())
-        for record in track(touched, f"comparing what is newer than {out.name}", len(touched)):
-            try:
-                found = hashlib.sha256(pack_picture(record, jobs[0].encoding)[1]).digest()
-            except ValueError:
-                found = None
-            if found != (dataset.sha256_of(dataset.index_of(record.id)) if record.id in known else None):
-                raise ValueError(
-                    f"{record.file_name} was changed after {out} was packed; delete {out} or choose another folder"
-                )
 
 
 def run_jobs(jobs: list[ShardJob], source: Source, options: PackOptions) -> list[ShardResult] | None:
@@ -343,9 +317,7 @@ def run_jobs(jobs: list[ShardJob], source: Source, options: PackOptions) -> list
     return results
 
 
-def finish(
-    shards: list[ShardResult], jobs: list[ShardJob], source: Source, options: PackOptions, name: str, fingerprint: str
-) -> None:
+def finish(shards: list[ShardResult], plan: Plan, source: Source, options: PackOptions, name: str) -> None:
     """index.parquet, then dataset.json: with it the dataset exists."""
     index = (
         pa.concat_tables([shard.table.replace_schema_metadata(None) for shard in shards])
@@ -366,10 +338,10 @@ def finish(
         {"file": "index.parquet", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
         [
             {"file": job.tar.name, "bytes": shard.bytes, "images": len(shard.table), "sha256": shard.sha256}
-            for job, shard in zip(jobs, shards, strict=True)
+            for job, shard in zip(plan.jobs, shards, strict=True)
         ],
         source.classes,
-        jobs[0].encoding._asdict(),
+        plan.jobs[0].encoding._asdict(),
         {
             "format": source.format,
             "folder": source.root.name,
@@ -384,7 +356,7 @@ def finish(
             "boxes clipped by less than 2 px": source.num_clipped - sum(p.skips == "clip" for p in source.problems),
             **{f"objects of dropped class {label}": count for label, count in source.dropped.items()},
         },
-        fingerprint,
+        plan.fingerprint,
     )
     kept = {shard["file"] for shard in card["shards"]}
     for path in options.out.glob("shard-*.tar"):  # left by an unfinished run over more images

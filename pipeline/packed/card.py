@@ -48,7 +48,7 @@ def build_card(
     encoding: dict[str, Any],
     source: dict[str, Any],
     skipped: dict[str, int],
-    fingerprint: str,
+    fingerprint: dict[str, Any],
 ) -> dict[str, Any]:
     heights, widths = index["height"].to_numpy(), index["width"].to_numpy()
     lengths = np.diff(index["labels"].combine_chunks().offsets.to_numpy())

@@ -18,10 +18,11 @@ import tyro
 from PIL import Image
 
 from pipeline.command.console import track
-from pipeline.pack import PackOptions, pack
+from pipeline.pack import PackOptions, pack, plan_shards
 from pipeline.packed.reader import PackedDataset
 from pipeline.sources import diverse_weather
 from pipeline.sources.classes import split_names
+from pipeline.sources.read import read_source
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -244,8 +245,27 @@ def test_packing_twice_says_so_and_other_options_are_refused(options, capsys):
     pack(options)
     assert "is already packed from the same images and options" in capsys.readouterr().out
     assert (options.out / "dataset.json").stat().st_mtime_ns == stamp
-    with pytest.raises(ValueError, match="already holds a packed dataset of other images or options"):
+    with pytest.raises(ValueError, match=r"packed dataset of other images or options \(quality 92 there, 50 now\)"):
         pack(replace(options, quality=50))
+    with pytest.raises(ValueError, match=r"options \(other domains\): delete it"):
+        pack(replace(options, domain="elsewhere"))
+
+
+def test_a_dataset_of_the_one_unnamed_hash_is_still_compared(options, capsys):
+    """As packed before the fields of the fingerprint had names."""
+    pack(options)
+    path = options.out / "dataset.json"
+    source = read_source(options.root, classes=options.classes)
+    card = json.loads(path.read_text()) | {"fingerprint": plan_shards(source, options).unnamed}
+    path.write_text(json.dumps(card))
+    pack(options)
+    assert "is already packed from the same images and options" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="packed by an older version, which did not note what of"):
+        pack(replace(options, quality=50))
+    for damaged in (None, 3, []):
+        path.write_text(json.dumps(card | {"fingerprint": damaged}))
+        with pytest.raises(ValueError, match="its fingerprint is damaged"):
+            pack(options)
 
 
 def test_ffcv_is_missed_before_anything_is_packed(options, monkeypatch):
