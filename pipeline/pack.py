@@ -9,6 +9,7 @@ import json
 import os
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -34,7 +35,9 @@ from pipeline.packed.shards import (
 )
 from pipeline.sources import diverse_weather
 from pipeline.sources.annotated import relative
+from pipeline.sources.choice import choose_domains
 from pipeline.sources.classes import Names, split_names
+from pipeline.sources.options import DEFAULTS, ReadOptions
 from pipeline.sources.read import Source, read_source
 
 ROW_GROUP = 16384  # rows of the index; bounds the memory that reading it takes
@@ -45,10 +48,10 @@ class PackOptions:
     """Read an annotated dataset, check it, and pack it for training and evaluation."""
 
     root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")]
-    """Folder of the dataset: Pascal VOC, the diverse-weather benchmark, YOLO, COCO or BDD100K."""
+    """Folder of the dataset: Pascal VOC, the diverse-weather benchmark, YOLO, COCO, BDD100K or KITTI."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write; made when missing."""
-    format: Literal["auto", "voc", "yolo", "coco", "bdd"] = "auto"
+    format: Literal["auto", "voc", "yolo", "coco", "bdd", "kitti"] = "auto"
     """How ROOT is annotated; auto recognises it by its files. The diverse-weather benchmark is voc."""
     split: tyro.conf.UseAppendAction[tuple[Names, ...]] = ()
     """Which lists to read (--split train val); 'all' for every one. Not needed when there is only one."""
@@ -60,6 +63,7 @@ class PackOptions:
     """Leave the objects of these classes out: --drop ambulance bike."""
     domain: str = ""
     """Name of the domain the images belong to. Default: the folder's name, or what the format itself says."""
+    read: Annotated[ReadOptions, tyro.conf.arg(name="")] = DEFAULTS
     short_side: int = 600
     """Pixels of a picture's shorter side when packed; fewer where its longer side would pass --long-side."""
     long_side: int = 1000
@@ -188,7 +192,8 @@ def pack(options: PackOptions) -> list[Path]:
     options = replace(
         options, split=split_names(options.split), map=split_names(options.map), drop=split_names(options.drop)
     )
-    classes = split_names(options.classes)
+    classes, named = split_names(options.classes), split_names(options.read.domains)
+    read = partial(read_source, rename=options.map, drop=options.drop, options=options.read)
     parts = diverse_weather.scored_parts(options.root) if options.format in ("auto", "voc") else []
     if parts:
         found = sorted({split for *_, split in parts})
@@ -196,18 +201,20 @@ def pack(options: PackOptions) -> list[Path]:
             if split not in (*found, "all"):
                 raise ValueError(f"--split {split}: {options.root} has {', '.join(found)}")
         parts = [part for part in parts if not options.split or part[3] in options.split or "all" in options.split]
+        if named:
+            kept = choose_domains(named, list(dict.fromkeys(part[1] for part in parts)), str(options.root))
+            parts = [part for part in parts if part[1] in kept]
         for name, *_ in parts:
             check_output(options.out / name)
         chosen = []
         for name, domain, folder, split in parts:  # all are read before the first is packed: faults show early
-            source = read_source(
+            source = read(
                 folder,
                 "voc",
                 classes=classes or diverse_weather.CLASSES,
-                rename=options.map,
-                drop=options.drop,
                 splits=(split,),
-                domain=options.domain or domain,
+                domain=options.domain or ("" if options.read.domain_name else domain),
+                options=replace(options.read, domains=()),
             )
             own = replace(options, out=options.out / name, split=(split,))
             check_source(source, own)
@@ -221,15 +228,7 @@ def pack(options: PackOptions) -> list[Path]:
             made += finished
         return made
     check_output(options.out)
-    source = read_source(
-        options.root,
-        options.format,
-        classes=classes,
-        rename=options.map,
-        drop=options.drop,
-        splits=options.split,
-        domain=options.domain,
-    )
+    source = read(options.root, options.format, classes=classes, splits=options.split, domain=options.domain)
     check_source(source, options)
     return pack_source(source, options, options.out.resolve().name)
 
@@ -348,6 +347,7 @@ def finish(shards: list[ShardResult], plan: Plan, source: Source, options: PackO
             "splits": list(options.split),
             "map": list(options.map),
             "drop": list(options.drop),
+            **options.read.given(),
         },
         {
             "bad images": kinds["image"],

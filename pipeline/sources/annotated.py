@@ -1,10 +1,11 @@
 """What a reader of one annotation format hands over: one image as a file describes it, before any check."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.command.console import say
 
@@ -49,6 +50,15 @@ def choose_splits(available: Sequence[str], wanted: Sequence[str], root: Path) -
     if not wanted and len(available) > 1:
         raise ValueError(f"{root} has the splits {', '.join(available)}: say which with --split NAME (several, or all)")
     return list(dict.fromkeys(chosen)) or list(available)
+
+
+def class_name(value: Any, what: str = "the class name") -> str:
+    """Text that can be printed and written as UTF-8; JSON and YAML can spell a lone surrogate (\\ud800)."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{what} is {str(value)[:40]!r}, expected text")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value.strip()):
+        raise ValueError(f"{what} {value[:40]!r} has a control character or half a character")
+    return value.strip()
 
 
 def relative(path: Path, root: Path) -> str:

@@ -1,5 +1,6 @@
 """What COCO and BDD100K share: finding the annotation files of the splits and the folder of their pictures."""
 
+import os
 import re
 from pathlib import Path
 
@@ -45,9 +46,27 @@ def find_json(root: Path) -> dict[str, tuple[Path, str]]:
 
 
 def find_picture(root: Path, annotation: Path, split: str, name: object) -> Path:
+    """The picture that a file names: below the usual folders, or from the annotation's own folder ('../images/a.jpg').
+
+    A name that leads elsewhere, as Label Studio writes, stands for the picture of the same last name in those folders.
+    """
     folders = [root / pattern.format(split=split) for pattern in PICTURE_FOLDERS] + [annotation.parent]
-    for folder in folders:
-        path = inside(folder, name)
-        if path.is_file():
+    try:
+        inside(root, name)
+    except ValueError:
+        if not isinstance(name, str) or "\0" in name or not name.strip():
+            raise
+        own = os.path.relpath(annotation.parent / name.replace("\\", "/"), root)
+        last = name.replace("\\", "/").rpartition("/")[2]
+        candidates = [(root, own), *((folder, last) for folder in folders)]
+    else:
+        candidates = [(folder, str(name)) for folder in folders]
+    for folder, text in candidates:
+        try:
+            path = inside(folder, text)
+        except ValueError:
+            continue
+        if os.path.isfile(path):
             return path
+    inside(root, name)
     raise ValueError(f"the picture {str(name)[:80]!r} was not found in images/{split}, {split}, images or the root")

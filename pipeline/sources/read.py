@@ -16,13 +16,17 @@ from pipeline.files.problems import Problem
 from pipeline.sources import diverse_weather
 from pipeline.sources.annotated import Annotated, AnnotatedBox, relative
 from pipeline.sources.bdd import read_bdd
+from pipeline.sources.choice import Choice
 from pipeline.sources.classes import build_class_table, parse_renames
 from pipeline.sources.coco import read_coco
 from pipeline.sources.json_files import find_json
-from pipeline.sources.voc import find_voc, lists_missing, read_voc
-from pipeline.sources.yolo import find_yolo, read_yolo
+from pipeline.sources.kitti import find_kitti, read_kitti
+from pipeline.sources.options import DEFAULTS, ReadOptions
+from pipeline.sources.voc import find_unlisted, find_voc, read_voc
+from pipeline.sources.yolo import read_yolo
+from pipeline.sources.yolo_card import find_yolo
 
-FORMATS = ("voc", "yolo", "coco", "bdd")
+FORMATS = ("voc", "yolo", "coco", "bdd", "kitti")
 NEIGHBOURS = 50  # folders below a wrong ROOT that are looked into
 CLIP_BELOW = 2.0  # pixels a box may stick out of its image and be clipped without a word
 
@@ -41,7 +45,8 @@ class Source:
 
 
 def fitting_formats(root: Path) -> list[str]:
-    found = [name for name, fits in (("voc", find_voc), ("yolo", find_yolo)) if fits(root)]
+    voc = find_voc(root) or find_unlisted(root)
+    found = [name for name, fits in (("voc", voc), ("yolo", find_yolo(root)), ("kitti", find_kitti(root))) if fits]
     return found + sorted({kind for _, kind in find_json(root).values()})
 
 
@@ -61,17 +66,18 @@ def fitting_neighbours(root: Path) -> list[str]:
 
 
 def detect_format(root: Path) -> str:
-    """voc, yolo, coco or bdd, by the files that only that format has; exactly one must fit."""
+    """One of FORMATS, by the files that only that format has; exactly one must fit."""
+    if root.is_file() and root.suffix in (".yaml", ".yml", ".data"):
+        raise ValueError(f"{root} is a file: give the folder of the data, and --yaml {root}")
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder")
     found = fitting_formats(root)
-    if not found and (missing := lists_missing(root)):
-        raise ValueError(f"{root} {missing}")
     if not found and (neighbours := fitting_neighbours(root)):
         raise ValueError(f"{root} has no annotations that are known, but these have: {', '.join(neighbours)}")
     if len(found) != 1:
         expected = (
-            "Annotations + ImageSets/Main (voc), data.yaml (yolo), annotations/*.json (coco) or labels/*.json (bdd)"
+            "Annotations/*.xml or xml beside the pictures (voc), data.yaml (yolo), annotations/*.json (coco), "
+            "labels/*.json (bdd) or label_2/*.txt (kitti)"
         )
         what = f"looks like {' and '.join(found)}" if found else "has no annotations that are known"
         raise ValueError(f"{root} {what}; expected {expected}; say which with --format {{{','.join(FORMATS)}}}")
@@ -87,6 +93,7 @@ def read_source(
     drop: Sequence[str] = (),
     splits: Sequence[str] = (),
     domain: str = "",
+    options: ReadOptions = DEFAULTS,
     quiet: bool = False,
 ) -> Source:
     """Read and check a whole dataset. A wrong option or class name raises; faults of the data are in `.problems`.
@@ -95,19 +102,27 @@ def read_source(
     """
     root = Path(root).absolute()
     if format == "auto":
-        format = detect_format(root)
+        format = "yolo" if options.yaml else detect_format(root)
+    if options.yaml and format != "yolo":
+        raise ValueError(f"--yaml {options.yaml} is for YOLO, and --format is {format}: leave one of them out")
+    if options.unlabelled != "auto" and format in ("coco", "bdd"):
+        raise ValueError(f"--unlabelled is for formats with a label file for each picture, not for {format}")
+    choice = Choice(options, domain, root.name)
     problems: list[Problem] = []
     listed: list[str] = []
     if format == "voc":
-        images = read_voc(root, list(splits), domain or root.name, problems)
+        images = read_voc(root, list(splits), choice, problems, options)
     elif format == "yolo":
-        images, listed = read_yolo(root, list(splits), domain or root.name, problems)
+        images, listed = read_yolo(root, list(splits), choice, problems, options)
     elif format == "coco":
-        images, listed = read_coco(root, list(splits), domain or root.name, problems)
+        images, listed = read_coco(root, list(splits), choice, problems)
     elif format == "bdd":
-        images = read_bdd(root, list(splits), domain, problems)
+        images = read_bdd(root, list(splits), choice, problems)
+    elif format == "kitti":
+        images = read_kitti(root, list(splits), choice, problems, options)
     else:
         raise ValueError(f"--format {format}: expected auto, {', '.join(FORMATS)}{nearest(format, FORMATS)}")
+    choice.check(root)
     found = Counter(box.name for image in images for box in image.boxes)
     class_order, table = build_class_table(found, listed, tuple(classes), parse_renames(rename), drop)
     source = Source(root, format, class_order, [], problems, {name: found[name] for name in drop if name in found})

@@ -1,0 +1,447 @@
+"""Layouts that other tools write: each is read as it lies, or refused with a sentence that names file and place."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from pipeline.sources.options import ReadOptions
+from pipeline.sources.read import detect_format, read_source
+
+
+def read(root, classes=(), splits=(), **options):
+    return read_source(root, classes=classes, splits=splits, options=ReadOptions(**options), quiet=True)
+
+
+def problems(source) -> str:
+    return "\n".join(f"{problem} [{problem.skips}]" for problem in source.problems)
+
+
+def stems(source) -> list[str]:
+    return [sample.path.stem for sample in source.samples]
+
+
+# --- YOLO ---
+
+
+def test_yolo_any_yaml_by_path_or_name(make_yolo, tmp_path):
+    root = make_yolo({"a": ((9, 9), ["0 .5 .5 1 1"])})
+    (root / "data.yaml").rename(root / "traffic.yaml")
+    (root / "docker-compose.yml").write_text("services: {}\n")
+    assert detect_format(root) == "yolo"
+    assert stems(read(root)) == ["a"]
+    shutil.copy(root / "traffic.yaml", root / "other.yaml")
+    with pytest.raises(ValueError, match=r"has other.yaml, traffic.yaml, .* say which: --yaml other.yaml"):
+        read(root)
+    assert stems(read(root, yaml="traffic.yaml")) == ["a"]
+    (root / "traffic.yaml").rename(tmp_path / "elsewhere.yaml")
+    (root / "other.yaml").unlink()
+    assert stems(read(root, yaml=str(tmp_path / "elsewhere.yaml"))) == ["a"]
+    with pytest.raises(ValueError, match=r"--yaml nowhere.yaml: neither"):
+        read(root, yaml="nowhere.yaml")
+    with pytest.raises(ValueError, match=r"is a file: give the folder of the data, and --yaml"):
+        read(tmp_path / "elsewhere.yaml")
+
+
+def test_yolo_yaml_for_another_format_is_refused(make_voc):
+    root = make_voc({"a": ((9, 9), [])})
+    with pytest.raises(ValueError, match=r"--yaml x.yaml is for YOLO, and --format is voc"):
+        read_source(root, "voc", classes=("car",), options=ReadOptions(yaml="x.yaml"))
+
+
+@pytest.mark.parametrize("nc", ["", "nc: 2\n", "nc: 6\n"])
+@pytest.mark.parametrize("names", ["{5: bus, 2: car}", "{'5': bus, '2': car}"])
+def test_yolo_names_with_gaps(make_yolo, names, nc):
+    card = f"train: train/images\n{nc}names: {names}\n"
+    source = read(make_yolo({"a": ((20, 40), ["5 .5 .5 1 1", "2 .5 .5 .5 1", "3 .5 .5 1 1"])}, card=card))
+    assert source.classes == ("car", "bus")
+    assert source.samples[0].labels_N.tolist() == [2, 1]
+    assert "a.txt, line 3: class '3' is not a number from 0 to 5 that has a name" in problems(source)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("{-1: car}", "the key '-1'"),
+        ("{car: 0}", "the key 'car'"),
+        ("{true: car}", "the key 'True'"),
+        ("{1.5: car}", "the key '1.5'"),
+        ("{99999999999: car}", "the key '99999999999'"),
+        ("{0: car, '0': bus}", "the class number 0 twice"),
+        ("{0: 7}", "names: 0 is '7', expected text"),
+        ('["\\ud800"]', "data.yaml: .*(half a character|not valid YAML)"),
+        ('["a\\u001b[31m"]', "data.yaml: .*control character"),
+    ],
+)
+def test_yolo_names_that_are_wrong(make_yolo, names, message):
+    with pytest.raises(ValueError, match=message):
+        read(make_yolo({"a": ((9, 9), [])}, card=f"train: train/images\nnames: {names}\n"))
+
+
+def test_yolo_absolute_paths_inside_the_root(make_yolo, tmp_path):
+    root = make_yolo({"a": ((9, 9), []), "b": ((9, 9), [])}, card="train: list.txt\nnames: [car]\n")
+    (tmp_path / "link").symlink_to(root)
+    lines = [root / "train/images/a.jpg", tmp_path / "outside.jpg", "/etc/passwd", f"{root}/../x.jpg"]
+    (root / "list.txt").write_text("\n".join(map(str, lines)))
+    source = read(tmp_path / "link")
+    assert stems(source) == ["a"]
+    text = problems(source)
+    assert text.count("points outside the dataset's root") == 3
+    for number in (2, 3, 4):
+        assert f"list.txt, line {number}: " in text
+    card = root / "data.yaml"
+    card.write_text(f"path: /home/somebody/data\ntrain: {root}/train/images\nnames: [car]\n")
+    assert stems(read(root)) == ["a", "b"]
+    card.write_text("path: /home/somebody/data\ntrain: train/images\nnames: [car]\n")
+    assert stems(read(root)) == ["a", "b"]
+
+
+def test_yolo_list_with_a_dot_and_other_lines_that_are_no_pictures(make_yolo):
+    root = make_yolo({"a": ((9, 9), [])}, card="train: list.txt\nnames: [car]\n")
+    (root / "list.txt").write_text(".\n./\ntrain\ntrain/images/a.jpg\n" + "x" * 254 + "\n\ud7ff.jpg\n")
+    source = read(root, unlabelled="error")
+    text = problems(source)
+    assert stems(source) == ["a"]
+    assert "list.txt, line 1: '.' is not a picture; use paths below the root" in text
+    assert "list.txt, line 2: '' is not a file name" in text
+    assert "train.txt: the label file is missing" in text
+
+
+def test_yolo_list_relative_to_its_own_folder(make_yolo):
+    root = make_yolo({"a": ((9, 9), [])}, card="train: train/list.txt\nnames: [car]\n")
+    (root / "train/list.txt").write_text("images/a.jpg\n")
+    assert stems(read(root)) == ["a"]
+
+
+def test_yolo_pictures_without_a_label_file(make_yolo, capsys):
+    root = make_yolo({"a": ((9, 9), ["0 .5 .5 1 1"]), "b": ((9, 9), [])})
+    (root / "train/labels/b.txt").unlink()
+    assert stems(read(root)) == ["a", "b"]
+    expected = "1 of 2 pictures without a label file, taken as pictures without objects, as is usual for YOLO"
+    assert expected in capsys.readouterr().out
+    assert stems(read(root, unlabelled="skip")) == ["a"]
+    assert "1 of 2 pictures without a label file, left out\n" in capsys.readouterr().out
+    source = read(root, unlabelled="error")
+    assert stems(source) == ["a"]
+    assert "b.txt: the label file is missing; write an empty file" in problems(source)
+    (root / "train/labels/b.txt").symlink_to("nowhere.txt")  # not the same as none
+    assert "b.txt: the label file is missing" in problems(read(root))
+    (root / "train/labels/b.txt").unlink()
+    (root / "train/labels/a.txt").unlink()
+    with pytest.raises(ValueError, match=r"none of the 2 pictures has a label file; .*--unlabelled background"):
+        read(root)
+    assert stems(read(root, unlabelled="background")) == ["a", "b"]
+
+
+def test_darknet_as_cvat_writes_it(tools, tmp_path):
+    root = tmp_path / "cvat"
+    for stem, line in (("a", "1 0.5 0.5 0.5 1.0"), ("b", "0 0.5 0.5 1 1")):
+        tools.save(root / f"obj_train_data/{stem}.jpg", tools.draw(20, 40))
+        (root / f"obj_train_data/{stem}.txt").write_text(line)
+    (root / "obj.names").write_text("car\nbus\n\n")
+    (root / "obj.data").write_text("classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n")
+    (root / "train.txt").write_text("data/obj_train_data/a.jpg\ndata/obj_train_data/b.jpg\n")
+    source = read(root)
+    assert source.format == "yolo"
+    assert source.classes == ("car", "bus")
+    assert source.problems == []
+    np.testing.assert_array_equal(source.samples[0].boxes_N4, [[10, 0, 30, 20]])
+    assert [sample.labels_N.tolist() for sample in source.samples] == [[2], [1]]
+    (root / "obj.data").write_text("classes = 3\ntrain = data/train.txt\nnames = data/obj.names\n")
+    with pytest.raises(ValueError, match=r"obj.data: says classes = 3 but obj.names has 2 names"):
+        read(root)
+    (root / "obj.data").write_text("train = data/train.txt\nnames = ../../etc/passwd\n")
+    with pytest.raises(ValueError, match=r"obj.data: names = '../../etc/passwd' is not a file inside"):
+        read(root)
+
+
+def test_yolo_with_a_list_of_classes_alone(make_yolo):
+    root = make_yolo({"a": ((9, 9), ["1 .5 .5 1 1"])})
+    (root / "data.yaml").unlink()
+    for folder in ("images", "labels"):
+        (root / "train" / folder).rename(root / folder)
+    (root / "classes.txt").write_text("car\nbus\n")
+    source = read(root)
+    assert source.classes == ("car", "bus")
+    assert source.samples[0].labels_N.tolist() == [2]
+    for folder, name in (("images", "a.jpg"), ("labels", "a.txt")):
+        (root / folder / "val").mkdir()
+        (root / folder / name).rename(root / folder / "val" / name)
+    assert stems(read(root, splits=("val",))) == ["a"]
+    (root / "classes.txt").write_text("car\ncar\n")
+    with pytest.raises(ValueError, match=r"classes.txt: has the same class name twice"):
+        read(root)
+
+
+# --- Pascal VOC ---
+
+OBJECT = [("car", 2, 3, 9, 8)]
+
+
+def write_pair(tools, labels, pictures, stem, objects=OBJECT):
+    labels.mkdir(parents=True, exist_ok=True)
+    tools.save(pictures / f"{stem}.jpg", tools.draw(11, 13))
+    (labels / f"{stem}.xml").write_text(tools.voc_xml((11, 13), objects))
+
+
+@pytest.mark.parametrize(
+    ("labels", "pictures"),
+    [("annotations", "images"), ("Annotations", "JPEGImages"), ("Annotations", "images"), (".", "."), ("x", "x")],
+)
+def test_voc_without_lists(tools, tmp_path, labels, pictures, capsys):
+    root = tmp_path / "set"
+    for stem in "ab":
+        write_pair(tools, root / labels, root / pictures, stem)
+    tools.save(root / pictures / "c.jpg", tools.draw(11, 13))
+    assert detect_format(root) == "voc"
+    source = read(root, classes=("car",))
+    assert source.problems == []
+    assert stems(source) == ["a", "b"]
+    np.testing.assert_array_equal(source.samples[0].boxes_N4, [[1, 2, 9, 8]])
+    assert "1 of 3 pictures without a label file, left out, as is usual for VOC without" in capsys.readouterr().out
+    assert stems(read(root, classes=("car",), unlabelled="background")) == ["a", "b", "c"]
+    assert "c.xml: is missing; add the file [image]" in problems(read(root, classes=("car",), unlabelled="error"))
+    (root / pictures / "a.jpg").unlink()
+    assert "a.xml: has no picture" in problems(read(root, classes=("car",)))
+
+
+@pytest.mark.parametrize("labels", ["{}", "{}/annotations", "annotations/{}"])
+def test_voc_without_lists_by_folder(tools, tmp_path, labels):
+    root = tmp_path / "set"
+    for split, stem in (("train", "a"), ("valid", "b")):
+        folder = root / labels.format(split)
+        write_pair(tools, folder, root / labels.format(split).replace("annotations", "images"), stem)
+    with pytest.raises(ValueError, match="has the splits train, valid: say which"):
+        read(root, classes=("car",))
+    assert stems(read(root, classes=("car",), splits=("valid",))) == ["b"]
+    assert stems(read(root, classes=("car",), splits=("all",))) == ["a", "b"]
+
+
+def test_voc_lists_are_never_passed_over(make_voc, tmp_path):
+    make_voc({"a": ((9, 9), [])}, root=tmp_path / "deep/mine")
+    with pytest.raises(ValueError, match=r"but these have: .*mine \(voc\)"):
+        read(tmp_path / "deep", classes=("car",))
+
+
+def test_voc_listed_picture_without_xml(make_voc):
+    root = make_voc({"a": ((9, 9), []), "b": ((9, 9), [])})
+    (root / "Annotations/b.xml").unlink()
+    assert "b.xml: is missing" in problems(read(root, classes=("car",)))
+    source = read(root, classes=("car",), unlabelled="background")
+    assert source.problems == []
+    assert stems(source) == ["a", "b"]
+    assert stems(read(root, classes=("car",), unlabelled="skip")) == ["a"]
+
+
+# --- COCO ---
+
+ROW = {"image_id": 5, "category_id": 3, "bbox": [1, 1, 5, 5]}
+SQUARE = [[2, 3, 10, 3, 10, 12.5], [8, 4, 14, 4, 14, 7, 8, 7]]
+
+
+@pytest.mark.parametrize("bbox", [{}, {"bbox": []}, {"bbox": None}, {"bbox": [0, 0, 0, 0]}])
+def test_coco_box_of_the_polygons(make_coco, bbox):
+    row = {name: value for name, value in ROW.items() if name != "bbox"}
+    source = read(make_coco({5: (20, 30)}, [{**row, **bbox, "segmentation": SQUARE}]))
+    assert source.problems == []
+    np.testing.assert_array_equal(source.samples[0].boxes_N4, [[2, 3, 14, 12.5]])
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([], "bbox is"),
+        ({"counts": "abc", "size": [20, 30]}, "segmentation is a mask"),
+        ([[1, 2, 3, 4]], "not a list of at least 3 points"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "not a list of at least 3 points"),
+        (["123456"], "not a list of at least 3 points"),
+        ([[1, 2, "3", 4, 5, 6]], "'3' is not a number"),
+        ([[1, 2, 1, 4, 1, 6]], "has no area"),
+    ],
+)
+def test_coco_polygons_that_are_wrong(make_coco, segmentation, message):
+    source = read(make_coco({5: (20, 30)}, [ROW, {**ROW, "bbox": [], "segmentation": segmentation}]))
+    assert len(source.problems) == 1
+    assert message in problems(source)
+    assert "annotations[1]" in problems(source)
+
+
+def test_coco_flags_that_are_null(make_coco):
+    source = read(make_coco({5: (20, 30)}, [{**ROW, "iscrowd": None, "ignore": None}]))
+    assert source.problems == []
+    assert source.samples[0].ignore_N.tolist() == [False]
+
+
+def test_coco_ids_that_are_text(make_coco, capsys):
+    root = make_coco({1: (9, 9), 2: (9, 9), 3: (9, 9)}, [])
+    path = root / "annotations/instances_train.json"
+    data = json.loads(path.read_text())
+    for image, name in zip(data["images"], ("b-2", "007", "12"), strict=True):
+        image["id"] = name
+    data["categories"] = [{"id": "z", "name": "car"}, {"id": "1", "name": "bus"}]
+    data["annotations"] = [
+        {"id": "q", "image_id": "b-2", "category_id": "z", "bbox": [1, 1, 5, 5]},
+        {"id": 2, "image_id": 12, "category_id": 1, "bbox": [1, 1, 5, 5]},
+        {"id": 3, "image_id": "7", "category_id": 1, "bbox": [1, 1, 5, 5]},
+    ]
+    path.write_text(json.dumps(data))
+    source = read(root)
+    assert source.classes == ("bus", "car")  # numbers before text
+    # '12' is the number 12; '007' and 'b-2' are text and come after it.
+    assert [(s.path.stem, s.id, s.labels_N.tolist()) for s in source.samples] == [
+        ("3", 0, [1]),
+        ("2", 1, []),
+        ("1", 2, [2]),
+    ]
+    assert "annotations[2] id 3: belongs to image 7, which is not in 'images'" in problems(source)
+    assert "some image ids are text; the 3 images get the numbers 0, 1, ..." in capsys.readouterr().out
+    for image, name in zip(data["images"], ("8", "6", "7"), strict=True):
+        image["id"] = name
+    path.write_text(json.dumps({**data, "annotations": []}))
+    assert [(s.path.stem, s.id) for s in read(root).samples] == [("2", 6), ("3", 7), ("1", 8)]
+
+
+def test_coco_annotation_ids_that_occur_again_are_one_report(make_coco, capsys):
+    rows = [{**ROW, "id": 4, "bbox": [n, 1, 5, 5]} for n in range(6)]
+    source = read(make_coco({5: (20, 30)}, rows))
+    assert source.problems == []
+    assert len(source.samples[0].boxes_N4) == 6
+    assert "5 annotations with an id of another before (annotations[1] id 4); all are kept" in capsys.readouterr().out
+    source = read(make_coco({5: (20, 30)}, rows + 3 * rows[:1]))
+    assert len(source.problems) == 1
+    assert "annotations[6] id 4: 3 annotations (first: this) with id, image, class and box of one" in problems(source)
+    assert len(source.samples[0].boxes_N4) == 6
+
+
+def test_coco_group_of_roboflow(make_coco, capsys):
+    categories = [
+        {"id": 0, "name": "bus", "supercategory": "none"},
+        {"id": 1, "name": "bus", "supercategory": "bus"},
+        {"id": 2, "name": "car", "supercategory": "bus"},
+    ]
+    source = read(make_coco({5: (20, 30)}, [{**ROW, "category_id": 2}], categories=categories))
+    assert source.classes == ("bus", "car")
+    assert source.samples[0].labels_N.tolist() == [2]
+    assert "category 0 'bus' is the group of the others: left out" in capsys.readouterr().out
+    categories[0]["name"] = categories[1]["supercategory"] = categories[2]["supercategory"] = "things"
+    used = read(make_coco({5: (20, 30)}, [{**ROW, "category_id": 0}], categories=categories))
+    assert used.classes == ("things", "bus", "car")
+    categories[2]["supercategory"] = "other"
+    assert read(make_coco({5: (20, 30)}, [], categories=categories)).classes == ("things", "bus", "car")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../images/5.jpg",  # from the annotation's own folder
+        "../../../home/somebody/label-studio/media/upload/1/5.jpg",
+        "/data/upload/1/5.jpg",
+        "..\\images\\5.jpg",
+        "images/5.jpg",
+    ],
+)
+def test_coco_names_as_label_studio_writes_them(make_coco, name):
+    root = make_coco({5: (20, 30)}, [ROW])
+    path = root / "annotations/instances_train.json"
+    data = json.loads(path.read_text())
+    data["images"][0]["file_name"] = name
+    path.write_text(json.dumps(data))
+    source = read(root)
+    assert source.problems == []
+    assert source.samples[0].path == root / "images/5.jpg"
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../../../../../etc/passwd", "/etc/passwd", "..", "../", "/", "a\0b", "../\0", ""]
+)
+def test_coco_names_never_leave_the_root(make_coco, name):
+    root = make_coco({5: (20, 30)}, [])
+    path = root / "annotations/instances_train.json"
+    data = json.loads(path.read_text())
+    data["images"].append({"id": 6, "file_name": name})
+    path.write_text(json.dumps(data))
+    source = read(root)
+    assert [sample.id for sample in source.samples] == [5]
+    assert "images[1] id 6: " in problems(source)
+
+
+# --- KITTI ---
+
+LINES = """Car 0.00 0 -1.57 10.5 2 20.25 12 1.5 1.6 3.9 1 2 3 0.1
+Pedestrian 0.00 0 0.2 1 2 3 8 1 1 1 1 1 1 0.0
+DontCare -1 -1 -10 0 0 5 5 -1 -1 -1 -1000 -1000 -1000 -10
+"""
+
+
+@pytest.fixture
+def kitti(tools, tmp_path):
+    root = tmp_path / "kitti"
+    for number in range(2):
+        tools.save(root / f"training/image_2/00000{number}.png", tools.draw(20, 30))
+        (root / "training/label_2").mkdir(exist_ok=True)
+        (root / f"training/label_2/00000{number}.txt").write_text(LINES if number else "\n")
+    tools.save(root / "testing/image_2/000000.png", tools.draw(20, 30))
+    return root
+
+
+@pytest.mark.parametrize("below", ["", "training"])
+def test_kitti_labels(kitti, below, capsys):
+    source = read(kitti / below, classes=("Pedestrian", "Car"))
+    assert source.format == "kitti"
+    assert source.problems == []
+    first, second = source.samples
+    assert len(first.boxes_N4) == 0
+    np.testing.assert_array_equal(second.boxes_N4, [[10.5, 2, 20.25, 12], [1, 2, 3, 8]])
+    assert second.labels_N.tolist() == [2, 1]
+    assert "1 region of DontCare left out" in capsys.readouterr().out
+
+
+def test_kitti_faults_and_missing_files(kitti, tools):
+    labels = kitti / "training/label_2"
+    labels.joinpath("000001.txt").write_text(LINES.splitlines()[0] + "\nCar 1 2 3\nCar" + " nan" * 14 + "\n")
+    tools.save(kitti / "training/image_2/000002.png", tools.draw(9, 9))
+    labels.joinpath("000003.txt").write_text(LINES)
+    text = problems(read(kitti, classes=("Car",)))
+    assert "label_2/000001.txt, line 2: has 4 columns; expected type, 14 numbers and perhaps a score" in text
+    assert "label_2/000001.txt, line 3: 'nan' is not a number" in text
+    assert "label_2/000002.txt: the label file is missing" in text
+    assert "label_2/000003.txt: has no picture" in text
+    assert len(read(kitti, classes=("Car",), unlabelled="background").samples) == 3
+
+
+# --- names that cannot be printed ---
+
+
+def test_half_a_character_in_a_name_is_an_error_that_names_the_file(make_coco, tools, tmp_path):
+    root = make_coco({5: (20, 30)}, [], categories=[{"id": 3, "name": "a\ud800"}])
+    with pytest.raises(ValueError, match=r"instances_train.json: categories: .*half a character") as caught:
+        read(root)
+    str(caught.value).encode()
+    root = make_coco({}, [])
+    data = {
+        "images": [{"id": 5, "file_name": "\ud800\x1b.jpg"}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    (root / "annotations/instances_train.json").write_text(json.dumps(data))
+    text = problems(read(root))
+    assert "images[0] id 5: " in text
+    text.encode()
+    assert "\x1b" not in text
+    (tmp_path / "bdd/labels").mkdir(parents=True)
+    box = {"x1": 1, "y1": 1, "x2": 5, "y2": 5}
+    tools.save(tmp_path / "bdd/images/a.jpg", tools.draw(9, 9))
+    frames = [{"name": "a.jpg", "labels": [{"category": "\udfff", "box2d": box}]}, {"name": "\ud800"}]
+    (tmp_path / "bdd/labels/train.json").write_text(json.dumps(frames))
+    text = problems(read(tmp_path / "bdd", classes=("car",)))
+    assert "labels/train.json, [0] a.jpg labels[0]: category" in text
+    assert "labels/train.json, [1] \\ud800" in text
+    text.encode()
+
+
+def test_unlabelled_is_refused_where_it_means_nothing(make_coco):
+    with pytest.raises(
+        ValueError, match="--unlabelled is for formats with a label file for each picture, not for coco"
+    ):
+        read(make_coco({5: (20, 30)}, []), unlabelled="skip")
