@@ -132,14 +132,15 @@ class Choice:
         for option, wanted in (("--where", self.where), ("--where-not", self.where_not)):
             for name, patterns in wanted.items():
                 values = [value for key, value in self.seen if key == name]
-                for pattern in patterns:
-                    if not any(fits(value, (pattern,)) for value in values):
-                        common = [(self.seen[name, value], printable(value)) for value in values]
-                        shown = ", ".join(f"{value} ({count})" for count, value in sorted(common, reverse=True)[:SHOWN])
-                        raise ValueError(
-                            f"{option} {name}={pattern}: no image has this value{nearest(pattern, values)}; "
-                            f"{name} is {shown}"
-                        )
+                without = [pattern for pattern in patterns if not any(fits(value, (pattern,)) for value in values)]
+                if not without:
+                    continue
+                common = [(self.seen[name, value], printable(value)) for value in values]
+                shown = ", ".join(f"{value} ({count})" for count, value in sorted(common, reverse=True)[:SHOWN])
+                what = f"no image has this value{nearest(without[0], values)}; {name} is {shown}"
+                if option == "--where" and len(without) == len(patterns):
+                    raise ValueError(f"{option} {name}={without[0]}: {what}")
+                say(f"note: {option} {name}={without[0]}: {what}")
         choose_domains(self.patterns, sorted(self.domains), str(root))
         if not self.num_taken:
             raise ValueError(

@@ -97,7 +97,6 @@ def test_ids_stay_those_of_the_whole_dataset_and_other_pictures_need_not_be_ther
         ({"where_not": ("weather=",)}, "--where-not 'weather=': expected NAME=VALUE"),
         ({"where": ("wether=clear",)}, r"has the attribute 'wether' \(nearest: weather\); there are folder, .*weather"),
         ({"where": ("weather=clar",)}, r"weather=clar: .* \(nearest: clear\); weather is clear \(2\), partly cloudy"),
-        ({"where_not": ("weather=rainy",)}, "--where-not weather=rainy: no image has this value"),
         ({"where": ("weather=foggy", "timeofday=night")}, "no image fits .* together"),
         ({"domain_name": "{wether}"}, r"--domain-name: .* 'wether' \(nearest: weather\)"),
         ({"domain_name": "clear"}, "expected attributes in braces"),
@@ -109,6 +108,16 @@ def test_ids_stay_those_of_the_whole_dataset_and_other_pictures_need_not_be_ther
 def test_choices_that_fit_nothing_are_refused(bdd, options, message):
     with pytest.raises(ValueError, match=message):
         chosen(bdd, **options)
+
+
+def test_values_that_this_split_lacks_are_noted(bdd, capsys):
+    assert "".join(chosen(bdd, where_not=("weather=fogy", "weather=clear"))) == "cde"
+    assert (
+        "note: --where-not weather=fogy: no image has this value (nearest: foggy); weather is"
+        in capsys.readouterr().out
+    )
+    assert "".join(chosen(bdd, where=("weather=clear", "weather=rainy"))) == "ab"
+    assert "note: --where weather=rainy: no image has this value" in capsys.readouterr().out
 
 
 def test_attributes_of_coco_voc_and_folders(make_coco, make_voc, make_yolo, tools):
