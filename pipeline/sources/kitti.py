@@ -20,8 +20,8 @@ LOOKED_INTO = 20  # label files, for the first that has an object
 DONT_CARE = "DontCare"
 
 
-def find_kitti(root: Path) -> dict[str, Pair]:
-    return find_pairs(root, ("label_2", "labels"), ("image_2", "images"), holds_kitti, lambda folder: False)
+def find_kitti(root: Path, folders: bool = True) -> dict[str, Pair]:
+    return find_pairs(root, ("label_2", "labels"), ("image_2", "images"), holds_kitti, lambda folder: not folders)
 
 
 def holds_kitti(folder: Path) -> bool:

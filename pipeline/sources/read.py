@@ -44,9 +44,10 @@ class Source:
     num_clipped: int = 0  # boxes that stuck out by less than CLIP_BELOW
 
 
-def fitting_formats(root: Path) -> list[str]:
-    voc = find_voc(root) or find_unlisted(root)
-    found = [name for name, fits in (("voc", voc), ("yolo", find_yolo(root)), ("kitti", find_kitti(root))) if fits]
+def fitting_formats(root: Path, folders: bool = True) -> list[str]:
+    """folders: whether a format may also be recognised by what lies in each of root's folders."""
+    voc, kitti = find_voc(root) or find_unlisted(root, folders), find_kitti(root, folders)
+    found = [name for name, fits in (("voc", voc), ("yolo", find_yolo(root)), ("kitti", kitti)) if fits]
     return found + sorted({kind for _, kind in find_json(root).values()})
 
 
@@ -57,7 +58,7 @@ def fitting_neighbours(root: Path) -> list[str]:
     for folder in (*below, root.parent):
         try:
             benchmark = diverse_weather.find_domains(folder)
-            formats = ["the diverse-weather benchmark"] if benchmark else fitting_formats(folder)
+            formats = ["the diverse-weather benchmark"] if benchmark else fitting_formats(folder, folder != root.parent)
         except (ValueError, OSError):  # a folder nobody named; its faults are not the user's mistake
             continue
         if formats:

@@ -23,12 +23,14 @@ def find_voc(root: Path) -> Path | None:
     return None
 
 
-def find_unlisted(root: Path) -> dict[str, Pair]:
+def find_unlisted(root: Path, folders: bool = True) -> dict[str, Pair]:
     """{split: folders} of VOC's files without image lists, as labelImg and others write them."""
     if find_voc(root):
         return {}
     label_names, picture_names = ("Annotations", "annotations"), ("JPEGImages", "images", "Images")
-    return find_pairs(root, label_names, picture_names, holds_voc, lambda folder: find_voc(folder) is not None)
+    return find_pairs(
+        root, label_names, picture_names, holds_voc, lambda folder: not folders or find_voc(folder) is not None
+    )
 
 
 def holds_voc(folder: Path) -> bool:

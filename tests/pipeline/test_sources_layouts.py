@@ -223,6 +223,16 @@ def test_voc_lists_are_never_passed_over(make_voc, tmp_path):
         read(tmp_path / "deep", classes=("car",))
 
 
+def test_the_folder_above_is_not_named_for_what_lies_beside(tools, tmp_path):
+    write_pair(tools, tmp_path / "other", tmp_path / "other", "a")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty has no annotations that are known; expected"):
+        read(tmp_path / "empty")
+    (tmp_path / "other/deep").mkdir()
+    with pytest.raises(ValueError, match=r"deep has no annotations that are known, but these have: .*other \(voc\)$"):
+        read(tmp_path / "other/deep")
+
+
 def test_voc_listed_picture_without_xml(make_voc):
     root = make_voc({"a": ((9, 9), []), "b": ((9, 9), [])})
     (root / "Annotations/b.xml").unlink()
