@@ -45,7 +45,7 @@ def test_stopped_and_continued_on_two_datasets_equals_uninterrupted_to_the_bit(c
     trainer = make_trainer(config)
     step = trainer.task.one_step
 
-    def stop_at_4(views, number, rate, stopping):
+    def stop_at_4(views, number, stopping):
         trainer.stopping = number == 3
         return step(views, number, trainer.stopping)
 
