@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Set up if needed, then run the whole test suite. Arguments go to pytest: scripts/test.sh tests/kernels -k jpeg
+# Set up if needed, then run the test suite on every core. Arguments go to pytest: scripts/test.sh tests/kernels -k jpeg
+# One process, with what the tests print: scripts/test.sh -n 0 -s. The long tests, which CI runs: scripts/test.sh -m long
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
-export FAIRWEATHER_CACHE="$PWD/.venv/cache" # compiled kernels, kept inside the checkout
-exec .venv/bin/python -m pytest "$@"
+export FAIRWEATHER_CACHE="$PWD/.venv/cache" # compiled kernels, kept inside the checkout, shared by all processes
+export OMP_NUM_THREADS=1                    # the cores are busy with one process each
+# A process takes about 2 GB. Neighbours stay together, so that fixtures are made once; who has no more tests takes others'.
+exec .venv/bin/python -m pytest -n logical --maxprocesses 4 --dist worksteal "$@"

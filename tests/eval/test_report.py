@@ -328,6 +328,7 @@ def open_page(browser, path, **options):
     return page, troubles
 
 
+@pytest.mark.long
 def test_clicked_through_in_a_browser(browser, page_file):
     page, troubles = open_page(browser, page_file, viewport={"width": 1280, "height": 900})
     for name in SECTIONS:
@@ -365,6 +366,7 @@ def has_content(section) -> bool:
     return shown.count() > 0 and shown.first.bounding_box()["height"] > 20
 
 
+@pytest.mark.long
 def test_an_emptied_section_is_noticed(browser, page_file):
     """The check above can fail: a section left with its heading and introduction has no content."""
     page, _ = open_page(browser, page_file)
@@ -374,6 +376,7 @@ def test_an_emptied_section_is_noticed(browser, page_file):
         assert not has_content(page.locator(f"section#{name}")), name
 
 
+@pytest.mark.long
 def test_pictures_really_show(browser, page_file):
     """A picture that the page's policy or a wrong reference kept out would be one flat colour."""
     page, troubles = open_page(browser, page_file, viewport={"width": 1000, "height": 900})
@@ -388,6 +391,7 @@ def test_pictures_really_show(browser, page_file):
     assert troubles == []
 
 
+@pytest.mark.long
 def test_used_without_a_mouse(browser, page_file):
     page, troubles = open_page(browser, page_file)
     page.keyboard.press("Tab")
@@ -414,6 +418,7 @@ def test_used_without_a_mouse(browser, page_file):
     assert troubles == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone(browser, page_file, scheme):
     page, troubles = open_page(
@@ -430,6 +435,7 @@ def test_on_a_phone(browser, page_file, scheme):
     assert troubles == []
 
 
+@pytest.mark.long
 def test_without_scripts_everything_shows(browser, page_file):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

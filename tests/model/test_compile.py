@@ -1,6 +1,7 @@
 """One graph per canvas, for training and for inference; nothing recompiles once every canvas has been seen."""
 
 import re
+import shutil
 
 import pytest
 import torch
@@ -104,7 +105,9 @@ def test_detect_is_one_graph_per_canvas(lively_detector, random_batch, fresh_dyn
     assert_shapes_never_depend_on_data(counter)
 
 
+@pytest.mark.long
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler for inductor")
 def test_generated_code_finds_the_same_ties(fresh_dynamo):
     """Inductor's own kernels: a box's highest overlap is compared for equality, so both sides must be one number."""
     cells = torch.tensor([[[-16.0, -16, 16, 16], [-23, -11, 23, 11], [-11, -23, 11, 23]]])

@@ -137,5 +137,5 @@ def make_packed(tmp_path: Path) -> Callable[..., PackedDataset]:
 @pytest.fixture(scope="session")
 def beton_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One packed dataset with a .beton for all tests that only read it: FFCV compiles for ten seconds a file."""
-    pytest.importorskip("ffcv", reason="FFCV is not installed")
+    pytest.importorskip("ffcv", reason="FFCV is not installed", exc_type=ImportError)
     return write_packed(tmp_path_factory.mktemp("beton"), quality=95, chroma="4:4:4", beton=True)

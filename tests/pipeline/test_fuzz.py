@@ -382,10 +382,10 @@ def test_mutated_files(world, target):
         path.write_bytes(whole)
 
 
+@pytest.mark.ffcv
 @pytest.mark.slow
 def test_mutated_beton(beton_path, tmp_path):
     """FFCV follows the pointers of the file blindly: nothing of it may reach FFCV unverified."""
-    pytest.importorskip("ffcv", reason="FFCV is not installed", exc_type=ImportError)
     shutil.copytree(beton_path, tmp_path / "packed")
     path = tmp_path / "packed/data.beton"
     whole = path.read_bytes()

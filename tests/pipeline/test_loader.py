@@ -19,6 +19,7 @@ from pipeline.loading.loader import choose_loader, describe_machine, open_loader
 from pipeline.packed.reader import PackedDataset
 
 CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
+FFCV = (pytest.mark.ffcv, pytest.mark.slow)
 
 
 def need(name: str) -> str:
@@ -29,7 +30,7 @@ def need(name: str) -> str:
     return name
 
 
-@pytest.fixture(params=["cpu", "dali", pytest.param("ffcv", marks=pytest.mark.slow)])
+@pytest.fixture(params=["cpu", "dali", pytest.param("ffcv", marks=FFCV)])
 def name(request) -> str:
     return need(request.param)
 
@@ -104,7 +105,7 @@ def test_raw_records_are_exact(make_packed, name, device):
 
 @pytest.mark.parametrize("chroma", ["4:2:0", "4:4:4"])
 @pytest.mark.parametrize(
-    "pair", [("cpu", "dali"), *(pytest.param((a, "ffcv"), marks=pytest.mark.slow) for a in ("cpu", "dali"))]
+    "pair", [("cpu", "dali"), *(pytest.param((a, "ffcv"), marks=FFCV) for a in ("cpu", "dali"))]
 )
 def test_loaders_deliver_the_same_ids_boxes_and_nearly_the_same_pixels(make_packed, pair, chroma, device):
     dataset = make_packed(23, chroma=chroma, beton="ffcv" in map(need, pair))
@@ -256,10 +257,10 @@ def test_batches_taken_while_the_callers_stream_is_busy(dataset, name):
         check_batch(batch, dataset, tolerance_of(name, "cuda"))
 
 
+@pytest.mark.ffcv
 @pytest.mark.slow
 def test_ffcv_errors_do_not_hang(beton_path, monkeypatch):
     """FFCV's own thread would die and leave its caller waiting for ever."""
-    need("ffcv")
     import pipeline.loading.ffcv as module
 
     dataset = PackedDataset(beton_path)
@@ -283,6 +284,7 @@ def test_ffcv_errors_do_not_hang(beton_path, monkeypatch):
         next(loader)
 
 
+@pytest.mark.ffcv
 def test_beton_is_checked_before_ffcv_trusts_it(make_packed):
     need("ffcv")
     dataset = make_packed(9, beton=True)
@@ -301,6 +303,7 @@ def test_beton_is_checked_before_ffcv_trusts_it(make_packed):
         open_loader(dataset, 4, name="ffcv")
 
 
+@pytest.mark.ffcv
 def test_importing_ffcv_leaves_torchs_threads_alone(make_packed):
     need("ffcv")
     before = torch.get_num_threads()

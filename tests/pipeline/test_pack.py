@@ -321,6 +321,7 @@ def test_bad_pictures_are_found_together_and_skipped_only_when_allowed(options):
     assert "[the image is left out]" in listed
 
 
+@pytest.mark.ffcv
 @pytest.mark.slow
 def test_a_kill_while_the_beton_is_written_leaves_nothing_behind(options, tmp_path, capsys):
     pytest.importorskip("ffcv", reason="FFCV is not installed", exc_type=ImportError)

@@ -156,6 +156,7 @@ def test_the_step_is_one_graph_per_corrupted_canvas(networks, batch):
     torch._dynamo.reset()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler for inductor")
 def test_inductors_code_computes_the_eager_losses_and_gradients(networks, batch, monkeypatch):
