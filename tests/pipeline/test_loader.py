@@ -104,9 +104,7 @@ def test_raw_records_are_exact(make_packed, name, device):
 
 
 @pytest.mark.parametrize("chroma", ["4:2:0", "4:4:4"])
-@pytest.mark.parametrize(
-    "pair", [("cpu", "dali"), *(pytest.param((a, "ffcv"), marks=FFCV) for a in ("cpu", "dali"))]
-)
+@pytest.mark.parametrize("pair", [("cpu", "dali"), *(pytest.param((a, "ffcv"), marks=FFCV) for a in ("cpu", "dali"))])
 def test_loaders_deliver_the_same_ids_boxes_and_nearly_the_same_pixels(make_packed, pair, chroma, device):
     dataset = make_packed(23, chroma=chroma, beton="ffcv" in map(need, pair))
     tolerance = max(tolerance_of(name, device) for name in pair)

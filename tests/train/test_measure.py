@@ -26,7 +26,7 @@ def measured_config(student_config, packed):
     """
     optimizer = replace(student_config.optimizer, ema_decay=0.9)
     model = replace(
-        student_config.model, score_threshold=0.0, rpn_pre_nms_test=500, rpn_post_nms_test=400, detections_per_image=800
+        student_config.model, score_threshold=0.0, rpn_pre_nms_test=300, rpn_post_nms_test=200, detections_per_image=400
     )
     return replace(student_config, val=packed, val_every=2, optimizer=optimizer, model=model)
 
