@@ -1,0 +1,139 @@
+"""Which location of a dense head is responsible for which box: masks over all N candidates, with fixed shapes.
+
+The rules of mmdetection's MaxIoUAssigner (RetinaNet), ATSSAssigner (Zhang et al. 2020; ATSS, GFL) and FCOS (Tian et
+al. 2019). States: 1 foreground, 0 background, -1 left out. Candidates may have a leading 1; boxes are padded to G and
+only those in owner_BG own candidates. float32 throughout: low-quality matching compares overlaps for equality.
+"""
+
+import torch
+from torch import Tensor
+
+from model.boxes.boxes import area, intersection
+from model.boxes.codes import encode_distances
+from model.boxes.losses import EPSILON
+
+FAR = 1e8  # a distance no location has
+INSIDE = 0.01  # pixels that the centre of an ATSS anchor must be inside its box
+
+
+def pairwise_iou(boxes_BG4: Tensor, candidates_BN4: Tensor) -> Tensor:
+    """(B, G, N), the union at least 1e-6."""
+    inter_BGN = intersection(boxes_BG4, candidates_BN4)
+    union_BGN = (area(boxes_BG4)[:, :, None] + area(candidates_BN4)[:, None]).sub_(inter_BGN)
+    return inter_BGN.div_(union_BGN.clamp_(min=EPSILON))
+
+
+def covered_share(boxes_BG4: Tensor, candidates_BN4: Tensor) -> Tensor:
+    """(B, G, N): the share of a candidate's own area that a box covers."""
+    return intersection(boxes_BG4, candidates_BN4).div_(area(candidates_BN4)[:, None].clamp(min=EPSILON))
+
+
+def touch_ignored(boxes_BG4: Tensor, ignored_BG: Tensor, candidates_BN4: Tensor, ignore_overlap: float) -> Tensor:
+    """(B, N): more than `ignore_overlap` of a candidate's area lies on one ignored box."""
+    share_BGN = covered_share(boxes_BG4, candidates_BN4)
+    return (share_BGN * ignored_BG[:, :, None]).amax(1) > ignore_overlap
+
+
+@torch.no_grad()
+def assign_max_iou(
+    candidates_BN4: Tensor,
+    valid_BN: Tensor,
+    boxes_BG4: Tensor,
+    owner_BG: Tensor,
+    ignored_BG: Tensor,
+    foreground_iou: float,
+    background_iou: float,
+    ignore_overlap: float,
+    match_untouching: bool,
+) -> tuple[Tensor, Tensor]:
+    """(matched_BN, state_BN) by overlap: foreground from `foreground_iou` up, background below `background_iou`.
+
+    Then low-quality matching: every candidate whose overlap equals the best of a box goes to that box, whatever it had;
+    of several such boxes the last wins. `match_untouching` does so even for a box that overlaps no candidate at all:
+    it then takes every candidate off it, which the original does and nobody wants.
+    A candidate on an ignored box, and one that is not valid, is left out.
+    """
+    open_BN = valid_BN & ~touch_ignored(boxes_BG4, ignored_BG, candidates_BN4, ignore_overlap)
+    iou_BGN = pairwise_iou(boxes_BG4, candidates_BN4)
+    iou_BGN = iou_BGN.masked_fill_(~(owner_BG[:, :, None] & open_BN[:, None]), -1.0)
+    best_BN, matched_BN = iou_BGN.max(dim=1)
+    state_BN = torch.where(best_BN >= foreground_iou, 1, torch.where(best_BN >= background_iou, -1, 0))
+    best_BG = iou_BGN.amax(dim=2)
+    wins_BG = owner_BG & (best_BG >= 0 if match_untouching else best_BG > 0)
+    tied_BGN = (iou_BGN == best_BG[:, :, None]) & wins_BG[:, :, None]
+    number_G = torch.arange(boxes_BG4.shape[1], device=boxes_BG4.device)
+    last_BN = torch.where(tied_BGN, number_G[:, None], -1).amax(dim=1)
+    matched_BN = torch.where(last_BN >= 0, last_BN, matched_BN)
+    state_BN = torch.where(last_BN >= 0, 1, state_BN)
+    return matched_BN, torch.where(open_BN, state_BN, -1).to(torch.int8)
+
+
+@torch.no_grad()
+def assign_atss(
+    candidates_BN4: Tensor,
+    level_counts: tuple[int, ...],
+    valid_BN: Tensor,
+    boxes_BG4: Tensor,
+    owner_BG: Tensor,
+    ignored_BG: Tensor,
+    num_nearest: int,
+    ignore_overlap: float,
+) -> tuple[Tensor, Tensor]:
+    """(matched_BN, state_BN) by adaptive selection.
+
+    The `num_nearest` candidates of each level whose centres are nearest to a box's are looked at. Foreground are those
+    whose overlap reaches mean + standard deviation of the overlaps looked at, with the centre inside the box. One that
+    several boxes want goes to the one it overlaps most. Candidates on an ignored box are looked at last, and left out
+    unless chosen; those that are not valid are never looked at.
+    """
+    on_ignored_BN = touch_ignored(boxes_BG4, ignored_BG, candidates_BN4, ignore_overlap)
+    iou_BGN = pairwise_iou(boxes_BG4, candidates_BN4)
+    centers_BN2 = (candidates_BN4[..., :2] + candidates_BN4[..., 2:]) / 2
+    box_centers_BG2 = (boxes_BG4[..., :2] + boxes_BG4[..., 2:]) / 2
+    distance_BGN = (centers_BN2[:, None] - box_centers_BG2[:, :, None]).pow_(2).sum(-1).sqrt_()
+    distance_BGN = distance_BGN.masked_fill_(on_ignored_BN[:, None], FAR)
+    distance_BGN = distance_BGN.masked_fill_(~valid_BN[:, None], torch.inf)
+
+    start, index, known = 0, [], []
+    for count in level_counts:
+        nearest = distance_BGN[:, :, start : start + count].topk(min(num_nearest, count), dim=2, largest=False)
+        index.append(nearest.indices + start)
+        known.append(nearest.values < torch.inf)
+        start += count
+    index_BGT, known_BGT = torch.cat(index, dim=2), torch.cat(known, dim=2)
+
+    chosen_BGT = iou_BGN.gather(2, index_BGT)
+    counted_BG = known_BGT.sum(2)
+    mean_BG = (chosen_BGT * known_BGT).sum(2) / counted_BG.clamp(min=1)
+    spread_BG = ((chosen_BGT - mean_BG[..., None]).square() * known_BGT).sum(2) / (counted_BG - 1).clamp(min=1)
+    positive_BGT = known_BGT & (chosen_BGT >= (mean_BG + spread_BG.sqrt())[..., None]) & owner_BG[..., None]
+    positive_BGN = torch.zeros_like(iou_BGN, dtype=torch.bool).scatter_(2, index_BGT, positive_BGT)
+    positive_BGN &= encode_distances(boxes_BG4[:, :, None], centers_BN2[:, None]).amin(-1) > INSIDE
+
+    best_BN, matched_BN = torch.where(positive_BGN, iou_BGN, -torch.inf).max(dim=1)
+    state_BN = torch.where(best_BN > -torch.inf, 1, torch.where(valid_BN & ~on_ignored_BN, 0, -1))
+    return matched_BN, state_BN.to(torch.int8)
+
+
+@torch.no_grad()
+def assign_points(
+    points_N2: Tensor,
+    reach_N2: Tensor,
+    boxes_BG4: Tensor,
+    owner_BG: Tensor,
+    ignored_BG: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """(matched_BN, state_BN) of points: a point belongs to the smallest box that it lies inside and that its level sees.
+
+    A level sees a box from a point if the farthest side is between the two numbers of reach_N2, both included. A point
+    inside an ignored box that belongs to no other is left out.
+    """
+    distances_BGN4 = encode_distances(boxes_BG4[:, :, None], points_N2[None, None])
+    inside_BGN = distances_BGN4.amin(-1) > 0
+    farthest_BGN = distances_BGN4.amax(-1)
+    seen_BGN = (farthest_BGN >= reach_N2[:, 0]) & (farthest_BGN <= reach_N2[:, 1])
+    mine_BGN = inside_BGN & seen_BGN & owner_BG[:, :, None]
+    smallest_BN, matched_BN = torch.where(mine_BGN, area(boxes_BG4)[:, :, None], FAR).min(dim=1)
+    on_ignored_BN = (inside_BGN & ignored_BG[:, :, None]).any(dim=1)
+    state_BN = torch.where(smallest_BN < FAR, 1, torch.where(on_ignored_BN, -1, 0))
+    return matched_BN, state_BN.to(torch.int8)

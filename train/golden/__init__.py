@@ -1,0 +1,1 @@
+"""Cases that the original implementations computed, run through our code."""

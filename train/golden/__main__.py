@@ -1,0 +1,88 @@
+"""Run every golden case of a folder through our code: `python -m train.golden DIR [--json FILE]`.
+
+Prints the largest error of each quantity of each case. Ends with 1 where an error is above its bound or a case is
+damaged. A case that our code cannot run yet is named with the reason and is no failure.
+"""
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train.golden.cases import Case, Check, NotRunnable, find_cases, judge, read_case
+from train.golden.pkd import run_pkd
+from train.golden.unit import run_unit
+
+Runner = Callable[[Case], Iterator[Check]]
+# A case is run by the first of these names that stands here: the group its JSON states, its folder, the first word of
+# its own name.
+RUNNERS: dict[str, Runner] = {"pkd": run_pkd, "unit": run_unit}
+
+
+def find_runner(case: Case) -> Runner:
+    names = [str(case.facts.get("group")), case.group, case.name.split("_")[0]]
+    for name in names:
+        if name in RUNNERS:
+            return RUNNERS[name]
+    raise NotRunnable(f"there is no runner for the group {names[0] if names[0] != 'None' else case.group!r}")
+
+
+def run_case(stem: Path) -> dict[str, Any]:
+    """{"status", "largest", "why"} of one case."""
+    try:
+        case = read_case(stem)
+        largest, above = judge(find_runner(case)(case))
+    except NotRunnable as error:
+        return {"status": "not runnable", "largest": {}, "why": str(error)}
+    except ValueError as error:
+        return {"status": "failed", "largest": {}, "why": str(error)}
+    except KeyError as error:
+        return {"status": "failed", "largest": {}, "why": f"{stem.name}: its JSON has no {error}"}
+    except Exception as error:
+        traceback.print_exc()
+        return {"status": "failed", "largest": {}, "why": f"{stem.name}: {type(error).__name__}: {error}"}
+    # JSON has no infinity.
+    finite = {quantity: error if error < float("inf") else 1e308 for quantity, error in largest.items()}
+    return {"status": "failed" if above else "passed", "largest": finite, "why": "; ".join(above)}
+
+
+def run_folder(folder: Path) -> dict[str, dict[str, Any]]:
+    """{group/case: result} of every case below a folder, each printed as it comes."""
+    results = {}
+    for stem in find_cases(folder):
+        result = run_case(stem)
+        results[f"{stem.parent.name}/{stem.name}"] = result
+        errors = ", ".join(f"{quantity} {error:.2g}" for quantity, error in sorted(result["largest"].items()))
+        print(f"{result['status']:12} {stem.parent.name}/{stem.name}  {errors}")
+        if result["why"]:
+            print(f"{'':12} {result['why']}")
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m train.golden", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder of cases, searched with its sub-folders")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results for programs")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # one order of sums
+    try:
+        results = run_folder(options.folder)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    counts = {
+        status: sum(r["status"] == status for r in results.values()) for status in ("passed", "failed", "not runnable")
+    }
+    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    if options.json:
+        options.json.write_text(json.dumps({"cases": results}, indent=1) + "\n")
+    sys.exit(1 if counts["failed"] else 0)
+
+
+if __name__ == "__main__":
+    main()
