@@ -1,0 +1,160 @@
+"""What a dense detector is made of. Numbers default to those of its paper, as mmdetection has them."""
+
+from dataclasses import dataclass
+
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
+# Stages at strides 8, 16 and 32, in torchvision's `returned_layers` numbering.
+RETURNED_LAYERS = {"resnet": (2, 3, 4), "mobilenet_v2": (2, 3, 5), "mobilenet_v3_large": (2, 3, 5)}
+STRIDES = (8, 16, 32, 64, 128)
+
+SHARES = ("ignore_overlap", "score_threshold", "nms_threshold")
+COUNTS = ("fpn_channels", "head_channels", "candidates_per_level", "detections_per_image")
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """A pyramid of five levels with one head for all of them."""
+
+    backbone: str = "resnet50"
+    weights: str = "imagenet"  # of the backbone at the start: "none", "imagenet" or a file
+    norm: str = "auto"  # "frozen", "batch", or "auto": frozen unless weights is "none"
+    norm_epsilon: float = 1e-5
+    trainable_layers: int | None = None  # last backbone stages that learn; None: 3 of a pretrained backbone, else all
+    fpn_channels: int = 256
+    coarse_from: str = "p5"  # the level of stride 64 is made of "c5", the backbone's last map, or of "p5", the pyramid's
+    coarse_relu: bool = False  # before the level of stride 128 is made of that of stride 64
+
+    num_convs: int = 4  # of each tower
+    head_channels: int = 256
+    norm_groups: int = 32  # of the towers' group norm; 0: no norm
+
+    ignore_overlap: float = 0.5  # a background candidate with more of its area on an ignored box is left out; 1: never
+    faithful: bool = False
+    """Repeat what the original code does although nobody wants it; each head says what that is."""
+
+    score_threshold: float = 0.05
+    candidates_per_level: int = 1000
+    nms_threshold: float = 0.6
+    detections_per_image: int = 100
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"{name}.backbone: got {self.backbone!r}; allowed: {', '.join(BACKBONES)}")
+        if self.norm not in ("auto", "frozen", "batch"):
+            raise ValueError(f"{name}.norm: got {self.norm!r}; allowed: auto, frozen, batch")
+        if self.coarse_from not in ("c5", "p5"):
+            raise ValueError(f"{name}.coarse_from: got {self.coarse_from!r}; allowed: c5, p5")
+        for field in SHARES:
+            if not 0.0 <= getattr(self, field) <= 1.0:
+                raise ValueError(f"{name}.{field}: got {getattr(self, field)}; allowed: 0 to 1")
+        for field in COUNTS:
+            if getattr(self, field) < 1:
+                raise ValueError(f"{name}.{field}: got {getattr(self, field)}; allowed: 1 or more")
+        if self.num_convs < 0:
+            raise ValueError(f"{name}.num_convs: got {self.num_convs}; allowed: 0 or more")
+        if self.norm_groups < 0 or (self.norm_groups and self.head_channels % self.norm_groups):
+            raise ValueError(
+                f"{name}.norm_groups: got {self.norm_groups} for {self.head_channels} head_channels; allowed: 0 or a "
+                "divisor of them"
+            )
+
+    @property
+    def family(self) -> str:
+        return "resnet" if self.backbone.startswith("resnet") else self.backbone
+
+    @property
+    def resolved_returned_layers(self) -> tuple[int, ...]:
+        return RETURNED_LAYERS[self.family]
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the view per pixel of each map, finest first."""
+        return STRIDES
+
+    @property
+    def frozen_norm(self) -> bool:
+        return self.norm == "frozen" or (self.norm == "auto" and self.weights != "none")
+
+
+def check_ratios(config: "RetinaNetConfig | AtssConfig | GflConfig") -> None:
+    if not config.anchor_ratios or min(config.anchor_ratios) <= 0 or config.anchor_base <= 0:
+        raise ValueError(
+            f"{type(config).__name__}: got anchor_base {config.anchor_base} and anchor_ratios {config.anchor_ratios}; "
+            "allowed: numbers above 0, at least one ratio"
+        )
+
+
+@dataclass(frozen=True)
+class RetinaNetConfig(DenseConfig):
+    """Lin et al. 2017: nine anchors a location, focal loss, towers without norm."""
+
+    coarse_from: str = "c5"
+    norm_groups: int = 0
+    nms_threshold: float = 0.5
+    anchor_base: float = 4.0  # sides in strides
+    anchors_per_octave: int = 3
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
+    foreground_iou: float = 0.5
+    background_iou: float = 0.4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ratios(self)
+        if self.anchors_per_octave < 1:
+            raise ValueError(f"RetinaNetConfig.anchors_per_octave: got {self.anchors_per_octave}; allowed: 1 or more")
+        if not 0 <= self.background_iou <= self.foreground_iou <= 1:
+            raise ValueError(
+                f"RetinaNetConfig: got background_iou {self.background_iou} and foreground_iou {self.foreground_iou}; "
+                "allowed: 0 to 1, the second not below the first"
+            )
+
+
+@dataclass(frozen=True)
+class FcosConfig(DenseConfig):
+    """Tian et al. 2019: points, distances, centreness from the class tower."""
+
+    coarse_relu: bool = True
+    nms_threshold: float = 0.5
+    size_edges: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)
+    """Where the range of distances of a level ends and that of the next begins, in pixels."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.size_edges) != len(self.strides) - 1 or list(self.size_edges) != sorted(set(self.size_edges)):
+            raise ValueError(
+                f"FcosConfig.size_edges: got {self.size_edges}; allowed: {len(self.strides) - 1} rising numbers, one "
+                f"between two of the {len(self.strides)} levels"
+            )
+
+
+@dataclass(frozen=True)
+class AtssConfig(DenseConfig):
+    """Zhang et al. 2020: one square anchor a location, adaptive selection, centreness from the box tower."""
+
+    anchor_base: float = 8.0
+    anchor_ratios: tuple[float, ...] = (1.0,)
+    num_nearest: int = 9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ratios(self)
+        if self.num_nearest < 1:
+            raise ValueError(f"AtssConfig.num_nearest: got {self.num_nearest}; allowed: 1 or more")
+
+
+@dataclass(frozen=True)
+class GflConfig(DenseConfig):
+    """Li et al. 2020: one square anchor a location, a class score that is the box's quality, sides as bins."""
+
+    anchor_base: float = 8.0
+    anchor_ratios: tuple[float, ...] = (1.0,)
+    num_nearest: int = 9
+    num_bins: int = 17  # a side is 0 to num_bins - 1 strides long
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ratios(self)
+        for field, least in (("num_nearest", 1), ("num_bins", 2)):
+            if getattr(self, field) < least:
+                raise ValueError(f"GflConfig.{field}: got {getattr(self, field)}; allowed: {least} or more")

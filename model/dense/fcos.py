@@ -1,0 +1,88 @@
+"""FCOS's head (Tian et al. 2019): points instead of anchors, distances to the sides, centreness from the class tower."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.api import Assigned, Mean, Truth
+from model.boxes.assigners import FAR, assign_points
+from model.boxes.codes import centerness, decode_distances, encode_distances
+from model.boxes.losses import log_iou_loss
+from model.boxes.points import make_points
+from model.dense.config import FcosConfig
+from model.dense.head import EPSILON, DenseHead, Known, Raw, to_rows
+
+
+class FcosHead(DenseHead):
+    """class = sum focal / F, box = sum c (-log IoU) / sum c, centerness = sum over positives of BCE(c) / F.
+
+    F is the number of positives, c the centreness of a point in its box. Raw boxes are distances in pixels, the
+    exponential included. faithful, beside what every head repeats: ignored boxes count for nothing, and with no
+    positive the box term is divided by 1e-6 (it is 0, but whoever divides by the same number is not).
+    """
+
+    terms = ("class", "box", "centerness")
+    config: FcosConfig
+    reach_L2: Tensor  # the farthest side that a level sees, from and to
+
+    def __init__(self, config: FcosConfig, num_classes: int, in_channels: int, strides: tuple[int, ...]):
+        super().__init__(config, num_classes, in_channels, strides)
+        self.quality_output = self.output(1)
+        self.scales = nn.ParameterList(torch.ones(()) for _ in strides)
+        edges = config.size_edges
+        reach_L2 = torch.tensor(list(zip((-1.0, *edges), (*edges, FAR), strict=True)))
+        self.register_buffer("reach_L2", reach_L2, persistent=False)
+        self.reset()
+
+    def make_cells(self) -> tuple[Tensor, ...]:
+        return ()
+
+    def candidates(self, canvas: tuple[int, int]) -> Tensor:
+        """Points as boxes without sides, half a stride from the corner of their cells."""
+        points = make_points(canvas, self.strides, 0.5, self.class_output.weight.device)
+        return torch.cat(points).repeat(1, 2)[None]
+
+    def predict_level(self, class_map: Tensor, box_map: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        logits_BNC = to_rows(self.class_output(class_map), self.num_classes - 1)
+        distances_BN4 = (to_rows(self.box_output(box_map), 4) * self.scales[level]).exp()
+        return logits_BNC, distances_BN4, to_rows(self.quality_output(class_map), 1)[..., 0]
+
+    def decode(self, raw_BN: Tensor, candidates_BN4: Tensor, stride: int) -> Tensor:
+        return decode_distances(raw_BN, candidates_BN4[..., :2])
+
+    def valid(self, sizes_B2: Tensor, canvas: tuple[int, int]) -> Tensor:
+        """FCOS trains every point of the canvas, in the original too."""
+        return torch.ones(1, sum(self.level_counts(canvas)), dtype=torch.bool, device=sizes_B2.device)
+
+    def match(self, candidates_1N4, valid_BN, known: Known, canvas) -> tuple[Tensor, Tensor]:
+        levels = zip(self.reach_L2, self.level_counts(canvas), strict=True)
+        reach_N2 = torch.cat([reach_2.expand(count, 2) for reach_2, count in levels])
+        ignored_BG = known.ignored_BG & (not self.config.faithful)
+        return assign_points(candidates_1N4[0, :, :2], reach_N2, known.boxes_BG4, known.owner_BG, ignored_BG)
+
+    def terms_by_level(
+        self, raw: Raw, truth: Truth, canvas: tuple[int, int], mean: Mean
+    ) -> tuple[dict[str, Tensor], Assigned]:
+        targets = self.assign(truth, canvas)
+        assert raw.quality is not None
+        positive_BN, points_BN2 = targets.positive_BN, targets.candidates_BN4[..., :2]
+        divisor = self.divisor(positive_BN.sum().float(), mean) + EPSILON
+        distances_BN4 = torch.where(positive_BN[..., None], encode_distances(targets.boxes_BN4, points_BN2), 1.0)
+        center_BN = centerness(distances_BN4)
+        weight_BN = torch.where(positive_BN, center_BN * targets.weight_BN, 0.0)
+        found_BN4 = torch.where(positive_BN[..., None], torch.cat(raw.boxes, dim=1), 1.0)
+        box_BN = log_iou_loss(decode_distances(found_BN4, points_BN2), decode_distances(distances_BN4, points_BN2))
+        quality_BN = F.binary_cross_entropy_with_logits(torch.cat(raw.quality, dim=1), center_BN, reduction="none")
+        quality_BN = quality_BN * torch.where(positive_BN, targets.weight_BN, 0.0)
+        terms = {
+            "class": self.focal_sums(raw, targets, canvas) / divisor,
+            "box": self.level_sums(box_BN * weight_BN, canvas) / (self.sum_centerness(weight_BN, mean) + EPSILON),
+            "centerness": self.level_sums(quality_BN, canvas) / divisor,
+        }
+        return terms, Assigned(targets.matched_BN, targets.state_BN, weight_BN, targets.candidates_BN4)
+
+    def sum_centerness(self, weight_BN: Tensor, mean: Mean) -> Tensor:
+        """Of the positives, over ranks: what the box term is divided by."""
+        if self.config.faithful:
+            return mean(weight_BN.sum()).clamp(min=1e-6)
+        return self.divisor(weight_BN.sum(), mean)

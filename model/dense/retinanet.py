@@ -1,0 +1,60 @@
+"""RetinaNet's head (Lin et al. 2017): nine anchors a location, focal loss, L1 on deltas."""
+
+import torch
+from torch import Tensor
+
+from model.api import Assigned, Mean, Truth
+from model.boxes.assigners import assign_max_iou
+from model.boxes.boxes import encode
+from model.boxes.codes import decode_deltas
+from model.dense.config import RetinaNetConfig
+from model.dense.head import EPSILON, DenseHead, Known, Raw, own, to_rows
+
+WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+
+
+class RetinaNetHead(DenseHead):
+    """class = sum focal / P, box = sum |deltas - target| / P, with P the sum over images of max(positives, 1).
+
+    faithful, beside what every head repeats: a box that overlaps no anchor at all takes every anchor that is free of it,
+    and P is not averaged over ranks.
+    """
+
+    terms = ("class", "box")
+    config: RetinaNetConfig
+
+    def __init__(self, config: RetinaNetConfig, num_classes: int, in_channels: int, strides: tuple[int, ...]):
+        super().__init__(config, num_classes, in_channels, strides)
+        self.reset()
+
+    def predict_level(self, class_map: Tensor, box_map: Tensor, level: int) -> tuple[Tensor, Tensor, None]:
+        logits_BNC = to_rows(self.class_output(class_map), self.num_classes - 1)
+        return logits_BNC, to_rows(self.box_output(box_map), 4), None
+
+    def decode(self, raw_BN: Tensor, candidates_BN4: Tensor, stride: int) -> Tensor:
+        return decode_deltas(raw_BN, candidates_BN4, WEIGHTS)
+
+    def match(self, candidates_1N4, valid_BN, known: Known, canvas) -> tuple[Tensor, Tensor]:
+        config = self.config
+        return assign_max_iou(
+            candidates_1N4,
+            valid_BN,
+            known.boxes_BG4,
+            known.owner_BG,
+            known.ignored_BG,
+            config.foreground_iou,
+            config.background_iou,
+            config.ignore_overlap,
+            match_untouching=config.faithful,
+        )
+
+    def terms_by_level(
+        self, raw: Raw, truth: Truth, canvas: tuple[int, int], mean: Mean
+    ) -> tuple[dict[str, Tensor], Assigned]:
+        targets = self.assign(truth, canvas)
+        divisor = self.count_positives(targets, own if self.config.faithful else mean) + EPSILON
+        weight_BN = torch.where(targets.positive_BN, targets.weight_BN, 0.0)
+        wanted_BN4 = encode(targets.boxes_BN4, targets.candidates_BN4, WEIGHTS)
+        box_BN = (torch.cat(raw.boxes, dim=1) - wanted_BN4).abs().sum(-1) * weight_BN
+        terms = {"class": self.focal_sums(raw, targets, canvas) / divisor, "box": self.level_sums(box_BN, canvas) / divisor}
+        return terms, Assigned(targets.matched_BN, targets.state_BN, weight_BN, targets.candidates_BN4)
