@@ -143,8 +143,7 @@ class DenseHead(nn.Module, ABC):
         """Raw predictions from both towers after convolution k of whichever network: the rest, then the outputs."""
         self.check_place(k)
         levels = [
-            self.predict_level(*maps, level)
-            for level, maps in enumerate(self.climb(towers, k, self.config.num_convs))
+            self.predict_level(*maps, level) for level, maps in enumerate(self.climb(towers, k, self.config.num_convs))
         ]
         logits, boxes, quality = zip(*levels, strict=True)
         return Raw(logits, boxes, None if quality[0] is None else quality)
@@ -240,9 +239,7 @@ class DenseHead(nn.Module, ABC):
     ) -> tuple[dict[str, Tensor], Assigned]:
         """Each term as (L,) parts that add up to it."""
 
-    def losses(
-        self, raw: Raw, truth: Truth, canvas: tuple[int, int], mean: Mean
-    ) -> tuple[dict[str, Tensor], Assigned]:
+    def losses(self, raw: Raw, truth: Truth, canvas: tuple[int, int], mean: Mean) -> tuple[dict[str, Tensor], Assigned]:
         """The terms, each a sum over the global batch divided by `mean` of a sum of this rank; what they trained."""
         with torch.autocast(raw.logits[0].device.type, enabled=False):
             parts, assigned = self.terms_by_level(raw, truth, canvas, mean)

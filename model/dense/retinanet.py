@@ -56,5 +56,8 @@ class RetinaNetHead(DenseHead):
         weight_BN = torch.where(targets.positive_BN, targets.weight_BN, 0.0)
         wanted_BN4 = encode(targets.boxes_BN4, targets.candidates_BN4, WEIGHTS)
         box_BN = (torch.cat(raw.boxes, dim=1) - wanted_BN4).abs().sum(-1) * weight_BN
-        terms = {"class": self.focal_sums(raw, targets, canvas) / divisor, "box": self.level_sums(box_BN, canvas) / divisor}
+        terms = {
+            "class": self.focal_sums(raw, targets, canvas) / divisor,
+            "box": self.level_sums(box_BN, canvas) / divisor,
+        }
         return terms, Assigned(targets.matched_BN, targets.state_BN, weight_BN, targets.candidates_BN4)

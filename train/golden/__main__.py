@@ -16,13 +16,14 @@ import torch
 
 from train.golden.cases import Case, Check, NotRunnable, find_cases, judge, read_case
 from train.golden.heads import run_heads
+from train.golden.infer import run_infer
 from train.golden.pkd import run_pkd
 from train.golden.unit import run_unit
 
 Runner = Callable[[Case], Iterator[Check]]
 # A case is run by the first of these names that stands here: the group its JSON states, its folder, the first word of
 # its own name.
-RUNNERS: dict[str, Runner] = {"heads": run_heads, "pkd": run_pkd, "unit": run_unit}
+RUNNERS: dict[str, Runner] = {"heads": run_heads, "infer": run_infer, "pkd": run_pkd, "unit": run_unit}
 
 
 def find_runner(case: Case) -> Runner:
