@@ -1,4 +1,6 @@
-"""torchvision's Faster R-CNN, built by torchvision's own constructors from a ModelConfig."""
+"""torchvision's bodies and pyramids, and its Faster R-CNN, built by its own constructors from a configuration."""
+
+from collections.abc import Callable
 
 import torchvision
 from torch import Tensor, nn
@@ -7,9 +9,13 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model.config import ModelConfig
+from model.dense.config import DenseConfig
+
+BackboneConfig = ModelConfig | DenseConfig
 
 
 class FrozenNorm2d(FrozenBatchNorm2d):
@@ -27,7 +33,7 @@ class FrozenNorm2d(FrozenBatchNorm2d):
         return (x_BCHW * scale_C11).add_(shift_C11)
 
 
-def norm_layer(config: ModelConfig, frozen_class: type[nn.Module]):
+def norm_layer(config: BackboneConfig, frozen_class: type[nn.Module]):
     """What torchvision's constructors take: a callable of the number of channels."""
     cls = frozen_class if config.frozen_norm else nn.BatchNorm2d
 
@@ -37,7 +43,7 @@ def norm_layer(config: ModelConfig, frozen_class: type[nn.Module]):
     return make
 
 
-def build_body(config: ModelConfig, frozen_class: type[nn.Module] = FrozenNorm2d):
+def build_body(config: BackboneConfig, frozen_class: type[nn.Module] = FrozenNorm2d):
     """(the classifier's layers without its head, the names of its stages from first to last)."""
     constructor = getattr(torchvision.models, config.backbone)
     body = constructor(weights=None, norm_layer=norm_layer(config, frozen_class))
@@ -48,7 +54,7 @@ def build_body(config: ModelConfig, frozen_class: type[nn.Module] = FrozenNorm2d
     return body, [str(index) for index in (0, *strided, len(body) - 1)]
 
 
-def freeze_stages(body, stages: list[str], config: ModelConfig) -> None:
+def freeze_stages(body, stages: list[str], config: BackboneConfig) -> None:
     """Leave the last `trainable_layers` stages to learn, counted as torchvision counts them."""
     num_stages = len(stages)
     trainable = config.trainable_layers
@@ -56,7 +62,8 @@ def freeze_stages(body, stages: list[str], config: ModelConfig) -> None:
         trainable = 3 if config.weights != "none" else num_stages
     if not 0 <= trainable <= num_stages:
         raise ValueError(
-            f"ModelConfig.trainable_layers: got {trainable} for {config.backbone}; allowed: 0 to {num_stages}"
+            f"{type(config).__name__}.trainable_layers: got {trainable} for {config.backbone}; "
+            f"allowed: 0 to {num_stages}"
         )
     if config.family == "resnet":
         learning = set(stages[num_stages - trainable :]) | ({"bn1"} if trainable == num_stages else set())
@@ -68,15 +75,22 @@ def freeze_stages(body, stages: list[str], config: ModelConfig) -> None:
         parameter.requires_grad_(False)
 
 
-def build_backbone(config: ModelConfig, frozen_class: type[nn.Module] = FrozenNorm2d) -> BackboneWithFPN:
-    """Body and pyramid. torchvision's helpers fix the pyramid at 256 channels, so its class is called directly."""
+def build_backbone(
+    config: BackboneConfig,
+    frozen_class: type[nn.Module] = FrozenNorm2d,
+    make_coarse: Callable[[int], ExtraFPNBlock] | None = None,
+) -> BackboneWithFPN:
+    """Body and pyramid. torchvision's helpers fix the pyramid at 256 channels, so its class is called directly.
+
+    `make_coarse` makes the levels beyond the body's from its last map's channels; without it one is pooled.
+    """
     body, stages = build_body(config, frozen_class)
     freeze_stages(body, stages, config)
     layers = config.resolved_returned_layers
     if not layers or sorted(set(layers)) != list(layers) or layers[0] < 0 or layers[-1] >= len(stages):
         raise ValueError(
-            f"ModelConfig.returned_layers: got {layers} for {config.backbone}; allowed: rising numbers, 0 to "
-            f"{len(stages) - 1}"
+            f"{type(config).__name__}.returned_layers: got {layers} for {config.backbone}; "
+            f"allowed: rising numbers, 0 to {len(stages) - 1}"
         )
     if config.family == "resnet":
         if layers[0] < 1:
@@ -85,7 +99,8 @@ def build_backbone(config: ModelConfig, frozen_class: type[nn.Module] = FrozenNo
     else:
         channels = [body[int(stages[layer])].out_channels for layer in layers]
     return_layers = {stages[layer]: str(level) for level, layer in enumerate(layers)}
-    return BackboneWithFPN(body, return_layers, channels, config.fpn_channels)
+    coarse = make_coarse(channels[-1]) if make_coarse else None
+    return BackboneWithFPN(body, return_layers, channels, config.fpn_channels, coarse)
 
 
 def rcnn_numbers(config: ModelConfig) -> dict:

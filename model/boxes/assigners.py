@@ -123,7 +123,7 @@ def assign_points(
     owner_BG: Tensor,
     ignored_BG: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """(matched_BN, state_BN) of points: a point belongs to the smallest box that it lies inside and that its level sees.
+    """(matched_BN, state_BN): a point belongs to the smallest box that it lies inside and that its level sees.
 
     A level sees a box from a point if the farthest side is between the two numbers of reach_N2, both included. A point
     inside an ignored box that belongs to no other is left out.

@@ -18,9 +18,9 @@ def one_hot(labels_N: Tensor, num_classes: int) -> Tensor:
 
 
 def focal_loss(logits: Tensor, is_class: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """alpha_t (1 - p_t)^gamma BCE: p_t is the probability given to the truth, alpha_t = alpha for a class, else 1 - alpha.
+    """alpha_t (1 - p_t)^gamma BCE, where p_t is the probability given to the truth and alpha_t = alpha or 1 - alpha.
 
-    No part is held constant for the gradient.
+    No part is held constant.
     """
     target = is_class.to(logits.dtype)
     probability = logits.sigmoid()

@@ -21,9 +21,7 @@ class DenseConfig:
     norm_epsilon: float = 1e-5
     trainable_layers: int | None = None  # last backbone stages that learn; None: 3 of a pretrained backbone, else all
     fpn_channels: int = 256
-    coarse_from: str = (
-        "p5"  # the level of stride 64 is made of "c5", the backbone's last map, or of "p5", the pyramid's
-    )
+    coarse_from: str = "p5"  # what stride 64 is made of: "c5", the backbone's last map, or "p5", the pyramid's
     coarse_relu: bool = False  # before the level of stride 128 is made of that of stride 64
 
     num_convs: int = 4  # of each tower

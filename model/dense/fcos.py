@@ -1,4 +1,4 @@
-"""FCOS's head (Tian et al. 2019): points instead of anchors, distances to the sides, centreness from the class tower."""
+"""FCOS's head (Tian et al. 2019): points, distances to the sides, centreness from the class tower."""
 
 import torch
 import torch.nn.functional as F

@@ -87,11 +87,11 @@ def to_rows(map_BCHW: Tensor, width: int) -> Tensor:
 class DenseHead(nn.Module, ABC):
     """A head answers at every location of every level.
 
-    With `config.faithful` it repeats what the original code does and nobody wants: candidates beyond an image's own size,
-    rounded up to 32, are left out of training although detection asks them (RetinaNet, ATSS, GFL; FCOS trains them);
-    an image without any box trains on what lies on ignored boxes; sums are divided by 1 where their weights come to
-    less, so that the loss depends on the number of ranks. Otherwise the padding is background like any other place,
-    and a sum is divided by its weights whatever they come to.
+    With `config.faithful` it repeats what the original code does and nobody wants. Candidates beyond an image's own
+    size, rounded up to 32, are left out of training although detection asks them (RetinaNet, ATSS, GFL; not FCOS).
+    An image without any box trains on what lies on ignored boxes. Sums are divided by 1 where their weights come to
+    less, so that the loss depends on the number of ranks.
+    Otherwise the padding is background like any other place, and a sum is divided by its weights, however little.
     """
 
     terms: tuple[str, ...]

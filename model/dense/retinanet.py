@@ -16,8 +16,8 @@ WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 class RetinaNetHead(DenseHead):
     """class = sum focal / P, box = sum |deltas - target| / P, with P the sum over images of max(positives, 1).
 
-    faithful, beside what every head repeats: a box that overlaps no anchor at all takes every anchor that is free of it,
-    and P is not averaged over ranks.
+    faithful, beside what every head repeats: a box that overlaps no anchor takes every anchor that is free of it, and P
+    is not averaged over ranks.
     """
 
     terms = ("class", "box")

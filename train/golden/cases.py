@@ -71,7 +71,7 @@ class Case:
 
     def levels(self, prefix: str) -> list[Tensor]:
         """prefix.0, prefix.1 and so on."""
-        found = []
+        found: list[Tensor] = []
         while f"{prefix}.{len(found)}" in self.tensors:
             found.append(self[f"{prefix}.{len(found)}"])
         return found

@@ -103,9 +103,8 @@ def read_raw(case: Case, head: DenseHead, prefix: str) -> Raw:
 
 def compare_raw(raw: Raw, expected: Raw) -> Iterator[Check]:
     for quantity, got, wanted in zip(("class", "box", "centerness"), raw, expected, strict=True):
-        if wanted is not None:
-            for level, level_wanted in enumerate(wanted):
-                yield Check(f"out.{quantity}", got[level], level_wanted, OUTPUT)
+        for mine, theirs in zip(got or (), wanted or (), strict=True):
+            yield Check(f"out.{quantity}", mine, theirs, OUTPUT)
 
 
 def compare_targets(case: Case, head: DenseHead, truth: Truth, canvas: tuple[int, int]) -> Iterator[Check]:

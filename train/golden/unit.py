@@ -83,8 +83,8 @@ def run_losses(case: Case) -> Iterator[Check]:
 def run_codes(case: Case) -> Iterator[Check]:
     target, prior, points = case["giou.target"], case["coder.prior"], case["coder.points"]
     size = torch.tensor([case.facts["box_canvas"]])
-    for name, stds in (("std1", (1.0, 1.0, 1.0, 1.0)), ("std01", (0.1, 0.1, 0.2, 0.2))):
-        weights = tuple(round(1 / std, 6) for std in stds)
+    # Ours divide by what theirs multiply with: standard deviations 1, and .1 and .2.
+    for name, weights in (("std1", (1.0, 1.0, 1.0, 1.0)), ("std01", (10.0, 10.0, 5.0, 5.0))):
         encoded = encode(target, prior, weights)
         yield Check(f"{name}.encode", encoded, case[f"coder.{name}.encode"], OUTPUT)
         decoded = decode_deltas(case["coder.deltas"], prior, weights)
