@@ -13,6 +13,7 @@ from pipeline.command.ranks import World
 from train.record.checkpoint import Checkpoints, read_state
 from train.record.logs import read_log
 from train.run import train
+from train.task import DetectionTask
 from train.trainer import STOPPED, Trainer
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -65,9 +66,9 @@ def test_the_score_is_of_the_weights_that_are_saved_and_lies_beside_them(measure
         seen.append({name: value.clone() for name, value in detector.state_dict().items()})
         return {"AP50": 10.0 + len(seen), "mAP": 5.0}
 
-    monkeypatch.setattr(Trainer, "measure", note)
+    monkeypatch.setattr(DetectionTask, "score", note)
     teacher, *_ = (note(None, torch.nn.Linear(1, 1)),)  # the first call is about the teacher
-    monkeypatch.setattr(Trainer, "judge_teacher", lambda *_: None)
+    monkeypatch.setattr(DetectionTask, "begin", lambda *_: None)
     config = replace(measured_config, keep=10)
     assert train(config, WORLD) == 0
     checkpoints = Checkpoints(config.out, 1)
@@ -87,15 +88,18 @@ def test_killed_while_measuring_and_restarted_equals_undisturbed(measured_config
     """In the middle of the run, and after its last step."""
     whole = replace(measured_config, out=tmp_path / "whole")
     assert train(whole, WORLD) == 0
-    measure = Trainer.measure
+    measure = Trainer.measure_saved
 
-    def killed(self, detector, detect=None):
-        if self.step == moment:
-            raise KeyboardInterrupt
-        return measure(self, detector, detect)
+    def killed(self, log):
+        if self.at.step == moment:
+            monkeypatch.setattr(DetectionTask, "score", interrupted)
+        measure(self, log)
+
+    def interrupted(self, detector, detect=None):
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "measure", killed)
+        patch.setattr(Trainer, "measure_saved", killed)
         with pytest.raises(KeyboardInterrupt):
             train(measured_config, WORLD)
     newest = Checkpoints(measured_config.out, 1).newest()

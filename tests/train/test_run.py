@@ -234,7 +234,7 @@ def test_the_student_may_start_from_the_teacher(begin, student_config, teacher_r
 
 def test_the_teachers_quality_is_said(begin, student_config, packed, capsys, monkeypatch):
     def said(config):
-        begin(config).loader.close()
+        begin(config).task.loader.close()
         return capsys.readouterr().out
 
     assert "AP on its source is not known" in said(student_config)
@@ -252,7 +252,7 @@ def test_a_run_without_signal_is_noticed_at_step_0(student_config, teacher_run, 
     config = replace(student_config, student_init="teacher", views=CLEAN, steps=1)
     assert train(config, WORLD) == 0
     printed = capsys.readouterr().out
-    assert "cosines global 1.0000, instance 1.0000" in printed
+    assert "cosine global 1.0000, cosine instance 1.0000" in printed
     assert "nothing to teach" in printed
     assert train(replace(student_config, steps=1, out=config.out.parent / "other"), WORLD) == 0
     printed = capsys.readouterr().out
@@ -264,7 +264,7 @@ def test_the_learning_rate_is_scaled_and_said(begin, student_config, capsys):
     config = replace(student_config, optimizer=OptimizerConfig(learning_rate=0.02, base_batch_size=16))
     trainer = begin(config)
     trainer.task.loader.close()
-    assert trainer.rate == pytest.approx(0.005)
+    assert trainer.task.rate == pytest.approx(0.005)
     assert "sgd with learning rate 0.005: 0.02 for 16 images, scaled linearly to 4" in capsys.readouterr().out
 
 
