@@ -47,7 +47,7 @@ def test_views_are_checked(monkeypatch):
     scaled = bench.bench_views(replace(options, threads=2), image, ("contrast",))
     assert scaled["thread_scaling"] > 0
     monkeypatch.setattr(bench, "corrupted_first", lambda maker, batch, draw: batch.images_BHW3[0, :64, :90].numpy())
-    assert "student" in bench.bench_views(options, image, ("contrast",))["wrong"]
+    assert "corrupted" in bench.bench_views(options, image, ("contrast",))["wrong"]
 
 
 def test_machine_scaling_is_a_ratio():
