@@ -3,19 +3,21 @@
 import torch
 
 from model.api import Detector
+from model.backbones.torchvision_fpn import BackboneConfig
 from model.config import ModelConfig
+from model.dense.detector import HEADS, DenseDetector
 from model.faster_rcnn.detector import FasterRcnn
 from model.weights.pretrained import load_backbone_weights
 
-DETECTORS: dict[type, type[Detector]] = {ModelConfig: FasterRcnn}
+DETECTORS: dict[type, type[Detector]] = {ModelConfig: FasterRcnn, **dict.fromkeys(HEADS, DenseDetector)}
 
 
-def new_detector(config: ModelConfig, num_classes: int) -> Detector:
+def new_detector(config: BackboneConfig, num_classes: int) -> Detector:
     """With weights as torch draws them. num_classes counts the background."""
     return DETECTORS[type(config)](config, num_classes)
 
 
-def build_detector(config: ModelConfig, num_classes: int) -> Detector:
+def build_detector(config: BackboneConfig, num_classes: int) -> Detector:
     """With the weights that the configuration starts from."""
     detector = new_detector(config, num_classes)
     load_backbone_weights(detector, config)

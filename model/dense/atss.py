@@ -5,11 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.api import Assigned, Mean, Truth
+from model.boxes.annotated import Annotated
 from model.boxes.assigners import assign_atss
 from model.boxes.codes import centerness, decode_deltas, encode_distances
 from model.boxes.losses import giou_loss
 from model.dense.config import AtssConfig
-from model.dense.head import EPSILON, DenseHead, Known, Raw, to_rows
+from model.dense.head import EPSILON, DenseHead, Raw, to_rows
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 BOX_WEIGHT = 2.0
@@ -42,7 +43,7 @@ class AtssHead(DenseHead):
     def decode(self, raw_BN: Tensor, candidates_BN4: Tensor, stride: int) -> Tensor:
         return decode_deltas(raw_BN, candidates_BN4, WEIGHTS)
 
-    def match(self, candidates_1N4, valid_BN, known: Known, canvas) -> tuple[Tensor, Tensor]:
+    def match(self, candidates_1N4, valid_BN, known: Annotated, canvas) -> tuple[Tensor, Tensor]:
         return assign_atss(
             candidates_1N4,
             self.level_counts(canvas),

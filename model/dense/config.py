@@ -1,6 +1,7 @@
 """What a dense detector is made of. Numbers default to those of its paper, as mmdetection has them."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
 # Stages at strides 8, 16 and 32, in torchvision's `returned_layers` numbering.
@@ -89,6 +90,8 @@ def check_ratios(config: "RetinaNetConfig | AtssConfig | GflConfig") -> None:
 class RetinaNetConfig(DenseConfig):
     """Lin et al. 2017: nine anchors a location, focal loss, towers without norm."""
 
+    kind: ClassVar[str] = "retinanet"
+
     coarse_from: str = "c5"
     norm_groups: int = 0
     nms_threshold: float = 0.5
@@ -114,6 +117,8 @@ class RetinaNetConfig(DenseConfig):
 class FcosConfig(DenseConfig):
     """Tian et al. 2019: points, distances, centreness from the class tower."""
 
+    kind: ClassVar[str] = "fcos"
+
     coarse_relu: bool = True
     nms_threshold: float = 0.5
     size_edges: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)
@@ -132,6 +137,8 @@ class FcosConfig(DenseConfig):
 class AtssConfig(DenseConfig):
     """Zhang et al. 2020: one square anchor a location, adaptive selection, centreness from the box tower."""
 
+    kind: ClassVar[str] = "atss"
+
     anchor_base: float = 8.0
     anchor_ratios: tuple[float, ...] = (1.0,)
     num_nearest: int = 9
@@ -146,6 +153,8 @@ class AtssConfig(DenseConfig):
 @dataclass(frozen=True)
 class GflConfig(DenseConfig):
     """Li et al. 2020: one square anchor a location, a class score that is the box's quality, sides as bins."""
+
+    kind: ClassVar[str] = "gfl"
 
     anchor_base: float = 8.0
     anchor_ratios: tuple[float, ...] = (1.0,)

@@ -3,16 +3,16 @@
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.api import Assigned, Detections, Mean, Outputs, Truth, Want
+from model.api import Assigned, Detections, Detector, Mean, Outputs, Truth, Want, own
 from model.backbones.pyramid import CoarseLevels, pyramid_maps
 from model.backbones.torchvision_fpn import build_backbone
 from model.dense.atss import AtssHead
 from model.dense.config import AtssConfig, DenseConfig, FcosConfig, GflConfig, RetinaNetConfig
 from model.dense.fcos import FcosHead
 from model.dense.gfl import GflHead
-from model.dense.head import DenseHead, Raw, Towers, own
+from model.dense.head import DenseHead, Raw, Towers
 from model.dense.retinanet import RetinaNetHead
 
 HEADS: dict[type[DenseConfig], type[DenseHead]] = {
@@ -23,7 +23,7 @@ HEADS: dict[type[DenseConfig], type[DenseHead]] = {
 }
 
 
-class DenseDetector(nn.Module):
+class DenseDetector(Detector):
     """The head is that of the configuration's class."""
 
     def __init__(self, config: DenseConfig, num_classes: int):

@@ -5,12 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.api import Assigned, Mean, Truth
+from model.boxes.annotated import Annotated
 from model.boxes.assigners import FAR, assign_points
 from model.boxes.codes import centerness, decode_distances, encode_distances
 from model.boxes.losses import log_iou_loss
 from model.boxes.points import make_points
 from model.dense.config import FcosConfig
-from model.dense.head import EPSILON, DenseHead, Known, Raw, to_rows
+from model.dense.head import EPSILON, DenseHead, Raw, to_rows
 
 
 class FcosHead(DenseHead):
@@ -54,7 +55,7 @@ class FcosHead(DenseHead):
         """FCOS trains every point of the canvas, in the original too."""
         return torch.ones(1, sum(self.level_counts(canvas)), dtype=torch.bool, device=sizes_B2.device)
 
-    def match(self, candidates_1N4, valid_BN, known: Known, canvas) -> tuple[Tensor, Tensor]:
+    def match(self, candidates_1N4, valid_BN, known: Annotated, canvas) -> tuple[Tensor, Tensor]:
         levels = zip(self.reach_L2, self.level_counts(canvas), strict=True)
         reach_N2 = torch.cat([reach_2.expand(count, 2) for reach_2, count in levels])
         ignored_BG = known.ignored_BG & (not self.config.faithful)

@@ -4,12 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from model.api import Assigned, Mean, Truth
+from model.boxes.annotated import Annotated
 from model.boxes.assigners import assign_atss
 from model.boxes.codes import bound_distances, decode_distances, encode_distances, expected_distances
 from model.boxes.losses import distribution_focal_loss, giou_loss, one_hot, paired_iou, quality_focal_loss
 from model.dense.atss import centers
 from model.dense.config import GflConfig
-from model.dense.head import EPSILON, DenseHead, Known, Raw, to_rows
+from model.dense.head import EPSILON, DenseHead, Raw, to_rows
 
 BOX_WEIGHT, BINS_WEIGHT = 2.0, 0.25
 
@@ -37,7 +38,7 @@ class GflHead(DenseHead):
     def decode(self, raw_BN: Tensor, candidates_BN4: Tensor, stride: int) -> Tensor:
         return decode_distances(expected_distances(raw_BN, self.config.num_bins) * stride, centers(candidates_BN4))
 
-    def match(self, candidates_1N4, valid_BN, known: Known, canvas) -> tuple[Tensor, Tensor]:
+    def match(self, candidates_1N4, valid_BN, known: Annotated, canvas) -> tuple[Tensor, Tensor]:
         return assign_atss(
             candidates_1N4,
             self.level_counts(canvas),

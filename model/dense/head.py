@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.api import Assigned, Detections, Mean, Truth
-from model.boxes.assign import real_boxes
+from model.boxes.annotated import Annotated, annotated
 from model.boxes.boxes import clip
 from model.boxes.losses import focal_loss, one_hot
 from model.boxes.points import inside_own_size, make_cells, make_dense_anchors, map_sizes
@@ -29,17 +29,6 @@ class Raw(NamedTuple):
     logits: tuple[Tensor, ...]  # (B, N_l, K - 1)
     boxes: tuple[Tensor, ...]  # (B, N_l, 4), by bins (B, N_l, 4 * bins)
     quality: tuple[Tensor, ...] | None = None  # (B, N_l)
-
-
-class Known(NamedTuple):
-    """The annotated boxes as assignment needs them."""
-
-    boxes_BG4: Tensor
-    labels_BG: Tensor
-    weight_BG: Tensor
-    owner_BG: Tensor  # may be responsible for candidates: neither padding nor ignored
-    ignored_BG: Tensor
-    present_B1: Tensor  # False for the rows that fill up a last batch
 
 
 class Targets(NamedTuple):
@@ -72,11 +61,6 @@ def make_tower(num_convs: int, in_channels: int, channels: int, norm_groups: int
         layers.append(nn.Sequential(conv, *norm, nn.ReLU(inplace=True)))
         in_channels = channels
     return nn.ModuleList(layers)
-
-
-def own(count: Tensor) -> Tensor:
-    """The mean over ranks where there is one rank."""
-    return count
 
 
 def to_rows(map_BCHW: Tensor, width: int) -> Tensor:
@@ -189,36 +173,24 @@ class DenseHead(nn.Module, ABC):
 
     # Training
 
-    def know(self, truth: Truth) -> Known:
-        """Labels 0 and boxes without area are padding; images of size 0 do not count."""
-        present_B1 = (truth.sizes_B2 > 0).all(dim=1, keepdim=True)
-        boxes_BG4 = truth.boxes_BG4.float()
-        real_BG = real_boxes(boxes_BG4, truth.labels_BG) & present_B1
-        owner_BG, ignored_BG = real_BG & ~truth.ignore_BG, real_BG & truth.ignore_BG
-        if self.config.faithful:
-            ignored_BG = ignored_BG & owner_BG.any(dim=1, keepdim=True)
-        return Known(boxes_BG4, truth.labels_BG, truth.weight_BG, owner_BG, ignored_BG, present_B1)
-
     @abstractmethod
     def match(
-        self, candidates_1N4: Tensor, valid_BN: Tensor, known: Known, canvas: tuple[int, int]
+        self, candidates_1N4: Tensor, valid_BN: Tensor, known: Annotated, canvas: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """(matched_BN, state_BN) by the head's own rule."""
 
     @torch.no_grad()
     def assign(self, truth: Truth, canvas: tuple[int, int]) -> Targets:
-        known = self.know(truth)
-        candidates_1N4 = self.candidates(canvas)
-        if known.boxes_BG4.shape[1] == 0:  # a batch padded to no box at all: room for one that is none
-            shape = (known.boxes_BG4.shape[0], 1)
-            known = Known(
-                known.boxes_BG4.new_zeros(*shape, 4),
-                known.labels_BG.new_zeros(shape),
-                known.weight_BG.new_zeros(shape),
-                known.owner_BG.new_zeros(shape),
-                known.ignored_BG.new_zeros(shape),
-                known.present_B1,
+        if truth.boxes_BG4.shape[1] == 0:  # a batch without any box: room for one that is none
+            boxes, labels, ignore, weight = (
+                field.new_zeros(field.shape[0], 1, *field.shape[2:])
+                for field in (truth.boxes_BG4, truth.labels_BG, truth.ignore_BG, truth.weight_BG)
             )
+            truth = truth._replace(boxes_BG4=boxes, labels_BG=labels, ignore_BG=ignore, weight_BG=weight)
+        known = annotated(truth)
+        if self.config.faithful:
+            known = known._replace(ignored_BG=known.ignored_BG & known.owner_BG.any(dim=1, keepdim=True))
+        candidates_1N4 = self.candidates(canvas)
         matched_BN, state_BN = self.match(candidates_1N4, self.valid(truth.sizes_B2, canvas), known, canvas)
         state_BN = torch.where(known.present_B1, state_BN, -1)
         positive_BN = state_BN == 1

@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
-from model.api import Assigned, Mean, Truth
+from model.api import Assigned, Mean, Truth, own
+from model.boxes.annotated import Annotated
 from model.boxes.assigners import assign_max_iou
 from model.boxes.boxes import encode
 from model.boxes.codes import decode_deltas
 from model.dense.config import RetinaNetConfig
-from model.dense.head import EPSILON, DenseHead, Known, Raw, own, to_rows
+from model.dense.head import EPSILON, DenseHead, Raw, to_rows
 
 WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
@@ -34,7 +35,7 @@ class RetinaNetHead(DenseHead):
     def decode(self, raw_BN: Tensor, candidates_BN4: Tensor, stride: int) -> Tensor:
         return decode_deltas(raw_BN, candidates_BN4, WEIGHTS)
 
-    def match(self, candidates_1N4, valid_BN, known: Known, canvas) -> tuple[Tensor, Tensor]:
+    def match(self, candidates_1N4, valid_BN, known: Annotated, canvas) -> tuple[Tensor, Tensor]:
         config = self.config
         return assign_max_iou(
             candidates_1N4,

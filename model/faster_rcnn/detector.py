@@ -18,10 +18,13 @@ from torchvision.models.detection import FasterRCNN
 
 from kernels.detection.nms import nms
 from model.api import Assigned, Detections, Detector, Mean, Outputs, Rois, Truth, Want, own
+from model.backbones.pyramid import pyramid_maps
 from model.backbones.torchvision_fpn import faster_rcnn_arguments
 from model.boxes.anchors import make_anchors
-from model.boxes.assign import ROI_STREAM, RPN_STREAM, assign, draw_samples, real_boxes
+from model.boxes.annotated import Annotated, annotated
+from model.boxes.assign import ROI_STREAM, RPN_STREAM, assign, draw_samples
 from model.boxes.boxes import clip, decode, encode, has_sides
+from model.boxes.select import or_one, take, thin_out
 from model.config import ModelConfig
 from model.faster_rcnn.roi import map_levels, roi_align_levels
 
@@ -36,43 +39,9 @@ class Proposals(NamedTuple):
     real_BP: Tensor
 
 
-class Annotated(NamedTuple):
-    """The annotated boxes of a batch, as assignment needs them."""
-
-    boxes_BG4: Tensor
-    labels_BG: Tensor
-    weight_BG: Tensor
-    owner_BG: Tensor  # may be responsible for candidates: neither padding nor ignored
-    ignored_BG: Tensor
-    present_B1: Tensor  # False for the rows that fill up a last batch
-
-
-def annotated(truth: Truth) -> Annotated:
-    """Labels 0 and boxes without area are padding; images of size 0 do not count."""
-    present_B1 = (truth.sizes_B2 > 0).all(dim=1, keepdim=True)
-    boxes_BG4 = truth.boxes_BG4.float()
-    real_BG = real_boxes(boxes_BG4, truth.labels_BG) & present_B1
-    owner_BG, ignored_BG = real_BG & ~truth.ignore_BG, real_BG & truth.ignore_BG
-    return Annotated(boxes_BG4, truth.labels_BG, truth.weight_BG, owner_BG, ignored_BG, present_B1)
-
-
-def take(values_BN: Tensor, index_BS: Tensor) -> Tensor:
-    """Rows (B, S, ...) of values (B or 1, N, ...) at index (B, S)."""
-    values_BN = values_BN.expand(index_BS.shape[0], *values_BN.shape[1:])
-    trailing = values_BN.shape[2:]
-    return values_BN.gather(
-        1, index_BS.reshape(*index_BS.shape, *(1,) * len(trailing)).expand(*index_BS.shape, *trailing)
-    )
-
-
 def weights_of(truth: Annotated, matched_BS: Tensor, kind_BS: Tensor) -> Tensor:
     """The weight of the box that a foreground slot is responsible for; 1 for background."""
     return torch.where(kind_BS == 1, take(truth.weight_BG, matched_BS), 1.0)
-
-
-def or_one(count: Tensor) -> Tensor:
-    """A count to divide by. A mean over ranks may lie below 1; only where nothing at all counts is it 1."""
-    return torch.where(count > 0, count, 1.0)
 
 
 def box_loss(
@@ -114,23 +83,9 @@ class FasterRcnn(FasterRCNN, Detector):
         unknown = sorted(set(strides) - set(self.strides))
         if unknown or not strides:
             raise ValueError(f"features: got strides {strides}; this pyramid has {self.strides}")
-        fpn = self.backbone.fpn
-        stages = list(self.backbone.body(images_B3HW).values())
-        last = len(stages) - 1
-        maps = {}
-        inner = fpn.inner_blocks[last](stages[last])
-        if {self.strides[last], self.strides[-1]} & set(strides):
-            maps[last] = fpn.layer_blocks[last](inner)
-        if self.strides[-1] in strides:
-            maps[last + 1] = F.max_pool2d(maps[last], kernel_size=1, stride=2, padding=0)
-        for level in range(last - 1, -1, -1):
-            if not set(self.strides[: level + 1]) & set(strides):
-                break
-            lateral = fpn.inner_blocks[level](stages[level])
-            inner = lateral + F.interpolate(inner, size=lateral.shape[-2:], mode="nearest")
-            if self.strides[level] in strides:
-                maps[level] = fpn.layer_blocks[level](inner)
-        return tuple(maps[level] for level, stride in enumerate(self.strides) if stride in strides)
+        levels = [level for level, stride in enumerate(self.strides) if stride in strides]
+        maps = pyramid_maps(self.backbone, images_B3HW, set(levels))
+        return tuple(maps[level] for level in levels)
 
     def anchors(self, features: tuple[Any, ...], canvas: tuple[int, int]) -> Tensor:
         return make_anchors(self.cells_LS4, canvas, tuple((f.shape[-2], f.shape[-1]) for f in features))
@@ -328,12 +283,4 @@ class FasterRcnn(FasterRCNN, Detector):
         labels_BN = torch.arange(1, self.num_classes, device=boxes_BN4.device, dtype=torch.int32).expand_as(scores_BPK)
         labels_BN = labels_BN.flatten(1)
         scores_BN = torch.where(real_BN, scores_BPK.flatten(1), -torch.inf)
-        num_slots = self.config.detections_per_image
-        keep_BD, count_B = nms(boxes_BN4, scores_BN, labels_BN, self.config.nms_threshold, num_slots)
-        real_BD = torch.arange(num_slots, device=keep_BD.device) < count_B[:, None]
-        return Detections(
-            torch.where(real_BD[..., None], take(boxes_BN4, keep_BD), 0.0),
-            torch.where(real_BD, take(scores_BN, keep_BD), 0.0),
-            torch.where(real_BD, take(labels_BN, keep_BD).to(torch.int64), 0),
-            count_B,
-        )
+        return thin_out(boxes_BN4, scores_BN, labels_BN, self.config.nms_threshold, self.config.detections_per_image)

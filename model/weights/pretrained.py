@@ -9,11 +9,11 @@ import torch
 import torchvision
 from torch import nn
 
-from model.config import ModelConfig
+from model.backbones.torchvision_fpn import BackboneConfig
 from model.weights.files import read_state, resolve_checkpoint
 
 
-def load_backbone_weights(detector: Any, config: ModelConfig) -> None:
+def load_backbone_weights(detector: Any, config: BackboneConfig) -> None:
     """Give a new detector's body the weights that the configuration names, and say which."""
     if config.weights == "none":
         return
@@ -23,7 +23,7 @@ def load_backbone_weights(detector: Any, config: ModelConfig) -> None:
     path = Path(config.weights)
     if not path.exists():
         raise ValueError(
-            f"ModelConfig.weights: no file or folder {path}; allowed: none, imagenet, or a path that exists"
+            f"{type(config).__name__}.weights: no file or folder {path}; allowed: none, imagenet, or a path that exists"
         )
     if path.is_file() and not any(key.startswith("backbone.") for key in read_state(path)):
         load_body(detector.backbone.body, path, config.backbone)
@@ -33,7 +33,8 @@ def load_backbone_weights(detector: Any, config: ModelConfig) -> None:
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     if not any(key.startswith("backbone.body.") for key in fitting):
         raise ValueError(
-            f"ModelConfig.weights: {path} holds no weights that fit a {config.backbone}; choose its backbone"
+            f"{type(config).__name__}.weights: {path} holds no weights that fit a {config.backbone}; "
+            "choose its backbone"
         )
     detector.load_state_dict(fitting, strict=False)
     left = sorted(set(own) - set(fitting))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.api import Truth
+from model.api import Truth, own
 from model.boxes.boxes import encode
 from model.boxes.codes import encode_distances
 from model.boxes.points import inside_own_size
@@ -14,7 +14,7 @@ from model.dense.atss import AtssHead
 from model.dense.config import AtssConfig, FcosConfig, GflConfig, RetinaNetConfig
 from model.dense.fcos import FcosHead
 from model.dense.gfl import GflHead
-from model.dense.head import DenseHead, Raw, own, to_rows
+from model.dense.head import DenseHead, Raw, to_rows
 from model.dense.retinanet import WEIGHTS, RetinaNetHead
 from model.weights.mmdetection import own_head_name, rename_head
 from train.golden.cases import EXACT, GRADIENT, LOSS, OUTPUT, PIXELS, Case, Check, NotRunnable

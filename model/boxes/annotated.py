@@ -1,0 +1,26 @@
+"""The annotated boxes of a batch, as assignment needs them."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from model.api import Truth
+from model.boxes.assign import real_boxes
+
+
+class Annotated(NamedTuple):
+    boxes_BG4: Tensor
+    labels_BG: Tensor
+    weight_BG: Tensor
+    owner_BG: Tensor  # may be responsible for candidates: neither padding nor ignored
+    ignored_BG: Tensor
+    present_B1: Tensor  # False for the rows that fill up a last batch
+
+
+def annotated(truth: Truth) -> Annotated:
+    """Labels 0 and boxes without area are padding; images of size 0 do not count."""
+    present_B1 = (truth.sizes_B2 > 0).all(dim=1, keepdim=True)
+    boxes_BG4 = truth.boxes_BG4.float()
+    real_BG = real_boxes(boxes_BG4, truth.labels_BG) & present_B1
+    owner_BG, ignored_BG = real_BG & ~truth.ignore_BG, real_BG & truth.ignore_BG
+    return Annotated(boxes_BG4, truth.labels_BG, truth.weight_BG, owner_BG, ignored_BG, present_B1)
