@@ -16,8 +16,7 @@ import torch
 import tyro
 
 from eval.detecting.corrupted import corrupted_view
-from eval.detecting.detect import make_batch
-from eval.detecting.source_ap import choose_dtype
+from eval.detecting.detect import choose_dtype, make_batch
 from eval.files import write_json
 from eval.metrics.interchange import Detections, GroundTruth, make_ground_truth
 from eval.metrics.scoring import score_domain

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 import tyro
 
-from eval.detecting.detect import make_batch
-from eval.detecting.source_ap import choose_dtype
+from eval.detecting.detect import choose_dtype, make_batch
 from eval.examples.draw import class_colour, draw_boxes
 from eval.files import read_json, write_json
 from model.api import Detector

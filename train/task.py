@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eval.detecting.detect import Pass, match_classes
 from eval.detecting.source_ap import source_ap
 from model.api import Detector
 from model.weights.checkpoint import save_detector
@@ -140,10 +141,9 @@ class DetectionTask:
     def score(self, detector: Detector, detect: Any = None) -> dict[str, float]:
         assert self.val is not None
         config, world = self.config, self.world
-        return source_ap(
-            detector, self.val, batch_size=config.batch_size // world.size, device=world.device, rank=world.rank,
-            world=world.size, max_images=config.val_images, precision=config.precision, detect=detect,
-        )  # fmt: skip
+        labels = match_classes(self.val.classes, self.val.classes, {})
+        how = Pass(detector, self.val, labels, world, config.batch_size // world.size, config.precision, detect)
+        return source_ap(how, config.val_images)
 
     @contextmanager
     def shipped_weights(self) -> Iterator[None]:

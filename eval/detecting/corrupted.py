@@ -5,7 +5,7 @@ the source images at their own resolution before resizing, as the benchmark says
 """
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import kernels
-from eval.detecting.detect import make_batch
+from eval.detecting.detect import Pass, Prepare, make_batch
 from pipeline.batch import Batch
 from pipeline.files.pixels import decode_rgb, resize
 from pipeline.packed.reader import PackedDataset
@@ -23,21 +23,12 @@ from pipeline.views import ViewConfig, ViewMaker, clean_view
 
 Corruptor = Literal["kernels", "imagecorruptions"]
 
-# A batch as the network shall see it: images_B3HW, sizes_B2.
-Prepare = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
-
 
 def preparation(
-    name: str,
-    level: int,
-    dataset: PackedDataset,
-    originals: Path | None,
-    corruptor: Corruptor,
-    seed: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    how: Pass, name: str, level: int, originals: Path | None, corruptor: Corruptor, seed: int
 ) -> Prepare | None:
     """What is done to a batch before the network sees it; None leaves it clean."""
+    dataset, device, dtype = how.dataset, how.world.device, how.dtype
     if level == 0 and originals is None:
         return None
     if originals is None and corruptor == "kernels":

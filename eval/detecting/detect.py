@@ -16,12 +16,33 @@ from eval.metrics.interchange import BOX_DECIMALS, SCORE_DECIMALS, Detections, c
 from model.api import Detector
 from pipeline.batch import Batch
 from pipeline.command.console import Progress
+from pipeline.command.ranks import World
 from pipeline.files.pixels import decode_packed
 from pipeline.loading.loader import open_loader
 from pipeline.packed.reader import PackedDataset
 from pipeline.views import clean_view
 
 Detect = Callable  # Detector.detect, possibly compiled
+Prepare = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]  # a batch as the network sees it: images, sizes_B2
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """A detector that looks at a dataset: what is evaluated, on which data, by whom and how."""
+
+    detector: Detector
+    dataset: PackedDataset
+    label_map: np.ndarray  # label of the data by label of the detector, see match_classes
+    world: World
+    batch_size: int = 8
+    precision: str = "auto"
+    detect: Detect | None = None  # detector.detect, compiled
+    loader: str = "auto"
+    threads: int | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return choose_dtype(self.precision, self.world.device)
 
 
 @dataclass(frozen=True)
@@ -81,7 +102,7 @@ def detect_batches(
     dataset: PackedDataset,
     label_map: np.ndarray,
     dtype: torch.dtype,
-    prepare: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]] | None = None,
+    prepare: Prepare | None = None,
 ) -> Iterator[tuple[np.ndarray, Detections]]:
     """For each batch, (image ids, detections); results are fetched one batch late, so that a GPU never waits."""
     pending = None
@@ -118,45 +139,37 @@ def to_original_pixels(ids_B, sizes_B2, output, dataset, label_map) -> tuple[np.
 
 
 def detect_dataset(
-    detector: Detector,
-    dataset: PackedDataset,
-    label_map: np.ndarray,
+    how: Pass,
     *,
-    batch_size: int = 8,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-    rank: int = 0,
-    world: int = 1,
-    detect: Detect | None = None,
     rows: np.ndarray | None = None,
-    loader: str = "auto",
-    threads: int | None = None,
     seed: int = 0,
-    prepare: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]] | None = None,
+    prepare: Prepare | None = None,
     description: str = "",
 ) -> Found:
     """Detects in this rank's share of the dataset, or of its `rows`.
 
     `prepare` makes the network's view of a batch; without it that is the clean one. `seed` is the batches'.
     """
+    dataset, rank, world, device = how.dataset, how.world.rank, how.world.size, how.world.device
+    detect = how.detect or how.detector.detect
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(evaluating(detector))
+        stack.enter_context(evaluating(how.detector))
         if rows is not None and len(rows) < len(dataset):
             total, reader = len(rows[rank::world]), None
-            batches: Iterable[Batch] = read_batches(dataset, rows[rank::world], batch_size, device, seed)
+            batches: Iterable[Batch] = read_batches(dataset, rows[rank::world], how.batch_size, device, seed)
         else:
             reader = stack.enter_context(
                 open_loader(
                     dataset,
-                    batch_size,
+                    how.batch_size,
                     device=device,
-                    name=loader,
+                    name=how.loader,
                     seed=seed,
                     rank=rank,
                     world=world,
                     shuffle=False,
-                    threads=threads,
+                    threads=how.threads,
                 )
             )
             total, batches = -(-len(dataset) // world), reader
@@ -164,7 +177,7 @@ def detect_dataset(
         progress = stack.enter_context(Progress(description, total, quiet=quiet))
         ids, parts = [np.empty(0, np.int64)], [empty_detections()]
         warm = time.monotonic()
-        for ids_B, detections in detect_batches(detect or detector.detect, batches, dataset, label_map, dtype, prepare):
+        for ids_B, detections in detect_batches(detect, batches, dataset, how.label_map, how.dtype, prepare):
             ids.append(ids_B)
             parts.append(detections)
             progress.advance(len(ids_B))
@@ -181,6 +194,15 @@ def detect_dataset(
         steady_images,
         ended - warm if steady_images else 0.0,
     )
+
+
+def choose_dtype(precision: str, device: str | torch.device) -> torch.dtype:
+    """bfloat16 on a GPU and float32 on a CPU, unless said otherwise."""
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision {precision!r}: choose auto, float32 or bfloat16")
+    if precision == "auto":
+        precision = "bfloat16" if torch.device(device).type == "cuda" else "float32"
+    return getattr(torch, precision)
 
 
 def spread(rows: np.ndarray, count: int) -> np.ndarray:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from eval.evaluation import run
 from eval.examples.scenes import SCENE_CORRUPTIONS, best_and_worst, choose_scenes, judge
 from eval.metrics.interchange import select
-from eval.run import EvaluationOptions, run
+from eval.options import EvaluationOptions
 from pipeline.command.ranks import World
 from tests.eval.worlds import make_detections, make_truth, no_detections, random_world
 

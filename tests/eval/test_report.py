@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from eval.evaluation import run
 from eval.files import write_arrays, write_json
 from eval.metrics import domains
 from eval.metrics.interchange import Detections, read_results, write_results
 from eval.metrics.mpc import describe
+from eval.options import EvaluationOptions
 from eval.report.markup import Html, number, tag
 from eval.report.page import build_report, summary, write_report
 from eval.report.pictures import Album
 from eval.report.training import read_log, thin
 from eval.results import load_run, mpc_difference
-from eval.run import EvaluationOptions, run
 from kernels.severity import BENCHMARK
 from pipeline.command.ranks import World
 

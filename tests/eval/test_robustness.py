@@ -14,15 +14,16 @@ import torch
 
 import kernels
 from eval.detecting.corrupted import corrupt
-from eval.detecting.detect import detect_dataset, make_batch, match_classes, read_image
-from eval.detecting.robustness import SETS, measure
+from eval.detecting.detect import Pass, detect_dataset, make_batch, match_classes, read_image
+from eval.detecting.robustness import SETS, Plan, measure
+from eval.evaluation import run, trained_on
 from eval.examples.scenes import image_detector
 from eval.files import read_arrays, write_arrays
 from eval.metrics.interchange import Detections, concatenate, ground_truth_of
 from eval.metrics.mpc import describe
 from eval.metrics.scoring import score_domain
+from eval.options import EvaluationOptions
 from eval.results import load_run
-from eval.run import EvaluationOptions, run, trained_on
 from kernels.severity import ALL, BENCHMARK, TRAINING
 from model.api import Detector
 from pipeline.command.ranks import World
@@ -36,13 +37,11 @@ LABELS = match_classes(CLASSES, CLASSES, {})
 
 
 def measure_with(scored, path, **changes):
-    dataset = scored.dataset()
-    settings = {"weights": "a", "batch_size": 4} | changes
-    names, seen = settings.pop("names", NAMES), settings.pop("seen", ("brightness", "pixelate"))
-    dataset = settings.pop("dataset", dataset)
-    truth = settings.pop("truth", None) or source_truth(dataset)
-    arguments = (scored.detector, scored.detector.detect, settings.pop("labels", LABELS), dataset, "daytime_clear")
-    return measure(*arguments, truth, names, seen, ALONE, path, **settings)
+    dataset = changes.pop("dataset", None) or scored.dataset()
+    truth = changes.pop("truth", None) or source_truth(dataset)
+    how = Pass(scored.detector, dataset, changes.pop("labels", LABELS), ALONE, batch_size=4)
+    plan = {"names": NAMES, "seen": ("brightness", "pixelate"), "weights": "a"} | changes
+    return measure(how, Plan("daytime_clear", **plan), truth, path)
 
 
 def source_truth(dataset):

@@ -1,0 +1,95 @@
+"""Detect in every dataset on all ranks, and score each domain on the first."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from eval.detecting.detect import Found, detect_dataset, gather
+from eval.detecting.subject import Subject, files_as_found, pass_over
+from eval.metrics import domains
+from eval.metrics.interchange import Detections, GroundTruth, ground_truth_of, restrict
+from eval.metrics.scoring import score_domain
+from eval.options import EvaluationOptions
+from eval.report.training import trim_card
+from pipeline.command.console import Progress
+from pipeline.command.ranks import World
+from pipeline.packed.reader import PackedDataset
+
+QUICKLY_SCORED = 1000  # images that are scored in a few seconds, too soon for a progress display
+
+
+@dataclass
+class Evaluation:
+    """Everything that scoring gave, by domain."""
+
+    truths: dict[str, GroundTruth] = field(default_factory=dict)
+    detections: dict[str, Detections] = field(default_factory=dict)
+    figures: dict[str, dict] = field(default_factory=dict)
+    curves: dict[str, dict] = field(default_factory=dict)
+    samples: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    speed: dict = field(default_factory=dict)
+
+
+def evaluate(
+    subject: Subject, datasets: list[PackedDataset], options: EvaluationOptions, world: World
+) -> Evaluation | None:
+    """Detect on all ranks, score on rank 0 (the others get None)."""
+    truths = collect_truths(datasets) if world.first else {}
+    evaluation = Evaluation(truths={domain: truth for domain, (truth, _) in truths.items()})
+    parts: dict[Path, Found] = {}
+    files = dict(zip([dataset.path for dataset in datasets], options.detections, strict=False))  # none with a detector
+    for dataset in datasets:
+        if subject.detector is None:
+            found = files_as_found(files[dataset.path], dataset)
+        else:
+            how = pass_over(subject, dataset, options, world)
+            found = gather(detect_dataset(how, description=f"detecting in {dataset.path.name}"), world.size)
+        parts[dataset.path] = found
+    if not world.first:
+        return None
+    images = sum(len(found.ids_N) for found in parts.values())
+    with Progress("scoring", images, quiet=images < QUICKLY_SCORED) as progress:
+        for domain, (truth, dataset) in truths.items():
+            _, detections = restrict(truth, parts[dataset.path].detections, truth.image_ids_N)
+            figures, curves, samples = score_domain(
+                truth,
+                detections,
+                where=str(files.get(dataset.path, dataset.path)),
+                scorer=options.scorer,
+                num_resamples=options.resamples,
+                seed=options.seed,
+                side_offset=options.voc_side_offset,
+            )
+            evaluation.detections[domain], evaluation.curves[domain] = detections, curves
+            evaluation.figures[domain], evaluation.samples[domain] = figures, samples
+            figures["checksum"], figures["path"] = dataset.checksum, str(dataset.path)
+            figures["data"] = trim_card(dataset.info)
+            progress.advance(len(truth.image_ids_N))
+    if subject.detector is not None:
+        seconds = sum(found.seconds for found in parts.values())
+        waiting = sum(found.waiting_seconds for found in parts.values())
+        steady = sum(found.steady_images for found in parts.values())
+        steady_seconds = sum(found.steady_seconds for found in parts.values())
+        evaluation.speed = {
+            "images": images,
+            "seconds": round(seconds, 2),
+            "images_per_second": round(steady / steady_seconds, 2) if steady_seconds else None,
+            "waiting_share": round(waiting / max(seconds, 1e-9), 4),
+            "batch_size": options.batch_size,
+            "ranks": world.size,
+        }
+    return evaluation
+
+
+def collect_truths(datasets: list[PackedDataset]) -> dict[str, tuple[GroundTruth, PackedDataset]]:
+    truths: dict[str, tuple[GroundTruth, PackedDataset]] = {}
+    for dataset in datasets:
+        for truth in ground_truth_of(dataset):
+            if truth.domain in truths:
+                raise ValueError(
+                    f"--data: {truths[truth.domain][1].path} and {dataset.path} both hold the domain {truth.domain}; "
+                    "evaluate them one at a time, each with its own --out"
+                )
+            truths[truth.domain] = truth, dataset
+    return {domain: truths[domain] for domain in domains.ordered(truths)}

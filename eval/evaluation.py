@@ -1,0 +1,205 @@
+"""One evaluation from its options to its files: the steps behind `python -m eval.run`."""
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from eval.detecting.evaluate import Evaluation, collect_truths, evaluate
+from eval.detecting.robustness import SETS, Plan, measure
+from eval.detecting.subject import Subject, open_subject, pass_over
+from eval.examples.scenes import image_detector, save_pictures
+from eval.files import read_json, write_arrays, write_json
+from eval.metrics import domains
+from eval.metrics.interchange import write_results
+from eval.metrics.mpc import PARTS
+from eval.metrics.scoring import mean_of_targets
+from eval.options import EvaluationOptions
+from eval.report.page import write_report
+from eval.results import FORMAT, describe_versions, distinct, load_run, training_folder
+from eval.table import domain_table, show
+from pipeline.command.console import describe_hardware, say
+from pipeline.command.ranks import World
+from pipeline.loading.loader import describe_machine
+from pipeline.packed.reader import PackedDataset
+
+
+def run(options: EvaluationOptions, world: World) -> None:
+    started = time.monotonic()
+    if world.first:
+        say(f"{describe_machine(world.device, options.loader)}; {world.size} rank{'s' if world.size > 1 else ''}")
+    if not options.data:
+        raise ValueError("--data: name at least one packed dataset")
+    folder = output_folder(options)
+    datasets = [PackedDataset(path) for path in options.data]
+    check_classes(datasets)
+    source = choose_source(datasets, options.source)
+    subject = open_subject(options, world, datasets)
+    compare = [load_run(path) for path in options.compare]
+    if any(other.folder.resolve() == (folder / "eval").resolve() for other in compare):
+        raise ValueError(f"--compare {folder}: this evaluation is written there; add --out DIR to keep the other")
+    if world.first:
+        (folder / "eval").mkdir(parents=True, exist_ok=True)  # before the work: it may be impossible
+        say_replaced(folder, datasets)
+    evaluation = evaluate(subject, datasets, options, world)
+    if evaluation is not None:
+        write_results_of(evaluation, subject, source, options, folder / "eval")
+    if options.corruptions != "none":
+        measure_robustness(evaluation, subject, datasets, source, options, world, folder)
+    if evaluation is not None:
+        if options.pictures:
+            save_examples(evaluation, subject, datasets, source, options, world, folder / "eval" / "pictures")
+        others = compare or [load_run(path) for path in distilled_from(options.run)]
+        runs = distinct([*others, load_run(folder)])
+        say(domain_table(runs))
+        if options.report:
+            write_report(runs, folder / "report.html")
+            say(f"report: {(folder / 'report.html').resolve()}")
+        say(f"results: {folder / 'eval' / 'results.json'} ({time.monotonic() - started:.0f} s)")
+
+
+def output_folder(options: EvaluationOptions) -> Path:
+    if options.out is not None:
+        return options.out
+    if options.run.is_file():
+        raise ValueError(f"{options.run} is a file, so its results need a folder: add --out DIR")
+    return options.run
+
+
+def check_classes(datasets: list[PackedDataset]) -> None:
+    """A mean over domains is one over the same classes."""
+    first = datasets[0]
+    for other in datasets[1:]:
+        if sorted(other.classes) != sorted(first.classes):
+            raise ValueError(
+                f"--data: {first.path} has the classes {', '.join(first.classes)}, {other.path} "
+                f"{', '.join(other.classes)}; pack them with the same classes, or evaluate them one at a time"
+            )
+
+
+def choose_source(datasets: list[PackedDataset], asked: str | None) -> str:
+    """The domain that was trained on, by the order the data was given in."""
+    return domains.find_source([domains.canonical(name) for data in datasets for name in sorted(data.domains)], asked)
+
+
+def say_replaced(folder: Path, datasets: list[PackedDataset]) -> None:
+    """A run has one evaluation; who measures fewer domains than before hears what is lost, while it can be stopped."""
+    if (folder / "eval" / "results.json").is_file():
+        named = {domains.canonical(domain) for data in datasets for domain in data.domains}
+        if lost := [name for name in load_run(folder).domains if name not in named]:
+            say(
+                f"note: {folder} has figures of {', '.join(lost)} too, which this evaluation replaces; name all --data "
+                "in one command, or add --out DIR"
+            )
+
+
+def write_results_of(
+    evaluation: Evaluation, subject: Subject, source: str, options: EvaluationOptions, folder: Path
+) -> None:
+    """Write everything but pictures and report; results.json last, so that what it stands for is there."""
+    (folder / "pictures" / "pictures.json").unlink(missing_ok=True)  # they show the last evaluation's detections
+    mean, joined_samples = mean_of_targets(evaluation.figures, source, evaluation.samples)
+    results = {
+        "format": FORMAT,
+        "run": str(options.run),
+        "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
+        "classes": list(next(iter(evaluation.truths.values())).classes),
+        "source": source,
+        "domains": {name: evaluation.figures[name] for name in domains.ordered(evaluation.figures)},
+        "mean_of_targets": mean,
+        "weights": subject.weights,
+        "detector": subject.about,
+        "settings": {
+            "resamples": options.resamples,
+            "seed": options.seed,
+            "scorer": options.scorer,
+            "voc_side_offset": options.voc_side_offset,
+            "precision": options.precision,
+            "map": list(options.map),
+        },
+        "speed": evaluation.speed,
+        "versions": describe_versions(),
+        "hardware": describe_hardware(),
+    }
+    for domain, detections in evaluation.detections.items():
+        write_results(folder / f"detections-{safe_name(domain)}.json", detections)
+    write_json(folder / "curves.json", evaluation.curves)
+    samples = {
+        f"{name}|{metric}": values for name, part in evaluation.samples.items() for metric, values in part.items()
+    }
+    samples |= {f"mean_of_targets|{metric}": values for metric, values in joined_samples.items()}
+    write_arrays(folder / "bootstrap.npz", samples)
+    write_json(folder / "results.json", results)
+
+
+def safe_name(domain: str) -> str:
+    """A domain's name as part of a file name."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in domain)
+
+
+def measure_robustness(
+    evaluation: Evaluation | None,
+    subject: Subject,
+    datasets: list[PackedDataset],
+    source: str,
+    options: EvaluationOptions,
+    world: World,
+    folder: Path,
+) -> None:
+    """On the source domain; all ranks take part."""
+    assert subject.weights is not None
+    dataset = next(data for data in datasets if source in map(domains.canonical, data.domains))
+    plan = Plan(
+        source,
+        SETS[options.corruptions],
+        trained_on(options.run),
+        subject.weights,
+        options.corruption_images,
+        options.originals,
+        options.corruptor,
+        options.seed,
+        options.resamples,
+        options.voc_side_offset,
+    )
+    truth = evaluation.truths[source] if evaluation is not None else None
+    summary = measure(pass_over(subject, dataset, options, world), plan, truth, folder / "eval" / "robustness.json")
+    if world.first:
+        figures = summary["summary"]
+        parts = [
+            f"{part} mPC {show(f['mPC'], f.get('interval_mPC'))}, rPC {show(f['rPC'], f.get('interval_rPC'))} %"
+            for part, f in figures.items()
+            if part in PARTS
+        ]
+        say(f"robustness on {source}, {summary['images']} images: P {figures['P']:.1f}; {'; '.join(parts)}")
+
+
+def trained_on(run: Path) -> tuple[str, ...] | None:
+    """Corruptions of the run's own training; None where no config.json tells."""
+    folder = training_folder(run)
+    config = read_json(folder / "config.json") if folder else {}
+    return tuple(config["views"]["corruptions"]) if "views" in config else None
+
+
+def save_examples(
+    evaluation: Evaluation,
+    subject: Subject,
+    datasets: list[PackedDataset],
+    source: str,
+    options: EvaluationOptions,
+    world: World,
+    folder: Path,
+) -> None:
+    homes = {domain: home for domain, (_, home) in collect_truths(datasets).items()}
+    detect_image = None
+    if subject.detector is not None:
+        how = pass_over(subject, homes[source], options, world)
+        detect_image = image_detector(how.detector, how.detector.detect, how.label_map, world.device, how.dtype)
+    truths = {domain: (truth, homes[domain]) for domain, truth in evaluation.truths.items()}
+    score = evaluation.figures[source]["best_score"]["score"]
+    save_pictures(folder, truths, evaluation.detections, source, score, detect_image)
+
+
+def distilled_from(run: Path) -> list[Path]:
+    """The run's own teacher, when it has been evaluated."""
+    folder = training_folder(run)
+    teacher = read_json(folder / "config.json").get("teacher") if folder else None
+    return [Path(teacher)] if teacher and (Path(teacher) / "eval" / "results.json").is_file() else []
