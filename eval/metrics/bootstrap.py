@@ -12,6 +12,7 @@ from numba import njit, prange
 
 from eval.metrics.matching import AREA_RANGES, FALSE, IGNORED, RECALLS_R, Matches
 from eval.metrics.voc07 import ELEVEN_RECALLS_R
+from pipeline.command.threads import threads_kept
 
 NUM_RESAMPLES = 1000
 _CHUNK = 100  # resamples drawn at a time: bounds the memory of their counts
@@ -45,7 +46,8 @@ def replicates(
     for counts_BN in draw_counts(len(truth.image_ids_N), truth.domain, seed, num_resamples):
         for metric in metrics:
             recalls_R = RECALLS_OF.get(metric, RECALLS_R)
-            ap_KB = [resampled_ap(*curve, counts_BN, recalls_R) for curve in curves[metric]]  # type: ignore[call-arg]
+            with threads_kept():
+                ap_KB = [resampled_ap(*curve, counts_BN, recalls_R) for curve in curves[metric]]  # type: ignore[call-arg]
             chunks[metric].append(_mean_over_classes(ap_KB, len(counts_BN)))
     return {metric: 100 * np.concatenate(parts) if parts else np.empty(0) for metric, parts in chunks.items()}
 

@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit, prange
 
 from eval.metrics.interchange import Detections, GroundTruth
+from pipeline.command.threads import threads_kept
 
 FALSE, TRUE, IGNORED = 0, 1, 2
 
@@ -47,24 +48,17 @@ class Matches:
     def coco(self) -> np.ndarray:
         """Verdicts_ATD by COCO's rule; detections beyond the hundred best of a cell are IGNORED."""
         verdict_ATD = np.full((len(AREA_RANGES), len(IOU_THRESHOLDS_T), len(self.scores_D)), IGNORED, np.uint8)
-        match_coco(
-            self.bounds_D,
-            self.bounds_M,
-            self.boxes_D4,
-            self.boxes_M4,
-            self.ignore_M,
-            self.areas_M,
-            IOU_THRESHOLDS_T,
-            np.array(list(AREA_RANGES.values())),
-            verdict_ATD,
-        )
+        arrays = (self.bounds_D, self.bounds_M, self.boxes_D4, self.boxes_M4, self.ignore_M, self.areas_M)
+        with threads_kept():
+            match_coco(*arrays, IOU_THRESHOLDS_T, np.array(list(AREA_RANGES.values())), verdict_ATD)
         return verdict_ATD
 
     def voc(self, side_offset: float = 0.0, threshold: float = 0.5) -> np.ndarray:
         """Verdicts_D by PASCAL VOC's rule. `side_offset` 1 counts a box's last pixel as inside, as the kit does."""
         verdict_D = np.empty(len(self.scores_D), np.uint8)
         arrays = (self.bounds_D, self.bounds_M, self.boxes_D4, self.boxes_M4, self.ignore_M)
-        match_voc(*arrays, threshold, side_offset, verdict_D)
+        with threads_kept():
+            match_voc(*arrays, threshold, side_offset, verdict_D)
         return verdict_D
 
     def by_class(self, label: int) -> np.ndarray:
