@@ -4,7 +4,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from eval.detecting.evaluate import Evaluation, collect_truths, evaluate
+from eval.compared import find_compared
+from eval.detecting.evaluate import Evaluation, Truths, collect_truths, evaluate
 from eval.detecting.robustness import SETS, Plan, measure
 from eval.detecting.subject import Subject, open_subject, pass_over
 from eval.examples.scenes import image_detector, save_pictures
@@ -32,29 +33,47 @@ def run(options: EvaluationOptions, world: World) -> None:
     folder = output_folder(options)
     datasets = [PackedDataset(path) for path in options.data]
     check_classes(datasets)
-    source = choose_source(datasets, options.source)
+    truths = collect_truths(datasets) if world.first else {}
+    compared = world.share(find_compared(options.compare, folder, truths) if world.first else None)
     subject = open_subject(options, world, datasets)
-    compare = [load_run(path) for path in options.compare]
-    if any(other.folder.resolve() == (folder / "eval").resolve() for other in compare):
-        raise ValueError(f"--compare {folder}: this evaluation is written there; add --out DIR to keep the other")
     if world.first:
         (folder / "eval").mkdir(parents=True, exist_ok=True)  # before the work: it may be impossible
         say_replaced(folder, datasets)
-    evaluation = evaluate(subject, datasets, options, world)
-    if evaluation is not None:
-        write_results_of(evaluation, subject, source, options, folder / "eval")
-    if options.corruptions != "none":
-        measure_robustness(evaluation, subject, datasets, source, options, world, folder)
-    if evaluation is not None:
-        if options.pictures:
-            save_examples(evaluation, subject, datasets, source, options, world, folder / "eval" / "pictures")
-        others = compare or [load_run(path) for path in distilled_from(options.run)]
+    for one in compared:
+        if one.missing:
+            if world.first:
+                say(f"{one.path} was not evaluated on {', '.join(one.missing)}: evaluating it first, into {one.folder}")
+            evaluate_one(one.options(options), one.folder, truths, datasets, world)
+    evaluate_one(options, folder, truths, datasets, world, subject)
+    if world.first:
+        others = [load_run(one.folder, one.path.resolve().name) for one in compared]
+        others = others or [load_run(path) for path in distilled_from(options.run)]
         runs = distinct([*others, load_run(folder)])
         say(domain_table(runs))
         if options.report:
             write_report(runs, folder / "report.html")
             say(f"report: {(folder / 'report.html').resolve()}")
         say(f"results: {folder / 'eval' / 'results.json'} ({time.monotonic() - started:.0f} s)")
+
+
+def evaluate_one(
+    options: EvaluationOptions,
+    folder: Path,
+    truths: Truths,
+    datasets: list[PackedDataset],
+    world: World,
+    subject: Subject | None = None,
+) -> None:
+    """Everything of one evaluation but table and report."""
+    subject = subject or open_subject(options, world, datasets)
+    source = choose_source(datasets, options.source)
+    evaluation = evaluate(subject, truths, datasets, options, world)
+    if evaluation is not None:
+        write_results_of(evaluation, subject, source, options, folder / "eval")
+    if options.corruptions != "none":
+        measure_robustness(truths, subject, datasets, source, options, world, folder)
+    if evaluation is not None and options.pictures:
+        save_examples(evaluation, truths, subject, source, options, world, folder / "eval" / "pictures")
 
 
 def output_folder(options: EvaluationOptions) -> Path:
@@ -102,7 +121,7 @@ def write_results_of(
         "format": FORMAT,
         "run": str(options.run),
         "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
-        "classes": list(next(iter(evaluation.truths.values())).classes),
+        "classes": list(next(iter(evaluation.figures.values()))["objects"]),
         "source": source,
         "domains": {name: evaluation.figures[name] for name in domains.ordered(evaluation.figures)},
         "mean_of_targets": mean,
@@ -137,7 +156,7 @@ def safe_name(domain: str) -> str:
 
 
 def measure_robustness(
-    evaluation: Evaluation | None,
+    truths: Truths,
     subject: Subject,
     datasets: list[PackedDataset],
     source: str,
@@ -160,7 +179,7 @@ def measure_robustness(
         options.resamples,
         options.voc_side_offset,
     )
-    truth = evaluation.truths[source] if evaluation is not None else None
+    truth = truths[source][0] if world.first else None
     summary = measure(pass_over(subject, dataset, options, world), plan, truth, folder / "eval" / "robustness.json")
     if world.first:
         figures = summary["summary"]
@@ -181,19 +200,17 @@ def trained_on(run: Path) -> tuple[str, ...] | None:
 
 def save_examples(
     evaluation: Evaluation,
+    truths: Truths,
     subject: Subject,
-    datasets: list[PackedDataset],
     source: str,
     options: EvaluationOptions,
     world: World,
     folder: Path,
 ) -> None:
-    homes = {domain: home for domain, (_, home) in collect_truths(datasets).items()}
     detect_image = None
     if subject.detector is not None:
-        how = pass_over(subject, homes[source], options, world)
+        how = pass_over(subject, truths[source][1], options, world)
         detect_image = image_detector(how.detector, how.detector.detect, how.label_map, world.device, how.dtype)
-    truths = {domain: (truth, homes[domain]) for domain, truth in evaluation.truths.items()}
     score = evaluation.figures[source]["best_score"]["score"]
     save_pictures(folder, truths, evaluation.detections, source, score, detect_image)
 

@@ -19,7 +19,7 @@ class EvaluationOptions:
     data: tuple[Path, ...]
     """Packed datasets, one or more domains."""
     compare: tuple[Path, ...] = ()
-    """Evaluated runs to show beside this one, with intervals of the differences."""
+    """Runs to show beside this one, with intervals of the differences; evaluated first where they were not yet."""
     detections: tuple[Path, ...] = ()
     """Score these COCO results files, one per --data, instead of running a detector."""
     out: Path | None = None

@@ -94,6 +94,10 @@ def distinct(runs: list[EvaluatedRun]) -> list[EvaluatedRun]:
     return [replace(run, name=str(run.path)) if names.count(run.name) > 1 else run for run in runs]
 
 
+def has_results(path: Path) -> bool:
+    return any((folder / "results.json").is_file() for folder in (path / "eval", path))
+
+
 def load_run(path: Path | str, name: str | None = None) -> EvaluatedRun:
     path = Path(path)
     for folder in (path / "eval", path):

@@ -16,6 +16,8 @@ from pipeline.command.console import Progress
 from pipeline.command.ranks import World
 from pipeline.packed.reader import PackedDataset
 
+Truths = dict[str, tuple[GroundTruth, PackedDataset]]  # of each domain, and where it lies
+
 QUICKLY_SCORED = 1000  # images that are scored in a few seconds, too soon for a progress display
 
 
@@ -23,7 +25,6 @@ QUICKLY_SCORED = 1000  # images that are scored in a few seconds, too soon for a
 class Evaluation:
     """Everything that scoring gave, by domain."""
 
-    truths: dict[str, GroundTruth] = field(default_factory=dict)
     detections: dict[str, Detections] = field(default_factory=dict)
     figures: dict[str, dict] = field(default_factory=dict)
     curves: dict[str, dict] = field(default_factory=dict)
@@ -32,11 +33,10 @@ class Evaluation:
 
 
 def evaluate(
-    subject: Subject, datasets: list[PackedDataset], options: EvaluationOptions, world: World
+    subject: Subject, truths: Truths, datasets: list[PackedDataset], options: EvaluationOptions, world: World
 ) -> Evaluation | None:
-    """Detect on all ranks, score on rank 0 (the others get None)."""
-    truths = collect_truths(datasets) if world.first else {}
-    evaluation = Evaluation(truths={domain: truth for domain, (truth, _) in truths.items()})
+    """Detect on all ranks, score on rank 0 (the others get None and need no truths)."""
+    evaluation = Evaluation()
     parts: dict[Path, Found] = {}
     files = dict(zip([dataset.path for dataset in datasets], options.detections, strict=False))  # none with a detector
     for dataset in datasets:
@@ -82,8 +82,8 @@ def evaluate(
     return evaluation
 
 
-def collect_truths(datasets: list[PackedDataset]) -> dict[str, tuple[GroundTruth, PackedDataset]]:
-    truths: dict[str, tuple[GroundTruth, PackedDataset]] = {}
+def collect_truths(datasets: list[PackedDataset]) -> Truths:
+    truths: Truths = {}
     for dataset in datasets:
         for truth in ground_truth_of(dataset):
             if truth.domain in truths:

@@ -492,6 +492,40 @@ def test_compared_runs_stand_beside_it(scored, evaluated, tmp_path, capsys):
     assert f"{tmp_path.name} − {evaluated.path.name}" in (tmp_path / "report.html").read_text()
 
 
+def test_a_compared_run_is_evaluated_first(scored, tmp_path, capsys):
+    """And said so; what it was evaluated on before is kept; a second time nothing is measured again."""
+    teacher = tmp_path / "teacher"
+    shutil.copytree(scored.checkpoint, teacher)
+    night = {"data": (scored.data["night_rainy"],), "compare": (teacher,)}
+    run(options_for(scored, tmp_path / "a", **night), ALONE)
+    printed = capsys.readouterr().out
+    assert f"{teacher} was not evaluated on night_rainy: evaluating it first, into {teacher}" in printed
+    assert "a - teacher" in printed
+    assert load_run(teacher).figure("night_rainy") == load_run(tmp_path / "a").figure("night_rainy") > 3
+    before = (teacher / "eval" / "results.json").read_bytes()
+    day = {"data": (scored.data["daytime_clear"],), "compare": (teacher,), "report": True}
+    for said in (True, False):
+        run(options_for(scored, tmp_path / "b", **day), ALONE)
+        printed = capsys.readouterr().out
+        assert ("evaluating it first" in printed) is said
+        assert "b - teacher" in printed
+        assert "b − teacher" in (tmp_path / "b" / "report.html").read_text()
+        assert (teacher / "eval" / "results.json").read_bytes() == before
+        assert load_run(tmp_path / "b" / "compared" / "teacher").domains == ["daytime_clear"]
+
+
+def test_a_compared_run_without_weights_is_shown_as_it_is(scored, evaluated, tmp_path, capsys):
+    """Somebody's detections have no weights to get more figures from; what is neither is refused at once."""
+    file = {"detections": (evaluated.folder / "detections-night_rainy.json",), "batch_size": 8}
+    run(options_for(scored, tmp_path / "files", data=(scored.data["night_rainy"],), **file), ALONE)
+    day = {"data": (scored.data["daytime_clear"],)}
+    run(options_for(scored, tmp_path / "a", compare=(tmp_path / "files",), **day), ALONE)
+    assert f"{tmp_path / 'files'} has no figures of daytime_clear in these data" in capsys.readouterr().out
+    for path, message in ((tmp_path / "none", "there is no such run"), (tmp_path, "neither an evaluation nor weights")):
+        with pytest.raises(ValueError, match=message):
+            run(options_for(scored, tmp_path / "a", compare=(path,), **day), ALONE)
+
+
 def test_training_never_depends_on_being_imported_by_evaluation():
     """The design's one direction: nothing imports train."""
     for path in (ROOT / "eval").rglob("*.py"):
