@@ -18,6 +18,7 @@ from eval.options import EvaluationOptions
 from eval.report.page import write_report
 from eval.results import FORMAT, describe_versions, distinct, load_run, training_folder
 from eval.table import domain_table, show
+from eval.trained_on import TrainingData
 from pipeline.command.console import describe_hardware, say
 from pipeline.command.ranks import World
 from pipeline.loading.loader import describe_machine
@@ -66,14 +67,17 @@ def evaluate_one(
 ) -> None:
     """Everything of one evaluation but table and report."""
     subject = subject or open_subject(options, world, datasets)
-    source = choose_source(datasets, options.source)
+    trained = TrainingData(options.run, subject.card, datasets) if world.first and subject.detector else None
+    source = choose_source(datasets, truths, trained, options.source) if world.first else None
+    source, home = world.share((source, source or next(iter(truths), "")))
     evaluation = evaluate(subject, truths, datasets, options, world)
     if evaluation is not None:
-        write_results_of(evaluation, subject, source, options, folder / "eval")
+        mark_trained(evaluation.figures, truths, trained)
+        write_results_of(evaluation, subject, trained, source, options, folder / "eval")
     if options.corruptions != "none":
-        measure_robustness(truths, subject, datasets, source, options, world, folder)
+        measure_robustness(truths, subject, datasets, home, options, world, folder)
     if evaluation is not None and options.pictures:
-        save_examples(evaluation, truths, subject, source, options, world, folder / "eval" / "pictures")
+        save_examples(evaluation, truths, subject, home, options, world, folder / "eval" / "pictures")
 
 
 def output_folder(options: EvaluationOptions) -> Path:
@@ -95,9 +99,38 @@ def check_classes(datasets: list[PackedDataset]) -> None:
             )
 
 
-def choose_source(datasets: list[PackedDataset], asked: str | None) -> str:
-    """The domain that was trained on, by the order the data was given in."""
-    return domains.find_source([domains.canonical(name) for data in datasets for name in sorted(data.domains)], asked)
+def choose_source(
+    datasets: list[PackedDataset], truths: Truths, trained: TrainingData | None, asked: str | None
+) -> str | None:
+    """The evaluated domain that was trained on: as asked for, else as the checkpoint says, else by the data's order.
+
+    None where the checkpoint says that it was trained on none of them.
+    """
+    every = [domains.canonical(name) for data in datasets for name in sorted(data.domains)]
+    names = [name for name in every if name in truths]
+    known = trained.domains if trained is not None else []
+    if asked is not None or not known:
+        source = domains.find_source(names, asked)
+        if known and source not in known:
+            say(f"warning: --source {asked}: the checkpoint was trained on {', '.join(known)}")
+        elif not known:
+            say(f"what was trained on is not known; source as given: {source}")
+        return source
+    if len(known) > 1:
+        say(f"trained on {len(known)} domains: {', '.join(known)}")
+    return next((name for name in known if name in names), None)
+
+
+def mark_trained(figures: dict[str, dict], truths: Truths, trained: TrainingData | None) -> None:
+    """Count the images of each domain that were trained on, and warn: such figures say what was learned by heart."""
+    for name, part in figures.items():
+        shared = trained.count_shared(truths[name][1], name) if trained is not None else 0
+        if shared:
+            part["trained_images"] = shared
+            say(
+                f"warning: {shared} of the {part['num_images']} images of {name} were trained on; the mean of targets "
+                "leaves this domain out"
+            )
 
 
 def say_replaced(folder: Path, datasets: list[PackedDataset]) -> None:
@@ -112,17 +145,25 @@ def say_replaced(folder: Path, datasets: list[PackedDataset]) -> None:
 
 
 def write_results_of(
-    evaluation: Evaluation, subject: Subject, source: str, options: EvaluationOptions, folder: Path
+    evaluation: Evaluation,
+    subject: Subject,
+    trained: TrainingData | None,
+    source: str | None,
+    options: EvaluationOptions,
+    folder: Path,
 ) -> None:
     """Write everything but pictures and report; results.json last, so that what it stands for is there."""
     (folder / "pictures" / "pictures.json").unlink(missing_ok=True)  # they show the last evaluation's detections
-    mean, joined_samples = mean_of_targets(evaluation.figures, source, evaluation.samples)
+    known = {name for name, part in evaluation.figures.items() if "trained_images" in part}
+    known |= {source, *(trained.domains if trained is not None else ())} - {None}
+    mean, joined_samples = mean_of_targets(evaluation.figures, known, evaluation.samples)
     results = {
         "format": FORMAT,
         "run": str(options.run),
         "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
         "classes": list(next(iter(evaluation.figures.values()))["objects"]),
         "source": source,
+        "trained_on": trained.datasets if trained is not None else None,
         "domains": {name: evaluation.figures[name] for name in domains.ordered(evaluation.figures)},
         "mean_of_targets": mean,
         "weights": subject.weights,
@@ -159,18 +200,18 @@ def measure_robustness(
     truths: Truths,
     subject: Subject,
     datasets: list[PackedDataset],
-    source: str,
+    home: str,
     options: EvaluationOptions,
     world: World,
     folder: Path,
 ) -> None:
-    """On the source domain; all ranks take part."""
+    """On the source domain, or the first where none was trained on; all ranks take part."""
     assert subject.weights is not None
-    dataset = next(data for data in datasets if source in map(domains.canonical, data.domains))
+    dataset = next(data for data in datasets if home in map(domains.canonical, data.domains))
     plan = Plan(
-        source,
+        home,
         SETS[options.corruptions],
-        trained_on(options.run),
+        seen_corruptions(options.run),
         subject.weights,
         options.corruption_images,
         options.originals,
@@ -179,7 +220,7 @@ def measure_robustness(
         options.resamples,
         options.voc_side_offset,
     )
-    truth = truths[source][0] if world.first else None
+    truth = truths[home][0] if world.first else None
     summary = measure(pass_over(subject, dataset, options, world), plan, truth, folder / "eval" / "robustness.json")
     if world.first:
         figures = summary["summary"]
@@ -188,10 +229,10 @@ def measure_robustness(
             for part, f in figures.items()
             if part in PARTS
         ]
-        say(f"robustness on {source}, {summary['images']} images: P {figures['P']:.1f}; {'; '.join(parts)}")
+        say(f"robustness on {home}, {summary['images']} images: P {figures['P']:.1f}; {'; '.join(parts)}")
 
 
-def trained_on(run: Path) -> tuple[str, ...] | None:
+def seen_corruptions(run: Path) -> tuple[str, ...] | None:
     """Corruptions of the run's own training; None where no config.json tells."""
     folder = training_folder(run)
     config = read_json(folder / "config.json") if folder else {}
@@ -202,17 +243,17 @@ def save_examples(
     evaluation: Evaluation,
     truths: Truths,
     subject: Subject,
-    source: str,
+    home: str,
     options: EvaluationOptions,
     world: World,
     folder: Path,
 ) -> None:
     detect_image = None
     if subject.detector is not None:
-        how = pass_over(subject, truths[source][1], options, world)
+        how = pass_over(subject, truths[home][1], options, world)
         detect_image = image_detector(how.detector, how.detector.detect, how.label_map, world.device, how.dtype)
-    score = evaluation.figures[source]["best_score"]["score"]
-    save_pictures(folder, truths, evaluation.detections, source, score, detect_image)
+    score = evaluation.figures[home]["best_score"]["score"]
+    save_pictures(folder, truths, evaluation.detections, home, score, detect_image)
 
 
 def distilled_from(run: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from eval.metrics.mpc import DRAWN, comparable, mpc_replicates
 
 FORMAT = 1
 PARTS = ("run", "evaluated", "classes", "source", "domains", "mean_of_targets", "settings", "versions")
+TRAINED_MARK = "*"
 PACKAGES = ("fairweather", "torch", "torchvision", "numpy", "numba", "pycocotools", "opencv-python-headless")
 
 
@@ -60,6 +61,26 @@ class EvaluatedRun:
         return read_json(path) if path.is_file() else None
 
     @property
+    def source(self) -> str | None:
+        """The evaluated domain that was trained on; None where that was none of them."""
+        return self.results["source"]
+
+    @property
+    def trained_domains(self) -> list[str]:
+        """What the checkpoint says it was trained on; empty where that is not known."""
+        trained = self.results.get("trained_on") or []
+        return domains.ordered(domains.canonical(name) for entry in trained for name in entry["domains"])
+
+    @property
+    def trained_on_clear_days(self) -> bool:
+        """On the benchmark's source alone, as the checkpoint says."""
+        return self.trained_domains == [domains.SOURCE]
+
+    def trained_images(self, domain: str) -> int:
+        """Images of a domain that were trained on."""
+        return self.results["domains"].get(domain, {}).get("trained_images", 0)
+
+    @property
     def domains(self) -> list[str]:
         return domains.ordered(self.results["domains"])
 
@@ -80,6 +101,33 @@ class EvaluatedRun:
             return self.results["mean_of_targets"].get(f"interval_{metric}")
         part = self.results["domains"].get(domain)
         return None if part is None else part[metric].get(key)
+
+
+def home_of(results: dict) -> str:
+    """The domain whose best F1 sets the score from which detections are drawn: the source, else the first."""
+    return results["source"] or next(iter(results["domains"]))
+
+
+def title_of(runs: list[EvaluatedRun], name: str) -> str:
+    """A domain's name in a table or chart, marked where one of the runs was trained on images of it."""
+    title = "Mean of targets" if name == "mean_of_targets" else domains.title(name)
+    return f"{title} {TRAINED_MARK}" if any(run.trained_images(name) for run in runs) else title
+
+
+def trained_notes(runs: list[EvaluatedRun]) -> list[str]:
+    """What stands below every table about marked domains and runs of several domains."""
+    notes = [
+        f"{TRAINED_MARK} {run.name}, {name}: {run.trained_images(name)} of the "
+        f"{run.results['domains'][name]['num_images']} images were trained on; the mean of targets leaves it out"
+        for run in runs
+        for name in run.domains
+        if run.trained_images(name)
+    ]
+    return notes + [
+        f"{run.name} was trained on {len(run.trained_domains)} domains: {', '.join(run.trained_domains)}"
+        for run in runs
+        if len(run.trained_domains) > 1
+    ]
 
 
 def training_folder(place: Path) -> Path | None:

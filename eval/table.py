@@ -9,7 +9,7 @@ import tyro
 
 from eval.files import write_json
 from eval.metrics import domains
-from eval.results import EvaluatedRun, difference, load_run
+from eval.results import TRAINED_MARK, EvaluatedRun, difference, load_run, trained_notes
 from pipeline.command.console import run_entry, say
 
 METRICS = {
@@ -57,7 +57,8 @@ def domain_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
         rows[0].append(f"{runs[-1].name} - {runs[0].name}")
     for name in lines:
         figures = [show(run.figure(name, metric), run.interval(name, metric)) for run in runs]
-        row = [name.replace("_of_", " of ") if name == "mean_of_targets" else name, *figures]
+        mark = f" {TRAINED_MARK}" if any(run.trained_images(name) for run in runs) else ""
+        row = [name.replace("_of_", " of ") if name == "mean_of_targets" else name + mark, *figures]
         if len(runs) > 1:
             change = difference(runs[-1], runs[0], name, metric)
             row.append("-" if change is None else show(change.value, change.interval, "+"))
@@ -72,7 +73,7 @@ def domain_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
             absent = run.results["domains"][name]["classes_without_objects"]
             if absent:
                 notes.append(f"{run.name}, {name}: no objects of {', '.join(absent)}; the mean leaves them out")
-    return "\n".join([*aligned(rows), *notes])
+    return "\n".join([*aligned(rows), *notes, *trained_notes(runs)])
 
 
 def seeds_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
@@ -84,9 +85,11 @@ def seeds_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
     for name in [*runs[0].domains, "mean_of_targets"]:
         figures = [[run.figure(name, metric) for run in several] for several in methods.values()]
         if any(known := [[figure for figure in several if figure is not None] for several in figures]):
-            rows.append([name.replace("_of_", " of "), *map(spread, known)])
+            mark = f" {TRAINED_MARK}" if any(run.trained_images(name) for run in runs) else ""
+            rows.append([name.replace("_of_", " of ") + mark, *map(spread, known)])
     counts = ", ".join(f"{name} {len(several)}" for name, several in methods.items())
-    return "\n".join([*aligned(rows), f"{METRICS[metric]}, percent, mean [least, greatest] over runs ({counts})"])
+    note = f"{METRICS[metric]}, percent, mean [least, greatest] over runs ({counts})"
+    return "\n".join([*aligned(rows), note, *trained_notes(runs)])
 
 
 def spread(figures: list[float]) -> str:

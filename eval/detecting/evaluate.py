@@ -8,11 +8,11 @@ import numpy as np
 from eval.detecting.detect import Found, detect_dataset, gather
 from eval.detecting.subject import Subject, files_as_found, pass_over
 from eval.metrics import domains
-from eval.metrics.interchange import Detections, GroundTruth, ground_truth_of, restrict
+from eval.metrics.interchange import Detections, GroundTruth, ground_truth_of, restrict, truths_of
 from eval.metrics.scoring import score_domain
 from eval.options import EvaluationOptions
 from eval.report.training import trim_card
-from pipeline.command.console import Progress
+from pipeline.command.console import Progress, say
 from pipeline.command.ranks import World
 from pipeline.packed.reader import PackedDataset
 
@@ -83,13 +83,19 @@ def evaluate(
 
 
 def collect_truths(datasets: list[PackedDataset]) -> Truths:
+    """Of every domain that has an object that counts; one without is named and left out, unless none is left."""
     truths: Truths = {}
     for dataset in datasets:
-        for truth in ground_truth_of(dataset):
+        for truth in truths_of(dataset):
+            if truth.ignore_M.all():
+                say(f"note: {dataset.path}: the domain {truth.domain} has no object that counts, so it is left out")
+                continue
             if truth.domain in truths:
                 raise ValueError(
                     f"--data: {truths[truth.domain][1].path} and {dataset.path} both hold the domain {truth.domain}; "
                     "evaluate them one at a time, each with its own --out"
                 )
             truths[truth.domain] = truth, dataset
+    if not truths:
+        ground_truth_of(datasets[0])  # says what is missing
     return {domain: truths[domain] for domain in domains.ordered(truths)}

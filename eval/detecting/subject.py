@@ -1,7 +1,7 @@
 """What is evaluated: a detector with the meaning of its labels, or files of somebody's detections."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ class Subject:
     detect: Detect | None
     about: dict
     weights: str | None  # their fingerprint
+    card: dict = field(default_factory=dict)  # what the checkpoint says beside classes and network
 
 
 def open_subject(options: EvaluationOptions, world: World, datasets: list[PackedDataset]) -> Subject:
@@ -41,13 +42,14 @@ def open_subject(options: EvaluationOptions, world: World, datasets: list[Packed
         return Subject(None, (), None, {"detections": [str(path) for path in options.detections]}, None)
     detector, card = load_detector(options.run, world.device, options.classes or None)
     about = {"backbone": card.config.backbone, "score_threshold": card.config.score_threshold, **card.extra}
+    about.pop("trained_on", None)  # results.json has it as a part of its own
     detect: Detect = detector.detect
     if options.compile == "on" or (options.compile == "auto" and world.device.type == "cuda"):
         canvases = {canvas for dataset in datasets for canvas in dataset.canvases.values()}
         # Each compiles once clean and once as a corrupted view lays it out; with fullgraph, going over is an error.
         torch._dynamo.config.recompile_limit = max(8, 2 * len(canvases))
         detect = torch.compile(detector.detect, fullgraph=True, dynamic=False)
-    return Subject(detector, card.classes, detect, about, fingerprint(detector))
+    return Subject(detector, card.classes, detect, about, fingerprint(detector), card.extra)
 
 
 def fingerprint(detector: Detector) -> str:

@@ -80,7 +80,18 @@ def make_ground_truth(
 
 
 def ground_truth_of(dataset: "PackedDataset") -> list[GroundTruth]:
-    """The ground truth of each domain in a packed dataset, in original pixels."""
+    """The ground truth of each domain in a packed dataset that has an object that counts, in original pixels."""
+    truths = truths_of(dataset)
+    scorable = [truth for truth in truths if not truth.ignore_M.all()]
+    if not scorable:
+        what = "no object that counts (all are marked ignore)" if any(len(t.ignore_M) for t in truths) else "no object"
+        names = ", ".join(truth.domain for truth in truths)
+        raise ValueError(f"{dataset.path}: the domain {names} has {what}, so no AP exists; score other images")
+    return scorable
+
+
+def truths_of(dataset: "PackedDataset") -> list[GroundTruth]:
+    """The ground truth of each domain, those without any object included."""
     rows_by_domain: dict[str, list[int]] = {}
     for row in range(len(dataset)):
         rows_by_domain.setdefault(domains.canonical(dataset.domain_of(row)), []).append(row)
@@ -96,9 +107,6 @@ def ground_truth_of(dataset: "PackedDataset") -> list[GroundTruth]:
         labels_M = np.concatenate([labels for _, labels, _ in parts])
         ignore_M = np.concatenate([ignore for _, _, ignore in parts])
         ids_N = np.asarray(dataset.ids_N)[rows]
-        if ignore_M.all():
-            what = "no object" if len(ignore_M) == 0 else "no object that counts (all are marked ignore)"
-            raise ValueError(f"{dataset.path}: the domain {domain} has {what}, so no AP exists; score other images")
         truths.append(
             make_ground_truth(domain, dataset.classes, ids_N, sizes_N2, image_M, boxes_M4, labels_M, ignore_M)
         )

@@ -1,5 +1,7 @@
 """All figures of one domain from one set of detections, and the means over domains."""
 
+from collections.abc import Collection
+
 import numpy as np
 
 from eval.metrics import bootstrap, coco, domains, voc07
@@ -76,13 +78,15 @@ def best_score(matches: Matches, verdict_D: np.ndarray) -> dict:
 
 
 def mean_of_targets(
-    figures: dict[str, dict], source: str, samples: dict[str, dict[str, np.ndarray]]
+    figures: dict[str, dict], known: Collection[str], samples: dict[str, dict[str, np.ndarray]]
 ) -> tuple[dict, dict[str, np.ndarray]]:
-    """(means over every domain but the source, with intervals; their replicates). Empty when the source is alone.
+    """(means over every domain but the known ones, with intervals; their replicates). Empty when all are known.
+
+    Known are the domains that were trained on, and those of which some images were.
 
     A domain counts once, whatever its size: the benchmark's "mean of 4 targets".
     """
-    targets = [name for name in domains.ordered(figures) if name != source]
+    targets = [name for name in domains.ordered(figures) if name not in known]
     if not targets:
         return {}, {}
     result: dict = {"domains": targets}

@@ -4,7 +4,7 @@ from eval.metrics import domains
 from eval.metrics.mpc import comparable
 from eval.report.charts import Line, Series, bars, dot_plot, heat_cell, legend, line_chart, round_up, table, tabs
 from eval.report.markup import Html, number, tag
-from eval.results import EvaluatedRun, difference, mpc_difference
+from eval.results import EvaluatedRun, difference, mpc_difference, title_of, trained_notes
 from eval.table import METRICS
 
 METRIC_TITLES = {"voc07": "VOC07 AP@0.5", "area": "Area AP@0.5", "coco": "COCO mAP@[.5:.95]"}
@@ -20,10 +20,10 @@ BENCHMARK_IMAGES = {
 }
 
 
-def domain_label(name: str) -> Html:
+def domain_label(runs: list[EvaluatedRun], name: str) -> Html:
     if name == "mean_of_targets":
         return tag("span", "Mean of targets", tag("small", "each domain counts once"))
-    return tag("span", domains.title(name), tag("small", name) if domains.title(name) != name else None)
+    return tag("span", title_of(runs, name), tag("small", name) if domains.title(name) != name else None)
 
 
 def columns_of(runs: list[EvaluatedRun]) -> list[str]:
@@ -42,7 +42,7 @@ def domains_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
     for metric, title in METRIC_TITLES.items():
         points = [
             (
-                domain_label(name),
+                domain_label(runs, name),
                 [(stated(run, name, run.figure(name, metric)), run.interval(name, metric)) for run in runs],
             )
             for name in columns
@@ -56,11 +56,12 @@ def domains_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
         if run.results["domains"][name]["classes_without_objects"]
     ]
     left_out = tag("p", "Classes without objects, left out of the mean: ", "; ".join(absent), class_="note")
-    return Html(legend(series) + tabs("Metric", panels) + (left_out if absent else ""))
+    marked = [tag("p", note, class_="note") for note in trained_notes(runs)]
+    return Html(legend(series) + tabs("Metric", panels) + (left_out if absent else "") + "".join(marked))
 
 
 def domain_rows(runs: list[EvaluatedRun], columns: list[str], metric: str) -> Html:
-    heads = ["", *(domains.title(name) if name != "mean_of_targets" else "Mean of targets" for name in columns)]
+    heads = ["", *(title_of(runs, name) for name in columns)]
     best = {}
     for name in columns:
         figures = [value for run in runs if (value := run.figure(name, metric)) is not None]
@@ -147,8 +148,8 @@ def classes_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
         counts = next(run for run in runs if domain in run.domains).results["domains"][domain]["objects"]
         objects = tag("p", "Objects: ", ", ".join(f"{n} {count}" for n, count in counts.items()), class_="faint")
         rows = [[name, *map(number, values)] for name, values in figures.items()]
-        numbers = as_table(["class", *(run.name for run in runs)], rows, f"VOC07 AP in {domains.title(domain)}")
-        panels.append((f"classes-{len(panels)}", domains.title(domain), tag("div", chart, objects, numbers)))
+        numbers = as_table(["class", *(run.name for run in runs)], rows, f"VOC07 AP in {title_of(runs, domain)}")
+        panels.append((f"classes-{len(panels)}", title_of(runs, domain), tag("div", chart, objects, numbers)))
     return Html(legend(series) + tabs("Domain", panels))
 
 
@@ -190,7 +191,7 @@ def curves_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
                     note=note,
                 )
             )
-        panels.append((f"curves-{len(panels)}", domains.title(domain), tag("div", charts, class_="grid-of-charts")))
+        panels.append((f"curves-{len(panels)}", title_of(runs, domain), tag("div", charts, class_="grid-of-charts")))
     return Html(legend(series) + tabs("Domain", panels))
 
 
@@ -198,7 +199,7 @@ def sizes_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
     columns = columns_of(runs)
     values = {(name, size): [size_figure(run, name, size) for run in runs] for name in columns for size in SIZES}
     top = round_up(max((value for row in values.values() for value in row if value is not None), default=10))
-    shown = {name: "Mean of targets" if name == "mean_of_targets" else domains.title(name) for name in columns}
+    shown = {name: title_of(runs, name) for name in columns}
     blocks = []
     for size, title in SIZES.items():
         groups = [
@@ -250,7 +251,7 @@ def corruptions_section(runs: list[EvaluatedRun]) -> Html:
             "div", note, tag("p", "Not measured for these runs. To measure: ", tag("code", command), class_="note")
         )
     subject_first = [measured[-1], *measured[:-1]]
-    panels = [(f"heat-{n}", run.name, robustness_panel(found)) for n, (run, found) in enumerate(subject_first)]
+    panels = [(f"heat-{n}", run.name, robustness_panel(run, found)) for n, (run, found) in enumerate(subject_first)]
     (first, base), (last, new) = measured[0], measured[-1]
     if len(measured) > 1 and comparable(new, base):
         title = f"{last.name} − {first.name}"
@@ -261,9 +262,11 @@ def corruptions_section(runs: list[EvaluatedRun]) -> Html:
     return tag("div", note, tabs("Run", panels))
 
 
-def robustness_panel(found: dict) -> Html:
+def robustness_panel(run: EvaluatedRun, found: dict) -> Html:
     summary = found["summary"]
-    tiles = [tile({"P": (summary["P"], summary.get("interval_P"))}, f"clean images, {domains.title(found['domain'])}")]
+    tiles = [
+        tile({"P": (summary["P"], summary.get("interval_P"))}, f"clean images, {title_of([run], found['domain'])}")
+    ]
     for part, what in (
         ("all", "all corruptions"),
         ("seen", "seen in its training"),

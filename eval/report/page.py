@@ -25,8 +25,8 @@ from eval.report.figures import (
 )
 from eval.report.markup import Html, number, tag, text
 from eval.report.pictures import Album, pictures_section
-from eval.report.training import details_section, training_section
-from eval.results import EvaluatedRun, difference
+from eval.report.training import details_section, trained_text, training_section
+from eval.results import EvaluatedRun, difference, home_of, title_of, trained_notes
 from eval.table import named_runs
 from pipeline.command.console import say
 from pipeline.files.replace import replacing
@@ -139,12 +139,27 @@ def section(name: str, title: str, about: str, content: Html) -> tuple[str, str,
 
 def about_domains(runs: list[EvaluatedRun]) -> tuple[str, str]:
     """Heading and first sentence of the domains, which are not always weathers."""
-    names, source = {name for run in runs for name in run.domains}, runs[-1].results["source"]
+    names, run = {name for run in runs for name in run.domains}, runs[-1]
     heading = "Five weathers" if names == set(domains.BENCHMARK) else "Domains"
-    if domains.unseen_weathers(names, source):
+    trained = run.trained_domains
+    if run.results.get("trained_on") is None:
+        return heading, f"Source as given: {domains.title(home_of(run.results))}; what was trained on is not known."
+    if not trained:
+        return heading, f"Trained on {trained_text(run)}."
+    if run.trained_on_clear_days and domains.unseen_weathers(names, domains.SOURCE) and not trained_notes([run]):
         return heading, "Trained on clear days only; every other domain is a weather the detector has never seen."
-    others = "; the other domains were not trained on" if len(names) > 1 else ""
-    return heading, f"Trained on {domains.title(source)}{others}."
+    several = f" {len(trained)} domains:" if len(trained) > 1 else ""
+    others = [name for name in names if name not in trained and not run.trained_images(name)]
+    ends = "; the other domains were not trained on" if others and len(names) > len(others) else ""
+    ends = "; none of the domains here was trained on" if others and len(names) == len(others) else ends
+    return heading, f"Trained on{several} {', '.join(map(domains.title, trained))}{ends}."
+
+
+def others_of(run: EvaluatedRun) -> str:
+    """What the targets are to the detector, as far as that is known."""
+    if run.trained_on_clear_days and domains.unseen_weathers(run.domains, domains.SOURCE):
+        return "weathers it has never seen"
+    return "domains it was not trained on" if run.trained_domains else "domains beside the source as given"
 
 
 def hero(runs: list[EvaluatedRun], series: list[Series]) -> Html:
@@ -152,7 +167,7 @@ def hero(runs: list[EvaluatedRun], series: list[Series]) -> Html:
     cards = []
     for name in columns_of(runs):
         value = subject.figure(name)
-        lines = [tag("span", domains.title(name) if name != "mean_of_targets" else "Mean of targets", class_="name")]
+        lines = [tag("span", title_of(runs, name), class_="name")]
         lines.append(tag("span", number(value), class_="big"))
         change = difference(subject, base, name) if base is not None else None
         ends = subject.interval(name)
@@ -172,7 +187,7 @@ def hero(runs: list[EvaluatedRun], series: list[Series]) -> Html:
         f"{sum(subject.results['domains'][name]['num_objects'] for name in subject.domains):,} objects",
         "mAP at IoU 0.5, VOC2007 11-point, percent",
     ]
-    weathers = domains.unseen_weathers(subject.domains, subject.results["source"])
+    weathers = domains.unseen_weathers(subject.domains, subject.source or "")
     return tag(
         "div",
         tag("h1", f"How {subject.name} sees" + (" in bad weather" if weathers else "")),
@@ -185,13 +200,12 @@ def hero(runs: list[EvaluatedRun], series: list[Series]) -> Html:
 
 def summary(subject: EvaluatedRun, base: EvaluatedRun | None) -> Html:
     """What the figures say, in two sentences, with no more certainty than the intervals allow."""
-    source = subject.results["source"]
-    home, clear, mean = domains.title(source), subject.figure(source), subject.figure("mean_of_targets")
+    mean = subject.figure("mean_of_targets")
+    source = home_of(subject.results) if mean is None else subject.source
+    home, clear = domains.title(source or ""), None if source is None else subject.figure(source)
     if mean is None:
         return text([f"On {home} it reaches ", tag("strong", f"{number(clear)} mAP"), "."])
-    weathers = domains.unseen_weathers(subject.domains, source)
-    others = "weathers it has never seen" if weathers else "domains it was not trained on"
-    start = [tag("strong", f"{number(mean)} mAP"), f" on the mean of the {others}"]
+    start = [tag("strong", f"{number(mean)} mAP"), f" on the mean of the {others_of(subject)}"]
     if base is None:
         return text([*start, "." if clear is None else f". On {home} it reaches {number(clear)}."])
     change = difference(subject, base, "mean_of_targets")
@@ -205,7 +219,7 @@ def summary(subject: EvaluatedRun, base: EvaluatedRun | None) -> Html:
         )
     low, high = (number(end, 1, "+") for end in change.interval)
     sure = "" if change.sure else " That interval holds zero: these images cannot tell the two apart."
-    at_home = difference(subject, base, source)
+    at_home = None if source is None else difference(subject, base, source)
     cost = "" if at_home is None else f" On {home}: {number(clear)}, {number(at_home.value, 1, '+')}."
     return text([*start, f" (95 % interval {low} to {high}).", sure, cost])
 

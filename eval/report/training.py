@@ -8,7 +8,7 @@ from eval.files import read_json
 from eval.metrics import domains
 from eval.report.charts import Line, Series, legend, line_chart, table, tabs
 from eval.report.markup import Html, number, tag
-from eval.results import EvaluatedRun
+from eval.results import EvaluatedRun, title_of
 
 MOST_POINTS = 300
 
@@ -111,7 +111,7 @@ def data_table(runs: list[EvaluatedRun]) -> Html:
     for name in domains.ordered(seen):
         part = seen[name]
         objects = [part["objects"].get(one, 0) for one in classes]
-        rows.append([domains.title(name), part["num_images"], part["num_objects"], *objects, part["num_ignored"]])
+        rows.append([title_of(runs, name), part["num_images"], part["num_objects"], *objects, part["num_ignored"]])
     return table(["domain", "images", "objects", *classes, "ignored"], rows, caption="Objects that count, by class")
 
 
@@ -120,7 +120,7 @@ def run_details(run: EvaluatedRun) -> Html:
     about = {
         "run": results["run"],
         "evaluated": results["evaluated"],
-        "trained on (source domain)": domains.title(results["source"]),
+        "trained on": trained_text(run),
         **{part: results[part] for part in ("detector", "settings", "speed", "hardware", "versions")},
     }
     rows = [[key, plain(value)] for key, value in about.items() if value]
@@ -139,6 +139,20 @@ def run_details(run: EvaluatedRun) -> Html:
                 title = f"Data report: training images of {trained.parent.name}"
                 parts.append(listing(title, trim_card(read_json(trained))))
     return Html("".join(parts))
+
+
+def trained_text(run: EvaluatedRun) -> str:
+    """The datasets that the checkpoint says, else the source as it was given."""
+    datasets = run.results.get("trained_on")
+    if datasets is None:
+        return f"not known; source as given: {domains.title(run.source)}" if run.source else "not known"
+    parts = []
+    for entry in datasets:
+        names = ", ".join(map(domains.title, entry["domains"])) or "domains not known"
+        images = "" if entry.get("images") is None else f", {entry['images']} images"
+        weight = "" if entry.get("weight", 1) == 1 else f", weight {entry['weight']:g}"
+        parts.append(f"{entry['name']} ({names}{images}{weight})")
+    return "; ".join(parts)
 
 
 def listing(title: str, content) -> Html:

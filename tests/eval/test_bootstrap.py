@@ -102,7 +102,7 @@ def test_mean_of_targets_counts_each_domain_once_and_leaves_the_source_out():
     for seed, domain in enumerate(["daytime_clear", "night_rainy", "daytime_foggy"]):
         truth, detections = random_world(seed, num_images=10 + 30 * seed)
         figures[domain], _, samples[domain] = score_domain(truth, detections, num_resamples=20)
-    mean, joined = mean_of_targets(figures, "daytime_clear", samples)
+    mean, joined = mean_of_targets(figures, {"daytime_clear"}, samples)
     assert mean["domains"] == ["night_rainy", "daytime_foggy"]
     expected = (figures["night_rainy"]["voc07"]["mAP"] + figures["daytime_foggy"]["voc07"]["mAP"]) / 2
     assert mean["voc07"] == pytest.approx(expected)
@@ -110,10 +110,10 @@ def test_mean_of_targets_counts_each_domain_once_and_leaves_the_source_out():
     small_B = (samples["night_rainy"]["small"] + samples["daytime_foggy"]["small"]) / 2
     assert mean["interval_small"] == bootstrap.interval(small_B)
     figures["night_rainy"]["coco"]["small"] = None  # no small object there: the mean is the other's
-    mean, _ = mean_of_targets(figures, "daytime_clear", samples)
+    mean, _ = mean_of_targets(figures, {"daytime_clear"}, samples)
     assert mean["small"] == figures["daytime_foggy"]["coco"]["small"]
     assert mean["interval_small"] == bootstrap.interval(samples["daytime_foggy"]["small"])
-    assert mean_of_targets({"only": figures["night_rainy"]}, "only", {}) == ({}, {})
+    assert mean_of_targets({"only": figures["night_rainy"]}, {"only"}, {}) == ({}, {})
 
 
 def test_recall_points_are_what_the_figures_use():

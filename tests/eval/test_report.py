@@ -22,6 +22,7 @@ from eval.report.training import read_log, thin
 from eval.results import load_run, mpc_difference
 from kernels.severity import BENCHMARK
 from pipeline.command.ranks import World
+from tests.eval.test_trained_on import checkpoint_of
 
 SECTIONS = ["domains", "classes", "curves", "sizes", "corruptions", "pictures", "training", "details"]
 HOSTILE = "<script>alert('x')</script>"
@@ -55,7 +56,9 @@ def runs(scored, tmp_path_factory):
     """Two runs with everything: the second is the detector, the first a worse set of detections of the same images."""
     root = tmp_path_factory.mktemp("report")
     data = tuple(scored.data.values())
-    run(EvaluationOptions(scored.checkpoint, data, out=root / "student", resamples=40, batch_size=2), ALONE)
+    clear = {"name": "clear", "domains": ["daytime_clear"], "checksum": "0" * 64, "images": 900, "weight": 1.0}
+    checkpoint = checkpoint_of(scored, root / "checkpoint", clear)
+    run(EvaluationOptions(checkpoint, data, out=root / "student", resamples=40, batch_size=2), ALONE)
     files = []
     for domain in scored.data:
         found = read_results(root / "student" / "eval" / f"detections-{domain}.json")
@@ -209,7 +212,8 @@ def test_weathers_are_only_spoken_of_where_there_are_some(runs):
     five = changed(runs[1], domains=dict.fromkeys(domains.BENCHMARK, part))
     assert build_report([five]).count("Five weathers") == 2  # menu and heading
     for source, names in (("tunnel", ("tunnel", "dusk_rainy")), ("daytime_clear", ("daytime_clear", "tunnel"))):
-        page = build_report([changed(runs[1], source=source, domains=dict.fromkeys(names, part))])
+        trained = [{"name": "a", "domains": [source], "checksum": "0" * 64}]
+        page = build_report([changed(runs[1], source=source, trained_on=trained, domains=dict.fromkeys(names, part))])
         assert f"Trained on {domains.title(source)}; the other domains were not trained on." in page
         assert "on the mean of the domains it was not trained on" in page
         assert "sees in bad weather" not in page

@@ -16,7 +16,7 @@ import kernels
 from eval.detecting.corrupted import corrupt
 from eval.detecting.detect import Pass, detect_dataset, make_batch, match_classes, read_image
 from eval.detecting.robustness import SETS, Plan, measure
-from eval.evaluation import run, trained_on
+from eval.evaluation import run, seen_corruptions
 from eval.examples.scenes import image_detector
 from eval.files import read_arrays, write_arrays
 from eval.metrics.interchange import Detections, concatenate, ground_truth_of
@@ -271,18 +271,18 @@ def test_run_measures_and_reports_it(scored, tmp_path, monkeypatch):
 
 def test_corruptions_of_the_runs_own_training(tmp_path):
     (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
-    assert trained_on(tmp_path) is None
+    assert seen_corruptions(tmp_path) is None
     (tmp_path / "config.json").write_text(json.dumps({"views": {"corruptions": list(TRAINING)}}))
-    assert trained_on(tmp_path) == TRAINING
-    assert trained_on(tmp_path / "checkpoints" / "step-1") == TRAINING
+    assert seen_corruptions(tmp_path) == TRAINING
+    assert seen_corruptions(tmp_path / "checkpoints" / "step-1") == TRAINING
     (tmp_path / "config.json").write_text(json.dumps({"views": {"corruptions": []}}))
-    assert trained_on(tmp_path) == ()
+    assert seen_corruptions(tmp_path) == ()
     (tmp_path / "config.json").write_text(json.dumps({"name": "of something else"}))
-    assert trained_on(tmp_path) is None
+    assert seen_corruptions(tmp_path) is None
     (tmp_path / "config.json").write_text(json.dumps({"views": {"corruptions": ["fog"]}}))
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "weights.pth").touch()
-    assert trained_on(tmp_path / "deep" / "weights.pth") is None
+    assert seen_corruptions(tmp_path / "deep" / "weights.pth") is None
 
 
 def test_the_package_itself_can_make_the_corruptions(scored, tmp_path):

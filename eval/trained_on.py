@@ -1,0 +1,94 @@
+"""What a model was trained on, as its checkpoint says, and which of the evaluated images were among it.
+
+The checkpoint's card lists the datasets: [{"name", "domains", "checksum", "images", "weight"}, ...]. Checkpoints from
+before that have the data's checksum in state.json alone: the dataset of that checksum is then looked for where the
+run's config.json says, and among the evaluated ones.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from eval.files import read_json
+from eval.metrics import domains
+from eval.results import training_folder
+from model.weights.files import resolve_checkpoint
+from pipeline.packed.reader import PackedDataset
+
+
+class TrainingData:
+    """The datasets a model was trained on; `datasets` is None where nobody says."""
+
+    def __init__(self, run: Path, card: dict[str, Any], evaluated: list[PackedDataset]):
+        folder = training_folder(run)
+        data = read_json(folder / "config.json").get("data") if folder else None
+        self.folders = [Path(one) for one in ([data] if isinstance(data, str) else data or [])]
+        self.evaluated = evaluated
+        self.datasets: list[dict[str, Any]] | None = None
+        if "trained_on" in card:
+            self.datasets = [check(entry, run) for entry in card["trained_on"]]
+        elif run.is_dir() and (state := resolve_checkpoint(run) / "state.json").is_file():
+            checksum = read_json(state).get("data_checksum")
+            self.datasets = [self.describe(checksum)] if isinstance(checksum, str) else None
+
+    def describe(self, checksum: str) -> dict[str, Any]:
+        dataset = self.find(checksum)
+        if dataset is None:
+            name = self.folders[0].name if self.folders else "a dataset without a name"
+            return {"name": name, "domains": [], "checksum": checksum, "images": None, "weight": 1.0}
+        return {
+            "name": dataset.path.resolve().name,
+            "domains": list(dataset.domains),
+            "checksum": checksum,
+            "images": len(dataset),
+            "weight": 1.0,
+        }
+
+    def find(self, checksum: str) -> PackedDataset | None:
+        """The dataset of this checksum, where it still lies."""
+        for dataset in self.evaluated:
+            if dataset.checksum == checksum:
+                return dataset
+        for folder in self.folders:
+            if (folder / "dataset.json").is_file():
+                try:
+                    dataset = PackedDataset(folder)
+                except ValueError:  # changed or damaged since: then it is not what was trained on
+                    continue
+                if dataset.checksum == checksum:
+                    return dataset
+        return None
+
+    @property
+    def domains(self) -> list[str]:
+        """Every domain that is known to have been trained on."""
+        return domains.ordered(domains.canonical(name) for entry in self.datasets or [] for name in entry["domains"])
+
+    def count_shared(self, dataset: PackedDataset, domain: str) -> int:
+        """Images of a domain that were trained on: all of a dataset with the same checksum, else equal pictures."""
+        rows = [row for row in range(len(dataset)) if domains.canonical(dataset.domain_of(row)) == domain]
+        checksums = [entry["checksum"] for entry in self.datasets or []]
+        if dataset.checksum in checksums:
+            return len(rows)
+        pictures = {
+            trained.sha256_of(row)
+            for checksum in checksums
+            if (trained := self.find(checksum)) is not None
+            for row in range(len(trained))
+        }
+        return sum(dataset.sha256_of(row) in pictures for row in rows)
+
+
+def check(entry: Any, run: Path) -> dict[str, Any]:
+    """An entry of a card's trained_on, whose domains are names or {name: number of images}."""
+    good = (
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(name), str) for name in ("name", "checksum"))
+        and isinstance(entry.get("domains"), list | dict)
+        and all(isinstance(name, str) for name in entry["domains"])
+    )
+    if not good:
+        raise ValueError(
+            f"{run}: trained_on in its model.json holds {str(entry)[:80]}; an entry is an object with a name, a list "
+            "of domains and a checksum; restore the file"
+        )
+    return entry | {"domains": list(entry["domains"])}

@@ -1,0 +1,125 @@
+"""What a model was trained on comes from its checkpoint, and what it has seen counts as no target."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from eval.evaluation import run
+from eval.options import EvaluationOptions
+from eval.report.page import build_report
+from eval.results import load_run
+from eval.table import domain_table
+from eval.trained_on import TrainingData
+from pipeline.command.ranks import World
+from pipeline.pack import PackOptions, pack
+from pipeline.packed.reader import PackedDataset
+from tests.eval.conftest import LONG_SIDE, SHORT_SIDE
+
+ALONE = World(0, 1, torch.device("cpu"))
+SHAPE = {"short_side": SHORT_SIDE, "long_side": LONG_SIDE, "raw": True, "workers": 1}
+
+
+def entry(name, *domains, checksum="0" * 64):
+    return {"name": name, "domains": list(domains), "checksum": checksum, "images": 5, "weight": 1.0}
+
+
+def checkpoint_of(scored, folder, *entries):
+    shutil.copytree(scored.checkpoint, folder)
+    card = json.loads((folder / "model.json").read_text())
+    card["extra"]["trained_on"] = list(entries)
+    (folder / "model.json").write_text(json.dumps(card))
+    return folder
+
+
+def evaluate(checkpoint, *data, **changes):
+    run(EvaluationOptions(checkpoint, data, resamples=10, batch_size=2, pictures=False, report=False, **changes), ALONE)
+    return load_run(changes.get("out", checkpoint))
+
+
+def annotations_of(scored):
+    return json.loads((scored.sources["night_rainy"] / "annotations" / "instances.json").read_text())
+
+
+def pack_night(scored, root, content):
+    """The night's pictures once more, as the domain tunnel."""
+    shutil.copytree(scored.sources["night_rainy"] / "images", root / "source" / "images")
+    (root / "source" / "annotations").mkdir()
+    (root / "source" / "annotations" / "instances.json").write_text(json.dumps(content))
+    pack(PackOptions(root / "source", root / "tunnel", domain="tunnel", **SHAPE))
+    return PackedDataset(root / "tunnel")
+
+
+def test_the_checkpoint_says_it_else_the_run_beside_it_else_nobody(scored, tmp_path):
+    day, night = scored.dataset("daytime_clear"), scored.dataset("night_rainy")
+    card = {"trained_on": [entry("a", "Daytime-Sunny"), entry("b", "tunnel", checksum=night.checksum)]}
+    told = TrainingData(tmp_path, card, [day, night])
+    assert told.domains == ["daytime_clear", "tunnel"]
+    assert (told.count_shared(day, "daytime_clear"), told.count_shared(night, "night_rainy")) == (0, 5)
+    old = tmp_path / "run"
+    shutil.copytree(scored.checkpoint, old / "checkpoints" / "step-00000012")
+    (old / "checkpoints" / "step-00000012" / "COMPLETE").touch()
+    (old / "config.json").write_text(json.dumps({"data": str(scored.data["daytime_clear"])}))
+    assert TrainingData(old, {}, []).datasets is None
+    state = old / "checkpoints" / "step-00000012" / "state.json"
+    state.write_text(json.dumps({"data_checksum": day.checksum}))
+    for place in (old, state.parent):
+        found = TrainingData(place, {}, [night])  # where config.json says
+        assert found.datasets == [entry("daytime_clear", "daytime_clear", checksum=day.checksum) | {"images": 9}]
+    state.write_text(json.dumps({"data_checksum": "1" * 64}))
+    gone = TrainingData(old, {}, [day])
+    assert gone.datasets == [entry("daytime_clear", checksum="1" * 64) | {"images": None}]
+    assert gone.domains == []
+    with pytest.raises(ValueError, match=r"trained_on in its model\.json holds"):
+        TrainingData(tmp_path, {"trained_on": [{"name": "a"}]}, [])
+
+
+def test_equal_pictures_in_another_dataset_are_shared(scored, tmp_path):
+    """Packed again with one object less: another checksum, the same pictures."""
+    content = annotations_of(scored)
+    tunnel, night = (
+        pack_night(scored, tmp_path, content | {"annotations": content["annotations"][1:]}),
+        scored.dataset("night_rainy"),
+    )
+    (tmp_path / "config.json").write_text(json.dumps({"data": [str(tunnel.path)]}))
+    assert tunnel.checksum != night.checksum
+    card = {"trained_on": [entry("tunnel", "tunnel", checksum=tunnel.checksum)]}
+    assert TrainingData(tmp_path, card, [night]).count_shared(night, "night_rainy") == 5
+
+
+def test_what_was_trained_on_is_marked_and_no_target(scored, tmp_path, capsys):
+    night = scored.dataset("night_rainy")
+    model = checkpoint_of(scored, tmp_path / "model", entry("n", "tunnel", "mine", checksum=night.checksum))
+    found = evaluate(model, *scored.data.values())
+    printed = capsys.readouterr().out
+    assert "warning: 5 of the 5 images of night_rainy were trained on" in printed
+    assert "trained on 2 domains: tunnel, mine" in printed
+    assert found.results["source"] is None
+    assert found.results["mean_of_targets"]["domains"] == ["daytime_clear"]
+    assert found.results["domains"]["night_rainy"]["trained_images"] == 5
+    assert "trained_on" not in found.results["detector"]
+    table = domain_table([found])
+    assert "\nnight_rainy *" in table
+    assert "* model, night_rainy: 5 of the 5 images were trained on" in table
+    page = build_report([found])
+    assert "Trained on 2 domains: tunnel, mine" in page
+    for section in ("domains", "classes", "curves", "sizes", "details"):
+        part = page[page.index(f'<section id="{section}">') :]
+        assert "Night-Rainy *" in part[: part.index("</section>")], section
+
+
+def test_no_domain_is_called_the_source_that_was_not_trained_on(scored, tmp_path, capsys):
+    """Trained on clear days elsewhere, evaluated on the night and on a domain without any object."""
+    tunnel = pack_night(scored, tmp_path, annotations_of(scored) | {"annotations": []})
+    model = checkpoint_of(scored, tmp_path / "model", entry("clear", "daytime_clear"))
+    found = evaluate(model, scored.data["night_rainy"], tunnel.path)
+    assert "the domain tunnel has no object that counts, so it is left out" in capsys.readouterr().out
+    assert (found.results["source"], found.domains) == (None, ["night_rainy"])
+    assert found.results["mean_of_targets"]["domains"] == ["night_rainy"]
+    page = build_report([found])
+    assert "Trained on Daytime-Clear; none of the domains here was trained on." in page
+    assert "Trained on Night" not in page
+    given = evaluate(scored.checkpoint, scored.data["night_rainy"], out=tmp_path / "given")
+    assert "source as given: night_rainy" in capsys.readouterr().out
+    assert "Source as given: Night-Rainy; what was trained on is not known." in build_report([given])
