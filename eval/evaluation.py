@@ -4,6 +4,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from eval import schema
 from eval.compared import find_compared
 from eval.detecting.evaluate import Evaluation, Truths, collect_truths, evaluate
 from eval.detecting.robustness import SETS, Plan, measure
@@ -235,7 +236,7 @@ def measure_robustness(
 def seen_corruptions(run: Path) -> tuple[str, ...] | None:
     """Corruptions of the run's own training; None where no config.json tells."""
     folder = training_folder(run)
-    config = read_json(folder / "config.json") if folder else {}
+    config = read_json(folder / "config.json", schema.CONFIG) if folder else {}
     return tuple(config["views"]["corruptions"]) if "views" in config else None
 
 
@@ -259,5 +260,5 @@ def save_examples(
 def distilled_from(run: Path) -> list[Path]:
     """The run's own teacher, when it has been evaluated."""
     folder = training_folder(run)
-    teacher = read_json(folder / "config.json").get("teacher") if folder else None
+    teacher = read_json(folder / "config.json", schema.CONFIG).get("teacher") if folder else None
     return [Path(teacher)] if teacher and (Path(teacher) / "eval" / "results.json").is_file() else []

@@ -1,12 +1,34 @@
-"""Files of an evaluation: written whole or not at all, and a damaged one is named."""
+"""Files of an evaluation: written whole or not at all, read with type, depth and schema checked, damage named."""
 
 import json
+import math
 import zipfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.files.parse import read_bytes
 from pipeline.files.replace import replacing
+
+MAX_JSON_BYTES = 2 << 30  # a results file of somebody's detections
+MAX_DEPTH = 40
+
+
+class Each(NamedTuple):
+    """An object with any keys, whose values have this shape."""
+
+    shape: Any
+
+
+class OneOf(tuple):
+    """Any of these shapes."""
+
+
+# Shapes of JSON: a type (float: any finite number), None (null), [shape] (a list of any length), (shape, ...) (a list
+# of just these), {"key": shape, "key?": shape} (an object with at least the keys without question mark), Each, OneOf.
+ANY = object()
+KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "an object", None: "null"}
 
 
 def write_json(path: Path, value) -> None:
@@ -14,13 +36,90 @@ def write_json(path: Path, value) -> None:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path):
+def read_json(path: Path, shape: Any = ANY, mend: str = "restore it or make it again") -> Any:
+    """The content, of this shape; every failure is a ValueError that names the file and `mend`, the way out."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, and a JSON file is needed; name the file")
     try:
-        return json.loads(path.read_text())
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a folder, and a JSON file is needed; name the file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); mend it or make it again") from None
+        text = read_bytes(path, MAX_JSON_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}; {mend}") from None
+    value = parse_json(text, path, mend)
+    if problem := problem_of(value, shape):
+        raise ValueError(f"{path}: {problem}; {mend}")
+    return value
+
+
+def parse_json(text: bytes, path: Path, mend: str) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # also not UTF-8, or a number of thousands of digits
+        raise ValueError(f"{path} is not JSON ({str(error)[:200]}); {mend}") from None
+    if depth_of(value) > MAX_DEPTH:
+        raise ValueError(f"{path} is nested deeper than {MAX_DEPTH} levels; {mend}")
+    return value
+
+
+def depth_of(value: Any) -> int:
+    depth, level = 0, [value]
+    while level and depth <= MAX_DEPTH:
+        depth += 1
+        level = [inner for item in level if isinstance(item, dict | list)
+                 for inner in (item.values() if isinstance(item, dict) else item)]  # fmt: skip
+    return depth
+
+
+def problem_of(value: Any, shape: Any, place: str = "") -> str | None:
+    """What is wrong with a value, and where in it; None where it has the shape."""
+    if shape is ANY:
+        return None
+    if isinstance(shape, OneOf):
+        problems = [problem_of(value, one, place) for one in shape]
+        return None if None in problems else problems[0]
+    inner: list[tuple[Any, Any, Any]] = []
+    if isinstance(shape, Each | dict):
+        if not isinstance(value, dict):
+            return wrong(value, dict, place)
+        if isinstance(shape, Each):
+            inner = [(key, item, shape.shape) for key, item in value.items()]
+        else:
+            if missing := [key for key in shape if not key.endswith("?") and key not in value]:
+                return f"{place or 'it'} lacks {', '.join(missing)}"
+            names = ((key.removesuffix("?"), one) for key, one in shape.items())
+            inner = [(name, value[name], one) for name, one in names if name in value]
+    elif isinstance(shape, list | tuple):
+        if not isinstance(value, list) or (isinstance(shape, tuple) and len(value) != len(shape)):
+            length = f" of {len(shape)}" if isinstance(shape, tuple) else ""
+            return f"{place or 'it'} is {str(value)[:60]!r}, not a list{length}"
+        inner = [(number, item, shape[0 if isinstance(shape, list) else number]) for number, item in enumerate(value)]
+    elif not fits(value, shape):
+        return wrong(value, shape, place)
+    found = (problem_of(item, one, f"{place}.{key}" if place else str(key)) for key, item, one in inner)
+    return next((problem for problem in found if problem), None)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    if kind is None:
+        return value is None
+    if kind is float:
+        return type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
+    return type(value) is kind and (kind is not int or abs(value) < 2**63)
+
+
+def wrong(value: Any, kind: Any, place: str) -> str:
+    return f"{place or 'it'} is {str(value)[:60]!r}, not {KINDS[kind]}"
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The objects of a file with one JSON object a line, such as log.jsonl; a damaged line is left out alone."""
+    lines = []
+    if path.is_file():
+        for text in read_bytes(path, MAX_JSON_BYTES).splitlines():
+            try:
+                lines.append(parse_json(text, path, ""))
+            except ValueError:
+                continue
+    return [line for line in lines if isinstance(line, dict)]
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -29,11 +128,18 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """What write_arrays wrote; nothing where there is no file."""
+    """What write_arrays wrote, replicates of one length; nothing where there is no file."""
     if not path.is_file():
         return {}
+    mend = "remove it and evaluate again"
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(item.file_size for item in archive.infolist()) > MAX_JSON_BYTES:
+                raise ValueError("it is too large")
         with np.load(path) as data:
-            return {name: data[name] for name in data.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it and evaluate again") from None
+            arrays = {name: data[name] for name in data.files}
+    except Exception as error:  # a damaged archive raises any of a dozen types
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}); {mend}") from None
+    if any(a.ndim != 1 or a.dtype != np.float64 for a in arrays.values()) or len({a.size for a in arrays.values()}) > 1:
+        raise ValueError(f"{path} is damaged (not replicates of one length); {mend}")
+    return arrays

@@ -17,8 +17,8 @@ import tyro
 
 from eval.detecting.detect import choose_dtype, make_batch
 from eval.examples.draw import class_colour, draw_boxes
-from eval.files import read_json, write_json
-from eval.results import home_of
+from eval.files import write_json
+from eval.results import home_of, read_results_json
 from model.api import Detector
 from model.weights.checkpoint import load_detector
 from pipeline.command.console import Progress, describe_hardware, run_entry, say
@@ -139,7 +139,7 @@ def open_predictor(options: PredictOptions) -> Predictor:
         results = options.checkpoint / "eval" / "results.json"
         score = 0.5
         if results.is_file():
-            content = read_json(results)
+            content = read_results_json(results)
             score = content["domains"][home_of(content)]["best_score"]["score"]
     if not 0 <= score <= 1:
         raise ValueError(f"--score {score}: a score lies between 0 and 1")

@@ -14,15 +14,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from eval.files import read_arrays, read_json
+from eval import schema
+from eval.files import ANY, Each, read_arrays, read_json
 from eval.metrics import bootstrap, domains
 from eval.metrics.mpc import DRAWN, comparable, mpc_replicates
 
 FORMAT = 1
-PARTS = ("run", "evaluated", "classes", "source", "domains", "mean_of_targets", "settings", "versions")
 TRAINED_MARK = "*"
 PACKAGES = ("fairweather", "torch", "torchvision", "numpy", "numba", "pycocotools", "opencv-python-headless")
 
@@ -43,7 +44,7 @@ class EvaluatedRun:
     @cached_property
     def robustness(self) -> dict | None:
         """robustness.json, where it was measured with the weights that were evaluated."""
-        found = self.read("robustness.json")
+        found = self.read("robustness.json", schema.ROBUSTNESS)
         return found if found and found["identity"].get("weights") == self.results.get("weights") else None
 
     @cached_property
@@ -55,10 +56,10 @@ class EvaluatedRun:
         """The folder of the run that trained it, also when a checkpoint of it was evaluated, or with --out."""
         return training_folder(self.path) or training_folder(Path(self.results["run"]))
 
-    def read(self, name: str):
-        """A JSON file beside results.json; None when this evaluation has none."""
+    def read(self, name: str, shape: Any):
+        """A JSON file of this shape beside results.json; None when this evaluation has none."""
         path = self.folder / name
-        return read_json(path) if path.is_file() else None
+        return read_json(path, shape, "remove it, or evaluate again") if path.is_file() else None
 
     @property
     def source(self) -> str | None:
@@ -146,17 +147,25 @@ def has_results(path: Path) -> bool:
     return any((folder / "results.json").is_file() for folder in (path / "eval", path))
 
 
+def read_results_json(file: Path) -> dict:
+    mend = f"evaluate {file.parent} again"
+    results = read_json(file, Each(ANY), mend)
+    if results.get("format") != FORMAT:
+        raise ValueError(f"{file} was written by another version; {mend}")
+    results = read_json(file, schema.RESULTS, mend)
+    if not results["domains"] or results["source"] not in (None, *results["domains"]):
+        raise ValueError(f"{file}: its source {results['source']} is none of its domains; {mend}")
+    if unknown := set(results["mean_of_targets"].get("domains", ())) - set(results["domains"]):
+        raise ValueError(f"{file}: its mean is of {', '.join(unknown)}, which it has no figures of; {mend}")
+    return results
+
+
 def load_run(path: Path | str, name: str | None = None) -> EvaluatedRun:
     path = Path(path)
     for folder in (path / "eval", path):
         file = folder / "results.json"
         if file.is_file():
-            results = read_json(file)
-            if not isinstance(results, dict) or results.get("format") != FORMAT:
-                raise ValueError(f"{file} was written by another version; evaluate {path} again")
-            if missing := [part for part in PARTS if part not in results]:
-                raise ValueError(f"{file} lacks {', '.join(missing)}; evaluate {path} again")
-            return EvaluatedRun(name or path.resolve().name, path, results, folder)
+            return EvaluatedRun(name or path.resolve().name, path, read_results_json(file), folder)
     raise ValueError(f"{path} has not been evaluated; run: python -m eval.run {path} --data DIR...")
 
 
@@ -184,8 +193,9 @@ def difference(a: EvaluatedRun, b: EvaluatedRun, domain: str, metric: str = "voc
         return None  # nor have figures of two definitions
     interval = None
     key = f"{domain}|{metric}"
-    if key in a.samples and key in b.samples and _paired(a, b, domain):
-        interval = bootstrap.interval(a.samples[key] - b.samples[key])
+    first_B, second_B = a.samples.get(key), b.samples.get(key)
+    if first_B is not None and second_B is not None and len(first_B) == len(second_B) and _paired(a, b, domain):
+        interval = bootstrap.interval(first_B - second_B)
     return Difference(first - second, interval)
 
 

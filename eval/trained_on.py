@@ -8,6 +8,7 @@ run's config.json says, and among the evaluated ones.
 from pathlib import Path
 from typing import Any
 
+from eval import schema
 from eval.files import read_json
 from eval.metrics import domains
 from eval.results import training_folder
@@ -20,14 +21,14 @@ class TrainingData:
 
     def __init__(self, run: Path, card: dict[str, Any], evaluated: list[PackedDataset]):
         folder = training_folder(run)
-        data = read_json(folder / "config.json").get("data") if folder else None
+        data = read_json(folder / "config.json", schema.CONFIG).get("data") if folder else None
         self.folders = [Path(one) for one in ([data] if isinstance(data, str) else data or [])]
         self.evaluated = evaluated
         self.datasets: list[dict[str, Any]] | None = None
         if "trained_on" in card:
             self.datasets = [check(entry, run) for entry in card["trained_on"]]
         elif run.is_dir() and (state := resolve_checkpoint(run) / "state.json").is_file():
-            checksum = read_json(state).get("data_checksum")
+            checksum = read_json(state, schema.STATE).get("data_checksum")
             self.datasets = [self.describe(checksum)] if isinstance(checksum, str) else None
 
     def describe(self, checksum: str) -> dict[str, Any]:

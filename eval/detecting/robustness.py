@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eval import schema
 from eval.detecting.corrupted import Corruptor, check_originals, preparation
 from eval.detecting.detect import Pass, detect_dataset, empty_detections, gather, spread
 from eval.files import read_arrays, read_json, write_arrays, write_json
@@ -118,8 +119,8 @@ def read_known(path: Path, identity: dict) -> tuple[dict[str, dict], dict[str, n
     """(cells measured before with the same weights, images and settings; their replicates)."""
     if not path.is_file():
         return {}, {}
-    found = read_json(path)
-    before = found.get("identity") or {}
+    found = read_json(path, schema.ROBUSTNESS, "remove it and measure again")
+    before = found["identity"]
     other = sorted(name for name in {*before, *identity} if before.get(name) != identity.get(name))
     if other:
         say(f"robustness: {path} was measured with other {', '.join(other)}; starting anew")

@@ -1,5 +1,6 @@
 """Sections of the report that show figures: domains, classes, precision and recall, sizes, corruptions."""
 
+from eval import schema
 from eval.metrics import domains
 from eval.metrics.mpc import comparable
 from eval.report.charts import Line, Series, bars, dot_plot, heat_cell, legend, line_chart, round_up, table, tabs
@@ -163,7 +164,7 @@ def class_stated(run: EvaluatedRun, domain: str, name: str, value: float | None)
 
 
 def curves_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
-    curves = [run.read("curves.json") or {} for run in runs]
+    curves = [run.read("curves.json", schema.CURVES) or {} for run in runs]
     panels: list[tuple[str, str, Html]] = []
     for domain in domains.ordered(name for run in runs for name in run.domains):
         charts = []

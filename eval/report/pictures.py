@@ -4,6 +4,7 @@ import base64
 import hashlib
 from pathlib import Path
 
+from eval import schema
 from eval.metrics import domains
 from eval.report.charts import tabs
 from eval.report.markup import Html, number, tag
@@ -91,7 +92,7 @@ def view_title(view: str) -> str:
 
 
 def pictures_section(runs: list[EvaluatedRun], album: Album) -> Html:
-    saved = [(run, run.read("pictures/pictures.json")) for run in runs]
+    saved = [(run, read_pictures(run)) for run in runs]
     saved = [(run, found) for run, found in saved if found]
     if not saved:
         return tag("p", "No pictures were saved with these evaluations; leave out --no-pictures.", class_="note")
@@ -130,6 +131,8 @@ def scenes(saved: list[tuple[EvaluatedRun, dict]], album: Album) -> Html:
     panels: dict[str, list[Html]] = {}
     main_run, main = saved[-1]
     for scene in main["scenes"]:
+        if not scene["views"]:
+            continue
         view = scene["views"][-1]
         strip = [
             shot(
@@ -155,6 +158,21 @@ def scenes(saved: list[tuple[EvaluatedRun, dict]], album: Album) -> Html:
         panels.setdefault(scene["domain"], []).append(tag("div", strip, class_="strip scene"))
     ordered = domains.ordered(panels)
     return tabs("Domain", [(f"scenes-{n}", domains.title(d), tag("div", panels[d])) for n, d in enumerate(ordered)])
+
+
+def read_pictures(run: EvaluatedRun) -> dict | None:
+    """pictures.json; a file name that leads elsewhere would put any file of this machine into the page."""
+    found = run.read("pictures/pictures.json", schema.PICTURES)
+    views = (
+        [] if found is None else [*found["best"], *found["worst"], *(v for s in found["scenes"] for v in s["views"])]
+    )
+    for view in views:
+        if Path(view["file"]).name != view["file"] or not (run.folder / "pictures" / view["file"]).is_file():
+            raise ValueError(
+                f"{run.folder / 'pictures' / 'pictures.json'} names the picture {view['file']!r}, which is not there; "
+                "remove it, or evaluate again"
+            )
+    return found
 
 
 def text_of(parts: list) -> Html:

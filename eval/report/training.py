@@ -4,7 +4,8 @@ import json
 from math import floor, log10
 from pathlib import Path
 
-from eval.files import read_json
+from eval import schema
+from eval.files import ANY, Each, read_json, read_lines
 from eval.metrics import domains
 from eval.report.charts import Line, Series, legend, line_chart, table, tabs
 from eval.report.markup import Html, number, tag
@@ -17,17 +18,12 @@ RATES = {"learning_rate": ("learning rate, ‰", 1000), "images_per_second": ("i
 
 
 def read_log(path: Path) -> list[dict]:
-    """Lines of log.jsonl with losses; a last line cut short by a kill is left out."""
-    lines: list[dict] = []
-    if path.is_file():
-        for text in path.read_text().splitlines():
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                break
-            if isinstance(line, dict) and isinstance(line.get("losses"), dict):
-                lines.append(line)
-    return lines
+    """Lines of log.jsonl with losses; a damaged one, such as a last one cut short by a kill, is left out alone."""
+    return [line for line in read_lines(path) if isinstance(line.get("losses"), dict) and is_number(line.get("step"))]
+
+
+def is_number(value) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300
 
 
 def collect(lines: list[dict]) -> dict[str, tuple[list[float], list[float]]]:
@@ -35,11 +31,13 @@ def collect(lines: list[dict]) -> dict[str, tuple[list[float], list[float]]]:
     curves: dict[str, tuple[list[float], list[float]]] = {}
     for line in lines:
         values = {f"loss: {name}": value for name, value in line["losses"].items()}
-        logged = line.get("logged") or line.get("cosines") or {}  # "cosines" until version 0.1
-        values |= {name.replace("_", ": ", 1): value for name, value in logged.items()}
-        values |= {title: line[key] * factor for key, (title, factor) in RATES.items() if line.get(key) is not None}
+        logged = line.get("logged") or line.get("cosines")  # "cosines" until version 0.1
+        values |= {
+            name.replace("_", ": ", 1): value for name, value in (logged if isinstance(logged, dict) else {}).items()
+        }
+        values |= {title: line[key] * factor for key, (title, factor) in RATES.items() if is_number(line.get(key))}
         for name, value in values.items():
-            if isinstance(value, int | float) and value == value and abs(value) != float("inf"):
+            if is_number(value):
                 steps, found = curves.setdefault(name, ([], []))
                 steps.append(float(line["step"]))
                 found.append(float(value))
@@ -130,14 +128,11 @@ def run_details(run: EvaluatedRun) -> Html:
         if card:
             parts.append(listing(f"Data report: {domains.title(domain)}", card))
     if run.trained is not None:
-        content = read_json(run.trained / "config.json")
+        content = read_json(run.trained / "config.json", schema.CONFIG)
         parts.append(listing("Resolved configuration", content))
-        data = content.get("data") or []
-        for folder in [data] if isinstance(data, str) else data:  # one dataset was once a plain path
-            trained = Path(str(folder)) / "dataset.json"
-            if trained.is_file():
-                title = f"Data report: training images of {trained.parent.name}"
-                parts.append(listing(title, trim_card(read_json(trained))))
+        trained = Path(str(content.get("data") or "")) / "dataset.json"
+        if trained.is_file():
+            parts.append(listing("Data report: training images", trim_card(read_json(trained, Each(ANY)))))
     return Html("".join(parts))
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +15,18 @@ PLAIN_INTERVAL_S = 10.0
 SHORT_S = 3.0  # what took less needs no line
 
 
+# C0, C1 and what turns the direction of writing; the last are halves of characters, which no terminal can be sent.
+CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Names come from untrusted files: what would steer a terminal is shown as it is written in Python."""
+    return CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def say(text: str) -> None:
     """Print a line at once, so that logs of a batch system show it as it happens."""
-    print(text, flush=True)
+    print(printable(text), flush=True)
 
 
 def describe_hardware() -> str:
@@ -64,6 +74,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         if self.terminal:
             from rich.console import Console, RenderableType
+            from rich.markup import escape
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Columns
             from rich.text import Text
@@ -83,7 +94,9 @@ class Progress:
             )
             self.bar = Bar(*columns, console=Console(stderr=True))
             self.bar.start()
-            self.task = self.bar.add_task(self.description, total=self.total, completed=self.done, rate="", note="")
+            self.task = self.bar.add_task(
+                escape(printable(self.description)), total=self.total, completed=self.done, rate="", note=""
+            )
         return self
 
     def rate(self) -> float:
@@ -92,7 +105,9 @@ class Progress:
     def advance(self, count: int = 1, note: str = "") -> None:
         self.done += count
         if self.bar is not None:
-            self.bar.update(self.task, completed=self.done, rate=f"{self.rate():.1f} {self.unit}/s", note=note)
+            self.bar.update(
+                self.task, completed=self.done, rate=f"{self.rate():.1f} {self.unit}/s", note=printable(note)
+            )
         elif not self.quiet and time.monotonic() - self.printed >= PLAIN_INTERVAL_S:
             self.printed = time.monotonic()
             self._line(note)
@@ -101,7 +116,7 @@ class Progress:
         rate = self.rate()
         left = format_seconds((self.total - self.done) / rate) if rate > 0 else "unknown"
         text = f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.1f}/s, {left} left"
-        print(f"{text}, {note}" if note else text, file=sys.stderr, flush=True)
+        print(printable(f"{text}, {note}" if note else text), file=sys.stderr, flush=True)
 
     def __exit__(self, *exception) -> None:
         if self.bar is not None:
@@ -110,7 +125,7 @@ class Progress:
             spent = time.monotonic() - self.started
             if spent >= SHORT_S:
                 line = f"{self.description}: {self.done} {self.unit} in {format_seconds(spent)}"
-                print(line, file=sys.stderr, flush=True)
+                print(printable(line), file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], description: str, total: int, unit: str = "images", quiet: bool = False) -> Iterator[T]:
@@ -132,7 +147,7 @@ def run_entry(main: Callable[[], int | None]) -> None:
         print("stopped by the user; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         mends = {
@@ -148,5 +163,5 @@ def run_entry(main: Callable[[], int | None]) -> None:
         if error.errno not in mends:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {mends[error.errno]}{where}", file=sys.stderr)
+        print(f"error: {mends[error.errno]}{printable(where)}", file=sys.stderr)
         sys.exit(2)

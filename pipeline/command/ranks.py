@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pipeline.command.console import printable
+
 
 @dataclass(frozen=True)
 class World:
@@ -65,7 +67,7 @@ def joined(device: str, timeout: timedelta) -> Iterator[World]:
     try:
         yield world
     except ValueError as error:
-        print(f"error (rank {rank}): {error}", file=sys.stderr, flush=True)
+        print(f"error (rank {rank}): {printable(str(error))}", file=sys.stderr, flush=True)
         os._exit(2)
     except BaseException:
         # A clean exit would wait for the other ranks, which wait for this one.

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from eval import schema
 from eval.detecting.detect import Pass, detect_dataset, match_classes, read_batches
 from eval.detecting.robustness import SETS
 from eval.detecting.source_ap import source_ap
@@ -110,7 +111,11 @@ def test_the_source_is_the_first_that_was_given(scored, tmp_path, monkeypatch):
     found = load_run(out)
     assert found.results["source"] == found.robustness["domain"] == "tunnel"
     assert found.results["mean_of_targets"]["domains"] == ["dusk_rainy"]
-    corrupted = {scene["domain"] for scene in found.read("pictures/pictures.json")["scenes"] if len(scene["views"]) > 1}
+    corrupted = {
+        scene["domain"]
+        for scene in found.read("pictures/pictures.json", schema.PICTURES)["scenes"]
+        if len(scene["views"]) > 1
+    }
     assert corrupted == {"tunnel"}
     run(options_for(scored, out, **(data | {"source": "Dusk-Rainy"})), ALONE)
     assert load_run(out).robustness["domain"] == "dusk_rainy"
@@ -543,4 +548,4 @@ def test_a_gpu_finds_what_the_cpu_finds(scored, evaluated, tmp_path, compiled):
     found = load_run(tmp_path)
     for domain in scored.data:
         assert found.figure(domain) == pytest.approx(evaluated.figure(domain), abs=2.0)
-    assert len(found.read("robustness.json")["summary"]) > 1
+    assert len(found.read("robustness.json", schema.ROBUSTNESS)["summary"]) > 1

@@ -1,0 +1,82 @@
+"""What the JSON files of an evaluation and of a run hold, as far as it is read here (see eval/files.py for shapes)."""
+
+from eval.files import ANY, Each, OneOf
+
+FIGURE = OneOf((float, None))
+INTERVAL = OneOf(((float, float), None))
+MEAN = {"mAP": FIGURE, "AP": Each(FIGURE), "interval?": INTERVAL}
+SIZES = dict.fromkeys(("small", "medium", "large"), FIGURE) | {
+    f"interval_{name}?": INTERVAL for name in ("small", "medium", "large")
+}
+DOMAIN = {
+    "num_images": int,
+    "num_objects": int,
+    "num_ignored": int,
+    "objects": Each(int),
+    "classes_without_objects": [str],
+    "voc07": MEAN,
+    "area": MEAN,
+    "coco": MEAN | SIZES,
+    "best_score": {"score": float},
+    "checksum": str,
+    "trained_images?": int,
+    "data?": Each(ANY),
+}
+MEANS = {f"{name}?": FIGURE for name in ("voc07", "area", "coco", "small", "medium", "large")} | {
+    f"interval_{name}?": INTERVAL for name in ("voc07", "area", "coco", "small", "medium", "large")
+}
+TRAINED = {"name": str, "domains": [str], "checksum": str, "images?": OneOf((int, None)), "weight?": float}
+RESULTS = {
+    "format": int,
+    "run": str,
+    "evaluated": str,
+    "classes": [str],
+    "source": OneOf((str, None)),
+    "domains": Each(DOMAIN),
+    "mean_of_targets": {"domains?": [str]} | MEANS,
+    "settings": {"resamples": int, "seed": int, "voc_side_offset?": int},
+    "versions": Each(str),
+    "weights?": OneOf((str, None)),
+    "trained_on?": OneOf(([TRAINED], None)),
+    "detector?": Each(ANY),
+    "speed?": Each(ANY),
+    "hardware?": str,
+}
+CURVES = Each(Each(OneOf(([float], None))))
+VIEW = {
+    "domain": str,
+    "id": int,
+    "view": str,
+    "file": str,
+    "size": (int, int),
+    "objects": [(float, float, float, float, str, str)],
+    "detections": [(float, float, float, float, str, float, str)],
+}
+PICTURES = {
+    "score": float,
+    "scenes": [{"domain": str, "id": int, "views": [VIEW]}],
+    "best": [VIEW],
+    "worst": [VIEW],
+}
+CELL = OneOf((Each(FIGURE), None))
+PART = {"mPC": float, "rPC": FIGURE, "corruptions": int, "interval_mPC?": INTERVAL, "interval_rPC?": INTERVAL}
+SUMMARY = {"P?": float, "interval_P?": INTERVAL} | {f"{part}?": PART for part in ("all", "seen", "unseen", "held_out")}
+ROBUSTNESS = {
+    "domain": str,
+    "images": int,
+    "resolution": str,
+    "seen": [str],
+    "known_training": bool,
+    "corruptions": Each((CELL,) * 5),
+    "summary": SUMMARY,
+    "summaries": Each(SUMMARY),
+    "identity": Each(ANY),
+    "cells": Each(Each(FIGURE)),
+}
+# Of a training run beside the evaluation.
+CONFIG = {
+    "data?": OneOf((str, [str], None)),
+    "teacher?": OneOf((str, None)),
+    "views?": {"corruptions": [str]},
+}
+STATE = {"data_checksum?": OneOf((str, None))}
