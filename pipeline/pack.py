@@ -7,9 +7,10 @@ gets one packed dataset for every scored part (daytime_clear_train, night_sunny_
 import hashlib
 import json
 import os
-from concurrent.futures import as_completed
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -40,6 +41,7 @@ from pipeline.sources.classes import Names, split_names
 from pipeline.sources.options import DEFAULTS, ReadOptions
 from pipeline.sources.read import Source, read_source
 
+SHOW_EVERY_S = 1.0  # how often the progress of shards that are being made is looked at
 ROW_GROUP = 16384  # rows of the index; bounds the memory that reading it takes
 
 
@@ -166,22 +168,42 @@ def plan_shards(source: Source, options: PackOptions) -> Plan:
     return Plan(jobs, named, digest(head, prints, problems))
 
 
-def _start_worker() -> None:
+_looked_at: Any = None  # in a worker: how many images of each job it has looked at; one writer a place, so no lock
+
+
+def _start_worker(looked_at: Any) -> None:
+    global _looked_at
+    _looked_at = looked_at
     cv2.setNumThreads(1)  # there is a process for every core
     end_with_parent()
+
+
+def _make_in_worker(place: int, job: ShardJob) -> None:
+    def look() -> None:
+        _looked_at[place] += 1
+
+    make_shard(job, look)
 
 
 def make_shards(jobs: list[ShardJob], workers: int, progress: Progress) -> None:
     """Every job, in a pool of processes when there are several; the first failure stops the rest and is raised here."""
     if workers == 1:
         for job in jobs:
-            progress.advance(make_shard(job))
+            make_shard(job, progress.advance)
         return
-    pool = WorkerPool(workers, _start_worker)
+    looked_at = RawArray("q", len(jobs))
+    pool = WorkerPool(workers, partial(_start_worker, looked_at))
+    shown = 0
     try:
         with deaths_explained():
-            for future in as_completed([pool.submit(make_shard, job) for job in jobs]):
-                progress.advance(future.result())
+            waiting = {pool.submit(_make_in_worker, place, job) for place, job in enumerate(jobs)}
+            while waiting:
+                done, waiting = wait(waiting, timeout=SHOW_EVERY_S, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                count = sum(looked_at)
+                progress.advance(count - shown)
+                shown = count
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -9,7 +9,7 @@ A kill at any moment leaves either both or something that is made again. Bytes d
 import hashlib
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -147,13 +147,14 @@ def pack_picture(record: Record, encoding: Encoding) -> tuple[tuple[int, int], b
     return size, encode(resize(image, size), encoding.quality, encoding.chroma, encoding.raw)
 
 
-def make_shard(job: ShardJob) -> int:
-    """Write the shard and its side table; returns the number of images that were looked at. Faults go to the table."""
+def make_shard(job: ShardJob, looked_at: Callable[[], None]) -> None:
+    """Write the shard and its side table; `looked_at` is called before each image. Faults go to the table."""
     rows: list[dict[str, Any]] = []
     problems: list[Problem] = []
     with replacing(job.tar, temporary(Path(job.out), job.tar.name)) as path, open(path, "wb") as file:
         writer = TarWriter(file)
         for record in job.records:
+            looked_at()
             try:
                 size, data = pack_picture(record, job.encoding)
             except ValueError as error:
@@ -197,7 +198,6 @@ def make_shard(job: ShardJob) -> int:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     replace_file(Path(job.out), f"{WORK}/{job.table.name}", sink.getvalue().to_pybytes())
-    return len(job.records)
 
 
 def scale_boxes(boxes_N4: np.ndarray, size: tuple[int, int], packed: tuple[int, int]) -> np.ndarray:

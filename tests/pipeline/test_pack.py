@@ -353,6 +353,23 @@ def test_a_kill_while_the_beton_is_written_leaves_nothing_behind(options, tmp_pa
     assert set(files(options.out)) == {*before, "data.beton"}
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_goes_on_within_a_shard(options, monkeypatch, workers):
+    """Two shards of 20 images: 40 in all."""
+    steps = []
+
+    def advance(self, count=1, note=""):
+        if self.description.startswith("packing"):
+            steps.append(count)
+
+    monkeypatch.setattr("pipeline.pack.SHOW_EVERY_S", 0.001)
+    monkeypatch.setattr("pipeline.pack.Progress.advance", advance)
+    pack(replace(options, workers=workers, images_per_shard=20))
+    assert sum(steps) == 40
+    if workers == 1:  # processes are looked at now and then
+        assert steps == [1] * 40
+
+
 def test_a_worker_that_dies_is_an_error_not_a_hang(options, monkeypatch, tmp_path):
     killer = tmp_path / "killer" / "sitecustomize.py"
     killer.parent.mkdir()
