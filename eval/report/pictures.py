@@ -92,8 +92,7 @@ def view_title(view: str) -> str:
 
 
 def pictures_section(runs: list[EvaluatedRun], album: Album) -> Html:
-    saved = [(run, read_pictures(run)) for run in runs]
-    saved = [(run, found) for run, found in saved if found]
+    saved = [(run, found) for run in runs if (found := read_pictures(run))]
     if not saved:
         return tag("p", "No pictures were saved with these evaluations; leave out --no-pictures.", class_="note")
     score = "; ".join(f"{run.name} {number(found['score'], 2)}" for run, found in saved)

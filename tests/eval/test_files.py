@@ -38,6 +38,15 @@ def mutate(value, generator):
         return value
 
 
+def error_of(call):
+    """What a ValueError of it says; None where there is none. Anything else is a traceback, and fails."""
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_mutated_file_of_a_run_is_named_or_harmless(runs, tmp_path, name):  # noqa: F811
     generator = random.Random(name)
@@ -57,11 +66,8 @@ def test_a_mutated_file_of_a_run_is_named_or_harmless(runs, tmp_path, name):  # 
             file.write_text("\n".join(lines))
         else:
             file.write_text(json.dumps(mutate(json.loads(whole), generator)))
-        try:
-            build_report([runs[0], load_run(tmp_path / "run", "mutated")])
-        except ValueError as error:
-            assert file.name in str(error), (number, str(error))
-            assert len(str(error)) < 1000
+        said = error_of(lambda: build_report([runs[0], load_run(tmp_path / "run", "mutated")]))
+        assert said is None or (file.name in said and len(said) < 1000), (number, said)
 
 
 def test_shapes():
@@ -94,7 +100,7 @@ def test_what_cannot_be_read_is_named(tmp_path, content, message):
         read_json(path, {}, "make it again")
     assert str(path) in str(raised.value)
     assert str(raised.value).endswith("; make it again")
-    with pytest.raises(ValueError, match="none.json is missing"):
+    with pytest.raises(ValueError, match=r"none\.json is missing"):
         read_json(tmp_path / "none.json")
 
 
@@ -118,10 +124,8 @@ def test_damaged_arrays_are_named(tmp_path):
         damaged = bytearray(whole)
         damaged[generator.randrange(len(damaged))] ^= 1 << generator.randrange(8)
         path.write_bytes(damaged)
-        try:
-            read_arrays(path)
-        except ValueError as error:
-            assert "a.npz is damaged" in str(error)
+        said = error_of(lambda: read_arrays(path))
+        assert said is None or "a.npz is damaged" in said
 
 
 def test_names_cannot_steer_the_terminal(capsys):

@@ -223,7 +223,7 @@ def test_weathers_are_only_spoken_of_where_there_are_some(runs):
 
 
 def test_too_many_pictures_are_refused(runs, monkeypatch):
-    monkeypatch.setattr("eval.report.LARGEST", 100_000)
+    monkeypatch.setattr("eval.report.page.LARGEST", 100_000)
     with pytest.raises(ValueError, match="must stay under"):
         build_report(runs)
 
@@ -231,7 +231,7 @@ def test_too_many_pictures_are_refused(runs, monkeypatch):
 def test_the_limit_counts_bytes(runs, monkeypatch):
     page = build_report(runs)
     assert len(page) < len(page.encode())
-    monkeypatch.setattr("eval.report.LARGEST", len(page))
+    monkeypatch.setattr("eval.report.page.LARGEST", len(page))
     with pytest.raises(ValueError, match="must stay under"):
         build_report(runs)
 

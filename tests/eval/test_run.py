@@ -447,7 +447,7 @@ def test_a_damaged_file_of_an_evaluation_is_named(evaluated, tmp_path, name):
 
 def test_results_with_parts_missing_are_named(tmp_path):
     (tmp_path / "results.json").write_text('{"format": 1, "run": "x"}')
-    with pytest.raises(ValueError, match=r"results.json lacks evaluated, classes, .*evaluate .* again"):
+    with pytest.raises(ValueError, match=r"results.json: it lacks evaluated, classes, .*evaluate .* again"):
         load_run(tmp_path)
 
 
