@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import warnings
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from functools import wraps
 from importlib.util import find_spec
@@ -20,7 +21,6 @@ import tyro
 from torch.distributed.run import get_args_parser
 
 from train.config import to_json
-from train.recipes import RECIPES
 from train.record.checkpoint import write_json
 from train.run import read_command
 
@@ -80,15 +80,22 @@ def parse_module(name: str, arguments: list[str], monkeypatch) -> None:
         read_command(arguments)
         return
     assert find_spec(name), f"there is no module {name}"
-    real = tyro.cli
+    with_tyro, with_argparse = tyro.cli, ArgumentParser.parse_args
 
     def parse(target, *given, **options):
         if inspect.isfunction(target):  # tyro would call it
             target = wraps(target)(lambda *_, **__: None)
-        real(target, *given, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(ArgumentParser, "parse_args", with_argparse)
+            with_tyro(target, *given, **options)
+        raise Parsed
+
+    def parse_args(*given, **options):
+        with_argparse(*given, **options)
         raise Parsed
 
     monkeypatch.setattr(tyro, "cli", parse)
+    monkeypatch.setattr(ArgumentParser, "parse_args", parse_args)
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'.*' found in sys.modules", RuntimeWarning)
@@ -152,6 +159,8 @@ def parse_program(words: list[str], monkeypatch, config: pytest.Config, folder: 
         parse_pytest(arguments[2:], config)
     elif arguments[0] == "-m":
         parse_module(arguments[1], arguments[2:], monkeypatch)
+    elif arguments[0].endswith(".py"):
+        assert (ROOT / arguments[0]).is_file(), f"there is no {arguments[0]}"
     else:
         assert arguments[0] == "-c"
         compile(arguments[1], "-c", "exec")
@@ -161,7 +170,8 @@ def parse_program(words: list[str], monkeypatch, config: pytest.Config, folder: 
 def folder(tmp_path, monkeypatch) -> Path:
     """Where nothing is but the config.json of a run, which train.run reads while it parses."""
     (tmp_path / "runs/student").mkdir(parents=True)
-    write_json(tmp_path / "runs/student/config.json", to_json(RECIPES["cdfkd_small"][1]()))
+    config = read_command(["cdfkd_small", "--data", "data", "--teacher", "teacher", "--out", "runs/student"])
+    write_json(tmp_path / "runs/student/config.json", to_json(config))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
