@@ -63,6 +63,7 @@ def commands_of(path: Path) -> Iterator[Command]:
             while assignment := re.match(r"(?:\$|[A-Z_]+=\S*)\s+", part):
                 part = part[assignment.end() :]
             if PROGRAM.match(part):
+                part = re.sub(r"\b(\w+)(\|\w+)+", r"\1", part)  # one of several choices
                 words = [STAND_INS.get(word, word.replace(*SIZES)) for word in shlex.split(part, comments=True)]
                 yield Command(f"{path.relative_to(ROOT)}:{number}", words, whole)
 
