@@ -1,15 +1,20 @@
 """A new detector: which class a configuration asks for, and its starting weights."""
 
+from typing import get_args
+
 import torch
 
 from model.api import Detector
 from model.backbones.torchvision_fpn import BackboneConfig
 from model.config import ModelConfig
+from model.dense.config import AtssConfig, FcosConfig, GflConfig, RetinaNetConfig
 from model.dense.detector import HEADS, DenseDetector
 from model.faster_rcnn.detector import FasterRcnn
 from model.weights.pretrained import load_backbone_weights
 
+DetectorConfig = ModelConfig | RetinaNetConfig | FcosConfig | AtssConfig | GflConfig
 DETECTORS: dict[type, type[Detector]] = {ModelConfig: FasterRcnn, **dict.fromkeys(HEADS, DenseDetector)}
+CONFIGS: dict[str, type[DetectorConfig]] = {config.kind: config for config in get_args(DetectorConfig)}
 
 
 def new_detector(config: BackboneConfig, num_classes: int) -> Detector:

@@ -1,6 +1,7 @@
 """What a detector is made of. Numbers default to torchvision's Faster R-CNN; `None` is the backbone's own default."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
 
@@ -47,6 +48,8 @@ class ModelConfig:
 
     The canvas it is for decides the anchor sizes: with images of about 200 pixels' height use `small_model()`.
     """
+
+    kind: ClassVar[str] = "faster_rcnn"
 
     backbone: str = "resnet50"
     weights: str = "imagenet"  # of the backbone at the start: "none", "imagenet" or a file

@@ -131,6 +131,7 @@ def torchvision_constructor(config: ModelConfig, num_classes: int) -> str:
 
 def loading_code(card: Card, path: Path) -> str:
     """Python that loads the exported state dict; for what torchvision has no constructor it needs this package."""
+    assert isinstance(card.config, ModelConfig)
     build = torchvision_constructor(card.config, len(card.classes) + 1)
     own = ["import model.backbones.torchvision_fpn", "import model.config"]
     lines = ["import torch", *(own if build.startswith("model.") else ["import torchvision"]), f"detector = {build}"]
@@ -166,6 +167,10 @@ def export(options: Options) -> Path:
     path = options.out or base.with_name(base.name + "-export" + SUFFIX[options.to])
     if any(side < 32 or side % 32 for side in options.canvas):
         raise ValueError(f"--canvas: got {options.canvas}; both sides must be multiples of 32")
+    if options.to == "torchvision" and not isinstance(card.config, ModelConfig):
+        raise ValueError(
+            f"--to torchvision writes a Faster R-CNN; this is a {card.config.kind}: use --to onnx or torch"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     if options.to == "torchvision":
         torch.save({name: value.contiguous() for name, value in detector.state_dict().items()}, path)

@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from model.build import DetectorConfig
 from model.config import ModelConfig
 from pipeline.command.suggest import nearest
 from pipeline.views import ViewConfig
@@ -119,7 +120,8 @@ class Config:
     student_init: str = "weights"
     """Where the student starts: weights (model.weights, the paper), teacher, or a run directory or checkpoint."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: DetectorConfig = field(default_factory=ModelConfig)
+    """The detector; on the command line --model NAME chooses its kind."""
     views: ViewConfig = field(default_factory=ViewConfig)
     """What the trained network sees of an image."""
     distill: tuple[MethodConfig, ...] = ()

@@ -1,33 +1,61 @@
-"""The options of `python -m train.run`: a recipe's fields, with the methods that --distill names."""
+"""The options of `python -m train.run`: a recipe's fields, the detector of --model, the methods of --distill."""
 
 from dataclasses import field, fields, make_dataclass
 from typing import Any, get_args
 
 import tyro
 
+from model.build import CONFIGS, DetectorConfig
 from pipeline.command.suggest import nearest
 from train.config import Config
 from train.distill import MethodConfig
 
+KEPT = ("weights", "norm", "norm_epsilon", "trainable_layers", "fpn_channels")  # by another kind of detector
 KINDS: dict[str, Any] = {config.kind: config for config in get_args(MethodConfig)}
 
 
 def parse_options(default: Config, arguments: list[str], prog: str, description: str) -> Config:
     """The default, overridden by options. A method's options are --distill.NAME.OPTION."""
+    model, arguments = choose_model(default.model, arguments)
     methods, arguments = choose_methods(default.distill, arguments)
     arguments = [name_method(argument, methods) for argument in arguments]
     # What a run leaves out, such as a method, has no options at all: giving one is an error.
     chosen = make_dataclass("Methods", [(m.kind, type(m), field(default=m)) for m in methods], frozen=True)
     kind: Any = chosen if methods else tyro.conf.Suppress[tuple[Any, ...]]
-    replaced = [("distill", kind, field(default=chosen() if methods else ()))]
+    replaced = [
+        ("model", type(model), field(default=model)),
+        ("distill", kind, field(default=chosen() if methods else ())),
+    ]
     with_methods = make_dataclass(Config.__name__, replaced, bases=(Config,), frozen=True)
-    names = [item.name for item in fields(Config) if item.name != "distill"]
+    names = [item.name for item in fields(Config) if item.name not in ("model", "distill")]
     parsed = tyro.cli(
         with_methods, default=with_methods(**{name: getattr(default, name) for name in names}), args=arguments,
         prog=prog, description=description, config=(tyro.conf.AvoidSubcommands,),
     )  # fmt: skip
     distill = tuple(getattr(parsed.distill, method.kind) for method in methods)
-    return Config(**{name: getattr(parsed, name) for name in names}, distill=distill)
+    return Config(**{name: getattr(parsed, name) for name in names}, model=parsed.model, distill=distill)
+
+
+def choose_model(default: DetectorConfig, arguments: list[str]) -> tuple[DetectorConfig, list[str]]:
+    """The detector of a run, and the arguments without `--model NAME`. Another kind keeps backbone and widths."""
+    if "--model" not in arguments:
+        return default, arguments
+    place = arguments.index("--model")
+    name = arguments[place + 1].replace("-", "_") if place + 1 < len(arguments) else ""
+    if name not in CONFIGS:
+        raise ValueError(f"--model {name}{nearest(name, CONFIGS)}: the detectors are {', '.join(CONFIGS)}")
+    rest = arguments[:place] + arguments[place + 2 :]
+    return default if name == default.kind else sized_as(default, CONFIGS[name]), rest
+
+
+def sized_as(default: DetectorConfig, kind: type[DetectorConfig]) -> DetectorConfig:
+    """Another kind of detector with the default's backbone, and as narrow where the default is narrow."""
+    usual = type(default)(backbone=default.backbone)
+    shared = {item.name for item in fields(kind)} & {item.name for item in fields(default)} & set(KEPT)
+    kept = {name: getattr(default, name) for name in sorted(shared) if getattr(default, name) != getattr(usual, name)}
+    if "fpn_channels" in kept and "head_channels" in {item.name for item in fields(kind)}:
+        kept["head_channels"] = kept["fpn_channels"]
+    return kind(backbone=default.backbone, **kept)
 
 
 def choose_methods(

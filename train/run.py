@@ -119,11 +119,15 @@ def train(config: Config, world: World) -> int:
 
 def advise_memory(config: Config, world: World, saved: bool, error: Exception) -> str:
     fewer = "".join(f", fewer --distill.{method.kind}.strides (now {method.strides})" for method in config.distill)
+    regions = "".join(
+        f", --model.{name.replace('_', '-')} (now {getattr(config.model, name)})"
+        for name in ("regions_per_image", "rpn_post_nms_train", "candidates_per_level")
+        if hasattr(config.model, name)
+    )
     other = " This run is saved with its settings: give other ones another --out." if saved else ""
     return (
         f"out of memory with {config.batch_size // world.size} images on a rank: lower --batch-size (now "
-        f"{config.batch_size} over {world.size} ranks; the learning rate follows), --model.regions-per-image (now "
-        f"{config.model.regions_per_image}) or --model.rpn-post-nms-train (now {config.model.rpn_post_nms_train})"
+        f"{config.batch_size} over {world.size} ranks; the learning rate follows){regions}"
         f"{fewer}, or pack the images smaller.{other} {str(error)[:1000]}"
     )
 

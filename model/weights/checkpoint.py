@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models._meta import _COCO_CATEGORIES
 
 from model.api import Detector
-from model.build import new_detector
+from model.build import CONFIGS, DetectorConfig, new_detector
 from model.config import ModelConfig
 from model.weights.files import read_json, read_state, resolve_checkpoint, save_tensors
 
@@ -22,19 +22,20 @@ class Card:
     """What a checkpoint says of itself. Class i + 1 of the network is classes[i]; 0 is the background."""
 
     classes: tuple[str, ...]
-    config: ModelConfig
+    config: DetectorConfig
     extra: dict = field(default_factory=dict)
 
 
 def save_detector(
-    directory: Path | str, detector: Detector, config: ModelConfig, classes: Sequence[str], extra: dict | None = None
+    directory: Path | str, detector: Detector, config: DetectorConfig, classes: Sequence[str], extra: dict | None = None
 ) -> None:
     """Write model.safetensors and model.json. `classes` are without background; `extra` is JSON for the reader."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     check_classes(detector, classes, directory)
     save_tensors(detector.state_dict(), directory / "model.safetensors")
-    card = {"format": FORMAT, "classes": list(classes), "model": asdict(config), "extra": extra or {}}
+    model = {"kind": config.kind, **asdict(config)}
+    card = {"format": FORMAT, "classes": list(classes), "model": model, "extra": extra or {}}
     (directory / "model.json").write_text(json.dumps(card, indent=1) + "\n")
 
 
@@ -81,11 +82,14 @@ def read_card(directory: Path) -> Card:
     content = read_json(directory / "model.json")
     if content.get("format") != FORMAT:
         raise ValueError(f"{directory}/model.json: format {content.get('format')}; this version reads {FORMAT}")
-    known = {item.name for item in fields(ModelConfig)}
-    unknown = sorted(set(content["model"]) - known)
+    values = tuples(content["model"])
+    kind = values.pop("kind", ModelConfig.kind)
+    if kind not in CONFIGS:
+        raise ValueError(f"{directory}/model.json: a detector of kind {kind!r}; this version has {', '.join(CONFIGS)}")
+    unknown = sorted(set(values) - {item.name for item in fields(CONFIGS[kind])})
     if unknown:
         raise ValueError(f"{directory}/model.json: unknown model fields {', '.join(unknown)}; a newer version wrote it")
-    return Card(tuple(content["classes"]), ModelConfig(**tuples(content["model"])), content["extra"])
+    return Card(tuple(content["classes"]), CONFIGS[kind](**values), content["extra"])
 
 
 def tuples(value):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from model.api import Want
+from model.weights.checkpoint import load_detector
 from pipeline.command.ranks import World
 from train.config import Config, from_json, to_json, upgrade
 from train.distill import METHODS, CdFkdConfig, PkdConfig
@@ -213,3 +214,26 @@ def test_a_configuration_of_before_still_reads():
         assert from_json(Config, upgrade(old | {"distill": distill})) == replace(config, distill=expected)
     with pytest.raises(ValueError, match=r"config.distill.kind is 'crossdk'; allowed: cd_fkd, pkd"):
         from_json(Config, old | {"distill": [{"kind": "crossdk"}]})
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "fcos", "atss", "gfl"])
+def test_another_kind_of_detector_trains_with_both_methods(kind, packed, tmp_path):
+    """A teacher of the kind on the clean view, then CD-FKD and PKD on it; the card says the kind, and reads back."""
+    common = ["--data", str(packed), "--model", kind, "--model.weights", "none", "--model.fpn-channels", "16"]
+    narrow = ["--model.head-channels", "16", "--model.num-convs", "2"]
+    narrow += ["--model.norm-groups", "4"] if kind != "retinanet" else []
+    rest = ["--loader.name", "cpu", "--loader.threads", "1", "--device", "cpu", "--steps", "2", "--log-every", "1"]
+    assert train(read_command(["plain_small", *common, *narrow, *rest, "--out", str(tmp_path / "teacher")]), WORLD) == 0
+    student = ["--distill", "cd_fkd", "pkd", "--teacher", str(tmp_path / "teacher"), "--out", str(tmp_path / "student")]
+    assert train(read_command(["cdfkd_small", *common, *narrow, *rest, *student]), WORLD) == 0
+    losses = read_log(tmp_path / "student" / "log.jsonl")[0]["losses"]
+    assert {"global", "instance", "pkd"} < set(losses)
+    detector, card = load_detector(tmp_path / "student")
+    assert card.config.kind == kind
+    found = detector.detect(torch.rand(1, 3, 64, 96), torch.tensor([[60, 90]]))
+    assert found.boxes_BD4.isfinite().all()
+
+
+def test_a_detector_that_does_not_exist_is_named():
+    with pytest.raises(ValueError, match=r"--model gfn \(nearest: gfl\): the detectors are faster_rcnn, retinanet"):
+        read_command(["plain_small", *NEEDED[:4], "--model", "gfn"])
