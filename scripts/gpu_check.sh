@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# One command for a machine with a GPU: its tests, benchmarks and a short training, and whether the targets are met.
-#   scripts/gpu_check.sh [FOLDER [PART...]]       (default: build/gpu-check and all of `parts` below, the most telling first)
-# A part makes what it needs and is not there; pictures and runs lie in FOLDER/work, what is small in FOLDER and, packed
-# anew after every part, in FOLDER/results.tar.gz. summary.txt grows with every call. A part is ended after PART_SECONDS
-# (default 1200). The command ends with 1 when a part failed or a target was missed. Without a GPU it says so, writes
-# that down and ends with 3: nothing was checked.
+# For a machine with a GPU: tests, benchmarks and a short training, and whether the targets are met.
+#   scripts/gpu_check.sh [FOLDER [PART...]]       (default: build/gpu-check and all of `parts` below, the most informative first)
+# A part makes what it needs and is missing. Pictures and runs are written to FOLDER/work, small files to FOLDER. Small
+# files are also packed into FOLDER/results.tar.gz after every part. summary.txt grows with every call. A part is stopped
+# after PART_SECONDS (default 1200). The command ends with 1 when a part failed or a target was missed. Without a GPU it
+# prints that, writes it to summary.txt and ends with 3: nothing was checked.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 parts=(tests kernels-cuda training-step loading evaluation teacher stop-and-resume profile targets)
-by_name=(kernels-cpu ptx) # what needs no GPU: only when asked for
+by_name=(kernels-cpu ptx) # what needs no GPU: only when named
 inside='' loader=auto
 if [ "${1:-}" = --inside ]; then # one part, which `step` below runs under timeout
     inside=$2 loader=$3
@@ -20,7 +20,7 @@ python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo pyth
 
 has() { "$python" -c "import $1" 2>/dev/null; }
 
-part_tests() { # only the files with such tests are imported; one that cannot be is an error, and so a failure of this part
+part_tests() { # only files with such tests are imported; a file that cannot be imported fails this part
     mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
     "$python" -m pytest -m gpu -q --continue-on-collection-errors --junitxml "$folder/tests.xml" "${files[@]}"
 }
@@ -50,7 +50,7 @@ small=( # random weights, so that nothing is downloaded: --model.norm auto is th
     --data "$work/packed/daytime_clear_train" --val "$work/packed/daytime_clear_test" --device cuda --batch-size 8
     --loader.name "$loader" --log-every 5 --model.weights none
 )
-make_teacher() { # a finished run does nothing, an interrupted one goes on
+make_teacher() { # a finished run does nothing, an interrupted one continues
     make_packed "$work/packed" 192 352 || return
     "$python" -m train.run teacher_small "${small[@]}" --steps 60 --save-every 20 --out "$work/runs/teacher"
 }
@@ -78,8 +78,8 @@ part_stop_and_resume() { # a student that SIGTERM ends in the middle saves with 
     compgen -G "$work/runs/student/checkpoints/step-*" >/dev/null || { echo "SIGTERM ended the run unsaved"; return 1; }
     "${student[@]}"
 }
-# A trace of the paper's network at its own size on one student canvas. Random weights do for the time of most of it, but
-# their proposals are unlike a trained network's: the shares of NMS and of proposals are not representative.
+# A trace of the paper's network at its own size on one student canvas. Random weights are enough to time most of it. Their
+# proposals differ from a trained network's, so the shares of NMS and of proposals are not representative.
 part_profile() {
     local options=(
         --data "$work/packed-large/daytime_clear_train" --device cuda --loader.name "$loader" --model.weights none
@@ -93,7 +93,7 @@ part_profile() {
     gzip -9c "$work/runs/profile/trace-rank0.json" >"$folder/trace.json.gz"
 }
 
-# The targets, from what the benchmarks wrote, in this call or earlier: one that was not measured is not met.
+# The targets, from what the benchmarks wrote, now or earlier. A target that was not measured is not met.
 part_targets() {
     "$python" - "$folder" <<'PYTHON'
 import json
@@ -175,15 +175,15 @@ failed=0 limit=${PART_SECONDS:-1200}
 step() { # step PART: output to PART.txt, a line in the summary, the small files packed
     local name=$1 started=$SECONDS tee code said
     echo "== $name"
-    [ "$name" = targets ] || rm -f "$folder/$name.json" # figures of an earlier call are not this one's
+    [ "$name" = targets ] || rm -f "$folder/$name.json" # figures of an earlier call do not count
     exec 3> >(exec tee "$folder/$name.txt")
     tee=$!
     timeout --kill-after=30 "$limit" scripts/gpu_check.sh --inside "$name" "$loader" "$folder" >&3 2>&1 3>&- &
     running=$!
-    wait "$running" # in the foreground the trap below would have to wait too
+    wait "$running" # in the foreground the trap below would have to wait
     code=$?
     exec 3>&-
-    timeout 10 tail -s 0.1 --pid="$tee" -f /dev/null # a process that a part left behind may hold it longer
+    timeout 10 tail -s 0.1 --pid="$tee" -f /dev/null # a process that a part left behind may keep it open
     said="$name ($((SECONDS - started)) s)"
     if [ "$code" -eq 0 ]; then
         said="ok      $said"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# From nothing to a result: set up, render a sample world, pack it, train the plain detector (which is also the teacher) and
-# the CD-FKD student, evaluate five domains, write a report. Run again, it continues where it stopped.
-#   scripts/quickstart.sh [--seed N] [--reduced]     --reduced is for CI: every step, too small to mean anything
+# From nothing to a result: set up, render a sample world, pack it, train the plain detector (also the teacher) and the
+# CD-FKD student, evaluate five domains, write a report. When run again it continues where it stopped.
+#   scripts/quickstart.sh [--seed N] [--reduced]     --reduced is for CI: every step, too small for a result
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,7 +14,7 @@ while [ $# -gt 0 ]; do
             seed=$2; shift 2 ;;
         --reduced) reduced=yes; shift ;;
         -h | --help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
-        *) echo "quickstart: unknown option $1; known are --seed N and --reduced" >&2; exit 2 ;;
+        *) echo "quickstart: unknown option $1; the options are --seed N and --reduced" >&2; exit 2 ;;
     esac
 done
 
@@ -32,13 +32,13 @@ fi
 
 scripts/setup.sh
 python=.venv/bin/python
-# Barriers that sleep instead of spinning: no slower on an idle machine, several times quicker on a busy one.
+# Barriers that sleep instead of spinning: no slower on an idle machine, several times faster on a busy one.
 export OMP_WAIT_POLICY=PASSIVE
 export FAIRWEATHER_CACHE="$PWD/.venv/cache" # compiled kernels, kept inside the checkout
 stage() { echo; echo "== $1"; }
 stopped() {
     status=$?
-    [ "$status" = 0 ] || echo "quickstart: stopped, the reason is above; run the same command again and it continues" >&2
+    [ "$status" = 0 ] || echo "quickstart: stopped for the reason above; run the same command again to continue" >&2
 }
 trap stopped EXIT
 trap 'exit 130' INT # also between two commands
@@ -57,7 +57,7 @@ $python -m train.run teacher_small --data "$world-packed/daytime_clear_train" --
     --out "$runs/plain" --seed "$seed" "${steps[@]}"
 
 stage "4/6 the CD-FKD student -> $runs/cdfkd"
-# From the teacher's weights: a run this short is too short for one from ImageNet's, as in the paper (docs/benchmarks.md).
+# From the teacher's weights: this run is too short to start from ImageNet's, as in the paper (docs/benchmarks.md).
 $python -m train.run cdfkd_small --data "$world-packed/daytime_clear_train" --val "$world-packed/daytime_clear_test" \
     --teacher "$runs/plain" --student-init teacher --out "$runs/cdfkd" --seed "$seed" "${steps[@]}"
 

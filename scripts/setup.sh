@@ -9,14 +9,14 @@ fail() {
     exit 1
 }
 
-needed_gb=9 # 7.5 GB installed and what pip unpacks on the way
+needed_gb=9 # 7.5 GB installed, and what pip unpacks meanwhile
 
 case "$(uname -s)-$(uname -m)" in
     Linux-x86_64 | Linux-aarch64 | Linux-arm64) ;;
     *) fail "Fairweather runs on Linux x86-64 or arm64, this is $(uname -s) $(uname -m); use such a machine or container." ;;
 esac
 
-# Everything that decides what must be installed; the same sum means nothing is left to do.
+# The files that decide what must be installed; with the same sum there is nothing to do.
 stamp=".venv/installed-$(cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)"
 # Installed without -e, the packages would be a copy that no longer follows the checkout.
 from_here='import importlib.util, os, sys; sys.exit(not importlib.util.find_spec("pipeline").origin.startswith(os.getcwd() + "/pipeline/"))'
@@ -25,9 +25,9 @@ if [ -e "$stamp" ] && .venv/bin/python -P -c "$from_here" 2> /dev/null; then
 fi
 
 python="${PYTHON:-python3}"
-command -v "$python" > /dev/null || fail "$python was not found; install Python 3.11 or newer, or name one: PYTHON=/path/to/python3.12 $0"
+command -v "$python" > /dev/null || fail "$python was not found; install Python 3.11 or newer, or choose one: PYTHON=/path/to/python3.12 $0"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    fail "Python 3.11 or newer is needed, $python is $("$python" -V 2>&1 | cut -d' ' -f2); name a newer one: PYTHON=/path/to/python3.12 $0"
+    fail "Python 3.11 or newer is required, $python is $("$python" -V 2>&1 | cut -d' ' -f2); choose a newer one: PYTHON=/path/to/python3.12 $0"
 "$python" -c 'import ensurepip, venv' 2> /dev/null ||
     fail "$python has no venv module; install it (Debian and Ubuntu: apt install python3-venv) and run this again."
 
@@ -41,13 +41,13 @@ free_gb=$(df -Pk . | awk 'NR == 2 {print int($4 / 1048576)}')
 echo "setup: installing into $(pwd)/.venv (about 7.5 GB; 2 to 10 minutes, log in .venv/setup.log)"
 if ! .venv/bin/python -c 'import pip' 2> /dev/null; then
     rm -rf .venv
-    "$python" -m venv .venv || fail "the virtual environment could not be made, see above."
+    "$python" -m venv .venv || fail "the virtual environment could not be made; the reason is above."
 fi
 rm -f .venv/installed-*
 
-trap 'echo "setup: stopped by the user; run the same command again, it continues" >&2; exit 130' INT
+trap 'echo "setup: stopped by the user; run the same command again to continue" >&2; exit 130' INT
 
-# A line for each package; everything pip says is in the log.
+# A line for each package; pip's whole output is in the log.
 show() { sed -u -n -E 's/^(Collecting [^ ]+|Building.*|ERROR.*).*/\1/p; s/^Installing collected packages.*/Installing them all, the longest part/p'; }
 install() {
     .venv/bin/python -m pip install --disable-pip-version-check --retries 2 -c constraints.txt "$@" 2>&1 | tee -a .venv/setup.log | show
@@ -62,10 +62,10 @@ if ! install -e '.[dev]'; then
     fail "pip failed: $(grep -m 1 '^ERROR' .venv/setup.log || tail -n 1 .venv/setup.log) (whole log: .venv/setup.log)"
 fi
 
-# Development packages bring OpenCV's desktop build, which needs libGL; where that is missing put the headless one on top.
+# Development packages bring OpenCV's desktop build, which needs libGL. Where that is missing, install the headless one over it.
 if ! .venv/bin/python -c 'import cv2' 2> /dev/null; then
     install --force-reinstall --no-deps opencv-python-headless || fail "OpenCV could not be installed, see .venv/setup.log"
-    .venv/bin/python -c 'import cv2' || fail "OpenCV does not import, see above."
+    .venv/bin/python -c 'import cv2' || fail "OpenCV cannot be imported; the reason is above."
 fi
 
 touch "$stamp"

@@ -14,10 +14,10 @@
 #
 #   sbatch --nodes=2 scripts/slurm.sh cdfkd_r101 --data data/packed/daytime_clear_train --teacher runs/teacher --out runs/student
 #
-# One launcher runs on each node and starts one process a GPU. Two minutes before the time is up Slurm sends SIGTERM: the
-# run saves and ends, and is put back into the queue, where the same command continues it. When one process dies, its
-# launcher ends, and --kill-on-bad-exit ends those of the other nodes. The batch size is that of all GPUs together. --out
-# and --data must lie on a file system that all nodes share.
+# One launcher runs on each node and starts one process a GPU. Two minutes before the time is up Slurm sends SIGTERM. The
+# run saves, ends and is queued again; the same command then continues it. When one process dies, its launcher ends, and
+# --kill-on-bad-exit ends the launchers of the other nodes. The batch size is that of all GPUs together. --out and --data
+# must lie on a file system that all nodes share.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
 
@@ -39,11 +39,11 @@ port=$((20000 + SLURM_JOB_ID % 20000)) # jobs that share a node need different p
 gpus=${SLURM_GPUS_ON_NODE:-1}
 cpus=${SLURM_CPUS_PER_TASK:-$gpus}
 export OMP_NUM_THREADS=$((cpus < gpus ? 1 : cpus / gpus))
-# How long a launcher waits for its processes to save after SIGTERM; torch older than 2.12 waits 30 seconds whatever this says.
+# How long a launcher waits for its processes to save after SIGTERM; torch older than 2.12 always waits 30 seconds.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=110
 
 status=0
-# Since Slurm 22.05 srun does not take --cpus-per-task over from sbatch.
+# Since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch.
 srun --kill-on-bad-exit=1 --cpus-per-task="$cpus" .venv/bin/torchrun \
     --nnodes="$SLURM_JOB_NUM_NODES" \
     --nproc-per-node="$gpus" \
@@ -52,10 +52,10 @@ srun --kill-on-bad-exit=1 --cpus-per-task="$cpus" .venv/bin/torchrun \
     --rdzv-endpoint="$head_node:$port" \
     train/run.py "$@" || status=$?
 
-# Not finished, but saved: back into the queue. A mistake or a bug is not tried again.
+# Not finished, but saved: queue it again. A mistake or a bug is not repeated.
 if [ "$status" -ne 0 ] && [ -z "${SLURM_JOB_END_TIME:-}" ]; then
-    echo "slurm: SLURM_JOB_END_TIME is not set, so whether time ran out is not known and the job is not queued again;" \
-        "if the run says that it was stopped and saved, submit the same command again" >&2
+    echo "slurm: SLURM_JOB_END_TIME is not set, so it is unknown whether time ran out, and the job is not queued again;" \
+        "if the run's last line is that it stopped and saved, submit the same command again" >&2
 elif [ "$status" -ne 0 ] && [ "$(date +%s)" -gt $((SLURM_JOB_END_TIME - 180)) ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
