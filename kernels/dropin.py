@@ -92,7 +92,7 @@ def corrupt(
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
         raise ValueError(f"corrupt: seed must be a whole number from 0 to 2**63 - 1; got {seed!r}")
     if not is_array and image.device.type not in ("cpu", "cuda"):
-        raise ValueError(f"corrupt: a tensor must lie on the CPU or a CUDA device; got {image.device}; move it first")
+        raise ValueError(f"corrupt: a tensor must be on the CPU or a CUDA device; got {image.device}; move it first")
 
     table = parameters.single_table(name, level, height, width, int(rng.image_key(int(seed), 0, 0)))
     values_M = cpu.NO_POOL

@@ -5,9 +5,9 @@ The reference's kernel is a disk of radius r, normalised, then blurred by a smal
 % above 1. So there are three parts here. First sums over the disk by running sums along rows (exact integers). Then the
 small gaussian. Then what the mirroring added, as single taps (four mirrored positions each).
 
-extra, in this order: radius of the disk, half-width of the gaussian, its weights at 0..2, half-widths of the disk's
-rows at distance 0..10, number of taps. Then dy, dx, weight of each tap. The weights are those of one axis; 1 / pixels
-of the disk is included in `SCALE`.
+extra, in this order: radius of the disk, half-width of the gaussian, its weights at 0..2. Then the half-widths of the
+disk's rows at distance 0..10 and the number of taps. Then dy, dx, weight of each tap. The weights are those of one
+axis; 1 / pixels of the disk is included in `SCALE`.
 """
 
 import numpy as np

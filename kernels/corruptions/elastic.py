@@ -6,9 +6,9 @@ g is a gaussian of 1 % of each side, cut at 3 sigma, over fields that are mirror
 and mirrored too (Simard et al. 2003, as `imagecorruptions.corruptions.elastic_transform` does it). Both fields have the
 amplitude 0.005 of the height. Stages: noise -> a, the gaussian's columns a -> b, its rows b -> a, sampling -> target.
 Field 0 (displacement in y) is in columns [0, w) of the scratch, field 1 (in x) in columns [w, 2 w). The third stage
-splits the displacements into fractions and whole pixels. The fractions stay there. Both whole numbers are packed into
-one number in columns [2 w, 3 w). The reason: rounding is slow in the scalar loop that samples, and fast in a vectorised
-one.
+splits the displacements into fractions and whole pixels. The fractions stay in those columns. Both whole numbers are
+packed into one number in columns [2 w, 3 w). The reason: rounding is slow in the scalar loop that samples, and fast in
+a vectorised one.
 """
 
 import math

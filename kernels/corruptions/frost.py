@@ -97,7 +97,7 @@ def scaled_texture(texture_HW3: np.ndarray, height: int, width: int) -> np.ndarr
 
 @compiled
 def blend(task, y0, y1, x0, x1):
-    """target: the source under its texture; extra[0]: a, extra[1]: b. The texture's three channels lie side by side."""
+    """target: the source under its texture; extra[0]: a, extra[1]: b. The texture's three channels are side by side."""
     row, keep, strength = task.row, task.extra[0], task.extra[1]
     step = int64(row.mask_step_x)
     textures = task.line[: 3 * (x1 - x0)]

@@ -112,7 +112,7 @@ def _nms_cuda(boxes_BN4, scores_BN, groups_BN, iou_threshold, num_slots):
 
 @compiled_exactly
 def _suppress_rows(boxes_BN4, scores_BN, groups_BN, threshold, keep_BK, count_B):
-    """Greedy suppression, row by row. Candidates of a group lie together, so the inner loop is plain SIMD.
+    """Greedy suppression, row by row. Candidates of a group are next to each other, so the inner loop is plain SIMD.
 
     A candidate is looked at once in global order; a kept one marks the later ones of its own group. The loop ends when
     all slots are taken.

@@ -5,7 +5,7 @@
     statistics      sums and maximum of the images whose type needs them
     whole_rows      defocus: running sums, a thread a row
     whole_blocks    jpeg: a thread a 16 x 16 block
-    step_1 .. 4     first, second, ... stage of the neighbourhood types, whichever image has them
+    step_1 .. 4     first, second, ... stage of the neighbourhood types, for the images that have them
     finish (two)    the last stage of each type into a tile in shared memory; from there shrink, normalise, store
     teacher, boxes  the clean view; both networks' boxes
 

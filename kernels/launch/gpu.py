@@ -234,7 +234,8 @@ def make_views(
 ) -> tuple[Tensor | None, Tensor, Tensor, Shown]:
     """Queue both views, inside `keep.queue()`.
 
-    Returns the teacher's and the student's images (B x H x W x 3), both networks' boxes (2 x B x G x 4), the columns.
+    Returns the teacher's and the student's images (B x H x W x 3). Then both networks' boxes (2 x B x G x 4) and the
+    columns.
     """
     name, numba_dtype = TYPES[dtype]
     num, height, width = images_BHW3.shape[:3]
