@@ -1,10 +1,10 @@
 """The corruptions of `imagecorruptions`, one definition for CPU and GPU. The convention is in `kernels/task.py`.
 
-A few stages have a twin for the CPU alone, which works on whole rows or on the whole image and makes the same pixels:
-`glass.shuffle_in_order` of `shuffle`, `elastic.wide_along` of `along`, `jpeg.wide_blocks` and `jpeg.wide_colours` of
-`blocks` and `colours`. So do three parts around the corruptions: the channel sums (`color.gather_statistics`, on the
-GPU `cuda_kernels.statistics`), the student's shrinking (`resize.student_rows` and `shrunk_pixel`) and the teacher's
-view (`resize.teacher_rows` and `cuda_kernels.make_teacher`).
+A few stages have a twin for the CPU alone, which works on whole rows or on the whole image and makes the same pixels.
+They are `glass.shuffle_in_order` of `shuffle`, `elastic.wide_along` of `along`, `jpeg.wide_blocks` of `blocks`,
+`jpeg.wide_colours` of `colours`. Three parts around the corruptions have one too. The channel sums:
+`color.gather_statistics`, on the GPU `cuda_kernels.statistics`. The student's shrinking: `resize.student_rows` and
+`shrunk_pixel`. The teacher's view: `resize.teacher_rows` and `cuda_kernels.make_teacher`.
 
 from kernels import corrupt, get_corruption_names
 corrupted = corrupt(image, severity=3, corruption_name="glass_blur", seed=0)

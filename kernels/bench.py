@@ -2,15 +2,16 @@
 
     python -m kernels.bench --device cpu --size 600x1000 --batch 16 --json build/bench.json --plot build/bench.png
 
-Every type is checked before it is timed, pixel by pixel against the reference given the same random numbers
-(`kernels.checks.oracle`; on a GPU also against the CPU), and so are the views; a wrong one gets no time. Times are the
-best of several runs, ours and the reference's in turn in the same process, mean over the five severities.
-`mean_speedup` is the reference's mean time over ours, for the 15 types of training: how much faster a run's corruptions
-are; the geometric mean of the types' own ratios is `geometric_speedup`. `--sheet FILE` draws the 19 x 5 for
-eyes, ours above the reference; of a picture of yours with `--picture FILE`.
+Every type is checked before it is timed: pixel by pixel against the reference given the same random numbers
+(`kernels.checks.oracle`). On a GPU it is also checked against the CPU. The views are checked too. A wrong one gets no
+time. Times are the best of several runs, mean over the five severities. Ours and the reference take turns in the same
+process. `mean_speedup` is the reference's mean time over ours, for the 15 types of training: how much faster a run's
+corruptions are. `geometric_speedup` is the geometric mean of the types' own ratios. `--sheet FILE` draws the 19 x 5
+pictures to look at, ours above the reference. `--picture FILE` draws them of your own picture.
 
-`--threads 2` also times everything on one thread in turn: `thread_scaling` is one thread's time over that of both, an
-image's rows shared and a batch's images shared, beside that of a loop that shares nothing (what the machine can give).
+`--threads 2` also times everything on one thread in turn. `thread_scaling` is one thread's time over that of both: with
+an image's rows shared and with a batch's images shared. Beside it is the ratio of a loop that shares nothing: what the
+machine can give.
 """
 
 import json
@@ -105,7 +106,7 @@ def bench_types(options: Options, image: np.ndarray) -> dict[str, dict]:
                 best = best_ms(functions, options.repeats)
                 reference_ms.append(best["reference"])
                 ours_ms.append(best["ours"])
-                if options.threads > 1:  # apart from the reference, which leaves whoever comes next cold caches
+                if options.threads > 1:  # apart from the reference, which leaves cold caches
                     pair = best_ms({"alone": partial(ours, name, level, 1), "shared": functions["ours"]}, 20)
                     alone_ms.append(pair["alone"])
                     shared_ms.append(pair["shared"])
@@ -247,8 +248,8 @@ print(time.perf_counter() - start)
 
 
 def bench_cold(device: str) -> dict[str, float]:
-    """Seconds until a mixed batch of the 15 types (and on a CPU one image of each) is made, after torch's own start:
-    with an empty cache, and in a second process."""
+    """Seconds until a mixed batch of the 15 types is made (and on a CPU one image of each). Torch's own start is not
+    counted. Measured with an empty cache, and in a second process."""
     with tempfile.TemporaryDirectory() as folder:
         environment = dict(os.environ, FAIRWEATHER_CACHE=folder)
         seconds = []
@@ -307,7 +308,7 @@ def main() -> int:
     if min(height, width) < 32:
         raise ValueError(f"bench: imagecorruptions takes images of 32 x 32 and more; got {options.size}")
     if options.picture is not None:
-        read_rgb(options.picture)  # a mistake is said before the long part
+        read_rgb(options.picture)  # reports a mistake before the long part
     say(describe_hardware())
     image = picture(height, width)
     result: dict[str, Any] = {

@@ -59,11 +59,11 @@ def corrupt(
 ) -> Any:
     """The image corrupted: same size, uint8, RGB; a new array, or a tensor on the image's device.
 
-    image: uint8 NumPy array or torch tensor, height x width (grey, given back as RGB) or height x width x channels (1
-    or 3), of any size from 1 x 1. severity: 1 to 5. corruption_name, or corruption_number, its place in
-    `get_corruption_names("all")`. The same seed gives the same pixels, on a CPU and on a GPU: give
-    each image another one, or all get the same noise field and the same drops. threads: how many the CPU
-    uses for an image of some size (small ones stay on one); one is right inside a data loader's worker.
+    image: uint8 NumPy array or torch tensor of any size from 1 x 1. Its shape is height x width (grey, returned as RGB)
+    or height x width x channels (1 or 3). severity: 1 to 5. corruption_name, or corruption_number, its place in
+    `get_corruption_names("all")`. The same seed gives the same pixels, on a CPU and on a GPU. Give each image another
+    seed, or all get the same noise field and the same drops. threads: how many the CPU uses for an image of some size
+    (small ones stay on one). One is right inside a data loader's worker.
     """
     if corruption_name is None and corruption_number == -1:
         raise ValueError("corrupt: give corruption_name or corruption_number")
@@ -92,7 +92,7 @@ def corrupt(
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
         raise ValueError(f"corrupt: seed must be a whole number from 0 to 2**63 - 1; got {seed!r}")
     if not is_array and image.device.type not in ("cpu", "cuda"):
-        raise ValueError(f"corrupt: a tensor must lie on the CPU or a CUDA device; got {image.device}; move it first")
+        raise ValueError(f"corrupt: a tensor must be on the CPU or a CUDA device; got {image.device}; move it first")
 
     table = parameters.single_table(name, level, height, width, int(rng.image_key(int(seed), 0, 0)))
     values_M = cpu.NO_POOL

@@ -2,7 +2,7 @@
 
 `compiled` is `numba.njit` with the options all of it shares. The same functions are called from CUDA kernels, where
 Numba compiles them again for the GPU. Machine code is cached in a folder named after a hash of every source file here
-and below: Numba's own check looks at one file only and would go on using a caller compiled against an older callee.
+and below. Numba's own check looks at one file only. It would go on using a caller compiled against an older callee.
 """
 
 import hashlib

@@ -1,12 +1,12 @@
 """Randomness as a pure function: bits = f(key of the image, stage, row, position). No state, any order, any processor.
 
-The mixing is "lowbias32" (C. Wellons, "Hash Function Prospector", bias 0.17) with the second half of the key added
+The mixing is "lowbias32" (C. Wellons, "Hash Function Prospector", bias 0.17). The second half of the key is added
 between its two rounds, so that two images never draw shifted copies of one sequence. Every operation is wrapped in
 uint32(...): NumPy, the CUDA simulator and compiled code then agree bit for bit.
 
-Normal numbers come from 23 bits through the quantile function, written in arithmetic alone: a table would cost a gather
-that no CPU vectorises well and that fills a GPU's first-level cache (measured here: 2.6 ms an image of 600 x 1000 with
-a table of 32,768 magnitudes, 0.9 ms with the formula).
+Normal numbers come from 23 bits through the quantile function, written in arithmetic alone. A table would cost a gather
+that no CPU vectorises well and that fills a GPU's first-level cache. Measured here for an image of 600 x 1000: 2.6 ms
+with a table of 32,768 magnitudes, 0.9 ms with the formula.
 """
 
 import math
@@ -68,9 +68,9 @@ def uniform(word):
 def normal(word):
     """A standard normal number from the upper 23 bits of a word; its quantile is right to 5e-4 out to 5.2 deviations.
 
-    With x = 2p - 1 and s = sqrt(-log2(1 - x^2)), z / x is a smooth function of s, here a polynomial of degree 8 (the
-    form of Giles, "Approximating the erfinv function", 2010; coefficients: Lawson's minimax fit). log2 of the mantissa
-    is a polynomial of degree 5 without a constant term, so that s is 0 where x is.
+    With x = 2p - 1 and s = sqrt(-log2(1 - x^2)), z / x is a smooth function of s. Here it is a polynomial of degree 8,
+    in the form of Giles ("Approximating the erfinv function", 2010). Coefficients: Lawson's minimax fit. log2 of the
+    mantissa is a polynomial of degree 5 without a constant term, so that s is 0 where x is.
     """
     x = (float32(uint32(word >> uint32(9))) + float32(0.5)) * float32(2.384185791015625e-07) - float32(1)
     t = (float32(1) - x) * (float32(1) + x)

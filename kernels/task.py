@@ -5,8 +5,8 @@ A corruption is a tuple of *stages*, plain Python functions compiled by `kernels
 
     def stage(task, y0, y1, x0, x1): ...
 
-A stage computes the pixels [y0, y1) x [x0, x1) of its output, whatever the region. The CPU calls it with bands of whole
-rows, so that the inner loop over x is vectorised; a CUDA thread calls the very same function with one pixel. So there
+A stage computes the pixels [y0, y1) x [x0, x1) of its output, for any region. The CPU calls it with bands of whole
+rows, so that the inner loop over x is vectorised. A CUDA thread calls the very same function with one pixel. So there
 is one definition, and both processors do the same arithmetic in the same order. Rules that make it work on both:
 
 - no allocation, no NumPy function, no Python object; scalars are float32(...) or int, never a double: write
@@ -14,15 +14,15 @@ is one definition, and both processors do the same arithmetic in the same order.
 - unsigned wrapping arithmetic only through uint32(...) around every operation;
 - the only scratch is `task.line`: 6 * (x1 - x0) + 6 float32 at least, the accumulators of this call's own pixels;
 - a stage may read what the stages before it wrote anywhere in the image, and writes only its own region;
-- every stage but the last writes float32 into task.a or task.b at [y, 3 * x + channel]; what it stores there is its own
-  matter (other shapes than the image's are fine inside the canvas: clip the region to your own domain first);
+- every stage but the last writes float32 into task.a or task.b at [y, 3 * x + channel]. What it stores there is its own
+  matter. Other shapes than the image's are fine inside the canvas: clip the region to your own domain first;
 - the last stage writes uint8 to task.target[y - task.origin_y, 3 * (x - task.origin_x) + channel]. On the CPU the
-  origin is 0; on the GPU the target is a tile in shared memory, from which the view is downscaled, flipped, normalised
+  origin is 0. On the GPU the target is a tile in shared memory, from which the view is downscaled, flipped, normalised
   and stored at once;
 - pixels are truncated like np.uint8(...) does, after clipping to 0..255.
 
-Images are seen as rows of interleaved values: X = 3 * W. Anything that depends on an image alone and costs little
-(weights, the angle, layers) is computed on the host in float64 (`extra` or `fill` of the record) and travels in
+Images are seen as rows of interleaved values: X = 3 * W. What depends on an image alone and costs little (weights, the
+angle, layers) is computed on the host in float64. The record's `extra` or `fill` does that, and the result travels in
 `extra_E`.
 """
 

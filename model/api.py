@@ -1,11 +1,11 @@
-"""What every detector can be asked, and what it answers: the one page between `model` and whoever uses it.
+"""What every detector can do, and what it returns: the one page between `model` and its users.
 
-A detector is a module with the methods of `Detector`. It answers in stages, so that a distillation method can take
-any of them: the pyramid, the towers of a dense head, raw predictions, sampled regions, detections. Shapes follow from
-the canvas, the batch size and the configuration, never from the data.
+A detector is a module with the methods of `Detector`. It works in stages, so that a distillation method can use any of
+them. The stages: the pyramid, the towers of a dense head, raw predictions, sampled regions, detections. Shapes follow
+from the canvas, the batch size and the configuration, never from the data.
 
-Legend: B images, H W canvas, G boxes per image after padding, L levels, N candidates (anchors, points or regions),
-R regions, K classes with background 0, D detection slots.
+Legend: B images, H W canvas, G boxes per image after padding, L levels. N candidates (anchors, points or regions), R
+regions, K classes with background 0, D detection slots.
 """
 
 from abc import ABC, abstractmethod
@@ -16,19 +16,19 @@ from torch import Tensor, nn
 
 
 class Want(NamedTuple):
-    """What `look` keeps. Fixed before compiling: a stage that nobody wants costs nothing."""
+    """What `look` keeps. Fixed before compiling: a stage that no caller wants costs nothing."""
 
     neck: tuple[int, ...] = ()  # strides of the pyramid's maps
     tower: int | None = None  # maps of both towers of a dense head after this many of its convolutions
-    dense: bool = False  # raw predictions at every location, and whatever else `losses` reads
+    dense: bool = False  # raw predictions at every location, and all else that `losses` reads
     rois: bool = False  # the network's own proposals and what its box head says of them
     found: bool = False  # detections
 
     def __or__(self, other: "Want") -> "Want":
-        """What both want."""
+        """All that the two keep."""
         towers = {tower for tower in (self.tower, other.tower) if tower is not None}
         if len(towers) > 1:
-            raise ValueError(f"two methods want towers after {sorted(towers)} convolutions; only one place can be kept")
+            raise ValueError(f"two methods need towers after {sorted(towers)} convolutions; give both one place")
         flags = (a or b for a, b in zip(self[2:], other[2:], strict=True))
         return Want(tuple(sorted({*self.neck, *other.neck})), *towers or (None,), *flags)
 

@@ -6,8 +6,8 @@ from typing import ClassVar
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
 
 # Stages whose maps enter the pyramid, in torchvision's `returned_layers` numbering. ResNet: layer1..layer4. MobileNets:
-# the strided blocks; torchvision's own choice for V3 (both maps at stride 32), and strides 8, 16 and 32 for V2, for
-# which torchvision publishes no detector and whose own default would see no small object.
+# the strided blocks. V3 has torchvision's own choice (both maps at stride 32). V2 has strides 8, 16 and 32. torchvision
+# publishes no detector for V2, and its own default there would see no small object.
 RETURNED_LAYERS = {"resnet": (1, 2, 3, 4), "mobilenet_v2": (2, 3, 5), "mobilenet_v3_large": (4, 5)}
 
 ANCHOR_SIZES = {
@@ -102,7 +102,7 @@ class ModelConfig:
             if int(getattr(self, samples) * getattr(self, fraction)) < 1:
                 raise ValueError(
                     f"ModelConfig.{samples}: got {getattr(self, samples)} with {fraction} {getattr(self, fraction)}; "
-                    "their product must be 1 or more, or no box is ever learnt"
+                    "their product must be 1 or more, or no box is ever learned; raise one of them"
                 )
         if len(self.resolved_anchor_sizes) != self.num_levels:
             raise ValueError(

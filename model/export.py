@@ -2,10 +2,10 @@
 
     python -m model.export runs/student --to onnx --canvas 608 1024
 
-The ONNX model and the program take uint8 RGB images (batch, 3, height, width), top left aligned in a fixed canvas, and
-their sizes (batch, 2) as int64 (height, width); the batch is free. They answer boxes (batch, D, 4) in pixels, scores,
-labels (1 is the first class) and the number of detections of each image. Normalisation, padding and suppression are
-inside; resizing is not (docs/model.md has an example).
+The ONNX model and the program take uint8 RGB images (batch, 3, height, width), top left aligned in a fixed canvas. They
+also take the images' sizes (batch, 2) as int64 (height, width). The batch is free. They return boxes (batch, D, 4) in
+pixels, scores, labels (1 is the first class) and the number of detections of each image. Normalisation, padding and
+suppression are inside; resizing is not (docs/model.md has an example).
 """
 
 import json
@@ -68,7 +68,7 @@ def dynamic_shapes() -> dict:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warning about torchvision's own description of its suppression, which nobody who exports can mend."""
+    """Without the warning about torchvision's own description of its suppression, which the user cannot fix."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`create_unbacked_symint` is deprecated", FutureWarning)
         yield

@@ -1,7 +1,7 @@
 """What flows through Fairweather: Sample (one annotated image), Batch (decoded images), Views (what networks see).
 
-Shape legend, used in names everywhere: B images, H W canvas (h w the corrupted view's), G boxes per image, padded,
-C channels, K classes with background 0, L pyramid levels, A anchors, P proposals, R sampled regions.
+Shape legend, used in names everywhere: B images, H W canvas (h w the corrupted view's), G boxes per image, padded. C
+channels, K classes with background 0, L pyramid levels. A anchors, P proposals, R sampled regions.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Sample:
 class Batch:
     """Decoded images of one orientation in one canvas, top left aligned, zero elsewhere.
 
-    images, boxes, labels and ignore lie on the training device. sizes_B2 and ids_B come from the index and stay on the
-    host, so that drawing the views never has to read the device. A row with id -1 and size 0 is padding (the last
-    batch of an orientation in an epoch or an evaluation): it counts nowhere.
+    images, boxes, labels and ignore are on the training device. sizes_B2 and ids_B come from the index and stay on the
+    host, so that drawing the views never has to read the device. A row with id -1 and size 0 is padding, in the last
+    batch of an orientation in an epoch or an evaluation. It counts for nothing.
     """
 
     images_BHW3: Tensor  # uint8, RGB
@@ -51,7 +51,7 @@ class Batch:
 @dataclass(frozen=True)
 class View:
     """Images as a network sees them: channels-last in memory, normalised with ImageNet's mean and deviation, zero where
-    padded; bfloat16 on a GPU and float32 on a CPU. Sizes and boxes are in the view's own pixels.
+    padded. bfloat16 on a GPU and float32 on a CPU. Sizes and boxes are in the view's own pixels.
     """
 
     images_B3HW: Tensor
@@ -63,7 +63,7 @@ class View:
 class Views:
     """What is made from a Batch: the clean view, the corrupted and downscaled one, and other modalities.
 
-    All share one horizontal flip. A view that nobody looks at is None.
+    All share one horizontal flip. A view that no network uses is None.
     """
 
     clean: View | None

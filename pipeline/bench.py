@@ -1,10 +1,15 @@
 """How fast images arrive: `python -m pipeline.bench [--json FILE]`.
 
-On files made here (1280x720 JPEG, a textured scene) it measures, in one run and interleaved round by round:
-packing; the plain PyTorch way (DataLoader + torchvision decode, resize and padding of the original files); every loader
-with several thread counts, with the share of time the consumer waits; the default loader with several batches made
-ahead (`prefetch`); opening 100,000 records. Speeds are medians.
-A loader whose batches differ from a direct decoding is reported as wrong, gets no speed, and the command ends with 1.
+The files are made here (1280x720 JPEG, a textured scene). One run measures all of these, interleaved round by round:
+
+- packing;
+- the plain PyTorch way: DataLoader + torchvision decode, resize and padding of the original files;
+- every loader with several thread counts, with the share of time the consumer waits;
+- the default loader with several batches made ahead (`prefetch`);
+- opening 100,000 records.
+
+Speeds are medians. A loader whose batches differ from a direct decoding is reported as wrong and gets no speed. The
+command then ends with 1.
 """
 
 import hashlib
@@ -57,8 +62,8 @@ class BenchOptions:
     device: str = ""
     """Default: cuda when there is one, else cpu."""
     prefetch: tuple[int, ...] = (1, 2, 3, 6)
-    """Batches made ahead, tried with the default loader (where it is not asked for, the first that is) and the most
-    threads; all else has the loader's own default."""
+    """Batches made ahead, tried with the default loader and the most threads. Where --loaders lacks the default, its
+    first one is used. The rest has the loader's own default."""
     hardware_share: float | None = None
     """Of the images that the GPU's JPEG engine decodes, for the loader dali on a GPU. Default: the loader's own."""
     records: int = 100_000

@@ -114,7 +114,7 @@ def check_options(options: PackOptions) -> None:
     if root.is_relative_to(out):
         raise ValueError(f"{options.out} holds the source {options.root}; choose another output folder")
     if out.is_relative_to(root):
-        raise ValueError(f"{options.out} lies inside the source {options.root}, which is never changed; choose another")
+        raise ValueError(f"{options.out} is inside the source {options.root}, which is never changed; choose another")
 
 
 def parse_part(text: str) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """A procedural street world in the benchmark's own layout: `python -m pipeline.sample_world --out data/sample`.
 
 Five domains (clear day, clear night, rainy dusk, rainy night, foggy day), seven classes, boxes tight to the visible
-pixels. Every picture is a pure function of (seed, domain, split, number), whatever the number of workers; a picture
-that is already there is skipped, and the lists are written last, so an interrupted run continues where it stopped.
+pixels. Every picture is a pure function of (seed, domain, split, number) for any number of workers. A picture that is
+already there is skipped, and the lists are written last. So an interrupted run continues where it stopped.
 
     <out>/<domain>/VOC2007/Annotations/<name>.xml      VOC: 1-based, both ends inside the box
     <out>/<domain>/VOC2007/JPEGImages/<name>.jpg
@@ -55,7 +55,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def write_annotation(path: Path, name: str, width: int, height: int, objects: list[LabelledObject]) -> None:
-    """A VOC2007 annotation. VOC counts pixels from 1 and both corners lie inside the box."""
+    """A VOC2007 annotation. VOC counts pixels from 1 and both corners are inside the box."""
     root = ElementTree.Element("annotation")
 
     def child(parent: ElementTree.Element, tag: str, text: object = None) -> ElementTree.Element:

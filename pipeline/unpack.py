@@ -68,7 +68,7 @@ def unpack(options: UnpackOptions) -> None:
         raise ValueError(f"{out} is not empty: choose an empty or new folder")
     with PackedDataset(options.packed) as dataset:
         if out.resolve().is_relative_to(options.packed.resolve()):
-            raise ValueError(f"{out} lies inside the packed dataset {options.packed}, which is never changed")
+            raise ValueError(f"{out} is inside {options.packed}, the packed dataset: choose a folder elsewhere")
         for name in dataset.classes:
             try:
                 class_name(name)

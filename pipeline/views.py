@@ -1,8 +1,8 @@
 """The two views of a batch: the clean one, and the corrupted and downscaled one.
 
-Every draw is a pure function of (seed, epoch, sample id), and the bucket of ratios of (seed, draw): the same images
+Every draw is a pure function of (seed, epoch, sample id), and the bucket of ratios of (seed, draw). So the same images
 give the same pixels on a CPU and on a GPU, in any batch, on any rank. Order, as in CD-FKD: corrupt at the full size,
-then downscale with antialiasing (a plain bilinear downscale would alias the noise away), then mirror and normalise.
+downscale with antialiasing, mirror, normalise. A plain bilinear downscale would alias the noise away.
 """
 
 import itertools
@@ -38,7 +38,7 @@ class ViewConfig:
     corruptions: tuple[str, ...] = severity.TRAINING  # all equally likely; () for none
     severities: tuple[int, ...] = severity.SEVERITIES  # all equally likely
     ratio_range: tuple[float, float] = (0.6, 1.0)  # corrupted size / clean size, uniform
-    full_size_probability: float = 0.0  # of a batch to keep its size (ratio 1) whatever the range
+    full_size_probability: float = 0.0  # of a batch to keep its size (ratio 1) for any range
     ratio_buckets: int = 4  # a batch draws one, its images a ratio inside it: that many canvases an orientation
     flip_probability: float = 0.5
     masks: int = 16  # weather masks of each kind in the pool; docs/kernels-masks.md says why so many
@@ -55,7 +55,7 @@ class ViewConfig:
             raise ValueError(f"views: ratio_range must be 0 < low <= high <= 1; got ({low}, {high})")
         for field in ("full_size_probability", "flip_probability"):
             if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"views: {field} must lie in 0..1; got {getattr(self, field)}")
+                raise ValueError(f"views: {field} must be in 0..1; got {getattr(self, field)}")
         for field, least in (("ratio_buckets", 1), ("masks", 1), ("mask_epochs", 0)):
             number = getattr(self, field)
             if isinstance(number, bool) or not isinstance(number, int) or number < least:
@@ -101,7 +101,7 @@ class ViewMaker:
     """Makes Views of Batches.
 
     On a CPU the images are spread over `threads` threads. On a GPU everything is queued on a stream of its own, without
-    waiting for the device; the views come back ordered before whatever the caller's current stream does next.
+    waiting for the device. The views come back ordered before the next work of the caller's current stream.
     """
 
     def __init__(
@@ -175,13 +175,13 @@ class ViewMaker:
         return self.pools[canvas]
 
     def __call__(self, batch: Batch, draw: int | None = None) -> Views:
-        """The views of a batch. Batches of one global step pass the same `draw` and so get the same corrupted canvas;
-        without one, it follows from the epoch and the batch's first id."""
+        """The views of a batch. Batches of one global step pass the same `draw` and so get the same corrupted canvas.
+        Without `draw` it follows from the epoch and the batch's first id."""
         return self.start(batch, draw).wait()
 
     def start(self, batch: Batch, draw: int | None = None) -> "StartedViews":
-        """Queue the views and go on. On a GPU they are made beside whatever the caller queues until it calls `wait`:
-        start the next batch's views, queue the training step of this one, then wait."""
+        """Queue the views and go on. On a GPU they are made beside all that the caller queues until it calls `wait`.
+        Start the next batch's views, queue the training step of this one, then wait."""
         check(batch, self.device)
         height, width = batch.images_BHW3.shape[1:3]
         if draw is None:
@@ -336,9 +336,9 @@ def check(batch: Batch, device: torch.device) -> None:
     if num == 0 or height == 0 or width == 0:
         raise ValueError(f"views: the batch is empty: images have shape {tuple(images.shape)}")
     if images.device != device:
-        raise ValueError(f"views: images lie on {images.device} but the views are made on {device}; move one of them")
+        raise ValueError(f"views: images are on {images.device} but the views are made on {device}; move one of them")
     if sizes.device.type != "cpu" or ids.device.type != "cpu":
-        raise ValueError("views: sizes_B2 and ids_B must lie on the host; call .cpu() where the batch is made")
+        raise ValueError("views: sizes_B2 and ids_B must be on the host; call .cpu() where the batch is made")
     if sizes.shape != (num, 2) or ids.shape != (num,):
         raise ValueError(f"views: {num} images, but sizes {tuple(sizes.shape)} and ids {tuple(ids.shape)}")
     for name, numbers in (("sizes_B2", sizes), ("ids_B", ids)):
@@ -354,7 +354,7 @@ def check(batch: Batch, device: torch.device) -> None:
         got = f"{boxes.dtype} {tuple(boxes.shape)}"
         raise ValueError(f"views: boxes_BG4 must be float32 of shape ({num}, G, 4); got {got}")
     if boxes.device != images.device:
-        raise ValueError(f"views: boxes_BG4 lies on {boxes.device}, the images on {images.device}; move one of them")
+        raise ValueError(f"views: boxes_BG4 is on {boxes.device}, the images on {images.device}; move one of them")
     low, (most_high, most_wide) = int(sizes.min()), sizes.amax(0).tolist()
     if low < 0 or most_high > height or most_wide > width:
-        raise ValueError(f"views: a size lies outside the canvas of {height} x {width}: {sizes.tolist()}")
+        raise ValueError(f"views: a size is outside the canvas of {height} x {width}: {sizes.tolist()}")

@@ -1,15 +1,16 @@
 """Training speed against torchvision's own loop, in one run: `python -m train.bench --device cpu|cuda --json FILE`.
 
 Both take the same ready views: the same backbone, batch, canvas, precision and memory layout, and a teacher's forward
-pass. Ours adds what a CD-FKD step needs (distillation terms, clipping, the finite check); the stock loop is that of
-torchvision's references/detection/engine.py with clipping and has no distillation term, which favours it. First the
-losses and gradients of the two must agree for the same weights, proposals and samples, their proposals as sets, and the
-compiled step's losses with the eager one's; without that no speed is printed. The same layers learn as in the recipes.
-The variants take turns within each round, and ratios are medians over rounds of times taken next to each other.
+pass. Ours adds what a CD-FKD step needs (distillation terms, clipping, the finite check). The stock loop is that of
+torchvision's references/detection/engine.py with clipping. It has no distillation term, which favours it. First the
+losses and gradients of the two must agree for the same weights, proposals and samples. Their proposals must agree as
+sets, and the compiled step's losses with the eager one's. Without that no speed is printed. The same layers learn as in
+the recipes. The variants take turns within each round, and ratios are medians over rounds of times taken next to each
+other.
 
 `ratio_to_stock` and all shares are those of `variant`: the compiled step without CUDA graphs, or the eager one where
-nothing is compiled. CUDA graphs are timed last, in turns with the stock loop; where they fail, `cuda_graphs_error` says
-why and the other figures stand.
+nothing is compiled. CUDA graphs are timed last, in turns with the stock loop. Where they fail, `cuda_graphs_error` says
+why and the other figures stay valid.
 """
 
 import gc
@@ -129,7 +130,7 @@ def measure(options: BenchOptions) -> dict[str, Any]:
     compiling = options.compile == "on" or (options.compile == "auto" and on_gpu)
     learner, look = make_learner(student, teacher, dtype)
     result |= count_graphs(learner, look, batch)
-    write(options, result)  # what is measured stays, whatever happens now; again below
+    write(options, result)  # what is measured stays, even when the rest fails; again below
     names = learner.layout.names
     ours = count_bytes(student) + count_bytes(teacher) + images_of(views).nbytes
     variants, memory = {}, {}
@@ -186,7 +187,7 @@ def measure(options: BenchOptions) -> dict[str, Any]:
 def measure_cuda_graphs(
     learner: Learner, look: Teacher, views: Views, stock: Callable[[], None], ours: int, rounds: int, steps: int
 ) -> dict[str, Any]:
-    """The compiled step replayed as CUDA graphs; no error of this optional variant leaves here."""
+    """The compiled step replayed as CUDA graphs; an error of this optional variant is caught here."""
     device, num_images = images_of(views).device, len(views.ids_B)
     try:
         graphed = compile_both(learner, look, "reduce-overhead", 8)
@@ -271,7 +272,7 @@ def make_network(model: ModelConfig, batch: Batch, seed: int) -> FasterRcnn:
         detector.to(batch.images_BHW3.device).features(clean_view(batch, torch.float32)[0][:4])
     for hook in hooks:
         hook.remove()
-    # Scores that differ from place to place, as a trained network's do, yet are far from where sigmoid rounds to 1:
+    # Scores that differ from place to place, as a trained network's do, yet are far from where sigmoid rounds to 1.
     # torchvision's order of equal scores is not defined.
     nn.init.normal_(detector.rpn.head.cls_logits.weight, std=0.02)
     return detector.train()

@@ -19,7 +19,7 @@ LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
 # The share that may differ, by overlaps just at the threshold of NMS. Maps with noise of 1e-5 changed none of 4000; NMS
 # that forgets the levels changes 0.0035 (resnet18, 320x512).
 PROPOSAL_TOLERANCE = 0.0005
-# Of a compiled loss, as a share of the total: in bfloat16 fused operations round less often, and a proposal that just
+# Of a compiled loss, as a share of the total. In bfloat16 fused operations round less often, and a proposal that just
 # passed a threshold may not pass it.
 COMPILED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 

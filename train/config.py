@@ -267,7 +267,7 @@ FREE = (
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Lines "optimizer.learning_rate: 0.02 in the run, 0.01 asked for" of what differs, free fields left out."""
+    """Lines "optimizer.learning_rate: 0.02 in the run, 0.01 requested" of what differs, free fields left out."""
 
     def walk(a: Any, b: Any, name: str) -> Iterator[str]:
         if isinstance(a, dict) and isinstance(b, dict):
@@ -277,7 +277,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             by_kind = [{item["kind"]: item for item in items} for items in (a, b)]
             yield from walk(by_kind[0], by_kind[1], name)
         elif a != b:
-            yield f"{name}: {a} in the run, {b} asked for"
+            yield f"{name}: {a} in the run, {b} requested"
 
     def tagged(value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(item, dict) and "kind" in item for item in value)

@@ -1,7 +1,7 @@
 """What ranks do together in a step.
 
 Ranks average their losses and gradients. A loss that is a mean over the global batch divides by `mean(count)`, the mean
-over ranks of this rank's count, so that its average over ranks is the mean over the global batch.
+over ranks of this rank's count. So its average over ranks is the mean over the global batch.
 """
 
 import torch.distributed as dist

@@ -39,8 +39,8 @@ def check_classes(data: Path, data_classes: tuple[str, ...], other: object, othe
     """Numbers mean the same classes only when the lists are equal, order included."""
     if tuple(data_classes) != tuple(other_classes):
         raise ValueError(
-            f"the class lists differ: {data} has {list(data_classes)}, {other} has {list(other_classes)}; "
-            "pack the data with --classes in the other's order, or give the one that belongs to it"
+            f"the class lists differ: {data} has {list(data_classes)}, {other} has {list(other_classes)}. "
+            "Pack the data with --classes in the other's order, or give the one that belongs to it"
         )
 
 
@@ -100,7 +100,7 @@ def make_student(config: Config, classes: tuple[str, ...], world: World, newest:
         path = config.teacher if config.student_init == "teacher" else Path(config.student_init)
         if path is None:
             raise ValueError("student_init is teacher, but no --teacher is given")
-    # The backbone's weights, which may have to be downloaded, are only asked for where nothing replaces them.
+    # The backbone's weights, which may have to be downloaded, are only loaded where nothing replaces them.
     make = build_detector if path is None else new_detector
     student = make(config.model, len(classes) + 1)
     if path is not None:
@@ -174,7 +174,7 @@ def compile_detect(config: Config, student: Detector, world: World) -> Any:
 
 
 def wrap(config: Config, world: World, learner: Learner, teacher: Teacher | None, num_canvases: int) -> tuple[Any, Any]:
-    """(learner, teacher), compiled where that is asked for, the learner in DDP on several ranks."""
+    """(learner, teacher), compiled where the run requests it, the learner in DDP on several ranks."""
     wrapped: Any = learner
     look: Any = teacher
     if compiles(config, world.device):

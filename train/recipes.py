@@ -1,10 +1,10 @@
 """A run is a Python function that returns its whole configuration. Any field is overridden on the command line.
 
-teacher_*        clean images; the frozen teacher of the other runs (and the plain detector of the comparison)
-plain_*          the same run under the name it has in the ablation: a detector trained on clean images only
-corrupt_only_*   corrupted and downscaled images, no teacher
-cdfkd_*          corrupted and downscaled images and the teacher's features; --distill.beta 0 leaves L_global
-                 alone, --distill.alpha 0 L_instance
+teacher_*        Clean images. The frozen teacher of the other runs, and the plain detector of the comparison.
+plain_*          The same run under the name it has in the ablation: a detector trained on clean images only.
+corrupt_only_*   Corrupted and downscaled images, no teacher.
+cdfkd_*          Corrupted and downscaled images and the teacher's features. --distill.beta 0 keeps only L_global,
+                 --distill.alpha 0 only L_instance.
 
 *_r101  the paper's network, *_r50 a lighter one, *_small a MobileNetV2 for the sample world on two CPU cores.
 """

@@ -1,7 +1,7 @@
 """Train a detector: `python -m train.run RECIPE --data DIR --out runs/NAME`, or under torchrun for several GPUs.
 
 The first argument is a recipe (see train/recipes.py) or the config.json of an earlier run, which repeats that run.
-The same command on a run directory continues it; a finished run says so and does nothing.
+The same command on a run directory continues it; a finished run prints that it is finished and does nothing.
 """
 
 import json
@@ -52,7 +52,7 @@ def read_command(arguments: list[str]) -> Config:
 
 
 def check_validation(config: Config) -> None:
-    """What is said about measuring has an effect only with data to measure on."""
+    """Options about measuring have an effect only with data to measure on."""
     for name in ("val_every", "val_images"):
         if config.val is None and (value := getattr(config, name)):
             raise ValueError(f"{name} is {value}, but nothing is measured without --val DIR; give it too")
@@ -89,7 +89,7 @@ def find_newest(config: Config, checkpoints: Checkpoints, world: World) -> Path 
     needed = config.out / "config.json" if newest is None else newest / MARKER
     if not needed.exists():
         raise ValueError(
-            f"rank {world.rank} does not see {needed}, which rank 0 does: --out must lie on a file system that all "
+            f"rank {world.rank} does not see {needed}, which rank 0 does: --out must be on a file system that all "
             "nodes share"
         )
     return newest
@@ -126,7 +126,7 @@ def advise_memory(config: Config, world: World, saved: bool, error: Exception) -
     )
     other = " This run is saved with its settings: give other ones another --out." if saved else ""
     return (
-        f"out of memory with {config.batch_size // world.size} images on a rank: lower --batch-size (now "
+        f"out of memory with {config.batch_size // world.size} images on a rank. Lower --batch-size (now "
         f"{config.batch_size} over {world.size} ranks; the learning rate follows){regions}"
         f"{fewer}, or pack the images smaller.{other} {str(error)[:1000]}"
     )

@@ -5,10 +5,10 @@
                                                      methods
 
 `Learner` is what torch.compile makes one graph of, forward and backward, and what DDP wraps; `Teacher` is another one.
-Whatever has parameters in the Learner is trained: the student, and adapters or discriminators of the methods. Clipping,
-the check and the fused optimizer follow eagerly, each a few calls over all parameters at once. Nothing here waits for a
-GPU: a loss that is not finite is noticed on the device and leaves everything as it was, and the host reads about it
-later. Views come ready from train/ahead.py, which makes the next step's while this one trains.
+All parameters in the Learner are trained: the student's, and those of the methods' adapters or discriminators.
+Clipping, the check and the fused optimizer follow eagerly, each a few calls over all parameters at once. Nothing here
+waits for a GPU. A loss that is not finite is noticed on the device and leaves everything as it was. The host reads
+about it later. Views come ready from train/ahead.py, which makes the next step's while this one trains.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,7 +63,7 @@ class Learner(nn.Module):
                 raise ValueError(f"two methods of a run call a term {', '.join(twice)}; give it another name in one")
         labellers = [method for method in methods.values() if type(method).truth is not Method.truth]
         if len(labellers) > 1:
-            raise ValueError("two methods of a run say what the student is to find; keep one of them")
+            raise ValueError("two methods of a run set what the student must find; keep one of them")
         self.find_truth = labellers[0].truth if labellers else None
 
     def forward(self, views: Views, teacher: Outputs | None) -> tuple[Tensor, Tensor]:

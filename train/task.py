@@ -64,7 +64,7 @@ class DetectionTask:
         self.detect = load.compile_detect(config, self.student, world)
 
     def open(self, place: dict[str, int]) -> None:
-        """The data from a place on, and the step, compiled where that is asked for."""
+        """The data from a place on, and the step, compiled where the run requests it."""
         config, world = self.config, self.world
         self.loader = open_loader(
             self.data, config.batch_size // world.size, device=str(world.device), name=config.loader.name,
@@ -113,7 +113,7 @@ class DetectionTask:
             f"warm-up steps, then the {optimizer.schedule} schedule"
         )
         if optimizer.warmup_steps >= self.total:
-            say(f"warning: the warm-up is as long as the run, so the rate never gets to {self.rate:g}")
+            say(f"warning: the warm-up is as long as the run, so the rate never reaches {self.rate:g}")
 
     def begin(self) -> None:
         """Before the first step: say how good the teacher is, and warn when it is no better than chance."""

@@ -3,8 +3,8 @@
 The tests and `kernels.bench` ask this file and no other, so a wrong pixel shows, not only a wrong mean.
 
 `reference` runs the package itself with numbers put in place of its draws. `expected_pixels` gives it those that
-`kernels.corrupt(image, ..., seed=0)` draws; of the weather, whose masks are cut from a pool, it is the type's formula
-with the pool's mask. Of shot noise, which draws in another way, the law of what it adds is compared.
+`kernels.corrupt(image, ..., seed=0)` draws. Weather masks are cut from a pool, so there it is the type's formula with
+the pool's mask. Shot noise draws in another way: only the law of what it adds is compared.
 """
 
 from collections.abc import Callable
@@ -189,8 +189,8 @@ def problem(name: str, image: np.ndarray, ours: Callable[[int], np.ndarray]) -> 
 
 
 SHARE = 0.001  # of the values may be 2 levels off, the others 1
-# At severity 4 the reference's weights sum to a little less than 1 in double precision: it truncates plain white to 254
-# before it shuffles. Ours stays 255, and the two blurs make that 2 levels beside an edge.
+# At severity 4 the reference's weights sum to a little less than 1 in double precision. So it truncates plain white to
+# 254 before it shuffles. Ours stays 255, and the two blurs make that 2 levels beside an edge.
 EDGE_SHARE = 0.005
 MOST = {  # levels of 255 between ours and the reference, given the same numbers; 2 for the others
     "impulse_noise": 0,

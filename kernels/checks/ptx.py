@@ -2,8 +2,9 @@
 
     python -m kernels.checks.ptx --architectures 80 90 100 --json build/ptx.json
 
-PTX comes from Numba and NVVM; registers and spills from `ptxas`: the one inside the package triton, which torch brings
-along on Linux, or else of a CUDA toolkit on PATH. Without either they are left out, and said to be.
+PTX comes from Numba and NVVM; registers and spills from `ptxas`. It is the one inside the package triton, which torch
+installs on Linux. Without triton it is that of a CUDA toolkit on PATH. Without either the figures are omitted, and the
+output names that.
 """
 
 import importlib.util

@@ -71,7 +71,7 @@ def queued_ms(function: Callable[[], Any], repeats: int) -> float:
 
 
 def copy_ms(device: str, threads: int, num_bytes: int) -> float:
-    """The time to copy so many bytes on the device: the ceiling for whatever reads and writes them."""
+    """The time to copy so many bytes on the device: the ceiling for any code that reads and writes them."""
     import torch
 
     source = torch.zeros(num_bytes, dtype=torch.uint8, device=device)

@@ -1,7 +1,7 @@
 """brightness, contrast, saturate: each pixel alone, plus the channel means for contrast.
 
-`imagecorruptions` works in HSV. With V = max(r, g, b) and m = min(r, g, b), a channel is V (1 - S t) where S = (V - m)
-/ V and t = (V - channel) / (V - m) depends on the hue alone. So adding to V scales the pixel, and changing S keeps t;
+`imagecorruptions` works in HSV. Let V = max(r, g, b) and m = min(r, g, b). A channel is V (1 - S t) with S = (V - m) /
+V and t = (V - channel) / (V - m). t depends on the hue alone. So adding to V scales the pixel, and changing S keeps t;
 no hue is ever computed. A grey pixel has hue 0 (red) there, that is t = (0, 1, 1), which shows when saturate adds to S.
 """
 

@@ -1,12 +1,13 @@
 """defocus_blur: a disk with a softened rim, borders mirrored (`cv2.filter2D`, BORDER_REFLECT_101).
 
-The reference's kernel is a disk of radius r, normalised, then blurred by a small gaussian *inside its own array*; where
-the disk touches the edge of that array (r = 8 and 10) the blur is mirrored there and the sum of the kernel is 1.3 or
-1.1 % above 1. So here: sums over the disk by running sums along rows (exact integers), then the small gaussian, then
-what the mirroring added, as single taps (four mirrored positions each).
+The reference's kernel is a disk of radius r, normalised, then blurred by a small gaussian *inside its own array*. For r
+= 8 and 10 the disk touches the edge of that array. The blur is mirrored there, and the sum of the kernel is 1.3 or 1.1
+% above 1. So there are three parts here. First sums over the disk by running sums along rows (exact integers). Then the
+small gaussian. Then what the mirroring added, as single taps (four mirrored positions each).
 
-extra: radius of the disk, half-width of the gaussian, its weights at 0..2 (one axis, 1 / pixels of the disk included in
-`SCALE`), half-widths of the disk's rows at distance 0..10, number of taps, then dy, dx, weight of each.
+extra, in this order: radius of the disk, half-width of the gaussian, its weights at 0..2. Then the half-widths of the
+disk's rows at distance 0..10 and the number of taps. Then dy, dx, weight of each tap. The weights are those of one
+axis; 1 / pixels of the disk is included in `SCALE`.
 """
 
 import numpy as np

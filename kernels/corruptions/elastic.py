@@ -2,12 +2,13 @@
 
     out(y, x) = x(y + s (g * u1)(y, x), x + s (g * u2)(y, x))       u uniform in +-0.005 h, s the severity's factor
 
-g is a gaussian of 1 % of each side, cut at 3 sigma, over fields that are mirrored at the borders; x is sampled linearly
+g is a gaussian of 1 % of each side, cut at 3 sigma, over fields that are mirrored at the borders. x is sampled linearly
 and mirrored too (Simard et al. 2003, as `imagecorruptions.corruptions.elastic_transform` does it). Both fields have the
 amplitude 0.005 of the height. Stages: noise -> a, the gaussian's columns a -> b, its rows b -> a, sampling -> target.
-Field 0 (displacement in y) lies in columns [0, w) of the scratch, field 1 (in x) in columns [w, 2 w). The third stage
-splits the displacements into fractions (there) and whole pixels (both packed into one number in columns [2 w, 3 w)):
-rounding is slow in the scalar loop that samples, and fast in a vectorised one.
+Field 0 (displacement in y) is in columns [0, w) of the scratch, field 1 (in x) in columns [w, 2 w). The third stage
+splits the displacements into fractions and whole pixels. The fractions stay in those columns. Both whole numbers are
+packed into one number in columns [2 w, 3 w). The reason: rounding is slow in the scalar loop that samples, and fast in
+a vectorised one.
 """
 
 import math

@@ -4,8 +4,8 @@
 
 p in 0..1 is a diamond-square map as large as the next power of two of the image's longer side (Hendrycks and Dietterich
 2019, `imagecorruptions.corruptions.fog`). It never looks at the image, so it comes from the pool
-(`kernels.launch.pool`). A diamond-square map is periodic, and every second point of it is such a map of half the side:
-so a small image reads the pool's map with a stride and gets fog of the reference's coarseness.
+(`kernels.launch.pool`). A diamond-square map is periodic, and every second point of it is such a map of half the side.
+So a small image reads the pool's map with a stride, and its fog is as coarse as the reference's.
 """
 
 from collections.abc import Callable

@@ -3,9 +3,9 @@
     out = a x + b f        x and the texture f in 0..255
 
 (Hendrycks and Dietterich 2019, `imagecorruptions.corruptions.frost`). The textures come from the pool. The reference's
-six photographs are part of that package and not of ours, so by default the textures are drawn by `frost_texture`:
-feathered crystals with the colour, mean and deviation of the reference's. They are frost, but not the same pictures:
-a robustness score is comparable with published ones only when the reference's textures are given (`load_textures`).
+six photographs are part of that package and not of ours. So by default the textures are drawn by `frost_texture`:
+feathered crystals with the colour, mean and deviation of the reference's. They are not the same pictures. A robustness
+score is comparable with published ones only when the reference's textures are given (`load_textures`).
 """
 
 import math
@@ -88,8 +88,8 @@ def load_textures(directory: Path) -> list[np.ndarray]:
 
 
 def scaled_texture(texture_HW3: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The texture at the size the reference gives it for an image of height x width: a tenth larger than either the
-    texture itself or the least size that covers the image."""
+    """The texture at the size the reference gives it for an image of height x width. It is a tenth larger than the
+    texture itself or than the least size that covers the image."""
     factor = 1.1 * max(height / texture_HW3.shape[0], width / texture_HW3.shape[1], 1.0)
     size = (math.ceil(texture_HW3.shape[1] * factor), math.ceil(texture_HW3.shape[0] * factor))
     return cv2.resize(texture_HW3, dsize=size, interpolation=cv2.INTER_CUBIC)
@@ -97,7 +97,7 @@ def scaled_texture(texture_HW3: np.ndarray, height: int, width: int) -> np.ndarr
 
 @compiled
 def blend(task, y0, y1, x0, x1):
-    """target: the source under its texture; extra[0]: a, extra[1]: b. The texture's three channels lie side by side."""
+    """target: the source under its texture; extra[0]: a, extra[1]: b. The texture's three channels are side by side."""
     row, keep, strength = task.row, task.extra[0], task.extra[1]
     step = int64(row.mask_step_x)
     textures = task.line[: 3 * (x1 - x0)]

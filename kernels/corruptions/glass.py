@@ -1,10 +1,10 @@
 """glass_blur: blur and truncate, move pixels about at random, blur again.
 
-The reference walks over the rows and columns from the far end; in each pass the pixel (y, x) takes the value that
-(y + dy, x + dx) has by then (its "swap" is a copy, because the views alias), with dy, dx uniform in [-d, d-1]. A
-neighbour that was visited earlier in the pass already carries its new value, so to know where a pixel's value came
-from, follow the offsets: on from a pixel that was visited before, stop at one that was not. That needs no order and
-gives the same pixels.
+The reference walks over the rows and columns from the far end. In each pass the pixel (y, x) takes the value that (y +
+dy, x + dx) has by then, with dy, dx uniform in [-d, d-1]. Its "swap" is a copy, because the views alias. A neighbour
+that was visited earlier in the pass already has its new value. So follow the offsets to know where a pixel's value came
+from. Go on from a pixel that was visited before; stop at one that was not. That needs no order and gives the same
+pixels.
 
 extra[0..]: the gaussian of `gaussian.py`; extra[REACH]: d; extra[PASSES]: number of passes.
 """

@@ -1,14 +1,14 @@
 """JPEG compression and decompression in pixels, without the entropy coding (it is lossless).
 
-The arithmetic is libjpeg's, which Pillow calls: integer RGB -> YCbCr, chroma at half size both ways (4:2:0), the
-"islow" forward transform of 8 x 8 blocks, quantisation with the tables of the quality, the "islow" inverse transform,
-"fancy" (triangle) upsampling, YCbCr -> RGB. Sources: ITU-T T.81 (1992); C. Loeffler, A. Ligtenberg and G. Moschytz,
-"Practical fast 1-D DCT algorithms with 11 multiplications" (1989); the Independent JPEG Group's jfdctint.c, jidctint.c,
-jcsample.c, jdsample.c, jccolor.c and jdcolor.c. The result equals Pillow's bit for bit.
+The arithmetic is libjpeg's, which Pillow calls. Compression: integer RGB -> YCbCr, chroma at half size both ways
+(4:2:0), the "islow" forward transform of 8 x 8 blocks. Then quantisation with the tables of the quality. Decompression:
+the "islow" inverse transform, "fancy" (triangle) upsampling, YCbCr -> RGB. Sources: ITU-T T.81 (1992); C. Loeffler, A.
+Ligtenberg and G. Moschytz, "Practical fast 1-D DCT algorithms with 11 multiplications" (1989); the Independent JPEG
+Group's jfdctint.c, jidctint.c, jcsample.c, jdsample.c, jccolor.c and jdcolor.c. The result equals Pillow's bit for bit.
 
 Two stages. `blocks`: 16 x 16 regions (MCUs) -> decoded samples, Y in a[y, x], Cb in b[y, x] and Cr in b[y, w + x] at
-half size. `colours`: upsampling and conversion, any region. The first comes in two widths of one source: the CPU works
-on 16 regions side by side, so that the innermost loop, over their blocks, is vectorised; a CUDA thread does one.
+half size. `colours`: upsampling and conversion, any region. The first comes in two widths of one source. The CPU works
+on 16 regions side by side, so that the innermost loop, over their blocks, is vectorised. A CUDA thread does one.
 """
 
 import numpy as np
@@ -149,8 +149,8 @@ def halve(upper, lower, out):
 
 @compiled
 def blocks_side_by_side(wide):
-    """How many blocks a line has. `wide` is None or 0: Numba decides by its type, when compiling, so that the loops
-    have a constant length and LLVM sees without a check that their lines do not overlap."""
+    """How many blocks a line has. `wide` is None or 0. Numba decides by its type, when compiling. So the loops have a
+    constant length, and LLVM sees without a check that their lines do not overlap."""
     if wide is None:
         return 2 * CHUNK
     return 2

@@ -1,7 +1,7 @@
 """gaussian_noise, shot_noise, impulse_noise, speckle_noise: one draw of 32 bits a channel value.
 
-Formulas (`imagecorruptions`, x in 0..1, n standard normal): x + c n; poisson(c x) / c; a share c of the values becomes
-0 or 1; x + c x n. All are clipped to 0..1 and truncated to 8 bits.
+Formulas in that order (`imagecorruptions`, x in 0..1, n standard normal). x + c n. poisson(c x) / c. A share c of the
+values becomes 0 or 1. x + c x n. All are clipped to 0..1 and truncated to 8 bits.
 """
 
 import numpy as np
@@ -69,8 +69,8 @@ def impulse_noise(task, y0, y1, x0, x1):
 def shot_noise(task, y0, y1, x0, x1):
     """One entry of the alias table: 6 bits choose its column, 16 bits choose between its two levels.
 
-    Two loops, because the first is vectorised and the second, which reads the table, is not: the 22 bits wait in
-    task.line, where a float32 holds them exactly.
+    Two loops, because the first is vectorised and the second, which reads the table, is not. Between them the 22 bits
+    are in task.line, where a float32 holds them exactly.
     """
     source, target, shots, line = task.source, task.target, task.shots, task.line
     key0, key1 = task.row.key0, task.row.key1
@@ -92,9 +92,10 @@ def shot_noise(task, y0, y1, x0, x1):
 def shot_table() -> np.ndarray:
     """Alias tables (Walker 1977) of what shot noise makes of each value, for all severities, flat: 5 x 256 x 64 uint32.
 
-    A white pixel has c <= 60 photons and more than c are clipped, so a value v has c + 1 outcomes with the
-    probabilities of Poisson(c v / 255), the last one holding the whole tail. An entry holds a threshold (16 bits), the
-    level of its own column and the level of its alias (8 bits each), already scaled, clipped and truncated.
+    A white pixel has c <= 60 photons, and more than c are clipped. So a value v has c + 1 outcomes with the
+    probabilities of Poisson(c v / 255); the last one holds the whole tail. An entry holds a threshold (16 bits), the
+    level of its own column and the level of its alias (8 bits each). The levels are already scaled, clipped and
+    truncated.
     """
     from scipy.special import gammainc, gammaln, xlogy
 
@@ -119,7 +120,7 @@ def shot_table() -> np.ndarray:
             alias_VS[rows, poor] = rich
             rest_VS[rows, rich] -= 1.0 - rest_VS[rows, poor]
             open_VS[rows, poor] = False
-        # A threshold of 65,536 does not fit 16 bits: such a column is its own alias, whatever the threshold.
+        # A threshold of 65,536 does not fit 16 bits: such a column is its own alias, at any threshold.
         full = threshold_VS >= 65536
         alias_VS = np.where(full, counts, alias_VS)
         threshold_VS = np.where(full, 0, np.maximum(threshold_VS, 0))

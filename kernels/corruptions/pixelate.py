@@ -1,12 +1,11 @@
 """pixelate: shrink with Pillow's box filter, enlarge with its nearest one.
 
 Pillow shrinks along rows, then along columns, rounding to 8 bits after each, with weights of 22 fractional bits. Small
-pixel i covers the pixels whose centre lies in (i s, (i + 1) s], s = side / small side; when enlarging, pixel x reads
+pixel i covers the pixels whose centre is in (i s, (i + 1) s], s = side / small side. When enlarging, pixel x reads
 floor((x + 1/2) / s). Both are whole-number arithmetic here, except for ties, which Pillow decides by the rounding of
-its doubles (of a running sum, when it enlarges). Which way they fall is found on the host by doing as Pillow does; it
-changes only a few times along a side, so the places of the changes travel in `extra`. Equal to Pillow bit for bit, but
-for images more than twice as high as wide: some versions shrink those along columns first, which rounds differently
-(1).
+its doubles (of a running sum, when it enlarges). The host finds which way they fall by doing as Pillow does. It changes
+only a few times along a side, so the places of the changes travel in `extra`. Equal to Pillow bit for bit, except for
+images more than twice as high as wide. Some versions shrink those along columns first, which rounds differently (1).
 
 extra: small height, small width, then six lists of changes: first covered pixel, last covered pixel, pixel read; for y
 and for x.

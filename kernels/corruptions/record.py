@@ -42,8 +42,8 @@ class Corruption:
     training: bool = False  # one of CD-FKD's 15
     cpu_stages: tuple[Callable, ...] = ()  # the same pixels by whole images, for the CPU; () for the stages themselves
     alone: tuple[Callable, ...] = ()  # CPU stages that walk through the image in order: one thread does them alone
-    # In which launch a GPU runs each stage but the last: step 1 to 4 (a thread a pixel), "rows" (a thread a row) or
-    # "blocks" (a thread a 16 x 16 block). The last stage has the launch `finish`.
+    # In which launch a GPU runs each stage but the last. Step 1 to 4: a thread a pixel. "rows": a thread a row.
+    # "blocks": a thread a 16 x 16 block. The last stage has the launch `finish`.
     launches: tuple[int | Literal["rows", "blocks"], ...] = ()
     heavy: bool = False  # its last stage needs many registers: launched apart, so that the others run more threads
     statistics: bool = False  # reads task.statistics
@@ -52,8 +52,8 @@ class Corruption:
     extra: Callable[[int], np.ndarray] | None = None  # ... or what this makes of the severity ...
     # ... or, where it depends on the image, what this writes: (extra_E, severity, height, width, key).
     fill: Callable[[np.ndarray, int, int, int, int], None] | None = None
-    # From how many pixels on threads share an image's rows: handing them over took some 0.2 ms where it was measured,
-    # about as long as half an image of 600 x 1000 takes in the lightest types.
+    # From how many pixels on threads share an image's rows. Handing them over took some 0.2 ms where it was measured.
+    # Half an image of 600 x 1000 takes about as long in the lightest types.
     shared_area: int = 1 << 17
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@
     mud     out = x * (1 - m) + m * (63, 42, 20)       m: 0, or 0.8 to 1
 
 x in 0..255. The mask m never looks at the image, so it comes from the pool (`kernels.launch.pool`). `spatter_mask`
-makes one as the reference does (Hendrycks and Dietterich 2019, `imagecorruptions.corruptions.spatter`), the stage lays
+makes one as the reference does (Hendrycks and Dietterich 2019, `imagecorruptions.corruptions.spatter`). The stage lays
 it on.
 """
 

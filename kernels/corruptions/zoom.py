@@ -1,9 +1,9 @@
 """zoom_blur: the mean of the image and its linear enlargements about the centre.
 
-A layer with factor z takes the centred crop of ceil(side / z) pixels, enlarges it to round(crop * z) with
-`scipy.ndimage.zoom(order=1)` (corner to corner: output y reads top + y (crop - 1) / (enlarged - 1)), and keeps the top
-left part of the image's size. extra[0]: number of layers; then of each layer, for y and for x:
-first position, step, number of pixels.
+A layer with factor z takes the centred crop of ceil(side / z) pixels and enlarges it to round(crop * z) with
+`scipy.ndimage.zoom(order=1)`. That goes corner to corner: output y reads top + y (crop - 1) / (enlarged - 1). It keeps
+the top left part of the image's size. extra[0]: number of layers. Then of each layer, for y and for x: first position,
+step, number of pixels.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Non-maximum suppression with a fixed number of slots: batched, grouped, without a host-device synchronisation.
 
 torchvision.ops.batched_nms returns as many indices as survive, so a graph breaks there and a GPU is waited for. Here
-every image gets `num_slots` indices and a count, so that shapes never depend on the data. The rule is torchvision's:
-candidates in falling order of score (equal scores: lower index first); a candidate goes when its intersection over
+every image gets `num_slots` indices and a count, so that shapes never depend on the data. The rule is torchvision's.
+Candidates come in falling order of score (equal scores: lower index first). A candidate goes when its intersection over
 union with a kept one of the same group is greater than the threshold. The groups are pyramid levels or classes; they
 are compared exactly, without torchvision's detour over shifted coordinates.
 
@@ -112,7 +112,7 @@ def _nms_cuda(boxes_BN4, scores_BN, groups_BN, iou_threshold, num_slots):
 
 @compiled_exactly
 def _suppress_rows(boxes_BN4, scores_BN, groups_BN, threshold, keep_BK, count_B):
-    """Greedy suppression, row by row. Candidates of a group lie together, so the inner loop is plain SIMD.
+    """Greedy suppression, row by row. Candidates of a group are next to each other, so the inner loop is plain SIMD.
 
     A candidate is looked at once in global order; a kept one marks the later ones of its own group. The loop ends when
     all slots are taken.

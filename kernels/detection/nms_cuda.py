@@ -1,8 +1,8 @@
 """The CUDA side of kernels/detection/nms.py: greedy suppression of sorted rows in one launch, one block a row.
 
-A block settles TILE candidates at a time among themselves, writes the kept ones to their slots, then lets all its
-threads strike out what those overlap further down the row. Nothing is read back, nothing depends on the data but the
-number of rounds. Single precision throughout; `threshold` is already rounded down to it (see kernels/detection/nms.py).
+A block settles TILE candidates at a time among themselves and writes the kept ones to their slots. Then all its threads
+strike out what those overlap further down the row. Nothing is read back, nothing depends on the data but the number of
+rounds. Single precision throughout; `threshold` is already rounded down to it (see kernels/detection/nms.py).
 """
 
 # mypy: disable-error-code="call-overload,call-arg"

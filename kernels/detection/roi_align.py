@@ -1,8 +1,8 @@
 """RoIAlign over a pyramid on the CPU: each region from its own level, channels-last in and out.
 
-torchvision.ops.roi_align (aligned=False) for one level at a time needs either nonzero() to pick the regions of a level
-or every region on every level, copies its maps out of channels-last, and loops over channels with a stride. Here a
-region reads its own map once, and the inner loop runs over neighbouring channels. Same samples, same weights.
+torchvision.ops.roi_align (aligned=False) works on one level at a time. It needs either nonzero() to pick the regions of
+a level, or every region on every level. It copies its maps out of channels-last, and loops over channels with a stride.
+Here a region reads its own map once, and the inner loop runs over neighbouring channels. Same samples, same weights.
 
 On a GPU model/faster_rcnn/roi.py calls torchvision's kernel. Legend: B images, C channels, H W map, N regions, S crop
 side.

@@ -1,7 +1,7 @@
 """The CPU driver: images over threads, or the rows of one image; the stages of an image one after the other.
 
-The compiled stages release the GIL, so plain Python threads run them side by side; no OpenMP, which would not survive
-a fork, and no second thread pool beside torch's.
+The compiled stages release the GIL, so plain Python threads run them side by side. OpenMP is not used: it would not
+survive a fork. There is no second thread pool beside torch's.
 """
 
 import threading

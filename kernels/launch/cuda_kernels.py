@@ -2,20 +2,20 @@
 # (Numba types its device intrinsics as the functions that implement them.)
 """The CUDA kernels: the stages of every corruption, one pixel a thread, one launch for a step of the whole batch.
 
-    statistics      sums and maximum of the images whose type asks for them
+    statistics      sums and maximum of the images whose type needs them
     whole_rows      defocus: running sums, a thread a row
     whole_blocks    jpeg: a thread a 16 x 16 block
-    step_1 .. 4     first, second, ... stage of the neighbourhood types, whichever image has them
+    step_1 .. 4     first, second, ... stage of the neighbourhood types, for the images that have them
     finish (two)    the last stage of each type into a tile in shared memory; from there shrink, normalise, store
     teacher, boxes  the clean view; both networks' boxes
 
 At most eleven launches. Nothing of a type is written here; `steps.py` looks the stage up. Everything is float32.
 
 A kernel takes the arrays that its stages read and no others, because Numba spends microseconds of the host's time on
-each. planes_2BHX are the scratch of the stages, task.a and task.b; fields of a Task that no stage of the kernel reads
+each. planes_2BHX are the scratch of the stages, task.a and task.b. Fields of a Task that no stage of the kernel reads
 hold another array of the same kind.
 
-Kernels that differ little come from one function each, which closes over numbers only (a step's, an output type's):
+Kernels that differ little come from one function each. It closes over numbers only (a step's, an output type's).
 Numba's cache on disk knows a closure by what it closes over, and a compiled function would look new in every process.
 """
 

@@ -1,8 +1,8 @@
 """The CUDA driver: one table up, at most eleven launches, on a stream of its own, never waiting for the device.
 
 The host knows each image's corruption (it drew it), so it leaves out the launches that no image of the batch needs.
-Scratch, pinned tables and mask pools are kept; the views come from torch's caching allocator, which after the first
-batches hands out the same memory again.
+Scratch, pinned tables and mask pools are kept. The views come from torch's caching allocator, which reuses the same
+memory after the first batches.
 """
 
 import math
@@ -35,7 +35,7 @@ TYPES: dict[torch.dtype, tuple[str, Any]] = {
 
 
 class _Interface:
-    """A tensor's memory as Numba wants to see it, without a stream: an array with one would make the host wait."""
+    """A tensor's memory as Numba needs it, without a stream: an array with one would make the host wait."""
 
     def __init__(self, tensor: Tensor, dtype: np.dtype, shape: tuple[int, ...]):
         self.tensor = tensor
@@ -95,7 +95,7 @@ class Device:
         shape = (2, num, height, 3 * width)
         if math.prod(shape) > self.scratch.numel():
             self.scratch_seen.clear()
-            self.scratch = torch.empty(0, device=self.device)  # freed before the larger one is asked for
+            self.scratch = torch.empty(0, device=self.device)  # freed before the larger one is allocated
             self.scratch = torch.empty(math.prod(shape), dtype=torch.float32, device=self.device)
         if shape not in self.scratch_seen:
             if len(self.scratch_seen) >= KEPT:
@@ -234,7 +234,8 @@ def make_views(
 ) -> tuple[Tensor | None, Tensor, Tensor, Shown]:
     """Queue both views, inside `keep.queue()`.
 
-    Returns the teacher's and the student's images as B x H x W x 3, both networks' boxes as 2 x B x G x 4, the columns.
+    Returns the teacher's and the student's images (B x H x W x 3). Then both networks' boxes (2 x B x G x 4) and the
+    columns.
     """
     name, numba_dtype = TYPES[dtype]
     num, height, width = images_BHW3.shape[:3]

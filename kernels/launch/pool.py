@@ -1,8 +1,8 @@
 """A pool of weather masks: what spatter, snow, frost and fog lay over an image never depends on that image.
 
 The masks are made once, by the reference's own algorithms (`spatter_mask`, `snow_layer`, `plasma_map`; frost is drawn),
-each larger than the canvas by a margin. Every image then draws, from its own key and nothing else, one mask of its
-corruption and severity, an offset in it and, where the mask's law is symmetric, flips. docs/kernels-masks.md measures
+each larger than the canvas by a margin. Every image then draws from its own key alone: one mask of its corruption and
+severity, and an offset in it. Where the mask's law is symmetric, it also draws flips. docs/kernels-masks.md measures
 how much diversity is lost to fresh masks, and where the default size and margin come from.
 """
 
@@ -79,7 +79,7 @@ class Pool:
         self._fill()
 
     def _fill(self) -> None:
-        """Make all masks: each a pure function of (seed, generation), whatever else the pool holds."""
+        """Make all masks: each a pure function of (seed, generation), independent of the other masks."""
 
         def make(index: int) -> None:
             maker, (name, argument, number) = self._makers[index]

@@ -1,9 +1,9 @@
 """Antialiased bilinear downscaling, mirroring, normalisation and the store into a network's layout.
 
-As `torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True)`: with s = side / small side >= 1,
-output pixel i is the mean of the pixels k in [int(c - s + 1/2), int(c + s + 1/2)) weighted by max(0, 1 - |k + 1/2 - c|
-/ s), c = (i + 1/2) s. The same weights without a downscale are 1 and 0. Values are then (v / 255 - mean) / deviation
-with ImageNet's numbers.
+As `torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True)`. Let s = side / small side >= 1 and c
+= (i + 1/2) s. Output pixel i is a weighted mean of the pixels k in [int(c - s + 1/2), int(c + s + 1/2)). The weight is
+max(0, 1 - |k + 1/2 - c| / s). The same weights without a downscale are 1 and 0. Values are then (v / 255 - mean) /
+deviation with ImageNet's numbers.
 """
 
 from numba import float32, uint64
@@ -51,8 +51,8 @@ def scale_of(side, small):
 def shrunk_pixel(tile, y, x, scale_y, scale_x, first_y, stop_y, first_x, stop_x):
     """One pixel of the downscaled image, three channels, from a tile that holds the pixels [first, stop) of each axis.
 
-    The taps end where the tile does: a GPU may fuse the operations of a tap's place differently here than where the
-    tile was filled, and a place on the edge between two pixels would then lie one outside it.
+    The taps end where the tile does. A GPU may fuse the operations of a tap's place differently here than where the
+    tile was filled. A place on the edge between two pixels would then be one outside it.
     """
     begin_y, end_y = max(first_tap(y, scale_y), first_y), end_tap(y, scale_y, stop_y)
     begin_x, end_x = max(first_tap(x, scale_x), first_x), end_tap(x, scale_x, stop_x)
@@ -71,7 +71,7 @@ def shrunk_pixel(tile, y, x, scale_y, scale_x, first_y, stop_y, first_x, stop_x)
 
 @compiled
 def teacher_rows(source, out, row, y0, y1):
-    """out[y, x, c]: the clean image, mirrored if the row says so, normalised; 0 outside the image."""
+    """out[y, x, c]: the clean image, mirrored where the row requires it, normalised; 0 outside the image."""
     height, width, flip = row.height, row.width, row.flip
     num_x = out.shape[1] // 3
     for y in range(y0, y1):

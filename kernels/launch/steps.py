@@ -2,7 +2,7 @@
 
 The CUDA kernels (`kernels/launch/gpu.py`) launch a step for all images together; an image whose type has nothing to do
 in it returns at once. The functions here are put together from the records of `kernels/corruptions/registry.py` and
-compiled like the stages themselves, so the tests also run them pixel by pixel on the CPU, where they must give what
+compiled like the stages themselves. So the tests also run them pixel by pixel on the CPU, where they must give what
 whole rows give.
 """
 

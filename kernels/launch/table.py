@@ -1,6 +1,6 @@
 """The table that travels with a batch: one ROW, one line of numbers and a few results an image, drawn on the host.
 
-Every draw is a function of the image's key, so of (seed, epoch, sample id), whatever the batch around it.
+Every draw is a function of the image's key, so of (seed, epoch, sample id); the rest of the batch has no effect.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""A pyramid's levels beyond those of the backbone, and as much of a pyramid as somebody wants."""
+"""A pyramid's levels beyond those of the backbone, and only the part of a pyramid that is needed."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 class CoarseLevels(ExtraFPNBlock):
     """Two levels by strided convolutions: the first of the backbone's last map (c5) or the pyramid's (p5).
 
-    As torchvision's LastLevelP6P7, with its names, but the ReLU before the second is a choice: mmdetection's RetinaNet,
+    As torchvision's LastLevelP6P7, with its names, but the ReLU before the second is a choice. mmdetection's RetinaNet,
     ATSS and GFL have none, its FCOS has one.
     """
 
@@ -29,7 +29,7 @@ class CoarseLevels(ExtraFPNBlock):
 
 
 def pyramid_maps(backbone: BackboneWithFPN, images_B3HW: Tensor, levels: set[int]) -> dict[int, Tensor]:
-    """{level: map} of those levels at least, and no more of the pyramid than they need: the finest is the dearest."""
+    """{level: map} of those levels at least, and no more of the pyramid than they need. The finest costs most."""
     fpn = backbone.fpn
     stages = list(backbone.body(images_B3HW).values())
     last, finest = len(stages) - 1, min(levels)

@@ -34,7 +34,7 @@ def assign(
 
     A candidate's box is the one it overlaps most (first of equals). State 1 from `foreground_iou` up, 0 below
     `background_iou`, -1 between. `keep_best`: the candidates with the highest overlap of a box, ties included, are
-    foreground whatever their overlap (Ren et al. 2015, 3.1.2). Only the boxes in owner_BG own candidates; a background
+    foreground at any overlap (Ren et al. 2015, 3.1.2). Only the boxes in owner_BG own candidates; a background
     candidate with at least `ignore_overlap` of its own area on a box of ignored_BG becomes -1.
     """
     area_BN = area(candidates_BN4)
@@ -67,7 +67,7 @@ def _mix(x: Tensor) -> Tensor:
 def draw_order(keys_B: Tensor, num_candidates: int, stream: int) -> Tensor:
     """A number in [0, 2^32) for every candidate of every image: distinct within an image, a pure function of the key.
 
-    Being integers without ties, they rank candidates alike on every device, rank and resumption.
+    Being integers without ties, they rank candidates in the same order on every device, rank and resumption.
     """
     low_B, high_B = keys_B & 0xFFFFFFFF, (keys_B >> 32) & 0xFFFFFFFF
     key_B = _mix(_mix(low_B ^ stream) ^ high_B)

@@ -1,6 +1,6 @@
 """Arithmetic on boxes (xyxy, pixels), batched and branch-free; the formulas are torchvision's BoxCoder and ops.boxes.
 
-Every function works in float32 whatever autocast does: a coordinate near 1000 in bfloat16 is off by up to 4 pixels.
+Every function works in float32, also under autocast: a coordinate near 1000 in bfloat16 is off by up to 4 pixels.
 """
 
 import math

@@ -1,11 +1,11 @@
 """Faster R-CNN with fixed shapes: torchvision's modules and parameter names, and a core that never looks at the data.
 
 Ren et al. 2015 (RPN, RoI head) and Lin et al. 2017 (pyramid), as torchvision implements them. Every tensor's shape
-follows from the canvas, the batch size and the configuration; so one graph per canvas serves training and inference,
-and a GPU is never waited for.
+follows from the canvas, the batch size and the configuration. So one graph per canvas serves training and inference,
+and the host never waits for a GPU.
 
-Legend: B images, H W canvas, G boxes per image after padding, L levels, A anchors, P proposals, R sampled regions,
-K classes with background 0, D detection slots.
+Legend: B images, H W canvas, G boxes per image after padding, L levels, A anchors. P proposals, R sampled regions, K
+classes with background 0, D detection slots.
 """
 
 import math
@@ -73,7 +73,7 @@ class FasterRcnn(FasterRCNN, Detector):
     def features(self, images_B3HW: Tensor, strides: tuple[int, ...] | None = None) -> tuple[Tensor, ...]:
         """Maps of the pyramid, finest first, the pooled one last. Height and width are multiples of 32.
 
-        With `strides` only those maps, and no more of the pyramid than they need: its finest level is the dearest.
+        With `strides` only those maps, and no more of the pyramid than they need. Its finest level costs most.
         """
         height, width = images_B3HW.shape[-2:]
         if height % 32 or width % 32:
@@ -167,7 +167,7 @@ class FasterRcnn(FasterRCNN, Detector):
     def losses(self, out: Outputs, truth: Truth, mean: Mean = own) -> tuple[dict[str, Tensor], Assigned]:
         """The four losses of a batch, and the regions that the box head was trained on.
 
-        Each sum is divided by `mean` of the number of sampled candidates: with the mean over ranks, averaging gradients
+        Each sum is divided by `mean` of the number of sampled candidates. With the mean over ranks, averaging gradients
         over ranks gives those of the whole batch on one. Sampling is a pure function of the keys.
         """
         known = annotated(truth)
@@ -215,7 +215,7 @@ class FasterRcnn(FasterRCNN, Detector):
         self, features, proposals: Proposals, truth: Annotated, keys_B: Tensor, mean: Mean
     ) -> tuple[dict[str, Tensor], Assigned]:
         config = self.config
-        # The annotated boxes are proposals too, so that the head sees foreground before the RPN has learnt any.
+        # The annotated boxes are proposals too, so that the head sees foreground before the RPN has learned any.
         candidates_BN4 = torch.cat((proposals.boxes_BP4, truth.boxes_BG4), dim=1)
         matched_BN, state_BN = assign(
             candidates_BN4,

@@ -3,7 +3,7 @@
 Used by the tests and by `python -m train.bench`, which prints no speed without parity.
 
 Samples are drawn by a candidate's number. Where rounding swaps two proposals of nearly equal scores, the two detectors
-would train on other regions: with `share_proposals` torchvision's RoI head gets ours, and the proposals themselves are
+would train on other regions. With `share_proposals` torchvision's RoI head gets ours, and the proposals themselves are
 compared as sets.
 """
 
@@ -177,8 +177,8 @@ def compare_losses(
 def compare_proposals(ours: Proposals, boxes: list[Tensor], scores: list[Tensor]) -> float:
     """The share of proposals, of the worse image, that one of the two lacks or ranks elsewhere.
 
-    boxes, scores: torchvision's, an image each, M proposals of ours against its N. The same place is every coordinate
-    within PROPOSAL_PIXELS; the same rank is one whose score is within PROPOSAL_TIE, or as far off as some are missing.
+    boxes, scores: torchvision's, an image each, M proposals of ours against its N. The same place: every coordinate
+    within PROPOSAL_PIXELS. The same rank: one whose score is within PROPOSAL_TIE, or as far off as some are missing.
     """
     worst = 0.0
     for boxes_P4, real_P, wanted_N4, scores_N in zip(*ours, boxes, scores, strict=True):
@@ -202,7 +202,7 @@ def count_unmatched(same_MN: Tensor) -> int:
 
 
 def compare_detections(ours: Detections, theirs: list[dict[str, Tensor]]) -> float:
-    """Greatest difference of a box coordinate (relative to 1 or itself) or score, slot by slot; infinite when the
+    """Greatest difference of a box coordinate (relative to 1 or itself) or score, slot by slot. Infinite when the
     number, the labels or the order differ.
     """
     greatest = 0.0

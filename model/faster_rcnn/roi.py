@@ -46,8 +46,8 @@ def _crop(
     features: tuple[Tensor, ...], boxes_BR4: Tensor, level_BR: Tensor, scales: list[float], output_size: int
 ) -> Tensor:
     """torchvision picks the boxes of a level with nonzero(), whose size depends on the data. On the CPU our operator
-    reads each box's own level. Elsewhere, and in an exported program, every level is asked for all boxes, those of
-    other levels moved out of the map, where the crop is exactly zero; the sum over levels is the wanted crop.
+    reads each box's own level. On other devices, and in an exported program, every level crops all boxes. Boxes of
+    other levels are moved out of the map, where the crop is exactly zero. The sum over levels is the crop.
     """
     num_images, num_regions = boxes_BR4.shape[:2]
     image_BR = torch.arange(num_images, device=boxes_BR4.device)[:, None].expand(-1, num_regions)
@@ -64,7 +64,7 @@ def _crop(
     total = None
     for level, (feature, scale) in enumerate(zip(features, scales, strict=True)):
         here_BR4 = boxes_BR4 if len(features) == 1 else torch.where((level_BR == level)[..., None], boxes_BR4, NOWHERE)
-        # The operator wants one type for both; coordinates need float32, so under bfloat16 the map is widened.
+        # The operator needs one type for both; coordinates need float32, so under bfloat16 the map is widened.
         rois_N5 = torch.cat((image_BR[..., None].to(torch.float32), here_BR4.float()), dim=2).flatten(0, 1)
         crops = torch.ops.torchvision.roi_align(
             feature.float(), rois_N5, scale, output_size, output_size, SAMPLING_RATIO, False

@@ -50,8 +50,9 @@ def check_classes(detector: Detector, classes: Sequence[str], where: Path) -> No
 def load_detector(
     path: Path | str, device: torch.device | str = "cpu", classes: Sequence[str] | None = None
 ) -> tuple[Detector, Card]:
-    """A detector in eval mode and its card, from a checkpoint directory, a run directory (its best checkpoint, else the
-    newest complete one) or a state dict file of torchvision's Faster R-CNN (`classes` by option; COCO's if it has 91).
+    """A detector in eval mode and its card. The path is a checkpoint directory, a run directory or a state dict file of
+    torchvision's Faster R-CNN. Of a run the best checkpoint is read; without one, the newest complete one. A state dict
+    has no class names: give `classes`, or COCO's are used if it has 91.
     """
     path = Path(path)
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Starting weights of a new detector: ImageNet backbones, and whatever fits of another checkpoint."""
+"""Starting weights of a new detector: ImageNet backbones, and all that fits of another checkpoint."""
 
 import importlib.util
 from pathlib import Path
@@ -78,8 +78,8 @@ def load_body(body: nn.Module, path: Path, backbone: str) -> None:
     """A classifier's state dict into a detector's body.
 
     Names are tried first. The packaged MobileNetV2 has the same layers in the same order under older names
-    ("features.1.conv.0.weight" for "1.conv.0.0.weight"), so entries are then paired by position, each pair checked for
-    its last name and its shape.
+    ("features.1.conv.0.weight" for "1.conv.0.0.weight"). So entries are then paired by position, and each pair is
+    checked for its last name and its shape.
     """
     state = {key.removeprefix("features."): value for key, value in read_state(path).items()}
     state = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}

@@ -139,7 +139,7 @@ def track(items: Iterable[T], description: str, total: int, unit: str = "images"
 def run_entry(main: Callable[[], int | None]) -> None:
     """Run a command's `main`: a user's mistake ends in one sentence and exit code 2, a bug keeps its traceback.
 
-    ValueError, missing files, a full or read-only disk are the user's to mend; everything else is ours.
+    ValueError, missing files, a full or read-only disk are the user's to fix; everything else is ours.
     """
     try:
         sys.exit(main() or 0)
@@ -156,9 +156,9 @@ def run_entry(main: Callable[[], int | None]) -> None:
             errno.EROFS: "the file system is read-only: choose another output folder",
             errno.EACCES: "permission denied: give yourself access, or choose another folder",
             errno.ENOENT: "no such file or folder",
-            errno.EISDIR: "a folder lies where a file is needed: remove it, or choose another name",
-            errno.ENOTDIR: "a file lies where a folder is needed: remove it, or choose another folder",
-            errno.EEXIST: "a file lies where a folder is needed: remove it, or choose another folder",
+            errno.EISDIR: "there is a folder where a file is needed: remove it, or choose another name",
+            errno.ENOTDIR: "there is a file where a folder is needed: remove it, or choose another folder",
+            errno.EEXIST: "there is a file where a folder is needed: remove it, or choose another folder",
         }
         if error.errno not in mends:
             raise

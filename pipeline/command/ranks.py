@@ -1,4 +1,6 @@
-"""Several processes on one job: who I am, and how the others' failures end. Started by torchrun, or one by nobody.
+"""Several processes on one job: who I am, and how the others' failures end.
+
+Several are started by torchrun, a single one without it.
 
 One process a GPU (nccl), or several on CPU (gloo).
 """
@@ -41,7 +43,7 @@ class World:
 def joined(device: str, timeout: timedelta) -> Iterator[World]:
     """Join the group torchrun describes. A rank that fails leaves at once, so that torchrun ends the others.
 
-    timeout: longer than the slowest lawful wait of one rank for another; a dead rank is noticed at once by other means.
+    timeout: longer than the slowest normal wait of one rank for another. A dead rank is noticed at once by other means.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if device not in ("auto", "cpu", "cuda"):
@@ -50,11 +52,12 @@ def joined(device: str, timeout: timedelta) -> Iterator[World]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError("device is cuda, but torch sees no GPU; use --device cpu, or mend the driver")
+            raise ValueError("device is cuda, but torch sees no GPU; use --device cpu, or fix the driver")
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
             raise ValueError(
-                f"rank {rank} wants GPU {local} of {torch.cuda.device_count()}; start no more ranks than GPUs"
+                f"rank {rank} needs GPU {local}, but there are {torch.cuda.device_count()} GPUs; "
+                "start no more ranks than GPUs"
             )
         torch.cuda.set_device(local)
         device = f"cuda:{local}"

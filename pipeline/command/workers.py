@@ -12,7 +12,7 @@ from typing import Any
 
 
 class WorkerPool(ProcessPoolExecutor):
-    """Fresh processes: forked ones would inherit the threads of whoever calls this. Ctrl-C is left to the parent."""
+    """Fresh processes: forked ones would inherit the caller's threads. Ctrl-C is left to the parent."""
 
     def __init__(self, workers: int, initializer: Callable[[], None]):
         super().__init__(workers, multiprocessing.get_context("spawn"), initializer)

@@ -1,7 +1,7 @@
-"""Safe parsing of strangers' XML, JSON, YAML and text.
+"""Safe parsing of untrusted XML, JSON, YAML and text.
 
-Bounded in size and depth, no document types or entities (so none can expand), no duplicate keys, no NaN, and no path
-that leaves the dataset's root. Every failure is a ValueError that says where.
+Size and depth are bounded. There are no document types or entities (so none can expand), no duplicate keys and no NaN.
+No path leaves the dataset's root. Every failure is a ValueError that says where.
 """
 
 import json
@@ -155,7 +155,7 @@ def read_xml(path: Path) -> Node:
         raise ValueError(
             f"line {error.lineno}: is not well-formed XML ({xml.parsers.expat.errors.messages[error.code]})"
         ) from None
-    except (LookupError, UnicodeError) as error:  # an encoding nobody knows
+    except (LookupError, UnicodeError) as error:  # an unknown encoding
         raise ValueError(f"line 1: has an encoding that cannot be read ({error})") from None
     return top.children[0]
 

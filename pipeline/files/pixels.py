@@ -1,7 +1,7 @@
 """Picture files: size without decoding, strict decoding to RGB, resizing to training size, encoding.
 
-JPEG goes through libjpeg-turbo in strict mode (simplejpeg), because OpenCV and Pillow pass cut or corrupt JPEG data
-silently as grey blocks; everything else goes through Pillow.
+JPEG goes through libjpeg-turbo in strict mode (simplejpeg). The reason: OpenCV and Pillow pass cut or corrupt JPEG data
+silently as grey blocks. Everything else goes through Pillow.
 """
 
 import io

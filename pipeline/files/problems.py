@@ -1,4 +1,4 @@
-"""What is wrong with someone's data, collected and shown together: file, place, fault and mend."""
+"""What is wrong with someone's data, collected and shown together: file, place, fault and fix."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ SHOWN = 40
 
 
 def printable(text: str) -> str:
-    """A stranger's text for terminals and UTF-8 files: control characters and lone surrogates as \\x1b and \\ud800."""
+    """Untrusted text for terminals and UTF-8 files: control characters and lone surrogates as \\x1b and \\ud800."""
     bad = {letter for letter in text if unicodedata.category(letter) in ("Cc", "Cs")}
     return "".join(ascii(letter)[1:-1] if letter in bad else letter for letter in text) if bad else text
 
@@ -61,5 +61,5 @@ def check_allowed(problems: Sequence[Problem], allow_bad: int, root: Path, compl
         f"{counted(len(problems), 'problem')} in {root}, {allow_bad} allowed "
         f"(allowing all: {', '.join(text for count, text in effects if count)}):\n"
         f"{describe_problems(problems, complete)}\n"
-        f"Mend the data, or accept up to this many with --allow-bad {len(problems)}{more}"
+        f"Fix the data, or accept up to this many with --allow-bad {len(problems)}{more}"
     )

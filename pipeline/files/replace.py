@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all, whatever moment the process is killed at."""
+"""Writing a file whole or not at all, even when the process is killed at any moment."""
 
 import os
 from collections.abc import Iterator

@@ -51,7 +51,7 @@ class CpuDecoder:
             raise ValueError(f"{self.data.describe(index)} {error}") from None
         h, w = image.shape[:2]
         if (h, w) != tuple(self.data.sizes_N2[index]):
-            raise ValueError(f"{self.data.describe(index)} is {h}x{w} where the index says another size")
+            raise ValueError(f"{self.data.describe(index)} is {h}x{w} where the index says another size; pack again")
         canvas_HW3[:h, :w] = image
         canvas_HW3[h:] = 0
         canvas_HW3[:h, w:] = 0

@@ -90,7 +90,7 @@ class DaliDecoder:
             except StopIteration:
                 return
             except RuntimeError as error:
-                if not self.waiting or is_out_of_memory(error):  # before any batch, or for want of memory: not the data
+                if not self.waiting or is_out_of_memory(error):  # before any batch, or out of memory: not the data
                     raise
                 names = ", ".join(self.data.describe(int(i)) for i in self.waiting[0].indices_B if i >= 0)
                 raise ValueError(f"DALI failed on a batch of {names}: {str(error)[:1000]}") from None
@@ -118,7 +118,7 @@ class DaliDecoder:
     def _check_size(self, index: int, shape: Any) -> None:
         h, w = (int(side) for side in shape[:2])
         if (h, w) != tuple(self.data.sizes_N2[index]):
-            raise ValueError(f"{self.data.describe(index)} is {h}x{w} where the index says another size")
+            raise ValueError(f"{self.data.describe(index)} is {h}x{w} where the index says another size; pack again")
 
     def _lay_out(self, canvas_BHW3: np.ndarray, output: Any, step: Step) -> None:
         for b, index in enumerate(step.indices_B.tolist()):

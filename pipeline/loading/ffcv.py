@@ -193,7 +193,7 @@ class FfcvDecoder:
             yield step
 
     def _verify(self, step: Step) -> None:
-        """The bytes FFCV is about to decode against the index; it would pass damaged ones as whatever came out."""
+        """The bytes FFCV is about to decode against the index; it would decode damaged ones to wrong pixels."""
         image = self.loader.reader.metadata["f0"]
         raw = self.dataset.info["encoding"]["raw"]
         for index in step.indices_B[step.indices_B >= 0].tolist():

@@ -4,7 +4,7 @@
     dali  NVIDIA DALI, nvJPEG on a GPU        the default on a GPU
     ffcv  FFCV's loader over data.beton       where FFCV is installed and the dataset has a .beton
 
-All three deliver the same ids, boxes and sizes in the same order; pixels agree within what JPEG decoders may differ by.
+All three deliver the same ids, boxes and sizes in the same order. Pixels agree within what JPEG decoders may differ by.
 """
 
 import contextlib
@@ -165,7 +165,7 @@ class Loader:
             raise item
         step, batch = item
         if self._device.type != "cpu":
-            # From pinned memory on the caller's stream: asynchronous, and ordered before whatever the caller does next.
+            # From pinned memory on the caller's stream: asynchronous, and ordered before the caller's next work.
             images, boxes, labels, ignore = (
                 tensor.to(self._device, non_blocking=True)
                 for tensor in (batch.images_BHW3, batch.boxes_BG4, batch.labels_BG, batch.ignore_BG)
@@ -192,7 +192,8 @@ class Loader:
         self.close()
 
     def __del__(self) -> None:
-        # The garbage collector runs in any thread, whatever locks that holds: never wait here; the thread ends itself.
+        # The garbage collector runs in any thread, and that thread may hold locks: never wait here; the thread ends
+        # itself.
         if hasattr(self, "_producer"):
             self._producer.closed.set()
 
@@ -241,10 +242,10 @@ def open_loader(
 ) -> Loader:
     """A Loader over one or several datasets. `batch_size` is this rank's.
 
-    (epoch, cursor) come from a state_dict to continue a run.
-    threads: decoding threads (default: the cores of this process, at most 8); prefetch: batches made ahead (default 3);
-    hardware_share: of the images that the GPU's JPEG engine decodes (`dali` on a GPU, default 0.12). The first two were
-    measured on a CPU (`pipeline.bench`), the third not yet.
+    (epoch, cursor) come from a state_dict to continue a run. threads: decoding threads (default: the cores of this
+    process, at most 8). prefetch: batches made ahead (default 3). hardware_share: the share of images that the GPU's
+    JPEG engine decodes (`dali` on a GPU, default 0.12). The first two were measured on a CPU (`pipeline.bench`), the
+    third not yet.
     """
     device = torch.device(device)
     name = choose_loader(name, device)

@@ -1,9 +1,9 @@
 """Several packed datasets as one: what the loaders read. A single dataset is a mixture of one.
 
-Positions run through the datasets in the order given. An image's number, which every random draw about it starts from
-and which batches carry as its id, is its id in its own dataset plus 10**12 for each dataset before it: two datasets may
-hold the same ids, and the numbers of a single one are its ids. In an epoch that brings an image of weight 2 twice, the
-second time has 10**15 added (order.py), so that it is seen another way.
+Positions run through the datasets in the order given. An image's number is its id in its own dataset plus 10**12 for
+each dataset before it. Every random draw about the image starts from that number, and batches carry it as its id. So
+two datasets may hold the same ids, and the numbers of a single one are its ids. An epoch brings an image of weight 2
+twice. The second time has 10**15 added (order.py), so that it is seen another way.
 """
 
 import hashlib

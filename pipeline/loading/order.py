@@ -1,17 +1,18 @@
 """Which images come next: a pure function of (seed, epoch, cursor, rank, world), never a stored list.
 
 An epoch is one random permutation per orientation (landscape, portrait). A global batch of `world * batch_size` images
-has one orientation, drawn with probability proportional to what each still has, and rank r takes its rows
-[r * batch_size, (r + 1) * batch_size). The last global batch of an orientation is filled up with padding (index -1),
-in training as in evaluation: every shape stays static, and an image of weight 1 is delivered exactly once an epoch. The
-cost is at most two partly filled batches an epoch; repeating or carrying over images instead would break that.
+has one orientation, drawn with probability proportional to what each still has. Rank r takes its rows [r * batch_size,
+(r + 1) * batch_size). The last global batch of an orientation is filled up with padding (index -1), in training as in
+evaluation. So every shape stays static, and an image of weight 1 is delivered exactly once an epoch. The cost is at
+most two partly filled batches an epoch; repeating or carrying over images instead would break that.
 
-An image of weight w comes floor(w) or ceil(w) times an epoch: in epoch e floor((e + 1) w + u) - floor(e w + u) times,
-with u in [0, 1) drawn from (seed, id). So it comes w times on average, and with weight 1/4 once in any four epochs.
+An image of weight w comes floor(w) or ceil(w) times an epoch. In epoch e that is floor((e + 1) w + u) - floor(e w + u)
+times, with u in [0, 1) drawn from (seed, id). So it comes w times on average, and with weight 1/4 once in any four
+epochs.
 
-The cursor is one integer that holds how many images of each orientation have been delivered,
-cursor = landscape * (num_portrait + 1) + portrait, the same on every rank and independent of world and batch size:
-what remains of an epoch is the same set whoever asks, so a run may continue on any number of ranks.
+The cursor is one integer that holds how many images of each orientation have been delivered:
+cursor = landscape * (num_portrait + 1) + portrait. It is the same on every rank and independent of world and batch
+size. So what remains of an epoch is the same set for every reader, and a run may continue on any number of ranks.
 """
 
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ class Order:
         landscape, portrait = divmod(cursor, most_portrait + 1)
         if not (0 <= landscape <= most_landscape):
             raise ValueError(
-                f"cursor {cursor} lies outside an epoch of {most_landscape} landscape and {most_portrait} portrait "
+                f"cursor {cursor} is outside an epoch of {most_landscape} landscape and {most_portrait} portrait "
                 "images; it comes from a run on another dataset"
             )
         return landscape, portrait

@@ -1,8 +1,8 @@
 """data.beton: the samples of a packed dataset in FFCV's format, with the very same JPEG bytes.
 
-Written here in one process from FFCV's own type definitions (version 2 of its format) rather than with its
-DatasetWriter, whose caller waits for ever when one of its workers fails, and which would encode every JPEG again.
-Fields: image (RGBImageField), id, boxes (G x 4 float32, zero padded), labels, ignore (uint8).
+Written here in one process from FFCV's own type definitions (version 2 of its format). Its DatasetWriter is not used:
+its caller waits for ever when one of its workers fails. It would also encode every JPEG again. Fields: image
+(RGBImageField), id, boxes (G x 4 float32, zero padded), labels, ignore (uint8).
 """
 
 import hashlib

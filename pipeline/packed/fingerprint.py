@@ -60,8 +60,8 @@ def find_differences(stored: Any, now: dict[str, Any], unnamed: str) -> list[str
 
 
 def check_same(out: Path, jobs: Sequence[ShardJob], fingerprint: dict[str, Any], unnamed: str) -> None:
-    """The dataset is of these images and options. The fingerprint holds names, annotations and sizes in bytes (nothing
-    that a copy of the files would alter); a picture touched since its shard was made is packed again to compare.
+    """The dataset is of these images and options. The fingerprint holds names, annotations and sizes in bytes: nothing
+    that a copy of the files would alter. A picture touched since its shard was made is packed again to compare.
     """
     try:
         stored = json.loads((out / "dataset.json").read_text())["fingerprint"]

@@ -1,10 +1,10 @@
-"""The folder a packed dataset is written into: ours from the first moment, never a stranger's.
+"""The folder a packed dataset is written into: ours from the first moment, never one with other files.
 
     OUT/.work/begun         written before anything else; a folder with other files and without it is left alone
     OUT/.work/*.tmp         what is being written; moved into place when whole
     OUT/.work/...           side tables of finished shards, lists of problems of parts
 
-.work is removed when the dataset is finished, with whatever killed runs left in it.
+.work is removed when the dataset is finished, with all that killed runs left in it.
 """
 
 import json
@@ -50,7 +50,7 @@ def clear_work(out: Path) -> None:
 
 
 def temporary(out: Path, name: str) -> Path:
-    """Where `name` is written before it is moved to OUT. Parts on several machines share the folder, hence the host."""
+    """Where `name` is written before it is moved to OUT. Machines may share the folder, so it names the host."""
     (out / WORK).mkdir(exist_ok=True)
     return out / WORK / f"{name}.{platform.node()}.{os.getpid()}.tmp"
 

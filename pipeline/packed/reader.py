@@ -288,7 +288,7 @@ class PackedDataset:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != shard["sha256"]:
                 for record in np.flatnonzero(self._shard_N == number):
-                    self.jpeg(int(record))  # names the record, unless the damage lies between records
+                    self.jpeg(int(record))  # names the record, unless the damage is between records
                 raise self._error(f"{shard['file']} is damaged (its checksum differs from dataset.json)")
         for i in track(range(len(self)), f"verifying {self.path.name}", len(self)):
             try:

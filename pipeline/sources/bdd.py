@@ -49,7 +49,7 @@ def read_bdd(root: Path, splits: list[str], choice: Choice, problems: list[Probl
                     raise ValueError("the picture is listed twice")
                 seen.add(picture)
             except ValueError as error:
-                problems.append(Problem(file, where, str(error), "mend or remove the frame"))
+                problems.append(Problem(file, where, str(error), "fix or remove the frame"))
                 continue
             image = Annotated(count - 1, picture, file, domain)
             for position, label in enumerate(labels):
@@ -58,7 +58,7 @@ def read_bdd(root: Path, splits: list[str], choice: Choice, problems: list[Probl
                     box = read_label(label, place)
                 except (ValueError, TypeError, KeyError) as error:
                     what = f"box2d has no {error}" if isinstance(error, KeyError) else str(error)
-                    problems.append(Problem(file, place, what, "mend or remove the label", "box"))
+                    problems.append(Problem(file, place, what, "fix or remove the label", "box"))
                     continue
                 if box is not None:
                     image.boxes.append(box)

@@ -39,7 +39,7 @@ def choose_domains(patterns: Sequence[str], names: Sequence[str], where: str) ->
 
 
 def plain_attributes(values: Any) -> dict[str, str]:
-    """{name: value} of what is text, a number or true/false in a JSON object of a stranger."""
+    """{name: value} of what is text, a number or true/false in an untrusted JSON object."""
     if not isinstance(values, dict):
         return {}
     found: dict[str, str] = {}
@@ -78,7 +78,7 @@ class Choice:
             raise ValueError(
                 f"--domain-name {self.rule!r}: expected attributes in braces, for example '{{weather}}_{{timeofday}}'"
             )
-        self.seen: Counter[tuple[str, str]] = Counter()  # values of the attributes that were asked for
+        self.seen: Counter[tuple[str, str]] = Counter()  # values of the attributes that the options name
         self.names: Counter[str] = Counter()  # of attributes
         self.domains: Counter[str] = Counter()
         self.num_seen = self.num_taken = 0

@@ -146,7 +146,7 @@ def read_images(
                 else None
             )
         except ValueError as error:
-            problems.append(Problem(file, where, str(error), "mend or remove the entry"))
+            problems.append(Problem(file, where, str(error), "fix or remove the entry"))
             continue
         images[number] = Annotated(number if isinstance(number, int) else -1, picture, file, domain, size)
     return known
@@ -182,7 +182,7 @@ def read_annotations(
             if any(flag not in (0, 1) for flag in flags):
                 raise ValueError(f"iscrowd or ignore is {str(flags)[:40]}, expected 0 or 1")
         except (ValueError, TypeError) as error:
-            problems.append(Problem(file, where, str(error), "mend or remove the annotation", "box"))
+            problems.append(Problem(file, where, str(error), "fix or remove the annotation", "box"))
             continue
         box = AnnotatedBox(categories[category], x1, y1, x2, y2, any(flags), where)
         if number is not None and number in seen:

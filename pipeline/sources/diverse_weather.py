@@ -77,7 +77,7 @@ def scored_parts(root: Path) -> list[tuple[str, str, Path, str]]:
 
 
 def compare(name: str, num_images: int, objects: Mapping[str, int]) -> list[str]:
-    """Lines that set our counts beside the published ones; [] for a part nobody published or for other classes."""
+    """Lines that set our counts beside the published ones; [] without published counts or with other classes."""
     published = PUBLISHED.get(name)
     if published is None or set(objects) != set(CLASSES):
         return []

@@ -21,7 +21,7 @@ def files_ending(folder: Path, suffix: str) -> list[str]:
 
 
 def pictures_by_stem(folder: Path) -> dict[str, list[str]]:
-    """{name without its suffix: [file names]} of the pictures that lie in the folder itself."""
+    """{name without its suffix: [file names]} of the pictures that are in the folder itself."""
     found: dict[str, list[str]] = {}
     for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
         stem, suffix = os.path.splitext(name)

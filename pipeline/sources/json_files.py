@@ -25,7 +25,7 @@ def find_json(root: Path) -> dict[str, tuple[Path, str]]:
     found: dict[str, tuple[Path, str]] = {}
     paths = sorted({path for place in PLACES for path in root.glob(place) if path.is_file()})
     instances = [path for path in paths if path.name.startswith("instances_")]
-    for path in instances or paths:  # beside COCO's instances lie captions and keypoints
+    for path in instances or paths:  # beside COCO's instances are captions and keypoints
         split = path.parent.name if path.name == "_annotations.coco.json" else path.stem
         for prefix in PREFIXES:
             split = split.removeprefix(prefix)

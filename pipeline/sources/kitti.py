@@ -1,6 +1,6 @@
 """KITTI: label_2/<stem>.txt beside image_2/, one object a line (or labels/ beside images/, as some tools export it).
 
-A line is: type truncated occluded alpha x1 y1 x2 y2 h w l x y z rotation [score]; the corners are 0-based pixels and
+A line is: type truncated occluded alpha x1 y1 x2 y2 h w l x y z rotation [score]. The corners are 0-based pixels and
 taken as they are (KITTI object development kit, readme.txt). DontCare regions are of no class: they are left out.
 """
 
@@ -70,14 +70,14 @@ def read_kitti(
             try:
                 lines = read_text(labels / f"{stem}.txt").splitlines()
             except ValueError as error:
-                problems.append(Problem(file, "", f"the label file {error}", "mend the file"))
+                problems.append(Problem(file, "", f"the label file {error}", "fix the file"))
                 continue
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     try:
                         box = read_line(line, f"line {number}")
                     except ValueError as error:
-                        problems.append(Problem(file, f"line {number}", str(error), "mend or remove the line", "box"))
+                        problems.append(Problem(file, f"line {number}", str(error), "fix or remove the line", "box"))
                         continue
                     if box.name == DONT_CARE:
                         left_out += 1
@@ -86,7 +86,7 @@ def read_kitti(
             images.append(image)
     unlabelled.report(choice.num_taken, str(root))
     if left_out:
-        say(f"{root}: {counted(left_out, 'region')} of {DONT_CARE} left out: what lies there counts as background")
+        say(f"{root}: {counted(left_out, 'region')} of {DONT_CARE} left out: what is there counts as background")
     return images
 
 

@@ -45,7 +45,7 @@ class Source:
 
 
 def fitting_formats(root: Path, folders: bool = True) -> list[str]:
-    """folders: whether a format may also be recognised by what lies in each of root's folders."""
+    """folders: whether a format may also be recognised by what is in each of root's folders."""
     voc, kitti = find_voc(root) or find_unlisted(root, folders), find_kitti(root, folders)
     found = [name for name, fits in (("voc", voc), ("yolo", find_yolo(root)), ("kitti", kitti)) if fits]
     return found + sorted({kind for _, kind in find_json(root).values()})
@@ -59,7 +59,7 @@ def fitting_neighbours(root: Path) -> list[str]:
         try:
             benchmark = diverse_weather.find_domains(folder)
             formats = ["the diverse-weather benchmark"] if benchmark else fitting_formats(folder, folder != root.parent)
-        except (ValueError, OSError):  # a folder nobody named; its faults are not the user's mistake
+        except (ValueError, OSError):  # a folder the user did not name; its faults are not the user's mistake
             continue
         if formats:
             found.append(f"{folder} ({' and '.join(formats)})")
@@ -153,7 +153,7 @@ def check_image(image: Annotated, table: dict[str, int], source: Source) -> Samp
             mend = "turn the boxes, or remove the EXIF orientation tag from the picture"
         else:
             what = f"the annotation says {declared} but the picture is {size[1]}x{size[0]}"
-            mend = "mend the size, or give the picture that was annotated"
+            mend = "fix the size, or give the picture that was annotated"
         source.problems.append(Problem(image.file, picture, what, mend))
         return None
     boxes, labels, ignore = [], [], []
@@ -184,15 +184,15 @@ def check_box(box: AnnotatedBox, size: tuple[int, int], image: Annotated, source
         corners *= (w, h, w, h)
     shown = f"box {[round(float(value), 2) for value in corners]} in a picture of {w}x{h}"
     if not has_area(corners, size):
-        source.problems.append(Problem(image.file, box.where, f"{shown} has no area", "mend or remove the box", "box"))
+        source.problems.append(Problem(image.file, box.where, f"{shown} has no area", "fix or remove the box", "box"))
         return None
     outside = max(-corners[0], -corners[1], corners[2] - w, corners[3] - h)
     clipped = np.clip(corners, 0, (w, h, w, h))
     empty = not has_area(clipped, size)
     if empty or outside >= CLIP_BELOW:
-        what = f"{shown} lies outside" if empty else f"{shown} sticks out by {outside:.1f} px"
+        what = f"{shown} is outside" if empty else f"{shown} sticks out by {outside:.1f} px"
         source.problems.append(
-            Problem(image.file, box.where, what, "mend or remove the box", "box" if empty else "clip")
+            Problem(image.file, box.where, what, "fix or remove the box", "box" if empty else "clip")
         )
     source.num_clipped += bool(outside > 0 and not empty)
     return None if empty else clipped.astype(np.float32)

@@ -147,7 +147,7 @@ def read_file(
         check_root(node)
     except ValueError as error:
         missing = "missing" in str(error) and not os.path.islink(path)
-        problem = Problem(image.file, "", str(error), mend_missing if missing else "mend or replace the file")
+        problem = Problem(image.file, "", str(error), mend_missing if missing else "fix or replace the file")
         if not missing:
             problems.append(problem)
             return
@@ -163,7 +163,7 @@ def read_file(
         try:
             read_annotation(node, image, problems)
         except ValueError as error:
-            problems.append(Problem(image.file, "", str(error), "mend or replace the file"))
+            problems.append(Problem(image.file, "", str(error), "fix or replace the file"))
             return
     images.append(image)
 
@@ -192,6 +192,6 @@ def read_annotation(root: Node, image: Annotated, problems: list[Problem]) -> No
             if difficult not in ("0", "1", "", "Unspecified"):
                 raise ValueError(f"<difficult> is {difficult[:40]!r}, expected 0 or 1")
         except ValueError as error:
-            problems.append(Problem(image.file, where, str(error), "mend or remove the object", "box"))
+            problems.append(Problem(image.file, where, str(error), "fix or remove the object", "box"))
             continue
         image.boxes.append(AnnotatedBox(name, x1 - 1, y1 - 1, x2, y2, difficult == "1", where))

@@ -106,7 +106,7 @@ def read_yolo(
             lines = read_text(path).splitlines()
         except ValueError as error:
             missing = "missing" in str(error) and not os.path.islink(path)
-            mend = "write an empty file when the picture has no objects" if missing else "mend the file"
+            mend = "write an empty file when the picture has no objects" if missing else "fix the file"
             problem = Problem(image.file, "", f"the label file {error}", mend)
             if not missing:
                 problems.append(problem)
@@ -118,7 +118,7 @@ def read_yolo(
                 try:
                     image.boxes.append(read_line(line, card.names, f"line {number}"))
                 except ValueError as error:
-                    problems.append(Problem(image.file, f"line {number}", str(error), "mend or remove the line", "box"))
+                    problems.append(Problem(image.file, f"line {number}", str(error), "fix or remove the line", "box"))
         images.append(image)
     unlabelled.report(choice.num_taken, str(root))
     return images, list(card.names.values())

@@ -49,7 +49,7 @@ def says_yolo(path: Path) -> bool:
         if path.suffix == ".data":
             return "names" in read_pairs(path)
         card = read_yaml(path)
-    except ValueError:  # somebody else's file
+    except ValueError:  # a file of another tool
         return False
     return isinstance(card, dict) and "names" in card and any(split in card for split in SPLITS)
 
@@ -82,7 +82,7 @@ def read_data_yaml(path: Path) -> Card:
         numbered[number] = class_name(name, f"names: {number}")
     if "kpt_shape" in card:
         raise ValueError(
-            "has 'kpt_shape': these labels are of poses (keypoints after the box), which are not read; "
+            "has 'kpt_shape': these labels are poses (keypoints after the box), which are not read; "
             "export boxes: lines of class cx cy w h, and no kpt_shape"
         )
     # With gaps, some count the names and some the numbers.
@@ -130,7 +130,7 @@ def read_darknet(path: Path, root: Path) -> Card:
 
 
 def folders_of(root: Path) -> dict[str, list[Any]]:
-    """Without a card that names splits: the folders below images/, or images itself where pictures lie in it."""
+    """Without a card that names splits: the folders below images/, or images itself where pictures are in it."""
     if not (root / "images").is_dir():
         raise ValueError(f"names no splits and {root} has no folder 'images'")
     children = sorted((root / "images").iterdir())

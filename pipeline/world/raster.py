@@ -1,6 +1,6 @@
 """The sample world's camera and rasteriser: flat polygons in, the surface seen at every sample out.
 
-Polygons are drawn on a grid of 2 x 2 samples a pixel with a depth test; only the number of the nearest surface and its
+Polygons are drawn on a grid of 2 x 2 samples a pixel with a depth test. Only the number of the nearest surface and its
 inverse depth are kept. Light comes afterwards (pipeline/world/light.py), once a pixel and surface.
 """
 
@@ -44,8 +44,8 @@ def to_camera(camera: Camera, points_N3: np.ndarray) -> np.ndarray:
 def rasterise(vertices_M3, start_P, owner_P, bias_P, num_owners, focal, centre_x, centre_y, height, width):
     """Draw polygons given in camera space (right, down, forward) with a depth test.
 
-    Returns the surface seen at every sample (HsWs int32), its inverse depth, the normals in camera space, and for every
-    object the samples it would cover alone. A polygon's inverse depth is linear over the picture: with the plane
+    Returns the surface seen at every sample (HsWs int32), its inverse depth and the normals in camera space. Also, for
+    every object, the samples it would cover alone. A polygon's inverse depth is linear over the picture: with the plane
     n.X = d and the ray r = (x, y, 1), 1/z = n.r / d. `bias` multiplies it, so that a decal wins over what it lies on.
     Simple polygons of any shape are filled by the even-odd rule, row by row, at sample centres.
     """

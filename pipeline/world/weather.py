@@ -1,4 +1,4 @@
-"""The sample world's five skies and what lies between the street and the picture: light, wet road, rain, lens, sensor.
+"""The sample world's five skies and what is between the street and the picture: light, wet road, rain, lens, sensor.
 
 Everything here follows from the scene: its lamps, its depth, its road. None of it is one of the corruptions that
 students train on.
@@ -190,10 +190,10 @@ def night(weather: Weather, rng: np.random.Generator) -> tuple[dict, float, floa
 def mirror_road(image, depth, ground, camera, noise, strength):
     """Add what a wet road mirrors.
 
-    The mirrored ray of a road pixel stays in one plane with the vertical, so on the picture it climbs its own column
-    (for a level camera). With k the way gone as a share of the way from eye to road, and H the eye's height, it is at
-    depth z (1 + k) and at row horizon + f H (1 - k) / (z (1 + k)). The first row whose surface lies at that depth is
-    what the water shows; a ray that meets nothing shows the sky.
+    The mirrored ray of a road pixel stays in one plane with the vertical. So on the picture it climbs its own column
+    (for a level camera). Let k be the way gone as a share of the way from eye to road, and H the eye's height. The ray
+    is at depth z (1 + k) and at row horizon + f H (1 - k) / (z (1 + k)). The water shows the first row whose surface is
+    at that depth. A ray that meets nothing shows the sky.
     """
     height, width = depth.shape
     forward_up = camera.axes_33[2, 1]

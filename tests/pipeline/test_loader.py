@@ -411,7 +411,7 @@ def test_waiting_is_counted(make_packed, monkeypatch):
         ({"name": "dalli"}, r"loader 'dalli': expected auto, cpu, dali, ffcv \(nearest: dali\)"),
         ({"batch_size": 0}, "out of range"),
         ({"rank": 2, "world": 2}, "out of range"),
-        ({"cursor": 10**9}, "cursor 1000000000 lies outside an epoch"),
+        ({"cursor": 10**9}, "cursor 1000000000 is outside an epoch"),
         ({"threads": 0}, "expected at least 1"),
         ({"prefetch": 0}, "expected at least 1"),
         ({"hardware_share": 0.5}, "the loader dali on a GPU"),

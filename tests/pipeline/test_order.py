@@ -132,7 +132,7 @@ def test_without_shuffle_index_order_landscape_first_and_then_stop():
 
 
 def test_cursor_of_another_dataset_is_refused():
-    with pytest.raises(ValueError, match="cursor 99 lies outside an epoch of 5 landscape and 3 portrait"):
+    with pytest.raises(ValueError, match="cursor 99 is outside an epoch of 5 landscape and 3 portrait"):
         make_order(5, 3).decode(0, 99)
     with pytest.raises(ValueError, match="cursor -1"):
         make_order(5, 3).decode(0, -1)

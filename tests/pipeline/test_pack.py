@@ -418,7 +418,7 @@ def test_the_output_may_not_hold_the_source(options):
     for out in (options.root, options.root.parent):
         with pytest.raises(ValueError, match="holds the source"):
             pack(replace(options, out=out))
-    with pytest.raises(ValueError, match="lies inside the source"):
+    with pytest.raises(ValueError, match="is inside the source"):
         pack(replace(options, out=options.root / "packed"))
 
 

@@ -57,7 +57,7 @@ def test_voc_difficult_is_ignored_and_empty_images_are_kept(make_voc):
         ([("car", "", 1, 4, 5)], "'' is not a number", "box"),
         ([("car", 1, 1, 33, 20)], "sticks out by 3.0 px", "clip"),
         ([("car", -2, 1, 9, 9)], "sticks out by 3.0 px", "clip"),
-        ([("car", 41, 1, 49, 9)], "lies outside", "box"),
+        ([("car", 41, 1, 49, 9)], "is outside", "box"),
         ([("", 1, 1, 9, 9)], "<name> is empty", "box"),
         ([("car", 1, 1, 9, 9, 2)], "<difficult> is '2'", "box"),
     ],
@@ -249,7 +249,7 @@ def test_yolo_fractions_polygons_and_class_order(make_yolo):
         ("0 0.5 nan 1 1", "'nan' is not a number"),
         ("0 0.5 0.5 0 1", "has no area"),
         ("0 0.5 0.5 -1 1", "has no area"),
-        ("0 200 100 50 50", "lies outside"),
+        ("0 200 100 50 50", "is outside"),
         ("0 0.5 0.5 1.5 1", "sticks out"),
     ],
 )

@@ -350,7 +350,7 @@ def test_given_frost_pictures_are_laid_on(tmp_path):
         ({"boxes_BG4": torch.zeros(4, 3, 4)}, r"shape \(5, G, 4\)"),
         ({"boxes_BG4": torch.zeros(5, 3, 5)}, r"shape \(5, G, 4\)"),
         ({"boxes_BG4": torch.zeros(5, 4)}, r"shape \(5, G, 4\)"),
-        ({"boxes_BG4": torch.zeros(5, 3, 4, device="meta")}, "boxes_BG4 lies on meta"),
+        ({"boxes_BG4": torch.zeros(5, 3, 4, device="meta")}, "boxes_BG4 is on meta"),
     ],
 )
 def test_bad_batches(change, words):
@@ -363,7 +363,7 @@ def test_bad_batches(change, words):
 def test_images_of_another_gpu_are_refused():
     """Their memory cannot be read there; only the index differs."""
     images = SimpleNamespace(dtype=torch.uint8, ndim=4, shape=(5, 64, 96, 3), device=torch.device("cuda:1"))
-    with pytest.raises(ValueError, match="images lie on cuda:1 but the views are made on cuda:0"):
+    with pytest.raises(ValueError, match="images are on cuda:1 but the views are made on cuda:0"):
         check(replace(make_batch(), images_BHW3=images), torch.device("cuda:0"))
 
 

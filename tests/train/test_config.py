@@ -151,8 +151,8 @@ def test_differences_name_the_field_and_both_values():
     free = {"out": Path("p"), "teacher": Path("u"), "save_every": 7, "compile": "off"}
     other = replace(config, seed=4, **free, distill=(replace(config.distill[0], alpha=0.5),))
     assert differences(to_json(config), to_json(other)) == [
-        "distill.cd_fkd.alpha: 1.0 in the run, 0.5 asked for",
-        "seed: 0 in the run, 4 asked for",
+        "distill.cd_fkd.alpha: 1.0 in the run, 0.5 requested",
+        "seed: 0 in the run, 4 requested",
     ]
 
 
@@ -190,5 +190,5 @@ def test_several_datasets_and_weights_on_the_command_line():
     config = read_command(["plain_small", "--data", "a", "b", "--data-weights", "1", "2.5", "--out", "o"])
     assert (config.data, config.data_weights) == ((Path("a"), Path("b")), (1.0, 2.5))
     again = replace(config, data_weights=(1.0, 2.0), data=(Path("c"), Path("d")))
-    told = ["data_weights: [1.0, 2.5] in the run, [1.0, 2.0] asked for"]
+    told = ["data_weights: [1.0, 2.5] in the run, [1.0, 2.0] requested"]
     assert differences(to_json(config), to_json(again)) == told

@@ -133,7 +133,7 @@ def test_a_finished_run_is_left_alone(student_config, capsys):
 def test_a_changed_configuration_is_an_error_that_shows_the_fields(student_config):
     assert train(replace(student_config, steps=1), WORLD) == 0
     changed = replace(student_config, steps=1, optimizer=replace(student_config.optimizer, learning_rate=0.5))
-    with pytest.raises(ValueError, match=r"(?s)optimizer.learning_rate: 0.01 in the run, 0.5 asked for.*another --out"):
+    with pytest.raises(ValueError, match=r"(?s)optimizer.learning_rate: 0.01 in the run, 0.5 requested.*another --out"):
         train(changed, WORLD)
     assert train(replace(student_config, steps=1, save_every=5), WORLD) == 0  # changes nothing that is trained
 

@@ -3,10 +3,10 @@
 The frozen teacher looks at the clean image, the student at the same image corrupted and downscaled. Two terms pull
 the student's feature maps to the teacher's:
 
-    L_global    the student's map of an image, cropped to the image (padding left out) and resized bilinearly to the
-                teacher's map of it; both flattened whole to one vector: 1 - cosine, averaged over the images
-    L_instance  RoIAlign 7x7 on the ground-truth boxes, each network's map with its own boxes; each crop flattened
-                to one vector: 1 - cosine, averaged over the instances (0 where there are none)
+    L_global    The student's map of an image is cropped to the image (padding left out). It is resized bilinearly to
+                the teacher's map of it. Both are flattened whole to one vector: 1 - cosine, averaged over the images.
+    L_instance  RoIAlign 7x7 on the ground-truth boxes, each network's map with its own boxes. Each crop is flattened
+                to one vector: 1 - cosine, averaged over the instances (0 where there are none).
     L = L_detection + alpha * L_global + beta * L_instance
 
 The tests compare it with the plain form that takes one image and one box at a time.
@@ -109,7 +109,7 @@ def global_cosine(
     """cosine_B between the teacher's map and the student's resized to it, both inside the image only."""
     student_BCHW = resize(student_BChw, student_cells_B2, teacher_cells_B2, teacher_BCHW.shape[-2:])
     inside_BHW = inside(teacher_cells_B2, teacher_BCHW.shape[-2:])
-    # where, not a product: what lies in the padding may be anything, also not finite.
+    # where, not a product: the padding may hold any value, also one that is not finite.
     teacher_BCHW = torch.where(inside_BHW[:, None], teacher_BCHW, 0.0)
     if not per_location:
         return cosine(student_BCHW.flatten(1), teacher_BCHW.flatten(1), dim=1)

@@ -1,8 +1,8 @@
 """What every distillation method is: a module that sees both networks' outputs and returns terms of the loss.
 
-A method says which view each network sees and what it wants of them, all fixed before compiling. It may own parameters,
-such as adapters: they are trained, clipped and saved with the run as `method.NAME.*` and never shipped. It never owns a
-detector: it is given both when it is made, to check them and to call the teacher's layers, and keeps no child of them.
+A method says which view each network sees and what it needs of them, all fixed before compiling. It may own parameters,
+such as adapters. They are trained, clipped and saved with the run as `method.NAME.*` and never shipped. It never owns a
+detector. It is given both when it is made, to check them and to call the teacher's layers, and keeps no child of them.
 """
 
 from collections.abc import Callable, Sequence

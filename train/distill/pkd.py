@@ -1,17 +1,17 @@
 """PKD, general distillation by Pearson correlation (Cao et al., NeurIPS 2022, arXiv 2207.02039).
 
-Each channel of a pyramid map is standardised over the batch and all its places; then the squared difference of student
-and teacher, halved:
+Each channel of a pyramid map is standardised over the batch and all its places. Then the squared difference of student
+and teacher is halved:
 
     n(x) = (x - mean(x)) / (std(x) + 1e-6)          mean and unbiased deviation of a channel over (B, H, W)
     L = weight * sum over levels of mean((n(student) - n(teacher))^2) / 2
 
-With N values a channel that is (1 - r) * (1 - 1/N) of its correlation r: no scale to learn and, where the number of
-channels is equal, no adapter. Where heights differ one of the two maps is resized bilinearly, as in mmrazor.
+With N values a channel that is (1 - r) * (1 - 1/N) of its correlation r. So there is no scale to learn and, where the
+number of channels is equal, no adapter. Where heights differ one of the two maps is resized bilinearly, as in mmrazor.
 
-Differs from the original where it must. Each image's own region is resized and the statistics leave the padding out;
-the original, mmrazor's, resizes whole canvases when their heights differ. A channel that is constant on either side
-teaches nothing; the original divides by 1e-6 there: a term of 0.5, gradients of order 1e6. `faithful` gives the
+Differs from the original where it must. Each image's own region is resized and the statistics leave the padding out.
+The original, mmrazor's, resizes whole canvases when their heights differ. A channel that is constant on either side
+teaches nothing. The original divides by 1e-6 there: a term of 0.5, gradients of order 1e6. `faithful` gives the
 original's numbers. Statistics are those of a rank's own images, as there.
 """
 

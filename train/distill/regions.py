@@ -1,8 +1,8 @@
 """Each image's own region of a map, resized or cropped with static shapes, the padding left out.
 
-Resizing and RoIAlign are separable, so each is two small matrix products with matrices of hat functions,
-Y_iH @ map_CHW @ X_jW^T. That keeps shapes static although every image of a batch has its own ratio and size, is
-deterministic on a GPU, and rows outside the image are simply zero.
+Resizing and RoIAlign are separable, so each is two small matrix products with matrices of hat functions, Y_iH @ map_CHW
+@ X_jW^T. That keeps shapes static although every image of a batch has its own ratio and size. It is deterministic on a
+GPU, and rows outside the image are simply zero.
 """
 
 import torch

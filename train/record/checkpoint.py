@@ -1,4 +1,4 @@
-"""Checkpoints: one directory a step, complete or ignored, whatever moment the process is killed at.
+"""Checkpoints: one directory a step, complete or ignored, even when the process is killed at any moment.
 
     checkpoints/step-00000500/
         model.safetensors, model.json   what is evaluated and shipped (the moving average where one is kept)
@@ -9,7 +9,7 @@
 
 Files are written under a temporary name, flushed to the disk, renamed, and only then marked COMPLETE. Every random
 draw of a run is a function of seed, epoch, step and image id, so there is no generator state to save. What was
-measured of a checkpoint is written into it afterwards: whatever happens while measuring, it is saved already.
+measured of a checkpoint is written into it afterwards. It is saved already if measuring fails.
 """
 
 import errno
@@ -65,7 +65,7 @@ class Checkpoints:
         return final
 
     def record(self, checkpoint: Path, score: dict[str, float], finished: bool) -> None:
-        """Write what was measured into a saved checkpoint: its card first, and last its state, which says so."""
+        """Write what was measured into a saved checkpoint: its card first, and last its state, which records that."""
         card = json.loads((checkpoint / "model.json").read_text())
         write_json(checkpoint / "model.json", card | {"extra": card["extra"] | score})
         state = read_state(checkpoint) | {"score": score.get("AP50"), "finished": finished}

@@ -87,7 +87,7 @@ def say_skipped(step: int, names: list[str], ids: list[int]) -> None:
 
 
 def say_agreement(alike: dict[str, float]) -> None:
-    """How alike teacher and student are before the first update, 1 for equal: what is left to learn."""
+    """How similar teacher and student are before the first update, 1 for equal: what is left to learn."""
     if not alike:
         return
     values = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in alike.items())

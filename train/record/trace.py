@@ -27,7 +27,7 @@ class TracePlan:
         )
         canvases = (clean, corrupted)
         self.num_new += canvases in self.unseen and self.first <= self.step < self.end
-        self.unseen -= Counter([canvases])  # what gets to 0 is left out
+        self.unseen -= Counter([canvases])  # what reaches 0 is left out
 
     def __call__(self, step: int) -> ProfilerAction:
         self.step = step
