@@ -144,7 +144,7 @@ def trained_text(run: EvaluatedRun) -> str:
     parts = []
     for entry in datasets:
         names = ", ".join(map(domains.title, entry["domains"])) or "domains not known"
-        images = "" if entry.get("images") is None else f", {entry['images']} images"
+        images = "" if entry.get("num_images") is None else f", {entry['num_images']} images"
         weight = "" if entry.get("weight", 1) == 1 else f", weight {entry['weight']:g}"
         parts.append(f"{entry['name']} ({names}{images}{weight})")
     return "; ".join(parts)
