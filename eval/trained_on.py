@@ -1,8 +1,8 @@
 """What a model was trained on, as its checkpoint says, and which of the evaluated images were among it.
 
-The checkpoint's card lists the datasets: [{"name", "domains", "checksum", "num_images", "weight"}, ...]. Checkpoints from
-before that have the data's checksum in state.json alone: the dataset of that checksum is then looked for where the
-run's config.json says, and among the evaluated ones.
+The checkpoint's card lists the datasets: [{"name", "domains", "checksum", "num_images", "weight"}, ...]. Older ones
+have the data's checksum in state.json alone: the dataset of that checksum is then looked for where the run's
+config.json says, and among the evaluated ones.
 """
 
 from pathlib import Path

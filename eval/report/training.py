@@ -130,9 +130,12 @@ def run_details(run: EvaluatedRun) -> Html:
     if run.trained is not None:
         content = read_json(run.trained / "config.json", schema.CONFIG)
         parts.append(listing("Resolved configuration", content))
-        trained = Path(str(content.get("data") or "")) / "dataset.json"
-        if trained.is_file():
-            parts.append(listing("Data report: training images", trim_card(read_json(trained, Each(ANY)))))
+        data = content.get("data") or []
+        for folder in [data] if isinstance(data, str) else data:  # one dataset was once a plain path
+            trained = Path(folder) / "dataset.json"
+            if trained.is_file():
+                title = f"Data report: training images of {trained.parent.name}"
+                parts.append(listing(title, trim_card(read_json(trained, Each(ANY)))))
     return Html("".join(parts))
 
 
