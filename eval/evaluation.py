@@ -30,8 +30,6 @@ def run(options: EvaluationOptions, world: World) -> None:
     started = time.monotonic()
     if world.first:
         say(f"{describe_machine(world.device, options.loader)}; {world.size} rank{'s' if world.size > 1 else ''}")
-    if not options.data:
-        raise ValueError("--data: name at least one packed dataset")
     folder = output_folder(options)
     datasets = [PackedDataset(path) for path in options.data]
     check_classes(datasets)
@@ -68,7 +66,9 @@ def evaluate_one(
 ) -> None:
     """Everything of one evaluation but table and report."""
     subject = subject or open_subject(options, world, datasets)
-    trained = TrainingData(options.run, subject.card, datasets) if world.first and subject.detector else None
+    trained = None
+    if world.first and options.run is not None and subject.detector is not None:
+        trained = TrainingData(options.run, subject.card, datasets)
     source = choose_source(datasets, truths, trained, options.source) if world.first else None
     source, home = world.share((source, source or next(iter(truths), "")))
     evaluation = evaluate(subject, truths, datasets, options, world)
@@ -84,6 +84,7 @@ def evaluate_one(
 def output_folder(options: EvaluationOptions) -> Path:
     if options.out is not None:
         return options.out
+    assert options.run is not None
     if options.run.is_file():
         raise ValueError(f"{options.run} is a file, so its results need a folder: add --out DIR")
     return options.run
@@ -160,7 +161,7 @@ def write_results_of(
     mean, joined_samples = mean_of_targets(evaluation.figures, known, evaluation.samples)
     results = {
         "format": FORMAT,
-        "run": str(options.run),
+        "run": str(options.run or options.out),
         "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
         "classes": list(next(iter(evaluation.figures.values()))["objects"]),
         "source": source,
@@ -233,9 +234,9 @@ def measure_robustness(
         say(f"robustness on {home}, {summary['images']} images: P {figures['P']:.1f}; {'; '.join(parts)}")
 
 
-def seen_corruptions(run: Path) -> tuple[str, ...] | None:
+def seen_corruptions(run: Path | None) -> tuple[str, ...] | None:
     """Corruptions of the run's own training; None where no config.json tells."""
-    folder = training_folder(run)
+    folder = training_folder(run) if run is not None else None
     config = read_json(folder / "config.json", schema.CONFIG) if folder else {}
     return tuple(config["views"]["corruptions"]) if "views" in config else None
 
@@ -257,8 +258,8 @@ def save_examples(
     save_pictures(folder, truths, evaluation.detections, home, score, detect_image)
 
 
-def distilled_from(run: Path) -> list[Path]:
+def distilled_from(run: Path | None) -> list[Path]:
     """The run's own teacher, when it has been evaluated."""
-    folder = training_folder(run)
+    folder = training_folder(run) if run is not None else None
     teacher = read_json(folder / "config.json", schema.CONFIG).get("teacher") if folder else None
     return [Path(teacher)] if teacher and (Path(teacher) / "eval" / "results.json").is_file() else []

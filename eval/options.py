@@ -14,9 +14,9 @@ OF_CORRUPTIONS = ("corruption_images", "originals", "corruptor")
 class EvaluationOptions:
     """Score a detector on one or more domains and write figures, detections and a report."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """A run, a checkpoint, a torchvision Faster R-CNN state dict; with --detections any folder to write to."""
-    data: tuple[Path, ...]
+    run: Annotated[Path | None, tyro.conf.Positional] = None
+    """A run, a checkpoint, a torchvision Faster R-CNN state dict; not needed with --detections and --out."""
+    data: tuple[Path, ...] = ()
     """Packed datasets, one or more domains."""
     compare: tuple[Path, ...] = ()
     """Runs to show beside this one, with intervals of the differences; evaluated first where they were not yet."""
@@ -65,6 +65,11 @@ class EvaluationOptions:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give {least} or more")
+        if self.run is None and not (self.detections and self.out):
+            missing = "--out DIR, where the results go" if self.detections else "the run or checkpoint to evaluate"
+            raise ValueError(f"name {missing}; see python -m eval.run --help")
+        if not self.data:
+            raise ValueError("--data: name at least one packed dataset")
         given = {field.name for field in fields(self) if getattr(self, field.name) != field.default}
         for names, needed, why in (
             (
@@ -81,3 +86,24 @@ class EvaluationOptions:
             idle = [f"--{name.replace('_', '-')}" for name in names if name in given]
             if idle and not needed:
                 raise ValueError(f"{', '.join(idle)}: this evaluation {why}")
+
+
+def check_paths(options: EvaluationOptions) -> None:
+    """Name a wrong path before anything heavy is imported."""
+    run = options.run
+    if run is not None and not options.detections:
+        if not run.exists():
+            raise ValueError(f"no checkpoint at {run}: give a run, a checkpoint directory or a state dict file")
+        if run.is_dir() and not (run / "model.json").is_file() and not (run / "checkpoints").is_dir():
+            raise ValueError(f"{run}: neither model.json nor checkpoints in it; give a run or a checkpoint of one")
+    for option, paths in (("compare", options.compare), ("detections", options.detections)):
+        for path in paths:
+            if not path.exists():
+                raise ValueError(f"--{option} {path}: there is no such file or folder")
+    if options.originals is not None and not options.originals.is_dir():
+        raise ValueError(f"--originals {options.originals}: there is no such folder; name the one that was packed")
+    for path in options.data:
+        if not (path / "dataset.json").is_file():
+            from pipeline.packed.reader import PackedDataset
+
+            PackedDataset(path)  # says what is there instead

@@ -8,16 +8,19 @@ from datetime import timedelta
 
 import tyro
 
-from eval.evaluation import run
-from eval.options import EvaluationOptions
+from eval.options import EvaluationOptions, check_paths
 from pipeline.command.console import run_entry
-from pipeline.command.ranks import joined
 
 BETWEEN_MEETINGS = timedelta(hours=6)  # of the ranks lies a whole pass over their images
 
 
 def main() -> None:
     options = tyro.cli(EvaluationOptions)
+    check_paths(options)
+    # Torch takes seconds to import: a wrong path is named before.
+    from eval.evaluation import run
+    from pipeline.command.ranks import joined
+
     with joined(options.device, BETWEEN_MEETINGS) as world:
         run(options, world)
 

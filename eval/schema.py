@@ -25,7 +25,7 @@ DOMAIN = {
 MEANS = {f"{name}?": FIGURE for name in ("voc07", "area", "coco", "small", "medium", "large")} | {
     f"interval_{name}?": INTERVAL for name in ("voc07", "area", "coco", "small", "medium", "large")
 }
-TRAINED = {"name": str, "domains": [str], "checksum": str, "images?": OneOf((int, None)), "weight?": float}
+TRAINED = {"name": str, "domains": [str], "checksum": str, "num_images?": OneOf((int, None)), "weight?": float}
 RESULTS = {
     "format": int,
     "run": str,

@@ -1,8 +1,8 @@
 """What a model was trained on, as its checkpoint says, and which of the evaluated images were among it.
 
-The checkpoint's card lists the datasets: [{"name", "domains", "checksum", "images", "weight"}, ...]. Checkpoints from
-before that have the data's checksum in state.json alone: the dataset of that checksum is then looked for where the
-run's config.json says, and among the evaluated ones.
+The checkpoint's card lists the datasets: [{"name", "domains", "checksum", "num_images", "weight"}, ...]. Older ones
+have the data's checksum in state.json alone: the dataset of that checksum is then looked for where the run's
+config.json says, and among the evaluated ones.
 """
 
 from pathlib import Path
@@ -35,12 +35,12 @@ class TrainingData:
         dataset = self.find(checksum)
         if dataset is None:
             name = self.folders[0].name if self.folders else "a dataset without a name"
-            return {"name": name, "domains": [], "checksum": checksum, "images": None, "weight": 1.0}
+            return {"name": name, "domains": [], "checksum": checksum, "num_images": None, "weight": 1.0}
         return {
             "name": dataset.path.resolve().name,
             "domains": list(dataset.domains),
             "checksum": checksum,
-            "images": len(dataset),
+            "num_images": len(dataset),
             "weight": 1.0,
         }
 

@@ -40,6 +40,7 @@ def open_subject(options: EvaluationOptions, world: World, datasets: list[Packed
         if world.size > 1:
             raise ValueError("--detections: scoring files needs one process; leave out torchrun")
         return Subject(None, (), None, {"detections": [str(path) for path in options.detections]}, None)
+    assert options.run is not None
     detector, card = load_detector(options.run, world.device, options.classes or None)
     about = {"backbone": card.config.backbone, "score_threshold": card.config.score_threshold, **card.extra}
     about.pop("trained_on", None)  # results.json has it as a part of its own

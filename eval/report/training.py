@@ -130,9 +130,12 @@ def run_details(run: EvaluatedRun) -> Html:
     if run.trained is not None:
         content = read_json(run.trained / "config.json", schema.CONFIG)
         parts.append(listing("Resolved configuration", content))
-        trained = Path(str(content.get("data") or "")) / "dataset.json"
-        if trained.is_file():
-            parts.append(listing("Data report: training images", trim_card(read_json(trained, Each(ANY)))))
+        data = content.get("data") or []
+        for folder in [data] if isinstance(data, str) else data:  # one dataset was once a plain path
+            trained = Path(folder) / "dataset.json"
+            if trained.is_file():
+                title = f"Data report: training images of {trained.parent.name}"
+                parts.append(listing(title, trim_card(read_json(trained, Each(ANY)))))
     return Html("".join(parts))
 
 
@@ -144,7 +147,7 @@ def trained_text(run: EvaluatedRun) -> str:
     parts = []
     for entry in datasets:
         names = ", ".join(map(domains.title, entry["domains"])) or "domains not known"
-        images = "" if entry.get("images") is None else f", {entry['images']} images"
+        images = "" if entry.get("num_images") is None else f", {entry['num_images']} images"
         weight = "" if entry.get("weight", 1) == 1 else f", weight {entry['weight']:g}"
         parts.append(f"{entry['name']} ({names}{images}{weight})")
     return "; ".join(parts)

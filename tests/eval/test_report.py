@@ -56,7 +56,7 @@ def runs(scored, tmp_path_factory):
     """Two runs with everything: the second is the detector, the first a worse set of detections of the same images."""
     root = tmp_path_factory.mktemp("report")
     data = tuple(scored.data.values())
-    clear = {"name": "clear", "domains": ["daytime_clear"], "checksum": "0" * 64, "images": 900, "weight": 1.0}
+    clear = {"name": "clear", "domains": ["daytime_clear"], "checksum": "0" * 64, "num_images": 900, "weight": 1.0}
     checkpoint = checkpoint_of(scored, root / "checkpoint", clear)
     run(EvaluationOptions(checkpoint, data, out=root / "student", resamples=40, batch_size=2), ALONE)
     files = []

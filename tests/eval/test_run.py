@@ -420,6 +420,8 @@ def test_options_that_cannot_work_say_so(scored, tmp_path):
         ({"corruptor": "imagecorruptions"}, r"--corruptor: this evaluation measures no robustness"),
         ({"originals": tmp_path, "corruption_images": 3}, r"--corruption-images, --originals: this evaluation"),
         ({"data": ()}, "at least one packed dataset"),
+        ({"run": None}, "name the run or checkpoint to evaluate"),
+        ({"run": None, "out": None, "detections": (tmp_path,), "batch_size": 8}, "name --out DIR"),
         ({"data": one * 2}, "both hold the domain daytime_clear"),
         ({"detections": (tmp_path / "a.json",), "batch_size": 8}, "1 files for 2 datasets"),
         (
@@ -529,6 +531,44 @@ def test_a_compared_run_without_weights_is_shown_as_it_is(scored, evaluated, tmp
     for path, message in ((tmp_path / "none", "there is no such run"), (tmp_path, "neither an evaluation nor weights")):
         with pytest.raises(ValueError, match=message):
             run(options_for(scored, tmp_path / "a", compare=(path,), **day), ALONE)
+
+
+def test_files_of_detections_need_no_run(scored, evaluated, tmp_path):
+    file = evaluated.folder / "detections-night_rainy.json"
+    data = (scored.data["night_rainy"],)
+    options = {"detections": (file,), "out": tmp_path / "out", "resamples": 5, "pictures": False}
+    run(EvaluationOptions(data=data, **options), ALONE)
+    found = load_run(tmp_path / "out")
+    assert found.figure("night_rainy") == evaluated.figure("night_rainy")
+    assert "report.html" in {path.name for path in (tmp_path / "out").iterdir()}
+
+
+WRONG_PATH = """
+import sys
+from eval.run import main
+from pipeline.command.console import run_entry
+try:
+    run_entry(main)
+finally:
+    print("torch" in sys.modules)
+"""
+
+
+def test_a_wrong_path_is_named_before_torch_is_imported(scored, tmp_path):
+    run_, data, none = str(scored.checkpoint), str(scored.data["night_rainy"]), str(tmp_path / "none")
+    for arguments, message in (
+        ([none, "--data", data], f"no checkpoint at {none}"),
+        ([str(tmp_path), "--data", data], "neither model.json nor checkpoints"),
+        ([run_, "--data", none], f"{none} is not a packed dataset"),
+        ([run_, "--data", data, "--compare", none], f"--compare {none}: there is no such"),
+        ([run_, "--data", data, "--corruptions", "all", "--originals", none], f"--originals {none}: there is no"),
+        (["--data", data, "--out", none, "--detections", none], f"--detections {none}: there is no such"),
+        (["--data", data], "name the run or checkpoint"),
+    ):
+        command = [sys.executable, "-c", WRONG_PATH, *arguments]
+        finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert (finished.returncode, finished.stdout) == (2, "False\n"), finished.stderr
+        assert message in finished.stderr
 
 
 def test_training_never_depends_on_being_imported_by_evaluation():

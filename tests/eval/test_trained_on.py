@@ -22,7 +22,7 @@ SHAPE = {"short_side": SHORT_SIDE, "long_side": LONG_SIDE, "raw": True, "workers
 
 
 def entry(name, *domains, checksum="0" * 64):
-    return {"name": name, "domains": list(domains), "checksum": checksum, "images": 5, "weight": 1.0}
+    return {"name": name, "domains": list(domains), "checksum": checksum, "num_images": 5, "weight": 1.0}
 
 
 def checkpoint_of(scored, folder, *entries):
@@ -54,6 +54,7 @@ def pack_night(scored, root, content):
 def test_the_checkpoint_says_it_else_the_run_beside_it_else_nobody(scored, tmp_path):
     day, night = scored.dataset("daytime_clear"), scored.dataset("night_rainy")
     card = {"trained_on": [entry("a", "Daytime-Sunny"), entry("b", "tunnel", checksum=night.checksum)]}
+    card["trained_on"][1]["domains"] = {"tunnel": 5}  # as training writes them, with their numbers of images
     told = TrainingData(tmp_path, card, [day, night])
     assert told.domains == ["daytime_clear", "tunnel"]
     assert (told.count_shared(day, "daytime_clear"), told.count_shared(night, "night_rainy")) == (0, 5)
@@ -66,10 +67,10 @@ def test_the_checkpoint_says_it_else_the_run_beside_it_else_nobody(scored, tmp_p
     state.write_text(json.dumps({"data_checksum": day.checksum}))
     for place in (old, state.parent):
         found = TrainingData(place, {}, [night])  # where config.json says
-        assert found.datasets == [entry("daytime_clear", "daytime_clear", checksum=day.checksum) | {"images": 9}]
+        assert found.datasets == [entry("daytime_clear", "daytime_clear", checksum=day.checksum) | {"num_images": 9}]
     state.write_text(json.dumps({"data_checksum": "1" * 64}))
     gone = TrainingData(old, {}, [day])
-    assert gone.datasets == [entry("daytime_clear", checksum="1" * 64) | {"images": None}]
+    assert gone.datasets == [entry("daytime_clear", checksum="1" * 64) | {"num_images": None}]
     assert gone.domains == []
     with pytest.raises(ValueError, match=r"trained_on in its model\.json holds"):
         TrainingData(tmp_path, {"trained_on": [{"name": "a"}]}, [])

@@ -18,7 +18,8 @@ from train.record.checkpoint import Checkpoints
 from train.record.logs import read_log
 from train.record.trace import TracePlan
 from train.run import read_command, train
-from train.trainer import STOPPED, Trainer
+from train.task import DetectionTask
+from train.trainer import STOPPED
 
 WORLD = World(0, 1, torch.device("cpu"))
 
@@ -239,9 +240,9 @@ def test_the_teachers_quality_is_said(begin, student_config, packed, capsys, mon
 
     assert "AP on its source is not known" in said(student_config)
     measured = replace(student_config, val=packed)
-    monkeypatch.setattr(Trainer, "measure", lambda *_: {"AP50": 0.4})
+    monkeypatch.setattr(DetectionTask, "score", lambda *_: {"AP50": 0.4})
     assert "warning: the teacher's AP50 on its source is 0.4, no better than chance" in said(measured)
-    monkeypatch.setattr(Trainer, "measure", lambda *_: {"AP50": 61.0})
+    monkeypatch.setattr(DetectionTask, "score", lambda *_: {"AP50": 61.0})
     good = said(measured)
     assert "the teacher's AP50 on its source is 61.0" in good
     assert "chance" not in good
@@ -256,7 +257,7 @@ def test_a_run_without_signal_is_noticed_at_step_0(student_config, teacher_run, 
     assert "nothing to teach" in printed
     assert train(replace(student_config, steps=1, out=config.out.parent / "other"), WORLD) == 0
     printed = capsys.readouterr().out
-    assert "at step 0: cosines global" in printed
+    assert "at step 0: cosine global" in printed
     assert "nothing to teach" not in printed
 
 
