@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from eval.detecting.detect import Pass, match_classes
 from eval.detecting.source_ap import source_ap
+from kernels.corruptions.registry import BY_NAME
 from model.api import Detector
 from model.weights.checkpoint import save_detector
 from pipeline.batch import Views
@@ -105,6 +106,8 @@ class DetectionTask:
         say(f"data: {len(data)} images of {len(data.classes)} classes, canvas {canvases}")
         for line in data.report():
             say(f"  {line}")
+        if priors := self.priors():
+            say(f"corruptions: {len(config.views.corruptions)} types, which know of the targets: {', '.join(priors)}")
         say(f"run: {self.total} steps of {config.batch_size} images on {self.world.size} rank(s), {epochs:.1f} epochs")
         optimizer = config.optimizer
         say(
@@ -162,8 +165,13 @@ class DetectionTask:
         """What is evaluated and used: the student alone."""
         with self.shipped_weights():
             # How large the images were: prediction brings other pictures to the same size.
-            extra = {"step": step, **self.data.sides, "trained_on": self.data.records()}
+            trained = {"trained_on": self.data.records(), "priors": self.priors()}
+            extra = {"step": step, **self.data.sides, **trained}
             save_detector(folder, self.student, self.config.model, self.data.classes, extra)
+
+    def priors(self) -> list[str]:
+        """How much the corruptions that were trained with know of the targets."""
+        return sorted({BY_NAME[name].prior for name in self.config.views.corruptions})
 
     def tensors(self) -> dict[str, Tensor]:
         """What continuing needs beside what is shipped."""

@@ -144,7 +144,9 @@ class Trainer:
         """AP of the checkpoint just saved, written into it: a kill meanwhile costs the measuring and nothing else."""
         score: dict[str, float] = {}
         if self.task.val is not None:
+            threads = torch.get_num_threads()
             score = self.task.measure()
+            assert torch.get_num_threads() == threads, "measuring changed the threads, and so the later losses"
         if log is not None:
             if score:
                 # Before it is recorded: the next start drops a line too many, and could not write a missing one.
