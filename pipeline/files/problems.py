@@ -23,12 +23,12 @@ class Problem:
     file: str  # relative to the dataset's root
     where: str  # line, field or object; "" for the file as a whole
     what: str
-    mend: str
+    fix: str
     skips: str = "image"  # "image", "box" or "clip"
 
     def __str__(self) -> str:
         place = f"{self.file}, {self.where}" if self.where else self.file
-        return printable(f"{place}: {self.what}; {self.mend}")
+        return printable(f"{place}: {self.what}; {self.fix}")
 
 
 SKIP_TEXT = {"image": "the image is left out", "box": "the box is left out", "clip": "the box is clipped"}

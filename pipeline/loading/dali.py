@@ -32,8 +32,8 @@ class DaliDecoder:
             import nvidia.dali.types
             from nvidia.dali import fn, pipeline_def
         except ImportError as error:
-            mend = "install nvidia-dali-cuda130 or choose the loader 'cpu'"
-            raise ValueError(f"the loader 'dali' needs NVIDIA DALI ({error}); {mend}") from None
+            fix = "install nvidia-dali-cuda130 or choose the loader 'cpu'"
+            raise ValueError(f"the loader 'dali' needs NVIDIA DALI ({error}); {fix}") from None
         self.data, self.batch_size, self.gpu = data, batch_size, device.type == "cuda"
         self.waiting: deque[Step] = deque()  # steps DALI was given and has not returned
         self.steps: Iterator[Step] = iter(())

@@ -204,8 +204,8 @@ class FfcvDecoder:
                 data = self.bytes[start : start + self.dataset.length_of(index)]
                 same = hashlib.sha256(data.data).digest() == self.dataset.sha256_of(index)
             if not same:
-                mend = "delete it and run the pack command again with --beton"
-                raise ValueError(f"{self.dataset.describe(index)} is damaged in {NAME}; {mend}")
+                fix = "delete it and run the pack command again with --beton"
+                raise ValueError(f"{self.dataset.describe(index)} is damaged in {NAME}; {fix}")
 
     def close(self) -> None:
         if self.iterator is not None:

@@ -51,12 +51,12 @@ class PackedDataset:
             unfinished = (self.path / ".work").is_dir()
             inside = sorted(path.parent.name for path in self.path.glob("*/dataset.json"))
             if unfinished:
-                mend = "its packing is unfinished: run the same python -m pipeline.pack command again"
+                fix = "its packing is unfinished: run the same python -m pipeline.pack command again"
             elif inside:
-                mend = f"it holds packed datasets: say which ({', '.join(inside)})"
+                fix = f"it holds packed datasets: say which ({', '.join(inside)})"
             else:
-                mend = "make one with python -m pipeline.pack"
-            raise ValueError(f"{self.path} is not a packed dataset (no dataset.json); {mend}")
+                fix = "make one with python -m pipeline.pack"
+            raise ValueError(f"{self.path} is not a packed dataset (no dataset.json); {fix}")
         try:
             info = json.loads(read_bytes(self.path / "dataset.json", 64 << 20))
             if info["format"] != FORMAT or info["version"] != VERSION:

@@ -150,11 +150,11 @@ def check_image(image: Annotated, table: dict[str, int], source: Source) -> Samp
             what = (
                 f"the annotation says {declared}, the size before the EXIF rotation: its boxes do not fit the picture"
             )
-            mend = "turn the boxes, or remove the EXIF orientation tag from the picture"
+            fix = "turn the boxes, or remove the EXIF orientation tag from the picture"
         else:
             what = f"the annotation says {declared} but the picture is {size[1]}x{size[0]}"
-            mend = "fix the size, or give the picture that was annotated"
-        source.problems.append(Problem(image.file, picture, what, mend))
+            fix = "fix the size, or give the picture that was annotated"
+        source.problems.append(Problem(image.file, picture, what, fix))
         return None
     boxes, labels, ignore = [], [], []
     for box in image.boxes:

@@ -92,9 +92,9 @@ def read_voc(
                 what = f"JPEGImages has no picture {stem!r}" if not found else f"JPEGImages has {', '.join(found)}"
                 problems.append(Problem(list_name, where, what, "there must be exactly one picture of that name"))
                 continue
-            mend = "add the file, or take the image out of the list"
+            fix = "add the file, or take the image out of the list"
             image = Annotated(len(seen) - 1, pair.pictures / found[0], "", "")
-            read_file(pair.labels / f"{stem}.xml", root, image, images, choice, problems, unlabelled, mend)
+            read_file(pair.labels / f"{stem}.xml", root, image, images, choice, problems, unlabelled, fix)
     unlabelled.report(len(seen), str(root))
     return images
 

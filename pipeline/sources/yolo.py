@@ -106,8 +106,8 @@ def read_yolo(
             lines = read_text(path).splitlines()
         except ValueError as error:
             missing = "missing" in str(error) and not os.path.islink(path)
-            mend = "write an empty file when the picture has no objects" if missing else "fix the file"
-            problem = Problem(image.file, "", f"the label file {error}", mend)
+            fix = "write an empty file when the picture has no objects" if missing else "fix the file"
+            problem = Problem(image.file, "", f"the label file {error}", fix)
             if not missing:
                 problems.append(problem)
             if not missing or not unlabelled.keeps(problem, problems):
