@@ -392,4 +392,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    run_entry(main, "run the same command again to continue")

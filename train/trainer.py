@@ -45,7 +45,7 @@ class Trainer:
         self.shown = self.at.step  # on the live display
         self.task.open(self.at.place)
         self.total = self.task.total
-        self.stopping = False
+        self.stopping, self.stopped = False, STOPPED
         if world.first:
             self.task.describe()
             if self.at.step:
@@ -56,9 +56,9 @@ class Trainer:
     # -- the loop -----------------------------------------------------------------------------------------------
 
     def train(self) -> int:
-        """Train to the end, or until SIGTERM; returns the exit code."""
+        """Train to the end, or until SIGTERM or Ctrl-C; returns the exit code."""
         config, world = self.config, self.world
-        previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
+        previous = {number: signal.signal(number, self.ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
         measure_first = self.at.unmeasured and self.due()  # the last start was ended before that
         measured_again = measure_first and self.task.val is not None
         log = logs.RunLog(config.out, self.at.step, measured_again) if world.first else None
@@ -86,10 +86,21 @@ class Trainer:
                         if profiler.step_num == self.plan.end:
                             break
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
             if log is not None:
                 log.close()
         return code
+
+    def ask_to_stop(self, number: int, _: Any) -> None:
+        """Stop after the running step, with a checkpoint; a second Ctrl-C stops at once."""
+        if number == signal.SIGINT and self.stopping:
+            raise KeyboardInterrupt
+        self.stopping = True
+        if number == signal.SIGINT:
+            self.stopped = 128 + signal.SIGINT
+            if self.world.first:
+                say("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
 
     def profiler(self) -> Any:
         """With --profile, a trace of a few steps past warm-up and compilation, for chrome://tracing or Perfetto."""
@@ -132,7 +143,7 @@ class Trainer:
         if stop and (not done or self.task.val is not None):
             if self.world.first:
                 say(f"stopped at step {self.at.step} of {self.total}, saved; run the same command again to continue")
-            return STOPPED
+            return self.stopped
         return 0
 
     def due(self) -> bool:

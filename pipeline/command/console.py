@@ -136,15 +136,17 @@ def track(items: Iterable[T], description: str, total: int, unit: str = "images"
             progress.advance()
 
 
-def run_entry(main: Callable[[], int | None]) -> None:
+def run_entry(main: Callable[[], int | None], stopped: str = "nothing was kept") -> None:
     """Run a command's `main`: a user's mistake ends in one sentence and exit code 2, a bug keeps its traceback.
+
+    stopped: what is true of the command's work after Ctrl-C.
 
     ValueError, missing files, a full or read-only disk are the user's to fix; everything else is ours.
     """
     try:
         sys.exit(main() or 0)
     except KeyboardInterrupt:
-        print("stopped by the user; run the same command again to continue", file=sys.stderr)
+        print(f"stopped by the user: {stopped}", file=sys.stderr)
         sys.exit(130)
     except ValueError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)

@@ -19,7 +19,6 @@ from train.record.logs import read_log
 from train.record.trace import TracePlan
 from train.run import read_command, train
 from train.task import DetectionTask
-from train.trainer import STOPPED
 
 WORLD = World(0, 1, torch.device("cpu"))
 
@@ -99,9 +98,11 @@ def test_each_network_is_given_its_own_image_and_boxes(begin, student_config, mo
     assert not torch.equal(views.corrupted.boxes_BG4, views.clean.boxes_BG4)
 
 
-@pytest.mark.parametrize(("stop_at", "kind"), [(2, "sgd"), (4, "adamw")])
-def test_stopped_and_continued_equals_uninterrupted_to_the_bit(begin, student_config, stop_at, kind, tmp_path):
-    """A real SIGTERM in a step: the run stops after the next, in the middle of a log window, and is started again."""
+@pytest.mark.parametrize(
+    ("stop_at", "kind", "number"), [(2, "sgd", signal.SIGTERM), (4, "adamw", signal.SIGINT)]
+)  # fmt: skip
+def test_stopped_and_continued_equals_uninterrupted_to_the_bit(begin, student_config, stop_at, kind, number, tmp_path):
+    """A real signal in a step: the run stops after the next, in the middle of a log window, and is started again."""
     optimizer = replace(student_config.optimizer, name=kind, ema_decay=0.9)
     config = replace(student_config, optimizer=optimizer, log_every=3)
     whole = replace(config, out=tmp_path / "whole")
@@ -112,14 +113,31 @@ def test_stopped_and_continued_equals_uninterrupted_to_the_bit(begin, student_co
 
     def step_and_signal(views, step, stop):
         if step == stop_at - 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         one_step(views, step, stop)
 
     trainer.task.one_step = step_and_signal
-    assert trainer.train() == STOPPED
+    assert trainer.train() == 128 + number
     assert Checkpoints(config.out, 1).newest().name == f"step-{stop_at:08d}"
     assert train(config, WORLD) == 0
     assert_same_run(config.out, whole.out)
+
+
+def test_a_second_interrupt_stops_at_once(begin, student_config):
+    before = signal.getsignal(signal.SIGINT)
+    trainer = begin(student_config)
+    one_step = trainer.task.one_step
+
+    def step_and_interrupt_twice(views, step, stop):
+        one_step(views, step, stop)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    trainer.task.one_step = step_and_interrupt_twice
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert Checkpoints(student_config.out, 1).newest() is None
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_finished_run_is_left_alone(student_config, capsys):
