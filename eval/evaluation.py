@@ -1,6 +1,7 @@
 """One evaluation from its options to its files: the steps behind `python -m eval.run`."""
 
 import time
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -194,8 +195,9 @@ def write_results_of(
 
 
 def safe_name(domain: str) -> str:
-    """A domain's name as part of a file name."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in domain)
+    """A domain's name as part of a file name; another name gives another file."""
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in domain)
+    return name if name == domain else f"{name}-{zlib.crc32(domain.encode()):08x}"
 
 
 def measure_robustness(

@@ -53,7 +53,7 @@ class Rois(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a network saw in a view. None where it was not wanted."""
+    """What a network saw in a view. None where nothing that was wanted needed it."""
 
     canvas: tuple[int, int]
     neck: tuple[Any, ...]  # a map (B, C, h, w) a level, finest first; None for levels not wanted

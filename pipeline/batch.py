@@ -61,9 +61,9 @@ class View:
 
 @dataclass(frozen=True)
 class Views:
-    """What is made from a Batch: the clean view, the corrupted and downscaled one, and other modalities.
+    """What is made from a Batch: the clean view, and the corrupted and downscaled one.
 
-    All share one horizontal flip. A view that no network uses is None.
+    Both share one horizontal flip. A view that no network uses is None.
     """
 
     clean: View | None

@@ -49,7 +49,7 @@ class OptimizerConfig:
     bias: GroupRule = field(default_factory=GroupRule)
     """Other biases."""
     new: GroupRule = field(default_factory=GroupRule)
-    """Everything outside the backbone, the methods' own layers among it."""
+    """Everything that starts from a random draw: the pyramid, the heads, and the methods' own layers."""
     warmup_steps: int = 500
     """Steps over which the rate rises linearly from a thousandth."""
     schedule: Literal["step", "cosine"] = "step"
@@ -175,6 +175,10 @@ class Config:
                 f"model.weights is {self.model.weights}, but student_init is {self.student_init}, whose weights take "
                 "their place; leave one of them out"
             )
+        # The command line's own form, a field a method, comes by here too.
+        kinds = [method.kind for method in self.distill] if isinstance(self.distill, tuple) else []
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"distill names {', '.join(kinds)}: a run has each method once")
         average = self.teacher_policy == "average"
         if average and (self.optimizer.ema_decay == 0 or self.teacher is not None or not self.distill):
             raise ValueError(
@@ -246,7 +250,7 @@ def choose_kind(options: list[Any], value: Any, where: str) -> tuple[Any, Any]:
         return kind, value
     named = {option.kind: option for option in options}
     name = value.get("kind", options[0].kind)
-    if name not in named:
+    if not isinstance(name, str) or name not in named:
         raise ValueError(f"{where}.kind is {name!r}{nearest(str(name), named)}; allowed: {', '.join(named)}")
     return named[name], {key: item for key, item in value.items() if key != "kind"}
 
@@ -273,11 +277,16 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if isinstance(a, dict) and isinstance(b, dict):
             for key in sorted(a.keys() | b.keys()):
                 yield from walk(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+        elif tagged(a) and tagged(b) and kinds(a) != kinds(b):
+            yield f"{name}: {' '.join(kinds(a)) or 'none'} in the run, {' '.join(kinds(b)) or 'none'} requested"
         elif tagged(a) and tagged(b):
             by_kind = [{item["kind"]: item for item in items} for items in (a, b)]
             yield from walk(by_kind[0], by_kind[1], name)
         elif a != b:
             yield f"{name}: {a} in the run, {b} requested"
+
+    def kinds(value: list[dict[str, Any]]) -> list[str]:
+        return [item["kind"] for item in value]
 
     def tagged(value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(item, dict) and "kind" in item for item in value)

@@ -23,6 +23,10 @@ def num_ranks() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def is_first() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
 def gather(value: object) -> list:
     """The value of every rank, on every rank; for rare small things."""
     if not dist.is_initialized():

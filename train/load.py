@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eval.detecting.detect import choose_dtype
 from model.api import Detector
 from model.build import build_detector, new_detector
 from model.weights.checkpoint import load_detector
@@ -44,12 +45,6 @@ def check_classes(data: Path, data_classes: tuple[str, ...], other: object, othe
         )
 
 
-def resolve_precision(config: Config, device: torch.device) -> torch.dtype:
-    if config.precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-
-
 def load_teacher(config: Config, classes: tuple[str, ...], world: World) -> tuple[Detector | None, Any]:
     """The frozen teacher of a distilling run and its card."""
     if not config.distill:
@@ -59,6 +54,11 @@ def load_teacher(config: Config, classes: tuple[str, ...], world: World) -> tupl
             )
         return None, None
     if config.teacher_policy == "average":
+        if world.size > 1 and not config.model.frozen_norm:
+            raise ValueError(
+                "teacher_policy is average, and each rank keeps running statistics of its own images: give "
+                "--model.norm frozen, or train on one rank"
+            )
         return None, None
     if config.teacher is None:
         raise ValueError("a distilling run needs a trained teacher: --teacher runs/NAME of a teacher recipe's run")
@@ -129,6 +129,8 @@ def make_methods(config: Config, student: Detector, teacher: Detector | None) ->
                 f"{wanted.kind} compares locations, so both networks must see images of one size: give "
                 f"--views.ratio-range 1 1 (now {config.views.ratio_range})"
             )
+        # Without a weight no gradient reaches its layers, and DDP would wait for one.
+        method.requires_grad_(any(method.weights.values()))
         methods[wanted.kind] = method.to(next(student.parameters()).device)
     return methods
 
@@ -137,7 +139,7 @@ def make_learner(
     config: Config, student: Detector, teacher: Detector | None, world: World
 ) -> tuple[Learner, Teacher | None]:
     methods = make_methods(config, student, teacher)
-    dtype = resolve_precision(config, world.device)
+    dtype = choose_dtype(config.precision, world.device)
     learner = Learner(student, methods, dtype, distributed.mean)
     return learner, None if teacher is None else Teacher(teacher, list(methods.values()), dtype)
 
@@ -192,6 +194,6 @@ def wrap(config: Config, world: World, learner: Learner, teacher: Teacher | None
 
 def make_views(config: Config, world: World, learner: Learner, teacher: Teacher | None) -> ViewMaker:
     """Views come in the precision that the networks compute in; the clean one only where somebody looks at it."""
-    dtype = resolve_precision(config, world.device)
+    dtype = choose_dtype(config.precision, world.device)
     clean = "clean" in learner.sees or (teacher is not None and teacher.sees == "clean")
     return ViewMaker(config.views, device=world.device, dtype=dtype, clean=clean)

@@ -16,6 +16,7 @@ KINDS: dict[str, Any] = {config.kind: config for config in get_args(MethodConfig
 
 def parse_options(default: Config, arguments: list[str], prog: str, description: str) -> Config:
     """The default, overridden by options. A method's options are --distill.NAME.OPTION."""
+    arguments = [part for argument in arguments for part in split_choice(argument)]
     model, arguments = choose_model(default.model, arguments)
     methods, arguments = choose_methods(default.distill, arguments)
     arguments = [name_method(argument, methods) for argument in arguments]
@@ -34,6 +35,12 @@ def parse_options(default: Config, arguments: list[str], prog: str, description:
     )  # fmt: skip
     distill = tuple(getattr(parsed.distill, method.kind) for method in methods)
     return Config(**{name: getattr(parsed, name) for name in names}, model=parsed.model, distill=distill)
+
+
+def split_choice(argument: str) -> list[str]:
+    """`--model=gfl` as the two words it means."""
+    name, equals, value = argument.partition("=")
+    return [name, value] if equals and name in ("--model", "--distill") else [argument]
 
 
 def choose_model(default: DetectorConfig, arguments: list[str]) -> tuple[DetectorConfig, list[str]]:
@@ -67,11 +74,13 @@ def choose_methods(
     start = arguments.index("--distill") + 1
     stop = next((i for i in range(start, len(arguments)) if arguments[i].startswith("-")), len(arguments))
     names = [name.replace("-", "_") for name in arguments[start:stop]]
-    if names == ["none"]:
+    if not names:
+        raise ValueError(f"--distill needs names: {', '.join(KINDS)}, or none")
+    if [name.lower() for name in names] == ["none"]:
         names = []
     for name in names:
         if name not in KINDS:
-            raise ValueError(f"--distill {name}{nearest(name, KINDS)}: the methods are {', '.join(KINDS)}")
+            raise ValueError(f"--distill {name}{nearest(name, KINDS)}: the methods are {', '.join(KINDS)}, or none")
     if len(set(names)) < len(names):
         raise ValueError(f"--distill names {', '.join(names)}: each method once")
     known = {method.kind: method for method in default}

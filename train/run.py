@@ -118,7 +118,11 @@ def train(config: Config, world: World) -> int:
 
 
 def advise_memory(config: Config, world: World, saved: bool, error: Exception) -> str:
-    fewer = "".join(f", fewer --distill.{method.kind}.strides (now {method.strides})" for method in config.distill)
+    fewer = "".join(
+        f", fewer --distill.{method.kind}.strides (now {method.strides})"
+        for method in config.distill
+        if getattr(method, "strides", ())
+    )
     regions = "".join(
         f", --model.{name.replace('_', '-')} (now {getattr(config.model, name)})"
         for name in ("regions_per_image", "rpn_post_nms_train", "candidates_per_level")

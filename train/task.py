@@ -77,7 +77,7 @@ class DetectionTask:
         num_canvases = sum(len(self.maker.corrupted_canvases(canvas)) for canvas in self.data.canvases.values())
         wrapped, look = load.wrap(config, world, self.learner, self.teacher, num_canvases)
         norms = [module for module in self.student.modules() if isinstance(module, nn.BatchNorm2d)]
-        statistics = [buffer for norm in norms for buffer in norm.buffers()]
+        statistics = [buffer for norm in norms for buffer in norm.buffers()] + list(self.buffers().values())
         self.step = Step(
             wrapped, look, self.parameters, statistics, self.optimizer, self.ema, self.window,
             config.optimizer.clip_norm, cuda_graphs=config.compile == "cuda_graphs",
@@ -145,7 +145,11 @@ class DetectionTask:
         assert self.val is not None
         config, world = self.config, self.world
         labels = match_classes(self.val.classes, self.val.classes, {})
-        how = Pass(detector, self.val, labels, world, config.batch_size // world.size, config.precision, detect)
+        how = Pass(
+            detector, self.val, labels, world, config.batch_size // world.size, config.precision, detect,
+            # FFCV needs a file of its own, which validation data need not have.
+            loader="auto" if config.loader.name == "ffcv" else config.loader.name, threads=config.loader.threads,
+        )  # fmt: skip
         return source_ap(how, config.val_images)
 
     @contextmanager
@@ -169,6 +173,9 @@ class DetectionTask:
             extra = {"step": step, **self.data.sides, **trained}
             save_detector(folder, self.student, self.config.model, self.data.classes, extra)
 
+    def name_images(self, numbers: list[int]) -> list[str]:
+        return [self.data.name(number) for number in numbers if number >= 0]
+
     def priors(self) -> list[str]:
         """How much the corruptions that were trained with know of the targets."""
         return sorted({BY_NAME[name].prior for name in self.config.views.corruptions})
@@ -177,13 +184,20 @@ class DetectionTask:
         """What continuing needs beside what is shipped."""
         tensors = {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
         tensors["window"] = self.window.table_nT
-        kept = self.parameters if self.ema is not None else {}
         for name, value in self.parameters.items():
             if name not in self.shipped:
                 tensors[name] = value.detach()
-            elif name in kept:
+            elif self.ema is not None:
                 tensors[f"weights.{name}"] = value.detach()
-        return tensors
+        return tensors | self.buffers()
+
+    def buffers(self) -> dict[str, Tensor]:
+        """The methods' own, such as running statistics."""
+        return {
+            f"method.{name}.{key}": value
+            for name, method in self.learner.methods.items()
+            for key, value in method.named_buffers()
+        }
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -196,3 +210,5 @@ class DetectionTask:
         for name, parameter in self.parameters.items():
             if name not in self.shipped:
                 parameter.copy_(tensors[name])
+        for name, buffer in self.buffers().items():
+            buffer.copy_(tensors[name])

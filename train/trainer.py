@@ -198,15 +198,16 @@ class Trainer:
         if log is not None:
             for step, terms, ids in reading.skipped:
                 log.write({"step": step + 1, "skipped": terms, "ids": ids})
-                logs.say_skipped(step, terms, ids)
+                logs.say_skipped(step, terms, self.task.name_images(ids))
         self.progress.advance((self.at.step - self.shown) * self.config.batch_size, note)
         self.at.last_read = self.shown = self.at.step
         self.restart_clock()
         if reading.longest > self.config.max_skipped:
             step, terms, ids = reading.skipped[-1]
+            named = ", ".join(self.task.name_images(ids))
             raise ValueError(
                 f"{reading.longest} steps in a row had a loss or gradient that is not finite, and max_skipped is "
-                f"{self.config.max_skipped}; at step {step}: {', '.join(terms)}, image ids {ids}. Lower "
+                f"{self.config.max_skipped}; at step {step}: {', '.join(terms)}, image ids {named}. Lower "
                 f"--optimizer.learning-rate (now {self.config.optimizer.learning_rate:g}) or --optimizer.clip-norm, "
                 f"or look at these images; skipped steps changed no weight"
             )

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from eval.report.markup import Html, number, tag
 
-PALETTE_SIZE = 6
-
 
 @dataclass(frozen=True)
 class Series:

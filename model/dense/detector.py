@@ -56,6 +56,8 @@ class DenseDetector(Detector):
         if want.rois:
             raise ValueError(f"a detector of {type(self.config).__name__} has no regions; choose a two-stage detector")
         canvas = (images_B3HW.shape[-2], images_B3HW.shape[-1])
+        if want == Want():
+            return Outputs(canvas, (None,) * len(self.strides))
         predicts = want.dense or want.found
         if not predicts and want.tower is None:
             maps = iter(self.features(images_B3HW, want.neck))

@@ -152,7 +152,11 @@ class FasterRcnn(FasterRCNN, Detector):
 
     def look(self, images_B3HW: Tensor, sizes_B2: Tensor, want: Want) -> Outputs:
         """The pyramid as far as it is wanted; with `dense` the RPN's predictions, with `rois` its proposals."""
+        if want.tower is not None:
+            raise ValueError("a Faster R-CNN has no towers to look at; choose a dense detector")
         canvas = (images_B3HW.shape[-2], images_B3HW.shape[-1])
+        if want == Want():
+            return Outputs(canvas, (None,) * len(self.strides))
         if not (want.dense or want.rois or want.found):
             maps = iter(self.features(images_B3HW, want.neck))
             return Outputs(canvas, tuple(next(maps) if stride in want.neck else None for stride in self.strides))

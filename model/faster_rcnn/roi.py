@@ -1,7 +1,5 @@
 """RoIAlign over a pyramid with fixed shapes."""
 
-import math
-
 import torch
 import torchvision.ops  # noqa: F401  (registers torch.ops.torchvision.roi_align)
 from torch import Tensor
@@ -12,11 +10,6 @@ from model.boxes.boxes import area
 SAMPLING_RATIO = 2  # per side of a bin, as torchvision's detectors
 # A region far outside its map: RoIAlign answers zero for it and touches no memory, forward or backward.
 NOWHERE = -1e6
-
-
-def level_scale(canvas: tuple[int, int], feature_BCHW: Tensor) -> float:
-    """Map over canvas as a power of two, as torchvision infers it."""
-    return 2.0 ** round(math.log2(feature_BCHW.shape[-2] / canvas[0]))
 
 
 def map_levels(boxes_BR4: Tensor, finest: int, coarsest: int, canonical_scale: int) -> Tensor:

@@ -125,6 +125,11 @@ class Mixture:
         dataset, row = self.locate(i)
         return dataset.jpeg(row)
 
+    def name(self, number: int) -> str:
+        """What a person calls the image of this number: its id, and its dataset where there are several."""
+        place, own = divmod(number % (DATASET_STRIDE * MAX_DATASETS), DATASET_STRIDE)
+        return f"{own} of {self.datasets[place].path}" if len(self.datasets) > 1 else str(own)
+
     def describe(self, i: int) -> str:
         dataset, row = self.locate(i)
         return dataset.describe(row)

@@ -184,13 +184,15 @@ def test_methods_are_chosen_by_name():
     assert config.distill == (CdFkdConfig(strides=(8, 16, 32)), PkdConfig(weight=2.0))
     config = read_command(["plain_small", *NEEDED, "--distill", "pkd", "--distill.weight", "3"])
     assert config.distill == (PkdConfig(weight=3.0),)
-    assert read_command(["cdfkd_small", *NEEDED[:4], "--teacher", "None", "--distill", "none"]).distill == ()
+    assert read_command(["cdfkd_small", *NEEDED[:4], "--teacher", "None", "--distill", "None"]).distill == ()
+    assert read_command(["plain_small", *NEEDED, "--distill=pkd", "--model=fcos"]).model.kind == "fcos"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--distill", "pdk"], r"--distill pdk \(nearest: pkd\): the methods are cd_fkd, pkd"),
+        (["--distill", "pdk"], r"--distill pdk \(nearest: pkd\): the methods are cd_fkd, pkd, or none"),
+        (["--distill", "--seed", "1"], "--distill needs names: cd_fkd, pkd, or none"),
         (["--distill", "pkd", "pkd"], "each method once"),
         (
             ["--distill", "cd_fkd", "pkd", "--distill.strides", "8"],

@@ -94,8 +94,9 @@ def test_a_constant_channel_teaches_nothing():
     student, teacher = (torch.randn(2, 3, 4, 5).requires_grad_() for _ in range(2))
     dead = torch.cat((student[:, :2], torch.zeros(2, 1, 4, 5)), dim=1)
     whole = torch.ones(2, 4, 5, dtype=torch.bool)
-    loss = distance_inside(dead, teacher, whole)
-    torch.testing.assert_close(loss, distance_inside(student[:, :2], teacher[:, :2], whole) * 2 / 3)
+    loss, known = distance_inside(dead, teacher, whole)
+    assert known.tolist() == [True, True, False]
+    torch.testing.assert_close(loss, distance_inside(student[:, :2], teacher[:, :2], whole)[0] * 2 / 3)
     loss.backward()
     assert student.grad.isfinite().all()
     assert student.grad.abs().max() < 1
@@ -103,8 +104,8 @@ def test_a_constant_channel_teaches_nothing():
 
 def test_images_of_padding_only_give_zero():
     views = make_views([(0, 0)] * 2, [(0, 0)] * 2, ((32, 48), (32, 48)))
-    loss, _ = run(PkdConfig(), make_maps((32, 48), 0), make_maps((32, 48), 1), views)
-    assert loss.item() == 0
+    loss, (total, count) = run(PkdConfig(), make_maps((32, 48), 0), make_maps((32, 48), 1), views)
+    assert (loss.item(), total.item(), count.item()) == (0, 0, 0)
 
 
 def test_other_widths_get_adapters(capsys):

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from model.api import Assigned, Detector, Mean, Outputs, Truth, Want
 from pipeline.batch import View, Views
+from pipeline.command.console import say
+from train.distributed import is_first
 
 Logged = dict[str, tuple[Tensor, Tensor]]  # name: (sum, count) of this rank; the log shows sum / count over all ranks
 
@@ -68,9 +70,9 @@ def make_adapters(student: Detector, teacher: Detector, num: int, who: str) -> n
     """A 1x1 convolution a level, from the student's number of channels to the teacher's; none where they are equal."""
     if student.channels == teacher.channels:
         return None
-    print(
-        f"{who}: the student's maps have {student.channels} channels and the teacher's {teacher.channels}: "
-        f"{num} 1x1 adapters are trained with the student and never shipped",
-        flush=True,
-    )
+    if is_first():
+        say(
+            f"{who}: the student's maps have {student.channels} channels and the teacher's {teacher.channels}: "
+            f"{num} 1x1 adapters are trained with the student and never shipped"
+        )
     return nn.ModuleList(nn.Conv2d(student.channels, teacher.channels, 1) for _ in range(num))

@@ -71,7 +71,7 @@ class Pkd(Method):
     ) -> tuple[dict[str, Tensor], Logged]:
         (name,) = seen
         small, full = getattr(views, name), getattr(views, self.teacher_sees)
-        distances = []
+        distances, correlations, counts = [], [], []
         with torch.autocast(small.images_B3HW.device.type, enabled=False):
             for index, (stride, (ours, theirs)) in enumerate(zip(self.strides, self.levels, strict=True)):
                 student_map, teacher_map = seen[name].neck[ours].float(), teacher.neck[theirs].float()
@@ -79,6 +79,8 @@ class Pkd(Method):
                     student_map = self.adapters[index](student_map)
                 if self.config.faithful:
                     distances.append(pkd_loss(student_map, teacher_map, self.config.resize_student))
+                    correlations.append(1 - distances[-1].detach())
+                    counts.append(torch.ones_like(correlations[-1]))
                     continue
                 student_cells_B2, teacher_cells_B2 = cells(small.sizes_B2, stride), cells(full.sizes_B2, stride)
                 if self.config.resize_student:
@@ -87,10 +89,14 @@ class Pkd(Method):
                 else:
                     teacher_map = resize(teacher_map, teacher_cells_B2, student_cells_B2, student_map.shape[-2:])
                     inside_BHW = inside(student_cells_B2, student_map.shape[-2:])
-                distances.append(distance_inside(student_map, teacher_map, inside_BHW))
-        distance = torch.stack(distances)
-        correlation = (1 - distance.detach()).sum()
-        return {"pkd": distance.sum()}, {"correlation": (correlation, torch.full_like(correlation, len(distances)))}
+                distance, known_C = distance_inside(student_map, teacher_map, inside_BHW)
+                distances.append(distance)
+                # The mean over the channels that vary; where none does there is nothing to say.
+                counts.append(known_C.any().float())
+                share = known_C.float().mean().clamp(min=EPSILON)
+                correlations.append(torch.where(known_C.any(), 1 - distance.detach() / share, 0.0))
+        logged = (torch.stack(correlations).sum(), torch.stack(counts).sum())
+        return {"pkd": torch.stack(distances).sum()}, {"correlation": logged}
 
 
 def pkd_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, resize_student: bool = True) -> Tensor:
@@ -116,8 +122,11 @@ def standardise(maps_BCHW: Tensor) -> Tensor:
     return rows_CN.reshape(channels, num, height, width).permute(1, 0, 2, 3)
 
 
-def distance_inside(student_BCHW: Tensor, teacher_BCHW: Tensor, inside_BHW: Tensor) -> Tensor:
-    """One level, weight 1, over the places inside the images; a channel that is constant in either network adds 0."""
+def distance_inside(student_BCHW: Tensor, teacher_BCHW: Tensor, inside_BHW: Tensor) -> tuple[Tensor, Tensor]:
+    """(distance, which channels vary in both networks) of one level, weight 1, over the places inside the images.
+
+    A channel that is constant in either network adds 0.
+    """
     inside_B1HW = inside_BHW[:, None]
     count = inside_BHW.sum()
     normal, known = [], []
@@ -131,4 +140,5 @@ def distance_inside(student_BCHW: Tensor, teacher_BCHW: Tensor, inside_BHW: Tens
         normal.append(centred_BCHW / deviation_C[:, None, None])
         known.append(varies_C)
     squares_C = (normal[0] - normal[1]).square().sum((0, 2, 3))
-    return torch.where(known[0] & known[1], squares_C, 0.0).sum() / (2 * count.clamp(min=1) * len(squares_C))
+    known_C = known[0] & known[1]
+    return torch.where(known_C, squares_C, 0.0).sum() / (2 * count.clamp(min=1) * len(squares_C)), known_C

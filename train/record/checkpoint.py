@@ -2,7 +2,7 @@
 
     checkpoints/step-00000500/
         model.safetensors, model.json   what is evaluated and shipped (the moving average where one is kept)
-        training.safetensors            momentum, log window, and the raw weights where an average is shipped
+        training.safetensors            what continuing needs beside them (train/record/resume.py)
         state.json                      step, place in the data, score, the data's checksum, versions
         COMPLETE                        written last
     best.json                           {"checkpoint": name, "score": AP50}

@@ -81,8 +81,8 @@ def note(line: dict[str, Any]) -> str:
     return f"step {line['step']}: {terms}{logged}, {waiting}"
 
 
-def say_skipped(step: int, names: list[str], ids: list[int]) -> None:
-    shown = ", ".join(map(str, ids)) or "not known, they were drawn before the restart"
+def say_skipped(step: int, names: list[str], ids: list[str]) -> None:
+    shown = ", ".join(ids) or "not known, they were drawn before the restart"
     say(f"step {step} was skipped: {', '.join(names)} not finite; image ids {shown}")
 
 
