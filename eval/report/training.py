@@ -119,7 +119,7 @@ def run_details(run: EvaluatedRun) -> Html:
         "run": results["run"],
         "evaluated": results["evaluated"],
         "trained on": trained_text(run),
-        **{part: results[part] for part in ("detector", "settings", "speed", "hardware", "versions")},
+        **{part: results.get(part) for part in ("detector", "settings", "speed", "hardware", "versions")},
     }
     rows = [[key, plain(value)] for key, value in about.items() if value]
     parts = [table(["", "value"], rows, "wrap", "How it was evaluated")]

@@ -25,7 +25,7 @@ from eval.metrics.scoring import score_domain
 from eval.options import EvaluationOptions
 from eval.results import load_run
 from kernels.severity import ALL, BENCHMARK, TRAINING
-from model.api import Detector
+from model.build import build_detector
 from pipeline.command.ranks import World
 from pipeline.pack import PackOptions, pack
 from tests.eval.conftest import CLASSES
@@ -109,7 +109,7 @@ def test_it_continues_and_starts_anew_for_anything_else(scored, measured, tmp_pa
     assert measure_with(scored, tmp_path / "r.json", resamples=30) == found
     assert len(passes) == 2
     capsys.readouterr()
-    strict = Detector(replace(scored.detector.config, score_threshold=0.1), len(CLASSES) + 1)
+    strict = build_detector(replace(scored.detector.config, score_threshold=0.1), len(CLASSES) + 1)
     strict.load_state_dict(scored.detector.state_dict())
     other = replace(scored, detector=strict)
     for number, (who, changes, named) in enumerate(
