@@ -44,7 +44,10 @@ trap stopped EXIT
 trap 'exit 130' INT # also between two commands
 trap 'exit 143' TERM
 
-$python -c 'from pipeline.loading.loader import describe_machine; print(describe_machine())'
+$python -c 'import torch
+from pipeline.loading.loader import describe_machine
+
+print(describe_machine(torch.device("cuda" if torch.cuda.is_available() else "cpu"), "auto"))'
 
 stage "1/6 sample world: a procedural street in five weathers -> $world"
 $python -m pipeline.sample_world --out "$world" "${images[@]}"
