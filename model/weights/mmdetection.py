@@ -34,7 +34,6 @@ HEADS: dict[str, type[DenseConfig]] = {
     "ATSSHead": AtssConfig,
     "GFLHead": GflConfig,
 }
-VARIANTS = ("norm_on_bbox", "centerness_on_reg", "center_sampling", "dcn_on_last_conv", "conv_bias")
 
 
 class Unsupported(ValueError):
@@ -74,13 +73,16 @@ def rename_detector(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def head_options(head: dict, train_cfg: dict | None, test_cfg: dict | None) -> tuple[type[DenseConfig], dict[str, Any]]:
-    """Our configuration class of a head, and the options of it that mmdetection's state."""
+    """Our configuration class of a head, and the options of it that mmdetection's state.
+
+    They say what a head answers. FCOS's centre sampling and its choice of the box loss are about training alone, and
+    ours trains without them.
+    """
     kind = head["type"]
     if kind not in HEADS:
         raise Unsupported(f"mmdetection's head {kind!r}: we have {', '.join(HEADS)}")
-    variants = [name for name in VARIANTS if head.get(name) not in (None, False, "auto")]
-    if variants:
-        raise Unsupported(f"mmdetection's {kind} with {', '.join(variants)}: we have the one without")
+    if head.get("dcn_on_last_conv"):
+        raise Unsupported(f"mmdetection's {kind} with dcn_on_last_conv: we have the one without")
     usual = None if kind == "RetinaHead" else {"num_groups": 32}
     options: dict[str, Any] = {
         "num_convs": head["stacked_convs"],
@@ -99,6 +101,10 @@ def head_options(head: dict, train_cfg: dict | None, test_cfg: dict | None) -> t
             options |= {"foreground_iou": assigner["pos_iou_thr"], "background_iou": assigner["neg_iou_thr"]}
     if kind in ("ATSSHead", "GFLHead") and assigner:
         options["num_nearest"] = assigner["topk"]
+    if kind == "FCOSHead":
+        options["tower_bias"] = head.get("conv_bias", "auto") is True
+        options["distances"] = "relu" if head.get("norm_on_bbox") else "exp"
+        options["centerness_from"] = "box" if head.get("centerness_on_reg") else "class"
     if kind == "GFLHead":
         options["num_bins"] = head["reg_max"] + 1
     if test_cfg:
@@ -114,9 +120,9 @@ def head_options(head: dict, train_cfg: dict | None, test_cfg: dict | None) -> t
 def detector_config(model: dict) -> DenseConfig:
     """Our configuration of a whole detector, from the `model` of mmdetection's."""
     backbone, neck = model["backbone"], model["neck"]
-    if backbone["type"] != "ResNet" or backbone.get("style", "pytorch") != "pytorch":
-        style = f" in the style {backbone['style']!r}" if "style" in backbone else ""
-        raise Unsupported(f"mmdetection's backbone {backbone['type']}{style}: we have ResNet in the style 'pytorch'")
+    style = backbone.get("style", "pytorch")
+    if backbone["type"] != "ResNet" or style not in ("pytorch", "caffe"):
+        raise Unsupported(f"mmdetection's backbone {backbone['type']}: we have ResNet in the styles pytorch and caffe")
     if neck["type"] != "FPN" or neck.get("start_level") != 1 or neck.get("num_outs") != 5:
         raise Unsupported(f"mmdetection's neck {neck}: we have FPN with start_level 1 and num_outs 5")
     if neck.get("add_extra_convs") not in ("on_input", "on_output"):
@@ -126,6 +132,7 @@ def detector_config(model: dict) -> DenseConfig:
         backbone=f"resnet{backbone['depth']}",
         weights="none",
         norm="frozen",
+        stride_in_1x1=style == "caffe",
         fpn_channels=neck["out_channels"],
         coarse_from="c5" if neck["add_extra_convs"] == "on_input" else "p5",
         coarse_relu=neck.get("relu_before_extra_convs", False),

@@ -1,8 +1,11 @@
 """Configurations and names of mmdetection's dense detectors."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from model.api import Want
 from model.dense.config import AtssConfig, GflConfig, RetinaNetConfig
 from model.dense.detector import DenseDetector
 from model.weights.mmdetection import Unsupported, detector_config, rename_detector
@@ -52,12 +55,35 @@ def test_a_configuration_is_read_from_plain_data():
     assert (config.norm_groups, config.coarse_from, config.anchors_per_octave) == (0, "c5", 1)
 
 
+def test_variants_of_fcos_and_caffe_strides_are_options():
+    fcos = {"type": "FCOSHead", "stacked_convs": 1, "feat_channels": 32}
+    later = fcos | {"norm_on_bbox": True, "centerness_on_reg": True, "conv_bias": True}
+    caffe = {"type": "ResNet", "depth": 50, "style": "caffe"}
+    config = detector_config(model(bbox_head=later, backbone=caffe))
+    assert config == replace(
+        detector_config(model(bbox_head=fcos, backbone=caffe | {"style": "pytorch"})),
+        stride_in_1x1=True,
+        distances="relu",
+        centerness_from="box",
+        tower_bias=True,
+    )
+    detector = DenseDetector(config, 4).eval()
+    block = detector.backbone.body["layer3"][0]
+    assert (block.conv1.stride, block.conv2.stride) == ((2, 2), (1, 1))
+    assert detector.head.class_tower[0][0].bias is not None
+    out = detector.look(torch.randn(1, 3, 64, 160), torch.tensor([[64, 160]]), Want(dense=True))
+    assert min(float(level.min()) for level in out.boxes) == 0
+    with pytest.raises(ValueError, match="stride_in_1x1: got True for resnet18"):
+        replace(config, backbone="resnet18")
+    with pytest.raises(ValueError, match="got 'log'; allowed: exp, relu"):
+        replace(config, distances="log")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"bbox_head": GFL | {"type": "VFNetHead"}}, "head 'VFNetHead': we have RetinaHead, FCOSHead"),
-        ({"bbox_head": GFL | {"type": "FCOSHead", "norm_on_bbox": True}}, "FCOSHead with norm_on_bbox"),
-        ({"backbone": {"type": "ResNet", "depth": 50, "style": "caffe"}}, "ResNet in the style 'caffe'"),
+        ({"bbox_head": GFL | {"type": "FCOSHead", "dcn_on_last_conv": True}}, "FCOSHead with dcn_on_last_conv"),
         ({"backbone": {"type": "SwinTransformer"}}, "backbone SwinTransformer"),
         ({"neck": {"type": "PAFPN"}}, "PAFPN"),
     ],

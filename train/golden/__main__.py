@@ -22,8 +22,8 @@ from train.golden.pkd import run_pkd
 from train.golden.unit import run_unit
 
 Runner = Callable[[Case], Iterator[Check]]
-# A case is run by the first of these names that stands here: the group its JSON states, its folder, the first word of
-# its own name.
+# A case is run by the first of these names that stands here: the group its JSON states, "full" if it describes a whole
+# detector, its folder, the first word of its own name.
 RUNNERS: dict[str, Runner] = {
     "full": run_full,
     "heads": run_heads,
@@ -34,7 +34,8 @@ RUNNERS: dict[str, Runner] = {
 
 
 def find_runner(case: Case) -> Runner:
-    names = [str(case.facts.get("group")), case.group, case.name.split("_")[0]]
+    whole = "full" if "model_config" in case.facts else ""
+    names = [str(case.facts.get("group")), whole, case.group, case.name.split("_")[0]]
     for name in names:
         if name in RUNNERS:
             return RUNNERS[name]

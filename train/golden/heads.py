@@ -27,6 +27,8 @@ def build_head(facts: dict[str, Any]) -> DenseHead:
         config_class, options = head_options(head, facts.get("train_cfg"), facts.get("test_cfg"))
     except Unsupported as error:
         raise NotRunnable(str(error)) from error
+    if head.get("center_sampling") or (head["type"], head["loss_bbox"]["type"]) == ("FCOSHead", "GIoULoss"):
+        raise NotRunnable("FCOS's centre sampling and GIoU loss")
     config = config_class(weights="none", faithful=True, **options)
     return HEADS[config_class](config, head["num_classes"] + 1, head["in_channels"], strides)
 
