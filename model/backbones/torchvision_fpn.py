@@ -8,6 +8,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.resnet import Bottleneck
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 from torchvision.ops.misc import FrozenBatchNorm2d
@@ -73,6 +74,13 @@ def freeze_stages(body, stages: list[str], config: BackboneConfig) -> None:
     first = len(body) if trainable == 0 else int(stages[num_stages - trainable])
     for parameter in body[:first].parameters():
         parameter.requires_grad_(False)
+
+
+def move_strides(body: nn.Module) -> None:
+    """Bottlenecks that halve the map in their first 1x1, as caffe's weights need it; torchvision's do in the 3x3."""
+    for block in body.modules():
+        if isinstance(block, Bottleneck) and block.conv2.stride == (2, 2):
+            block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
 
 
 def build_backbone(

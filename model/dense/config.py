@@ -21,6 +21,7 @@ class DenseConfig:
     norm: str = "auto"  # "frozen", "batch", or "auto": frozen unless weights is "none"
     norm_epsilon: float = 1e-5
     trainable_layers: int | None = None  # last backbone stages that learn; None: 3 of a pretrained backbone, else all
+    stride_in_1x1: bool = False  # of a bottleneck: caffe's weights need it, torchvision's stride is in the 3x3
     fpn_channels: int = 256
     coarse_from: str = "p5"  # what stride 64 is made of: "c5", the backbone's last map, or "p5", the pyramid's
     coarse_relu: bool = False  # before the level of stride 128 is made of that of stride 64
@@ -28,6 +29,7 @@ class DenseConfig:
     num_convs: int = 4  # of each tower
     head_channels: int = 256
     norm_groups: int = 32  # of the towers' group norm; 0: no norm
+    tower_bias: bool = False  # beside a norm; without a norm there always is one
 
     ignore_overlap: float = 0.5  # a background candidate with more of its area on an ignored box is left out; 1: never
     faithful: bool = False
@@ -52,6 +54,8 @@ class DenseConfig:
         for field in COUNTS:
             if getattr(self, field) < 1:
                 raise ValueError(f"{name}.{field}: got {getattr(self, field)}; allowed: 1 or more")
+        if self.stride_in_1x1 and self.backbone not in ("resnet50", "resnet101"):
+            raise ValueError(f"{name}.stride_in_1x1: got True for {self.backbone}; allowed: resnet50, resnet101")
         if self.num_convs < 0:
             raise ValueError(f"{name}.num_convs: got {self.num_convs}; allowed: 0 or more")
         if self.norm_groups < 0 or (self.norm_groups and self.head_channels % self.norm_groups):
@@ -123,9 +127,16 @@ class FcosConfig(DenseConfig):
     nms_threshold: float = 0.5
     size_edges: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)
     """Where the range of distances of a level ends and that of the next begins, in pixels."""
+    distances: str = "exp"
+    """"exp": a distance is e^x pixels. "relu": max(x, 0) strides, as later weights have it."""
+    centerness_from: str = "class"
+    """The tower that tells the centreness: "class" or, in later weights, "box"."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for field, allowed in (("distances", ("exp", "relu")), ("centerness_from", ("class", "box"))):
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"FcosConfig.{field}: got {getattr(self, field)!r}; allowed: {', '.join(allowed)}")
         if len(self.size_edges) != len(self.strides) - 1 or list(self.size_edges) != sorted(set(self.size_edges)):
             raise ValueError(
                 f"FcosConfig.size_edges: got {self.size_edges}; allowed: {len(self.strides) - 1} rising numbers, one "

@@ -18,8 +18,8 @@ class FcosHead(DenseHead):
     """class = sum focal / F, box = sum c (-log IoU) / sum c, centerness = sum over positives of BCE(c) / F.
 
     F is the number of positives, c the centreness of a point in its box. Raw boxes are distances in pixels, the
-    exponential included. faithful, beside what every head repeats: ignored boxes count for nothing, and with no
-    positive the box term is divided by 1e-6 (it is 0, but whoever divides by the same number is not).
+    exponential or the ReLU included. faithful, beside what every head repeats: ignored boxes count for nothing, and
+    with no positive the box term is divided by 1e-6 (it is 0, but whoever divides by the same number is not).
     """
 
     terms = ("class", "box", "centerness")
@@ -45,8 +45,10 @@ class FcosHead(DenseHead):
 
     def predict_level(self, class_map: Tensor, box_map: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
         logits_BNC = to_rows(self.class_output(class_map), self.num_classes - 1)
-        distances_BN4 = (to_rows(self.box_output(box_map), 4) * self.scales[level]).exp()
-        return logits_BNC, distances_BN4, to_rows(self.quality_output(class_map), 1)[..., 0]
+        raw_BN4 = to_rows(self.box_output(box_map), 4) * self.scales[level]
+        distances_BN4 = raw_BN4.exp() if self.config.distances == "exp" else raw_BN4.relu() * self.strides[level]
+        quality_map = class_map if self.config.centerness_from == "class" else box_map
+        return logits_BNC, distances_BN4, to_rows(self.quality_output(quality_map), 1)[..., 0]
 
     def decode(self, raw_BN: Tensor, candidates_BN4: Tensor, stride: int) -> Tensor:
         return decode_distances(raw_BN, candidates_BN4[..., :2])

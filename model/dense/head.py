@@ -52,11 +52,11 @@ class Candidates(NamedTuple):
     labels_BN: Tensor
 
 
-def make_tower(num_convs: int, in_channels: int, channels: int, norm_groups: int) -> nn.ModuleList:
+def make_tower(num_convs: int, in_channels: int, channels: int, norm_groups: int, bias: bool) -> nn.ModuleList:
     """Convolutions 3x3, each with its norm and ReLU."""
     layers = []
     for _ in range(num_convs):
-        conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=norm_groups == 0)
+        conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=bias or norm_groups == 0)
         norm = [nn.GroupNorm(norm_groups, channels)] if norm_groups else []
         layers.append(nn.Sequential(conv, *norm, nn.ReLU(inplace=True)))
         in_channels = channels
@@ -86,7 +86,7 @@ class DenseHead(nn.Module, ABC):
         if num_classes < 2:
             raise ValueError(f"num_classes: got {num_classes}; allowed: 2 or more, the background is one of them")
         self.config, self.num_classes, self.strides = config, num_classes, strides
-        arguments = (config.num_convs, in_channels, config.head_channels, config.norm_groups)
+        arguments = (config.num_convs, in_channels, config.head_channels, config.norm_groups, config.tower_bias)
         self.class_tower, self.box_tower = make_tower(*arguments), make_tower(*arguments)
         self.out_channels = config.head_channels if config.num_convs else in_channels
         cells = self.make_cells()

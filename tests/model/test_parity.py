@@ -1,5 +1,7 @@
 """The static core against torchvision's own loops: same weights, same samples."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -94,7 +96,7 @@ def test_the_worst_image_is_told():
 def test_shared_proposals_hide_no_difference_of_the_proposals(lively_detector, random_batch):
     detector = lively_detector(CONFIGS["resnet18"])
     stock = stock_twin(detector)
-    detector.rpn.nms_thresh = 0.5
+    detector.config = replace(detector.config, rpn_nms_threshold=0.5)
     batch = random_batch(torch.Generator().manual_seed(7), 2, (128, 160))
     loss, gradient, proposals = compare_losses(detector, stock, batch, share_proposals=True)
     assert loss < 1e-4

@@ -15,19 +15,27 @@ from typing import Any
 import torch
 
 from train.golden.cases import Case, Check, NotRunnable, find_cases, judge, read_case
+from train.golden.full import run_full
 from train.golden.heads import run_heads
 from train.golden.infer import run_infer
 from train.golden.pkd import run_pkd
 from train.golden.unit import run_unit
 
 Runner = Callable[[Case], Iterator[Check]]
-# A case is run by the first of these names that stands here: the group its JSON states, its folder, the first word of
-# its own name.
-RUNNERS: dict[str, Runner] = {"heads": run_heads, "infer": run_infer, "pkd": run_pkd, "unit": run_unit}
+# A case is run by the first of these names that stands here: the group its JSON states, "full" if it describes a whole
+# detector, its folder, the first word of its own name.
+RUNNERS: dict[str, Runner] = {
+    "full": run_full,
+    "heads": run_heads,
+    "infer": run_infer,
+    "pkd": run_pkd,
+    "unit": run_unit,
+}
 
 
 def find_runner(case: Case) -> Runner:
-    names = [str(case.facts.get("group")), case.group, case.name.split("_")[0]]
+    whole = "full" if "model_config" in case.facts else ""
+    names = [str(case.facts.get("group")), whole, case.group, case.name.split("_")[0]]
     for name in names:
         if name in RUNNERS:
             return RUNNERS[name]
@@ -72,6 +80,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results for programs")
     options = parser.parse_args()
     torch.set_num_threads(1)  # one order of sums
+    torch.backends.mkldnn.set_flags(False)  # one arithmetic on every processor
     try:
         results = run_folder(options.folder)
     except ValueError as error:

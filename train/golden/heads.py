@@ -10,60 +10,27 @@ from model.api import Truth, own
 from model.boxes.boxes import encode
 from model.boxes.codes import encode_distances
 from model.boxes.points import inside_own_size
-from model.dense.atss import AtssHead
-from model.dense.config import AtssConfig, FcosConfig, GflConfig, RetinaNetConfig
+from model.dense.detector import HEADS
 from model.dense.fcos import FcosHead
-from model.dense.gfl import GflHead
 from model.dense.head import DenseHead, Raw, to_rows
 from model.dense.retinanet import WEIGHTS, RetinaNetHead
-from model.weights.mmdetection import own_head_name, rename_head
+from model.weights.mmdetection import Unsupported, head_options, own_head_name, rename_head
 from train.golden.cases import EXACT, GRADIENT, LOSS, OUTPUT, PIXELS, Case, Check, NotRunnable
 
-HEADS: dict[str, tuple[type, type[DenseHead]]] = {
-    "RetinaHead": (RetinaNetConfig, RetinaNetHead),
-    "FCOSHead": (FcosConfig, FcosHead),
-    "ATSSHead": (AtssConfig, AtssHead),
-    "GFLHead": (GflConfig, GflHead),
-}
 TERMS = {"loss_cls": "class", "loss_bbox": "box", "loss_centerness": "centerness", "loss_dfl": "bins"}
 
 
 def build_head(facts: dict[str, Any]) -> DenseHead:
     """The head that a case's `config` describes in mmdetection's words."""
     head, strides = facts["head"], tuple(facts["strides"])
-    if head["type"] not in HEADS:
-        raise NotRunnable(f"there is no head {head['type']!r}")
-    config_class, head_class = HEADS[head["type"]]
-    options: dict[str, Any] = {
-        "weights": "none",
-        "faithful": True,
-        "num_convs": head["stacked_convs"],
-        "head_channels": head["feat_channels"],
-        "norm_groups": (head.get("norm_cfg") or {}).get("num_groups", 0),
-    }
-    if "anchor_generator" in head:
-        anchors = head["anchor_generator"]
-        options |= {"anchor_base": float(anchors["octave_base_scale"]), "anchor_ratios": tuple(anchors["ratios"])}
-    assigner = (facts.get("train_cfg") or {}).get("assigner", {})
-    overlap = assigner.get("ignore_iof_thr", -1)
-    options["ignore_overlap"] = overlap if overlap > 0 else 1.0
-    if head["type"] == "RetinaHead":
-        options["anchors_per_octave"] = head["anchor_generator"]["scales_per_octave"]
-        if assigner:
-            options |= {"foreground_iou": assigner["pos_iou_thr"], "background_iou": assigner["neg_iou_thr"]}
-    if head["type"] in ("ATSSHead", "GFLHead") and assigner:
-        options["num_nearest"] = assigner["topk"]
-    if head["type"] == "GFLHead":
-        options["num_bins"] = head["reg_max"] + 1
-    test = facts.get("test_cfg") or {}
-    if test:
-        options |= {
-            "score_threshold": test["score_thr"],
-            "candidates_per_level": test["nms_pre"],
-            "nms_threshold": test["nms"]["iou_threshold"],
-            "detections_per_image": test["max_per_img"],
-        }
-    return head_class(config_class(**options), head["num_classes"] + 1, head["in_channels"], strides)
+    try:
+        config_class, options = head_options(head, facts.get("train_cfg"), facts.get("test_cfg"))
+    except Unsupported as error:
+        raise NotRunnable(str(error)) from error
+    if head.get("center_sampling") or (head["type"], head["loss_bbox"]["type"]) == ("FCOSHead", "GIoULoss"):
+        raise NotRunnable("FCOS's centre sampling and GIoU loss")
+    config = config_class(weights="none", faithful=True, **options)
+    return HEADS[config_class](config, head["num_classes"] + 1, head["in_channels"], strides)
 
 
 def read_sizes(case: Case) -> Tensor:

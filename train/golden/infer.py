@@ -6,6 +6,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from model.api import Detections
 from train.golden.cases import EXACT, PIXELS, SCORE, Case, Check
 from train.golden.heads import build_head, read_raw, read_sizes
 
@@ -30,6 +31,12 @@ def compare_detections(quantity: str, case: Case, prefix: str, image: int, got: 
         yield Check(f"{quantity}.scores", scores_N[mine][rows], expected_M[theirs][columns], SCORE)
 
 
+def real_detections(found: Detections, image: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes, scores and labels without empty slots; labels as the original counts them."""
+    count = int(found.count_B[image])
+    return found.boxes_BD4[image, :count], found.scores_BD[image, :count], found.labels_BD[image, :count] - 1
+
+
 def run_infer(case: Case) -> Iterator[Check]:
     facts = case.facts["config"]
     head, canvas, sizes_B2 = build_head(facts), tuple(facts["canvas"]), read_sizes(case)
@@ -41,9 +48,7 @@ def run_infer(case: Case) -> Iterator[Check]:
             real_N = found.scores_BN[image] > -torch.inf
             got = (found.boxes_BN4[image][real_N], found.scores_BN[image][real_N], found.labels_BN[image][real_N] - 1)
             yield from compare_detections("candidates", case, "pre_nms", image, got)
-        count = int(detections.count_B[image])
-        boxes_N4, scores_N = detections.boxes_BD4[image, :count], detections.scores_BD[image, :count]
-        labels_N = detections.labels_BD[image, :count] - 1
+        boxes_N4, scores_N, labels_N = real_detections(detections, image)
         yield from compare_detections("detections", case, "det", image, (boxes_N4, scores_N, labels_N))
         if f"det_rescaled.boxes.{image}" in case:
             # Stretching an axis changes no overlap, so ours are scaled afterwards.
