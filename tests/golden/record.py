@@ -189,6 +189,7 @@ def record_evaluation(scored: Path) -> dict[str, Any]:
     results = json.loads((scored / "results.json").read_text())
     for figures in results["domains"].values():
         del figures["path"], figures["data"]
+        figures.pop("trained_images", None)  # about the model's training data, not about its detections
     with np.load(scored / "bootstrap.npz") as arrays:
         samples = {name: arrays[name] for name in arrays.files}
     found = {

@@ -12,10 +12,10 @@ from torchvision.models import mobilenet_v2, resnet18
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from model.api import Detector
 from model.backbones.torchvision_fpn import build_body, build_torchvision
 from model.build import build_detector
 from model.config import BACKBONES, ModelConfig, small_model
+from model.faster_rcnn.detector import FasterRcnn
 from model.faster_rcnn.parity import compare_detections, stock_detections
 from model.weights.checkpoint import infer_config, load_detector, save_detector
 from model.weights.files import resolve_checkpoint, save_tensors
@@ -64,7 +64,7 @@ def test_run_directory_gives_its_best_else_its_newest_complete_checkpoint(tmp_pa
 def test_torchvision_and_ours_have_the_same_names_and_the_kind_is_recognised(backbone, norm, tmp_path):
     config = ModelConfig(backbone=backbone, weights="none", norm=norm)
     with torch.device("meta"):
-        stock, ours = build_torchvision(config, 4), Detector(config, 4)
+        stock, ours = build_torchvision(config, 4), FasterRcnn(config, 4)
     shapes = {name: value.shape for name, value in stock.state_dict().items()}
     assert {name: value.shape for name, value in ours.state_dict().items()} == shapes
     inferred, num_classes = infer_config(stock.state_dict(), tmp_path / "x.pth")

@@ -234,7 +234,7 @@ def test_shares_of_full_size_batches():
 def test_types_and_no_teacher():
     batch = make_batch()
     views = ViewMaker(PLAIN, dtype=torch.bfloat16, clean=False)(batch)
-    assert views.clean.images_B3HW is None
+    assert views.clean is None
     assert views.corrupted.images_B3HW.dtype == torch.bfloat16
     assert views.corrupted.images_B3HW.is_contiguous(memory_format=torch.channels_last)
     assert clean_view(batch, torch.float16)[0].dtype == torch.float16

@@ -92,7 +92,7 @@ def test_killed_while_measuring_and_restarted_equals_undisturbed(measured_config
 
     def killed(self, log):
         if self.at.step == moment:
-            monkeypatch.setattr(DetectionTask, "score", interrupted)
+            patch.setattr(DetectionTask, "score", interrupted)
         measure(self, log)
 
     def interrupted(self, detector, detect=None):
