@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,27 +121,34 @@ def test_a_step_that_is_not_finite_leaves_them_as_they_were(begin, config):
 
 
 @pytest.mark.slow
-def test_on_two_ranks_they_stay_equal_and_are_averaged(config, student_config, tmp_path):
-    """The adapters of a student with other widths: one process's weights after two steps, and two processes'."""
+def test_on_two_ranks_they_are_those_of_one_and_resumed_to_the_bit(student_config, tmp_path):
+    """The adapters of a student with other widths: one process's weights after two steps, two processes', and those of
+    two processes that were started again after the first step.
+    """
     model = replace(student_config.model, fpn_channels=24)
-    config = replace(student_config, model=model, steps=2, log_every=1, optimizer=replace(
-        student_config.optimizer, learning_rate=1e-3
-    ))  # fmt: skip
-    weights = []
-    for ranks in (1, 2):
-        path = tmp_path / f"{ranks}.json"
-        run = replace(config, out=tmp_path / f"ranks{ranks}")
-        write_json(path, to_json(run))
+    optimizer = replace(student_config.optimizer, learning_rate=1e-3)
+    config = replace(
+        student_config, model=model, steps=2, log_every=1, save_every=1, keep=10, optimizer=optimizer
+    )  # fmt: skip
+
+    def run(ranks):
+        path, out = tmp_path / f"{ranks}.json", tmp_path / f"ranks{ranks}"
+        write_json(path, to_json(replace(config, out=out)))
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone", "train/run.py"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, *launcher, str(path)], cwd=ROOT, env=environment, check=True, timeout=300)
-        _, kept = saved(run.out)
-        weights.append({name: value for name, value in kept.items() if name.startswith("method.cd_fkd.adapters.")})
-    one, two = weights
-    assert one.keys() == two.keys()
-    assert len(one) == 6
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
+        return saved(out)
+
+    (shipped, one), two = run(1), run(2)
+    adapters = [name for name in one if name.startswith("method.cd_fkd.adapters.")]
+    assert len(adapters) == 6
+    assert not [name for name in shipped if name.startswith("method.")]
+    for name in adapters:
+        torch.testing.assert_close(two[1][name], one[name], rtol=1e-4, atol=1e-6)
+    shutil.rmtree(tmp_path / "ranks2" / "checkpoints" / "step-00000002")
+    for expected, got in zip(two, run(2), strict=True):
+        assert expected.keys() == got.keys()
+        assert all(torch.equal(expected[name], value) for name, value in got.items())
 
 
 def test_pkd_alone_and_with_cd_fkd(student_config, tmp_path):
