@@ -21,7 +21,11 @@ def two_canvases(student_config, packed):
     """Three buckets of ratios give two student canvases here. A score threshold of 0 finds something at any time."""
     model = replace(student_config.model, score_threshold=0.0)
     views = ViewConfig(ratio_range=(0.4, 1.0), ratio_buckets=3, corruptions=())
-    return replace(student_config, model=model, views=views, val=packed, val_every=6, steps=12, log_every=1)
+    # A low rate, so that rounding that differs when compiled does not grow within a few steps.
+    optimizer = replace(student_config.optimizer, learning_rate=1e-4)
+    return replace(
+        student_config, model=model, views=views, optimizer=optimizer, val=packed, val_every=6, steps=12, log_every=1
+    )
 
 
 @pytest.fixture
@@ -61,8 +65,6 @@ def test_a_compiled_run_is_one_graph_per_network_and_canvas_and_equals_the_eager
 
     for ours, theirs in zip(*(read_log(run / "log.jsonl") for run in (trainer.config.out, eager.out)), strict=True):
         if "losses" in ours:
-            # Rounding decides which proposals are kept, and so which few boxes this term is the mean of.
-            assert ours["losses"].pop("roi_box") == pytest.approx(theirs["losses"].pop("roi_box"), rel=0.25)
             assert ours["losses"] == pytest.approx(theirs["losses"], rel=2e-2, abs=1e-3)
     first, second = (next(read_log_losses(run)) for run in (trainer.config.out, eager.out))
     assert first == pytest.approx(second, rel=1e-4)
