@@ -6,7 +6,6 @@ train/record/resume.py.
 
 import signal
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,17 +29,10 @@ VAL_EVERY = 2000
 class Trainer:
     """Signals, progress, window, log, checkpoints and resuming of one run."""
 
-    def __init__(
-        self,
-        config: Config,
-        world: World,
-        checkpoints: Checkpoints,
-        newest: Path | None,
-        make_task: Callable[[Config, World, Path | None], DetectionTask] = DetectionTask,
-    ):
+    def __init__(self, config: Config, world: World, checkpoints: Checkpoints, newest: Path | None):
         """newest: the checkpoint to continue from, the same on every rank."""
         self.config, self.world, self.checkpoints = config, world, checkpoints
-        self.task = make_task(config, world, newest)
+        self.task = DetectionTask(config, world, newest)
         self.at = resume.Progress() if newest is None else resume.restore(newest, self.task, world.device)
         self.shown = self.at.step  # on the live display
         self.task.open(self.at.place)
