@@ -136,17 +136,17 @@ def track(items: Iterable[T], description: str, total: int, unit: str = "images"
             progress.advance()
 
 
-def run_entry(main: Callable[[], int | None], stopped: str = "nothing was kept") -> None:
+def run_entry(main: Callable[[], int | None], stopped: str = "") -> None:
     """Run a command's `main`: a user's mistake ends in one sentence and exit code 2, a bug keeps its traceback.
 
-    stopped: what is true of the command's work after Ctrl-C.
+    stopped: what to say of the command's work after Ctrl-C, where it is known.
 
     ValueError, missing files, a full or read-only disk are the user's to fix; everything else is ours.
     """
     try:
         sys.exit(main() or 0)
     except KeyboardInterrupt:
-        print(f"stopped by the user: {stopped}", file=sys.stderr)
+        print(f"stopped by the user{stopped and ': '}{stopped}", file=sys.stderr)
         sys.exit(130)
     except ValueError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
