@@ -42,8 +42,8 @@ ROW = np.dtype(
         ("severity", np.int32),  # 1..5
         ("height", np.int32),  # valid region, top left in the canvas
         ("width", np.int32),
-        ("student_height", np.int32),
-        ("student_width", np.int32),
+        ("small_height", np.int32),
+        ("small_width", np.int32),
         ("flip", np.int32),  # 1: both views are mirrored
         ("variant", np.int32),  # which mask of its group the pool drew; no stage reads it
         ("key0", np.uint32),  # the image's key, for rng.bits

@@ -223,9 +223,9 @@ class ViewMaker:
         clean_boxes_BG4, corrupted_boxes_BG4 = torch.empty_like(boxes_BG4), torch.empty_like(boxes_BG4)
         place_boxes(boxes_BG4.numpy(), clean_boxes_BG4.numpy(), corrupted_boxes_BG4.numpy(), table.rows_B)
         return Views(
-            clean=make_view(clean_BHW3, self.dtype, torch.from_numpy(table.teacher_sizes_B2), clean_boxes_BG4),
+            clean=make_view(clean_BHW3, self.dtype, torch.from_numpy(table.clean_sizes_B2), clean_boxes_BG4),
             corrupted=make_view(
-                corrupted_Bhw3, self.dtype, torch.from_numpy(table.student_sizes_B2), corrupted_boxes_BG4
+                corrupted_Bhw3, self.dtype, torch.from_numpy(table.small_sizes_B2), corrupted_boxes_BG4
             ),
             ratio_B=torch.from_numpy(table.ratio_B),
             labels_BG=batch.labels_BG,
@@ -256,8 +256,8 @@ class ViewMaker:
         batch.images_BHW3.record_stream(kept.stream)
         batch.boxes_BG4.record_stream(kept.stream)
         views = Views(
-            clean=make_view(clean_BHW3, self.dtype, columns.teacher_sizes_B2, boxes_2BG4[0]),
-            corrupted=make_view(corrupted_Bhw3, self.dtype, columns.student_sizes_B2, boxes_2BG4[1]),
+            clean=make_view(clean_BHW3, self.dtype, columns.clean_sizes_B2, boxes_2BG4[0]),
+            corrupted=make_view(corrupted_Bhw3, self.dtype, columns.small_sizes_B2, boxes_2BG4[1]),
             ratio_B=columns.ratio_B,
             labels_BG=batch.labels_BG,
             ignore_BG=batch.ignore_BG,
@@ -316,7 +316,7 @@ def clean_view(batch: Batch, dtype: torch.dtype | None = None) -> tuple[Tensor, 
         images_BHX = images_BHW3.contiguous().numpy().reshape(num, height, 3 * width)
         out_BHX = out_BHW3.numpy().reshape(num, height, 3 * width)
         for b in range(num):
-            resize.teacher_rows(images_BHX[b], out_BHX[b], rows_B[b], 0, height)
+            resize.clean_rows(images_BHX[b], out_BHX[b], rows_B[b], 0, height)
         return out_BHW3.permute(0, 3, 1, 2).to(dtype), batch.sizes_B2.clone()
     sizes_B2 = batch.sizes_B2.to(device, non_blocking=True)
     mean = torch.tensor(resize.MEAN, device=device) * 255

@@ -238,10 +238,10 @@ def view_problem(batch, views, corrupted_HW3: np.ndarray) -> str | None:
     small = tuple(views.corrupted.sizes_B2[0].tolist())
     clean = batch.images_BHW3[0, :height, :width].cpu().permute(2, 0, 1).float()
     source = torch.from_numpy(corrupted_HW3).permute(2, 0, 1)[None].float()
-    student = functional.interpolate(source, small, mode="bilinear", antialias=True)[0]
+    shrunk = functional.interpolate(source, small, mode="bilinear", antialias=True)[0]
     # bfloat16 has 8 bits: up to a level where values are largest. A GPU's pixels may be a level off the CPU's.
     slack = 0.1 if views.corrupted.images_B3HW.dtype == torch.float32 else 2.5
-    for name, view, expected in (("clean", views.clean, clean), ("corrupted", views.corrupted, student)):
+    for name, view, expected in (("clean", views.clean, clean), ("corrupted", views.corrupted, shrunk)):
         got = levels_of(view.images_B3HW[0, :, : expected.shape[1], : expected.shape[2]])
         error = min((got - turned).abs().max().item() for turned in (expected, expected.flip(2)))
         if not error <= slack:

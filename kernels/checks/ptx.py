@@ -70,7 +70,7 @@ def signatures() -> dict[str, tuple[Any, tuple, bool]]:
     for name, output in outputs.items():
         for group, kernel in zip(("others", "heavy"), cuda_kernels.FINISH[name], strict=True):
             found[f"finish_{group}_{name}"] = (kernel, (*last, output, types.int64, types.int64))
-        found[f"teacher_{name}"] = (cuda_kernels.TEACHER[name], (bytes_3, rows, output))
+        found[f"clean_{name}"] = (cuda_kernels.CLEAN[name], (bytes_3, rows, output))
     suppress = (floats_3, extra, types.int32[:, ::1], types.float32, types.uint8[:, ::1])
     counts = (types.int64[:, ::1], types.int64[::1])
     fast = {name: (kernel, signature, True) for name, (kernel, signature) in found.items()}

@@ -123,8 +123,8 @@ def make_views(
     images_BHX: np.ndarray,
     table: Table,
     pool_M: np.ndarray,
-    teacher_BHX: np.ndarray | None,
-    student_Bhx: np.ndarray,
+    clean_BHX: np.ndarray | None,
+    small_Bhx: np.ndarray,
     workspaces: Workspaces,
     executor: ThreadPoolExecutor | None,
 ) -> None:
@@ -134,14 +134,14 @@ def make_views(
     def one(b: int) -> None:
         row = table.rows_B[b]
         with workspaces.borrow(height, width) as workspace:
-            if teacher_BHX is not None:
-                resize.teacher_rows(images_BHX[b], teacher_BHX[b], row, 0, height)
+            if clean_BHX is not None:
+                resize.clean_rows(images_BHX[b], clean_BHX[b], row, 0, height)
             corrupted = images_BHX[b]
             if row["corruption"] != NONE:
                 corrupted = workspace.corrupted
                 corrupt_image(images_BHX[b], corrupted, row, table.extra_BE[b], pool_M, workspace)
-            rows = student_Bhx.shape[1]
-            resize.student_rows(corrupted, student_Bhx[b], row, workspace.line, workspace.taps, 0, rows)
+            rows = small_Bhx.shape[1]
+            resize.shrink_rows(corrupted, small_Bhx[b], row, workspace.line, workspace.taps, 0, rows)
 
     run(one, range(table.num), executor)
 

@@ -7,7 +7,7 @@
     whole_blocks    jpeg: a thread a 16 x 16 block
     step_1 .. 4     first, second, ... stage of the neighbourhood types, for the images that have them
     finish (two)    the last stage of each type into a tile in shared memory; from there shrink, normalise, store
-    teacher, boxes  the clean view; both networks' boxes
+    clean, boxes    the clean view; the boxes of both views
 
 At most eleven launches. Nothing of a type is written here; `steps.py` looks the stage up. Everything is float32.
 
@@ -183,7 +183,7 @@ def store(out, b, y, i, value, kind):
 def make_finish(kind, heavy):
     @cuda_compiled
     def finish(images_BHX, planes_2BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_Bhx, num_rows, num_columns):
-        """A block makes num_rows x num_columns of the student's pixels from the source pixels they need."""
+        """A block makes num_rows x num_columns of the small view's pixels from the source pixels they need."""
         tile = cuda.shared.array((TILE_HEIGHT, TILE_VALUES), uint8)
         line = cuda.local.array(LINE, float32)
         b, thread = cuda.blockIdx.z, cuda.threadIdx.x
@@ -191,7 +191,7 @@ def make_finish(kind, heavy):
         row = rows_B[b]
         if steps.is_heavy(row.corruption) != heavy:
             return
-        height, width, small_height, small_width = row.height, row.width, row.student_height, row.student_width
+        height, width, small_height, small_width = row.height, row.width, row.small_height, row.small_width
         scale_y, scale_x = resize.scale_of(height, small_height), resize.scale_of(width, small_width)
         first_y, first_x = resize.first_tap(top, scale_y), resize.first_tap(left, scale_x)
         end_y, end_x = first_y, first_x
@@ -225,9 +225,9 @@ def make_finish(kind, heavy):
     return finish
 
 
-def make_teacher(kind):
+def make_clean(kind):
     @cuda_compiled
-    def teacher(images_BHX, rows_B, out_BHX):
+    def clean(images_BHX, rows_B, out_BHX):
         x = cuda.blockIdx.x * BLOCK_X + cuda.threadIdx.x
         y = cuda.blockIdx.y * BLOCK_Y + cuda.threadIdx.y
         b = cuda.blockIdx.z
@@ -242,19 +242,19 @@ def make_teacher(kind):
                 value = resize.normalise(float32(images_BHX[b, uint64(y), uint64(at + c)]), c)
             store(out_BHX, b, y, 3 * x + c, value, kind)
 
-    return teacher
+    return clean
 
 
 KINDS = {"float32": FLOAT32, "float16": FLOAT16, "bfloat16": BFLOAT16}
 # The types in two groups, each with its own launch: False, the others; True, the heavy ones (`steps.is_heavy`).
 CORRUPTED = (make_corrupted(False), make_corrupted(True))
 FINISH = {name: (make_finish(kind, False), make_finish(kind, True)) for name, kind in KINDS.items()}
-TEACHER = {name: make_teacher(kind) for name, kind in KINDS.items()}
+CLEAN = {name: make_clean(kind) for name, kind in KINDS.items()}
 
 
 @cuda_compiled
 def boxes(boxes_BG4, boxes_2BG4, rows_B):
-    """boxes_2BG4: the teacher's, then the student's."""
+    """boxes_2BG4: the clean view's, then the small view's."""
     k = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
     b, g = k // boxes_BG4.shape[1], k % boxes_BG4.shape[1]
     if b < boxes_BG4.shape[0]:

@@ -150,12 +150,12 @@ class Shown(NamedTuple):
     """The columns that a view shows, or their types."""
 
     keys_B: Any
-    teacher_sizes_B2: Any
-    student_sizes_B2: Any
+    clean_sizes_B2: Any
+    small_sizes_B2: Any
     ratio_B: Any
 
 
-SHOWN = Shown(keys_B=torch.int64, teacher_sizes_B2=torch.int32, student_sizes_B2=torch.int32, ratio_B=torch.float32)
+SHOWN = Shown(keys_B=torch.int64, clean_sizes_B2=torch.int32, small_sizes_B2=torch.int32, ratio_B=torch.float32)
 KEPT = 64  # so many shapes of the scratch
 MOST_SHRINK = (min(cuda_kernels.TILE_HEIGHT, cuda_kernels.TILE_WIDTH) - 2) / 2  # see `tile`
 _devices: dict[torch.device, Device] = {}
@@ -198,7 +198,7 @@ def launch_stages(arguments: Arguments, rows_B: np.ndarray, stream: Any) -> None
 
 
 def launch_finish(arguments: Arguments, rows_B: np.ndarray, out_Bhx: Any, dtype: str, stream: Any) -> None:
-    """The last stage and everything after it, into the student's memory."""
+    """The last stage and everything after it, into the small view's memory."""
     num_rows, num_columns = tile(rows_B)
     num, small_height, values = out_Bhx.shape
     grid = (blocks(values // 3, num_columns), blocks(small_height, num_rows), num)
@@ -211,9 +211,9 @@ def launch_finish(arguments: Arguments, rows_B: np.ndarray, out_Bhx: Any, dtype:
 
 
 def tile(rows_B: np.ndarray) -> tuple[int, int]:
-    """How many of the student's pixels a block can make from the source pixels it can hold: n need (n + 1) s + 2."""
+    """How many of the small view's pixels a block can make from the source pixels it can hold: n need (n + 1) s + 2."""
     scales = []
-    for side, small in (("height", "student_height"), ("width", "student_width")):
+    for side, small in (("height", "small_height"), ("width", "small_width")):
         scales.append(float((rows_B[side] / np.maximum(rows_B[small], 1)).max(initial=1.0)))
     num_rows = int((cuda_kernels.TILE_HEIGHT - 2) / scales[0]) - 1
     num_columns = int((cuda_kernels.TILE_WIDTH - 2) / scales[1]) - 1
@@ -228,13 +228,13 @@ def make_views(
     boxes_BG4: Tensor,
     table: DeviceTable,
     pool_M: np.ndarray | None,
-    student_canvas: tuple[int, int],
+    small_canvas: tuple[int, int],
     dtype: torch.dtype,
-    teacher: bool,
+    want_clean: bool,
 ) -> tuple[Tensor | None, Tensor, Tensor, Shown]:
     """Queue both views, inside `keep.queue()`.
 
-    Returns the teacher's and the student's images (B x H x W x 3). Then both networks' boxes (2 x B x G x 4) and the
+    Returns the clean and the small view's images (B x H x W x 3). Then the boxes of both (2 x B x G x 4) and the
     columns.
     """
     name, numba_dtype = TYPES[dtype]
@@ -250,14 +250,14 @@ def make_views(
         shots=keep.shots,
         pool_M=keep.pool(NO_POOL if pool_M is None else pool_M),
     )
-    teacher_BHW3 = None
-    if teacher:
-        teacher_BHW3 = torch.empty((num, height, width, 3), dtype=dtype, device=keep.device)
-        out = as_numba(teacher_BHW3, numba_dtype, (num, height, 3 * width))
-        cuda_kernels.TEACHER[name][*pixels(num, height, width), stream](arguments.images_BHX, table.rows_B, out)
+    clean_BHW3 = None
+    if want_clean:
+        clean_BHW3 = torch.empty((num, height, width, 3), dtype=dtype, device=keep.device)
+        out = as_numba(clean_BHW3, numba_dtype, (num, height, 3 * width))
+        cuda_kernels.CLEAN[name][*pixels(num, height, width), stream](arguments.images_BHX, table.rows_B, out)
     launch_stages(arguments, rows_B, stream)
-    student_Bhw3 = torch.empty((num, *student_canvas, 3), dtype=dtype, device=keep.device)
-    out = as_numba(student_Bhw3, numba_dtype, (num, student_canvas[0], 3 * student_canvas[1]))
+    small_Bhw3 = torch.empty((num, *small_canvas, 3), dtype=dtype, device=keep.device)
+    out = as_numba(small_Bhw3, numba_dtype, (num, small_canvas[0], 3 * small_canvas[1]))
     launch_finish(arguments, rows_B, out, name, stream)
     boxes_2BG4 = torch.empty((2, *boxes_BG4.shape), dtype=torch.float32, device=keep.device)
     if boxes_BG4.numel():
@@ -265,7 +265,7 @@ def make_views(
         made = as_numba(boxes_2BG4, np.float32, tuple(boxes_2BG4.shape))
         grid_boxes = blocks(boxes_BG4.shape[0] * boxes_BG4.shape[1], cuda_kernels.THREADS)
         cuda_kernels.boxes[grid_boxes, cuda_kernels.THREADS, stream](given, made, table.rows_B)
-    return teacher_BHW3, student_Bhw3, boxes_2BG4, table.shown()
+    return clean_BHW3, small_Bhw3, boxes_2BG4, table.shown()
 
 
 def corrupt_tensor(image_HW3: Tensor, table: Table, values_M: np.ndarray) -> Tensor:

@@ -70,7 +70,7 @@ def shrunk_pixel(tile, y, x, scale_y, scale_x, first_y, stop_y, first_x, stop_x)
 
 
 @compiled
-def teacher_rows(source, out, row, y0, y1):
+def clean_rows(source, out, row, y0, y1):
     """out[y, x, c]: the clean image, mirrored where the row requires it, normalised; 0 outside the image."""
     height, width, flip = row.height, row.width, row.flip
     num_x = out.shape[1] // 3
@@ -85,13 +85,13 @@ def teacher_rows(source, out, row, y0, y1):
 
 
 @compiled
-def student_rows(corrupted, out, row, line, taps, y0, y1):
+def shrink_rows(corrupted, out, row, line, taps, y0, y1):
     """out[y, x, c]: the corrupted image downscaled, mirrored, normalised; 0 outside. CPU only: whole rows.
 
-    `line` holds one row shrunk along y; `taps` (4 x student width float32 and more) the weights along x, made once.
+    `line` holds one row shrunk along y; `taps` (4 x small width float32 and more) the weights along x, made once.
     """
     height, width, flip = row.height, row.width, row.flip
-    small_height, small_width = row.student_height, row.student_width
+    small_height, small_width = row.small_height, row.small_width
     num_x = out.shape[1] // 3
     scale_y, scale_x = scale_of(height, small_height), scale_of(width, small_width)
     most = int(float32(2) * scale_x) + 2

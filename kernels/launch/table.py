@@ -23,8 +23,8 @@ class Columns(NamedTuple):
     statistics_B4: Any  # zero; the statistics stage adds to it
     # From here on: what a view shows of it.
     keys_B: Any
-    teacher_sizes_B2: Any
-    student_sizes_B2: Any
+    clean_sizes_B2: Any
+    small_sizes_B2: Any
     ratio_B: Any
 
 
@@ -34,8 +34,8 @@ COLUMNS = Columns(
     extra_BE=(np.dtype(np.float32), (EXTRA,)),
     statistics_B4=(np.dtype(np.uint32), (4,)),
     keys_B=(np.dtype(np.int64), ()),
-    teacher_sizes_B2=(np.dtype(np.int32), (2,)),
-    student_sizes_B2=(np.dtype(np.int32), (2,)),
+    clean_sizes_B2=(np.dtype(np.int32), (2,)),
+    small_sizes_B2=(np.dtype(np.int32), (2,)),
     ratio_B=(np.dtype(np.float32), ()),
 )
 ALIGNMENT = 256
@@ -68,8 +68,8 @@ class Table:
         self.extra_BE: np.ndarray = self.columns.extra_BE
         self.statistics_B4: np.ndarray = self.columns.statistics_B4
         self.keys_B: np.ndarray = self.columns.keys_B
-        self.teacher_sizes_B2: np.ndarray = self.columns.teacher_sizes_B2
-        self.student_sizes_B2: np.ndarray = self.columns.student_sizes_B2
+        self.clean_sizes_B2: np.ndarray = self.columns.clean_sizes_B2
+        self.small_sizes_B2: np.ndarray = self.columns.small_sizes_B2
         self.ratio_B: np.ndarray = self.columns.ratio_B
 
 
@@ -99,7 +99,7 @@ def fill_extra(table: Table) -> None:
 def draw_rows(columns, ids_B, sizes_B2, seed, epoch, kinds_N, severities_S, lowest, highest, flip_probability):
     """Fill ROWs and results: which corruption, how strong, what ratio in [lowest, highest), mirrored or not."""
     rows_B, keys_B, ratio_B = columns.rows_B, columns.keys_B, columns.ratio_B
-    teacher_sizes_B2, student_sizes_B2 = columns.teacher_sizes_B2, columns.student_sizes_B2
+    clean_sizes_B2, small_sizes_B2 = columns.clean_sizes_B2, columns.small_sizes_B2
     for b in range(len(rows_B)):
         key = rng.image_key(seed, epoch, ids_B[b])
         height, width = sizes_B2[b, 0], sizes_B2[b, 1]
@@ -115,18 +115,18 @@ def draw_rows(columns, ids_B, sizes_B2, seed, epoch, kinds_N, severities_S, lowe
         row.severity = severities_S[int(rng.draw(key, rng.SEVERITY) * len(severities_S))]
         row.height = height
         row.width = width
-        row.student_height = max(int(height * ratio + 0.5), 1) if real else 0
-        row.student_width = max(int(width * ratio + 0.5), 1) if real else 0
+        row.small_height = max(int(height * ratio + 0.5), 1) if real else 0
+        row.small_width = max(int(width * ratio + 0.5), 1) if real else 0
         row.flip = 1 if rng.draw(key, rng.FLIP) < flip_probability else 0
         row.variant = 0
         row.key0 = np.uint32(key & np.uint64(0xFFFFFFFF))
         row.key1 = np.uint32(key >> np.uint64(32))
         keys_B[b] = np.int64(key)
-        teacher_sizes_B2[b, 0], teacher_sizes_B2[b, 1] = height, width
-        student_sizes_B2[b, 0], student_sizes_B2[b, 1] = row.student_height, row.student_width
+        clean_sizes_B2[b, 0], clean_sizes_B2[b, 1] = height, width
+        small_sizes_B2[b, 0], small_sizes_B2[b, 1] = row.small_height, row.small_width
         ratio_B[b] = 1.0
         if real:
-            ratio_B[b] = math.sqrt(row.student_height * row.student_width / (float(height) * float(width)))
+            ratio_B[b] = math.sqrt(row.small_height * row.small_width / (float(height) * float(width)))
 
 
 def draw_table(
@@ -150,8 +150,8 @@ def single_table(name: str, level: int, height: int, width: int, key: int) -> Ta
     table = Table(1)
     row = table.rows_B[0]
     row["corruption"], row["severity"] = severity.INDEX[name], level
-    row["height"] = row["student_height"] = height
-    row["width"] = row["student_width"] = width
+    row["height"] = row["small_height"] = height
+    row["width"] = row["small_width"] = width
     row["key0"], row["key1"] = int(key) & 0xFFFFFFFF, int(key) >> 32
     fill_extra(table)
     return table

@@ -1,6 +1,6 @@
 """Run by test_cuda.py in a process of its own, under Numba's CUDA simulator: the kernels of one small batch.
 
-argv: an .npz to read (images, the table's buffer, masks, boxes, student canvas) and one to write.
+argv: an .npz to read (images, the table's buffer, masks, boxes, small canvas) and one to write.
 """
 
 import sys
@@ -24,12 +24,12 @@ def main() -> None:
     arguments = cuda_kernels.Arguments(
         images, planes, table.rows_B, table.extra_BE, table.statistics_B4, shots=shots(), pool_M=given["pool"]
     )
-    student = np.full(tuple(given["student_shape"]), np.nan, dtype=np.float32)
-    teacher = np.full((num, height, values), np.nan, dtype=np.float32)
+    small = np.full(tuple(given["small_shape"]), np.nan, dtype=np.float32)
+    clean = np.full((num, height, values), np.nan, dtype=np.float32)
     both_boxes = np.full((2, *boxes.shape), np.nan, dtype=np.float32)
     gpu.launch_stages(arguments, table.rows_B, 0)
-    gpu.launch_finish(arguments, table.rows_B, student, "float32", 0)
-    cuda_kernels.TEACHER["float32"][*gpu.pixels(num, height, values // 3), 0](images, table.rows_B, teacher)
+    gpu.launch_finish(arguments, table.rows_B, small, "float32", 0)
+    cuda_kernels.CLEAN["float32"][*gpu.pixels(num, height, values // 3), 0](images, table.rows_B, clean)
     cuda_kernels.boxes[gpu.blocks(2 * num, cuda_kernels.THREADS), cuda_kernels.THREADS, 0](
         boxes, both_boxes, table.rows_B
     )
@@ -39,11 +39,11 @@ def main() -> None:
     halves = {}
     for name, dtype in (("float16", np.float16), ("bfloat16", np.uint16)):
         halves[name] = np.zeros((num, height, values), dtype=dtype)
-        cuda_kernels.TEACHER[name][*gpu.pixels(num, height, values // 3), 0](images, table.rows_B, halves[name])
+        cuda_kernels.CLEAN[name][*gpu.pixels(num, height, values // 3), 0](images, table.rows_B, halves[name])
     np.savez(
         sys.argv[2],
-        student=student,
-        teacher=teacher,
+        small=small,
+        clean=clean,
         boxes=both_boxes,
         corrupted=corrupted,
         statistics=table.statistics_B4,

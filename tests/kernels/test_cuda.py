@@ -46,7 +46,7 @@ def mixed_batch() -> tuple[np.ndarray, parameters.Table, Pool]:
         row["corruption"] = severity.NONE if name is None else severity.INDEX[name]
         row["severity"], row["flip"] = b % 5 + 1, b % 2
         row["height"], row["width"] = height, width
-        row["student_height"], row["student_width"] = max(int(height * 0.7), 1), max(int(width * 0.7), 1)
+        row["small_height"], row["small_width"] = max(int(height * 0.7), 1), max(int(width * 0.7), 1)
         row["key0"], row["key1"] = 77 * b, 5
     table.rows_B[-1]["corruption"] = severity.NONE
     parameters.fill_extra(table)
@@ -62,14 +62,14 @@ def test_simulator_makes_the_same_pixels(tmp_path):
     num = len(images)
     given_boxes = np.zeros((num, 2, 4), np.float32)
     given_boxes[:, 0] = (1, 2, 6, 7)
-    student = np.full((num, 32, 96), np.nan, np.float32)
+    small = np.full((num, 32, 96), np.nan, np.float32)
     np.savez(
         tmp_path / "in.npz",
         images=images,
         buffer=table.buffer,
         pool=pool.values_M,
         boxes=given_boxes,
-        student_shape=student.shape,
+        small_shape=small.shape,
     )
     script = Path(__file__).with_name("simulated.py")
     root = str(Path(__file__).parents[2])
@@ -78,7 +78,7 @@ def test_simulator_makes_the_same_pixels(tmp_path):
     subprocess.run(command, env=environment, check=True, timeout=600)
     made = np.load(tmp_path / "out.npz")
 
-    teacher = np.full(images.shape, np.nan, np.float32)
+    clean = np.full(images.shape, np.nan, np.float32)
     workspace = cpu.Workspace(HEIGHT, WIDTH)
     for b in range(num):
         row = table.rows_B[b]
@@ -92,12 +92,12 @@ def test_simulator_makes_the_same_pixels(tmp_path):
             assert (error > 0).mean() < 0.01, severity.ALL[row["corruption"]]
             # What follows is compared on the same pixels.
             corrupted[:height, : 3 * width] = made["corrupted"][b, :height, : 3 * width]
-        resize.student_rows(corrupted, student[b], row, workspace.line, workspace.taps, 0, 32)
-        resize.teacher_rows(images[b], teacher[b], row, 0, HEIGHT)
-    np.testing.assert_allclose(made["student"], student, atol=1e-5)
-    np.testing.assert_allclose(made["teacher"], teacher, atol=1e-6)
-    np.testing.assert_array_equal(made["float16"], made["teacher"].astype(np.float16))
-    bfloat16 = torch.from_numpy(made["teacher"]).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+        resize.shrink_rows(corrupted, small[b], row, workspace.line, workspace.taps, 0, 32)
+        resize.clean_rows(images[b], clean[b], row, 0, HEIGHT)
+    np.testing.assert_allclose(made["small"], small, atol=1e-5)
+    np.testing.assert_allclose(made["clean"], clean, atol=1e-6)
+    np.testing.assert_array_equal(made["float16"], made["clean"].astype(np.float16))
+    bfloat16 = torch.from_numpy(made["clean"]).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
     np.testing.assert_array_equal(made["bfloat16"], bfloat16)
     both = np.empty((2, *given_boxes.shape), np.float32)
     boxes.place_boxes(given_boxes, both[0], both[1], table.rows_B)
@@ -108,7 +108,7 @@ def test_simulator_makes_the_same_pixels(tmp_path):
         np.testing.assert_array_equal(made["statistics"][b], [*picture.sum(0), picture.max()])
 
 
-QUICK = ("statistics", "whole_rows", "boxes", "step_4", "nms", "teacher_bfloat16", "teacher_float16", "teacher_float32")
+QUICK = ("statistics", "whole_rows", "boxes", "step_4", "nms", "clean_bfloat16", "clean_float16", "clean_float32")
 
 
 @pytest.mark.parametrize("architecture", [80, 90, 100])
@@ -145,7 +145,7 @@ def test_arrays_are_launched_with_the_types_that_were_compiled(monkeypatch):
     monkeypatch.setattr(devices._runtime, "ensure_context", contextlib.nullcontext)  # there need not be a device
     monkeypatch.setattr(api, "current_context", lambda: None)
     memory = torch.zeros(3 * ROW.itemsize * 16, dtype=torch.uint8)
-    images, stage_rows = ptx.signatures()["teacher_float32"][1][:2]
+    images, stage_rows = ptx.signatures()["clean_float32"][1][:2]
     extra, sums, shots, pool = ptx.signatures()["corrupted_heavy"][1][3:7]
     planes = ptx.signatures()["step_1"][1][1]
     for expected, dtype, shape in (
@@ -156,7 +156,7 @@ def test_arrays_are_launched_with_the_types_that_were_compiled(monkeypatch):
         (pool, np.uint16, (5,)),
         (extra, np.float32, (3, 4)),
         (planes, np.float32, (2, 1, 2, 3)),
-        *((ptx.signatures()[f"teacher_{name}"][1][2], dtype, (1, 2, 3)) for name, dtype in gpu.TYPES.values()),
+        *((ptx.signatures()[f"clean_{name}"][1][2], dtype, (1, 2, 3)) for name, dtype in gpu.TYPES.values()),
     ):
         array = gpu.as_numba(memory, dtype, shape)
         assert typeof(array) == expected
@@ -198,7 +198,7 @@ def test_launches_do_not_grow_with_the_batch(fake_device, monkeypatch):
     for name in ("statistics", "whole_rows", "whole_blocks", "boxes"):
         monkeypatch.setattr(cuda_kernels, name, Launches(grids))
     monkeypatch.setattr(cuda_kernels, "STEP_KERNELS", tuple(Launches(grids) for _ in cuda_kernels.STEP_KERNELS))
-    monkeypatch.setattr(cuda_kernels, "TEACHER", {"float32": Launches(grids)})
+    monkeypatch.setattr(cuda_kernels, "CLEAN", {"float32": Launches(grids)})
     monkeypatch.setattr(cuda_kernels, "FINISH", {"float32": (Launches(grids), Launches(grids))})
 
     def launches(names) -> int:
@@ -206,7 +206,7 @@ def test_launches_do_not_grow_with_the_batch(fake_device, monkeypatch):
         table = parameters.Table(len(names))
         for row, name in zip(table.rows_B, names, strict=True):
             row["corruption"] = severity.INDEX[name]
-            row["height"] = row["width"] = row["student_height"] = row["student_width"] = 32
+            row["height"] = row["width"] = row["small_height"] = row["small_width"] = 32
         device_table = SimpleNamespace(host=table, upload=lambda stream: None, shown=lambda: None)
         for column in ("rows_B", "extra_BE", "statistics_B4"):
             setattr(device_table, column, getattr(table, column))

@@ -56,7 +56,7 @@ def denormalise(images_B3HW: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("draw", range(6))
-def test_student_is_torch_s_antialiased_resize(draw):
+def test_corrupted_view_is_torch_s_antialiased_resize(draw):
     batch = make_batch()
     views = ViewMaker(PLAIN, threads=1)(batch, draw)
     levels = denormalise(views.corrupted.images_B3HW)
@@ -92,7 +92,7 @@ def test_downscale_beyond_two_taps():
         assert (denormalise(views.corrupted.images_B3HW)[b, :, : size[0], : size[1]] - expected).abs().max() < 1e-2
 
 
-def test_teacher_is_the_clean_view_mirrored_with_the_student():
+def test_clean_view_is_mirrored_with_the_corrupted():
     batch = make_batch()
     clean_B3HW, sizes_B2 = clean_view(batch)
     assert clean_B3HW.is_contiguous(memory_format=torch.channels_last)
@@ -142,7 +142,7 @@ def test_boxes_follow_the_pixels():
 
 
 def test_corrupted_at_full_size_then_downscaled():
-    """The student's pixels are those of kernels' corruption of the image alone, whatever the canvas around it."""
+    """The corrupted pixels are those of kernels' corruption of the image alone, whatever the canvas around it."""
     batch = make_batch([(61, 83), (40, 70)])
     config = ViewConfig(corruptions=("pixelate",), severities=(4,), ratio_range=(0.7, 0.7), flip_probability=0.0)
     views = ViewMaker(config)(batch)
@@ -231,7 +231,7 @@ def test_shares_of_full_size_batches():
     assert np.mean(full) == pytest.approx(0.5, abs=0.05)
 
 
-def test_types_and_no_teacher():
+def test_types_and_no_clean_view():
     batch = make_batch()
     views = ViewMaker(PLAIN, dtype=torch.bfloat16, clean=False)(batch)
     assert views.clean is None
