@@ -32,7 +32,7 @@ def run(options: EvaluationOptions, world: World) -> None:
     if world.first:
         say(f"{describe_machine(world.device, options.loader)}; {world.size} rank{'s' if world.size > 1 else ''}")
     folder = output_folder(options)
-    datasets = [PackedDataset(path) for path in options.data]
+    datasets = [PackedDataset(path, options.domains) for path in options.data]
     check_classes(datasets)
     truths = collect_truths(datasets) if world.first else {}
     compared = world.share(find_compared(options.compare, folder, truths) if world.first else None)

@@ -18,6 +18,8 @@ class EvaluationOptions:
     """A run, a checkpoint, a torchvision Faster R-CNN state dict; not needed with --detections and --out."""
     data: tuple[Path, ...] = ()
     """Packed datasets, one or more domains."""
+    domains: tuple[str, ...] = ()
+    """Only these domains of the data: names, or patterns such as 'clear_*'; none: all."""
     compare: tuple[Path, ...] = ()
     """Runs to show beside this one, with intervals of the differences; evaluated first where they were not yet."""
     detections: tuple[Path, ...] = ()

@@ -47,7 +47,7 @@ class TrainingData:
     def find(self, checksum: str) -> PackedDataset | None:
         """The dataset of this checksum, where it still lies."""
         for dataset in self.evaluated:
-            if dataset.checksum == checksum:
+            if dataset.checksum == checksum and dataset.whole:
                 return dataset
         for folder in self.folders:
             if (folder / "dataset.json").is_file():
@@ -65,17 +65,16 @@ class TrainingData:
         return domains.ordered(domains.canonical(name) for entry in self.datasets or [] for name in entry["domains"])
 
     def count_shared(self, dataset: PackedDataset, domain: str) -> int:
-        """Images of a domain that were trained on: all of a dataset with the same checksum, else equal pictures."""
+        """Images of a domain that were trained on: equal pictures, in a domain of their dataset that was trained on."""
         rows = [row for row in range(len(dataset)) if domains.canonical(dataset.domain_of(row)) == domain]
-        checksums = [entry["checksum"] for entry in self.datasets or []]
-        if dataset.checksum in checksums:
-            return len(rows)
-        pictures = {
-            trained.sha256_of(row)
-            for checksum in checksums
-            if (trained := self.find(checksum)) is not None
-            for row in range(len(trained))
-        }
+        pictures: set[bytes] = set()
+        for entry in self.datasets or []:
+            names = [domains.canonical(name) for name in entry["domains"]]
+            if dataset.checksum == entry["checksum"] and (domain in names or not names):
+                return len(rows)
+            if (trained := self.find(entry["checksum"])) is not None:
+                chosen = [trained.domain_of(row) in entry["domains"] for row in range(len(trained))]
+                pictures |= {trained.sha256_of(row) for row in range(len(trained)) if chosen[row]}
         return sum(dataset.sha256_of(row) in pictures for row in rows)
 
 

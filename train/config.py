@@ -111,6 +111,8 @@ class Config:
     """Run directory; the same command on it continues an interrupted run."""
     data_weights: tuple[float, ...] = ()
     """How often an image of each dataset comes in an epoch, in the order of `data`; none: once."""
+    domains: tuple[str, ...] = ()
+    """Train on the images of these domains of `data` alone: names, or patterns such as 'clear_*'; none: all."""
     val: Path | None = None
     """Packed dataset of the source domain on which AP is measured during training."""
     teacher: Path | None = None

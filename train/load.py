@@ -29,7 +29,7 @@ def open_data(config: Config, world: World) -> tuple[Mixture, PackedDataset | No
     """Training data, one dataset or several, and, where given, validation data of the same classes."""
     if config.batch_size % world.size:
         raise ValueError(f"batch_size {config.batch_size} does not divide over {world.size} ranks; choose a multiple")
-    data = Mixture([PackedDataset(path) for path in config.data], config.data_weights)
+    data = Mixture([PackedDataset(path, config.domains) for path in config.data], config.data_weights)
     val = None if config.val is None else PackedDataset(config.val)
     if val is not None:
         check_classes(config.data[0], data.classes, config.val, val.classes)

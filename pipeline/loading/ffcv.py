@@ -149,6 +149,8 @@ class FfcvDecoder:
         if len(data.datasets) > 1:
             raise ValueError("the loader 'ffcv' reads one dataset, not several; choose the loader cpu or dali")
         (dataset,) = data.datasets
+        if not dataset.whole:
+            raise ValueError("the loader 'ffcv' reads every domain of a dataset; choose the loader cpu or dali")
         entry = dataset.info.get("beton")
         path = dataset.path / NAME
         if not entry or not path.is_file():

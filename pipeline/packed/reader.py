@@ -8,7 +8,7 @@ import json
 import mmap
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pipeline.command.console import track
 from pipeline.files.parse import open_file, read_bytes
 from pipeline.packed.card import FORMAT, VERSION, tight_canvases
 from pipeline.packed.shards import INDEX_SCHEMA
+from pipeline.sources.choice import choose_domains
 
 MAX_OPEN_SHARDS = 256  # each mapping keeps a file descriptor; the usual limit of a process is 1024
 LAZY = ("original_boxes", "file_name")
@@ -32,9 +33,13 @@ def corners_of(boxes: pa.Array) -> np.ndarray:
 
 
 class PackedDataset:
-    """A finished packed dataset. Safe to use from several threads; close() when done."""
+    """A finished packed dataset. Safe to use from several threads; close() when done.
 
-    def __init__(self, path: Path | str):
+    domains: only the images of the domains that fit one of these patterns; none: all. A dataset read in part keeps the
+    checksum of the whole.
+    """
+
+    def __init__(self, path: Path | str, domains: Sequence[str] = ()):
         self.path = Path(path)
         self.info = self._read_info()
         self.classes: tuple[str, ...] = tuple(self.info["classes"])
@@ -42,6 +47,8 @@ class PackedDataset:
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
         self._lock = threading.Lock()
         self._read_index()
+        if domains:
+            self._keep(choose_domains(domains, self.domains, str(self.path)))
 
     def _error(self, what: str) -> ValueError:
         return ValueError(f"{self.path}: {what}; pack the dataset again (python -m pipeline.pack)")
@@ -152,6 +159,22 @@ class PackedDataset:
         self._domain_N = joined["domain"]
         self._check_index()
         self._order_N = np.argsort(self.ids_N, kind="stable")
+        self._kept_N = np.ones(len(self.ids_N), bool)  # of the rows of index.parquet
+
+    def _keep(self, domains: list[str]) -> None:
+        """From now on this holds the images of these domains alone."""
+        numbers = [self.domains.index(name) for name in domains]
+        keep_N = np.isin(self._domain_N, numbers)
+        self._kept_N, kept_M = keep_N, np.repeat(keep_N, np.diff(self._start_N))
+        for name in ("ids_N", "sizes_N2", "original_sizes_N2", "_shard_N", "_offset_N", "_length_N", "_sha256_N"):
+            setattr(self, name, getattr(self, name)[keep_N])
+        for name in ("_boxes_M4", "_ignore_M", "_labels_M"):
+            setattr(self, name, getattr(self, name)[kept_M])
+        self._start_N = np.concatenate(([0], np.cumsum(np.diff(self._start_N)[keep_N])))
+        self._domain_N = np.searchsorted(numbers, self._domain_N[keep_N]).astype(np.int32)
+        self.domains = domains
+        self.canvases = {name: (h, w) for name, (h, w) in tight_canvases(*self.sizes_N2.T).items()}
+        self._order_N = np.argsort(self.ids_N, kind="stable")
 
     def _check_index(self) -> None:
         """Everything a later read relies on, checked once over whole arrays."""
@@ -191,6 +214,11 @@ class PackedDataset:
     def __len__(self) -> int:
         return len(self.ids_N)
 
+    @property
+    def whole(self) -> bool:
+        """Whether every image of the folder is here, whatever its domain."""
+        return bool(self._kept_N.all())
+
     def __repr__(self) -> str:
         return f"PackedDataset({str(self.path)!r}): {len(self)} images, classes {', '.join(self.classes)}"
 
@@ -207,15 +235,16 @@ class PackedDataset:
     @cached_property
     def file_names(self) -> list[str]:
         """Names of the original pictures, relative to the source's root."""
-        return [name for column in self._groups(["file_name"]) for name in column["file_name"].to_pylist()]
+        names = [name for column in self._groups(["file_name"]) for name in column["file_name"].to_pylist()]
+        return [name for name, kept in zip(names, self._kept_N, strict=True) if kept]
 
     @cached_property
     def _original_boxes_M4(self) -> np.ndarray:
         groups = [column["original_boxes"] for column in self._groups(["original_boxes"])]
         counts = np.concatenate([np.diff(array.offsets.to_numpy()) for array in groups])
-        if not np.array_equal(counts, np.diff(self._start_N)):
+        if not np.array_equal(counts[self._kept_N], np.diff(self._start_N)):
             raise self._error("index.parquet has images with other numbers of original boxes than of boxes")
-        boxes_M4 = np.concatenate([corners_of(array) for array in groups])
+        boxes_M4 = np.concatenate([corners_of(array) for array in groups])[np.repeat(self._kept_N, counts)]
         self._check_boxes(boxes_M4, self.original_sizes_N2, "original boxes")
         return boxes_M4
 

@@ -15,6 +15,7 @@ from eval.trained_on import TrainingData
 from pipeline.command.ranks import World
 from pipeline.pack import PackOptions, pack
 from pipeline.packed.reader import PackedDataset
+from pipeline.sources.options import ReadOptions
 from tests.eval.conftest import LONG_SIDE, SHORT_SIDE
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -53,10 +54,10 @@ def pack_night(scored, root, content):
 
 def test_the_checkpoint_says_it_else_the_run_beside_it_else_nobody(scored, tmp_path):
     day, night = scored.dataset("daytime_clear"), scored.dataset("night_rainy")
-    card = {"trained_on": [entry("a", "Daytime-Sunny"), entry("b", "tunnel", checksum=night.checksum)]}
-    card["trained_on"][1]["domains"] = {"tunnel": 5}  # as training writes them, with their numbers of images
+    card = {"trained_on": [entry("a", "Daytime-Sunny"), entry("b", "night_rainy", checksum=night.checksum)]}
+    card["trained_on"][1]["domains"] = {"night_rainy": 5}  # as training writes them, with their numbers of images
     told = TrainingData(tmp_path, card, [day, night])
-    assert told.domains == ["daytime_clear", "tunnel"]
+    assert told.domains == ["daytime_clear", "night_rainy"]
     assert (told.count_shared(day, "daytime_clear"), told.count_shared(night, "night_rainy")) == (0, 5)
     old = tmp_path / "run"
     shutil.copytree(scored.checkpoint, old / "checkpoints" / "step-00000012")
@@ -76,6 +77,27 @@ def test_the_checkpoint_says_it_else_the_run_beside_it_else_nobody(scored, tmp_p
         TrainingData(tmp_path, {"trained_on": [{"name": "a"}]}, [])
 
 
+def pack_both(scored, root):
+    """The day's and the night's pictures as the domains day and night of one folder."""
+    content = {}
+    (root / "source" / "annotations").mkdir(parents=True)
+    for number, (domain, name) in enumerate((("day", "daytime_clear"), ("night", "night_rainy"))):
+        source = scored.sources[name]
+        shutil.copytree(source / "images", root / "source" / "images" / domain)
+        part = json.loads((source / "annotations" / "instances.json").read_text())
+        for image in part["images"]:
+            image |= {"id": image["id"] + 1000 * number, "file_name": f"{domain}/{image['file_name']}"}
+        for annotation in part["annotations"]:
+            annotation["id"] += 1000 * number
+            annotation["image_id"] += 1000 * number
+        content = {key: content.get(key, []) + part[key] for key in ("images", "annotations")} | {
+            "categories": part["categories"]
+        }
+    (root / "source" / "annotations" / "instances.json").write_text(json.dumps(content))
+    pack(PackOptions(root / "source", root / "both", read=ReadOptions(domain_name="{folder}"), **SHAPE))
+    return root / "both"
+
+
 def test_equal_pictures_in_another_dataset_are_shared(scored, tmp_path):
     """Packed again with one object less: another checksum, the same pictures."""
     content = annotations_of(scored)
@@ -90,8 +112,9 @@ def test_equal_pictures_in_another_dataset_are_shared(scored, tmp_path):
 
 
 def test_what_was_trained_on_is_marked_and_no_target(scored, tmp_path, capsys):
-    night = scored.dataset("night_rainy")
-    model = checkpoint_of(scored, tmp_path / "model", entry("n", "tunnel", "mine", checksum=night.checksum))
+    tunnel = pack_night(scored, tmp_path, annotations_of(scored))
+    model = checkpoint_of(scored, tmp_path / "model", entry("n", "tunnel", "mine", checksum=tunnel.checksum))
+    (model / "config.json").write_text(json.dumps({"data": [str(tunnel.path)]}))
     found = evaluate(model, *scored.data.values())
     printed = capsys.readouterr().out
     assert "warning: 5 of the 5 images of night_rainy were trained on" in printed
@@ -108,6 +131,21 @@ def test_what_was_trained_on_is_marked_and_no_target(scored, tmp_path, capsys):
     for section in ("domains", "classes", "curves", "sizes", "details"):
         part = page[page.index(f'<section id="{section}">') :]
         assert "Night-Rainy *" in part[: part.index("</section>")], section
+
+
+def test_training_on_one_domain_of_a_dataset_marks_that_one_alone(scored, tmp_path):
+    """--domains in training: the others of the same folder stay targets."""
+    folder = pack_both(scored, tmp_path)
+    both = PackedDataset(folder)
+    card = {"trained_on": [entry("both", "day", checksum=both.checksum)]}
+    told = TrainingData(tmp_path, card, [both])
+    assert [told.count_shared(both, name) for name in ("day", "night")] == [9, 0]
+    part = PackedDataset(folder, ["night"])
+    assert (len(part), TrainingData(tmp_path, card, [part]).count_shared(part, "night")) == (5, 0)
+    found = evaluate(scored.checkpoint, folder, domains=("nig*",), out=tmp_path / "out")
+    assert found.domains == ["night"]
+    every = evaluate(scored.checkpoint, folder, out=tmp_path / "every")
+    assert found.results["domains"]["night"] == every.results["domains"]["night"]
 
 
 def test_no_domain_is_called_the_source_that_was_not_trained_on(scored, tmp_path, capsys):

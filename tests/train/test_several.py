@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from pipeline.pack import PackOptions, pack
 from pipeline.packed.reader import PackedDataset
 from tests.train.conftest import ALONE, draw_pictures, make_trainer, tiny
+from train import load
 from train.config import Config
 from train.recipes import RECIPES
 from train.record.checkpoint import Checkpoints, read_state
@@ -33,6 +34,13 @@ def packed_night(tmp_path_factory) -> Path:
 def config(packed, packed_night, tmp_path) -> Config:
     config = tiny(RECIPES["corrupt_only_small"][1]())
     return replace(config, data=(packed, packed_night), data_weights=(1.0, 1.5), out=tmp_path / "run", steps=10)
+
+
+def test_domains_choose_among_all_datasets(config, packed, packed_night):
+    chosen, _ = load.open_data(replace(config, data=(packed_night,), data_weights=(), domains=("nig*",)), ALONE)
+    assert chosen.records()[0]["domains"] == {"night": 9}
+    with pytest.raises(ValueError, match=f"--domains night: {packed} has"):
+        load.open_data(replace(config, domains=("night",)), ALONE)
 
 
 def test_stopped_and_continued_on_two_datasets_equals_uninterrupted_to_the_bit(config, tmp_path, capsys):
