@@ -120,7 +120,8 @@ class Config:
     teacher_policy: Literal["frozen", "average"] = "frozen"
     """frozen: the network of `teacher`. average: the student's own moving average (optimizer.ema_decay)."""
     student_init: str = "weights"
-    """Where the student starts: weights (model.weights, the paper), teacher, or a run directory or checkpoint."""
+    """Where the student starts: weights (model.weights, the paper), teacher, or a run, a checkpoint or a file. All that
+    fits is taken; the layers of other classes are drawn anew."""
 
     model: DetectorConfig = field(default_factory=ModelConfig)
     """The detector; on the command line --model NAME chooses its kind."""

@@ -14,6 +14,8 @@ from model.api import Detector
 from model.build import build_detector, new_detector
 from model.weights.checkpoint import load_detector
 from model.weights.files import resolve_checkpoint
+from model.weights.partial import take_what_fits
+from pipeline.command.console import say
 from pipeline.command.ranks import World
 from pipeline.loading.mixture import Mixture
 from pipeline.packed.reader import PackedDataset
@@ -105,14 +107,12 @@ def make_student(config: Config, classes: tuple[str, ...], world: World, newest:
     student = make(config.model, len(classes) + 1)
     if path is not None:
         source, card = load_detector(path, "cpu")
-        check_classes(config.data[0], classes, path, card.classes)
-        try:
+        if path is newest:
             student.load_state_dict(source.state_dict())
-        except RuntimeError as error:
-            raise ValueError(
-                f"student_init: {path} holds another network than this run builds ({config.model.backbone}); "
-                f"give the same --model options, or start from weights. {error}"
-            ) from None
+        else:
+            started = take_what_fits(student, source, card.config, card.classes == tuple(classes), path)
+            if world.first:
+                say(started)
     return student.to(world.device).to(memory_format=torch.channels_last).train()
 
 

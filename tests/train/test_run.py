@@ -246,9 +246,54 @@ def test_the_student_may_start_from_the_teacher(begin, student_config, teacher_r
     trainer.task.loader.close()
     teacher = load_file(Checkpoints(teacher_run, 1).newest() / "model.safetensors")
     assert all(torch.equal(value, teacher[name]) for name, value in trainer.task.student.state_dict().items())
-    other = replace(config, model=replace(config.model, representation_size=24))
-    with pytest.raises(ValueError, match="holds another network"):
-        begin(other)
+
+
+def weights_of(run) -> dict[str, torch.Tensor]:
+    return load_file(Checkpoints(run, 1).newest() / "model.safetensors")
+
+
+CLASS_LAYERS = {
+    f"roi_heads.box_predictor.{layer}.{kind}" for layer in ("cls_score", "bbox_pred") for kind in ("weight", "bias")
+}
+
+
+def taken(begin, config, run) -> set[str]:
+    """The student's tensors that are those of the run's checkpoint."""
+    trainer = begin(config)
+    trainer.task.loader.close()
+    weights = weights_of(run)
+    return {
+        name
+        for name, value in trainer.task.student.state_dict().items()
+        if name in weights and torch.equal(value, weights[name])
+    }
+
+
+def test_the_student_starts_from_a_detector_of_other_classes(
+    begin, student_config, packed_other_classes, teacher_run, capsys
+):
+    """As many classes, in another order: their layers are drawn anew, everything else is taken."""
+    plain = replace(student_config, teacher=None, distill=(), student_init=str(teacher_run))
+    weights = weights_of(teacher_run)
+    same = taken(begin, plain, teacher_run)
+    assert same == set(weights)
+    assert f"student: starts from {teacher_run}: {len(weights)} of {len(weights)} tensors\n" in capsys.readouterr().out
+    other = replace(plain, data=(packed_other_classes,), out=plain.out.parent / "other")
+    assert set(weights) - taken(begin, other, teacher_run) == CLASS_LAYERS
+    assert "drawn anew: roi_heads.box_predictor.bbox_pred.bias, roi_heads" in capsys.readouterr().out
+
+
+def test_the_student_starts_from_a_detector_of_another_kind(begin, student_config, teacher_run, capsys):
+    """The backbone and the pyramid's common part are taken."""
+    plain = replace(student_config, teacher=None, distill=(), student_init=str(teacher_run))
+    wider = replace(plain, model=replace(plain.model, representation_size=24), out=plain.out.parent / "wider")
+    missed = set(weights_of(teacher_run)) - taken(begin, wider, teacher_run)
+    assert {name for name in missed if name.startswith("backbone.")} == set()
+    assert "roi_heads.box_head.fc6.weight" in missed
+    assert "not used: roi_heads.box_head.fc6" in capsys.readouterr().out
+    larger = replace(plain, model=replace(plain.model, backbone="resnet18", weights="none"))
+    with pytest.raises(ValueError, match="nothing fits this run's backbone"):
+        begin(larger)
 
 
 def test_the_teachers_quality_is_said(begin, student_config, packed, capsys, monkeypatch):
