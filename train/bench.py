@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from eval.detecting.detect import choose_compile
 from kernels.launch.resize import DEVIATION, MEAN
 from model.api import own
 from model.build import build_detector
@@ -127,7 +128,7 @@ def measure(options: BenchOptions) -> dict[str, Any]:
     }
     full_size = ViewConfig(ratio_range=(1.0, 1.0))
     views = ViewMaker(full_size, device=device)(batch, 0)
-    compiling = options.compile == "on" or (options.compile == "auto" and on_gpu)
+    compiling = choose_compile(options.compile, device)
     learner, look = make_learner(student, teacher, dtype)
     result |= count_graphs(learner, look, batch)
     write(options, result)  # what is measured stays, even when the rest fails; again below

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eval.detecting.detect import choose_dtype
+from eval.detecting.detect import choose_compile, choose_dtype
 from model.api import Detector
 from model.build import build_detector, new_detector
 from model.weights.checkpoint import load_detector
@@ -155,7 +155,7 @@ def trainable(learner: Learner) -> dict[str, nn.Parameter]:
 def compiles(config: Config, device: torch.device) -> bool:
     if config.compile == "cuda_graphs" and device.type != "cuda":
         raise ValueError("compile is cuda_graphs, but the run is on a CPU; use --compile on, or off")
-    return config.compile in ("on", "cuda_graphs") or (config.compile == "auto" and device.type == "cuda")
+    return config.compile == "cuda_graphs" or choose_compile(config.compile, device)
 
 
 def compile_both(learner: Learner, teacher: Teacher | None, mode: str, num_canvases: int) -> tuple[Any, Any]:

@@ -205,6 +205,11 @@ def choose_dtype(precision: str, device: str | torch.device) -> torch.dtype:
     return getattr(torch, precision)
 
 
+def choose_compile(option: str, device: torch.device) -> bool:
+    """Whether to compile: on, off, or auto, which compiles on a GPU alone."""
+    return option == "on" or (option == "auto" and device.type == "cuda")
+
+
 def spread(rows: np.ndarray, count: int) -> np.ndarray:
     """`count` of the rows, evenly spread; 0, or more than there are, takes all."""
     if not 0 < count < len(rows):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eval.detecting.detect import Detect, Found, Pass, match_classes
+from eval.detecting.detect import Detect, Found, Pass, choose_compile, match_classes
 from eval.metrics.interchange import read_results
 from eval.options import EvaluationOptions
 from model.api import Detector
@@ -45,7 +45,7 @@ def open_subject(options: EvaluationOptions, world: World, datasets: list[Packed
     about = {"backbone": card.config.backbone, "score_threshold": card.config.score_threshold, **card.extra}
     about.pop("trained_on", None)  # results.json has it as a part of its own
     detect: Detect = detector.detect
-    if options.compile == "on" or (options.compile == "auto" and world.device.type == "cuda"):
+    if choose_compile(options.compile, world.device):
         canvases = {canvas for dataset in datasets for canvas in dataset.canvases.values()}
         # Each compiles once clean and once as a corrupted view lays it out; with fullgraph, going over is an error.
         torch._dynamo.config.recompile_limit = max(8, 2 * len(canvases))
