@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -43,3 +44,16 @@ def test_quickstart_ends_with_a_table_and_a_report_and_continues_when_run_again(
     quickstart()
     print(f"second run: {time.monotonic() - started:.0f} s")
     assert {path: path.stat().st_mtime_ns for path in run.glob("*/checkpoints/*/*")} == checkpoints, "it trained again"
+
+
+def test_every_cell_of_the_notebook_runs_on_what_the_quickstart_leaves():
+    """In the reduced size; the kernel's working directory is the notebook's folder."""
+    notebook = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())
+    code = "\n\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
+    for name in ("quickstart", "sample", "sample-packed"):
+        assert f'"{name}"' in code
+        first, *rest = name.split("-")
+        code = code.replace(f'"{name}"', f'"{"-".join([first, "reduced", *rest])}"')
+    done = subprocess.run([sys.executable, "-"], input=code, cwd=ROOT / "docs", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "plain" in done.stdout
