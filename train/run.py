@@ -119,9 +119,9 @@ def train(config: Config, world: World) -> int:
 
 def advise_memory(config: Config, world: World, saved: bool, error: Exception) -> str:
     fewer = "".join(
-        f", fewer --distill.{method.kind}.strides (now {method.strides})"
+        f", fewer --distill.{method.kind}.strides (now {strides})"
         for method in config.distill
-        if getattr(method, "strides", ())
+        if (strides := getattr(method, "strides", ()))
     )
     regions = "".join(
         f", --model.{name.replace('_', '-')} (now {getattr(config.model, name)})"

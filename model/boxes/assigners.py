@@ -5,6 +5,8 @@ al. 2019). States: 1 foreground, 0 background, -1 left out. Candidates may have 
 only those in owner_BG own candidates. float32 throughout: low-quality matching compares overlaps for equality.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -68,6 +70,49 @@ def assign_max_iou(
     return matched_BN, torch.where(open_BN, state_BN, -1).to(torch.int8)
 
 
+class Nearest(NamedTuple):
+    """The candidates of each level that are nearest to a box, T of all levels together."""
+
+    index_BGT: Tensor
+    known_BGT: Tensor  # False: a level has fewer
+    iou_BGT: Tensor
+    threshold_BG: Tensor  # mean + standard deviation of their overlaps
+
+
+def nearest_candidates(
+    candidates_BN4: Tensor,
+    level_counts: tuple[int, ...],
+    valid_BN: Tensor,
+    on_ignored_BN: Tensor,
+    boxes_BG4: Tensor,
+    iou_BGN: Tensor,
+    num_nearest: int,
+) -> Nearest:
+    """ATSS's look at a box: the `num_nearest` candidates of each level whose centres are nearest to the box's.
+
+    Candidates on an ignored box come last; those that are not valid never.
+    """
+    centers_BN2 = (candidates_BN4[..., :2] + candidates_BN4[..., 2:]) / 2
+    box_centers_BG2 = (boxes_BG4[..., :2] + boxes_BG4[..., 2:]) / 2
+    distance_BGN = (centers_BN2[:, None] - box_centers_BG2[:, :, None]).pow_(2).sum(-1).sqrt_()
+    distance_BGN = distance_BGN.masked_fill_(on_ignored_BN[:, None], FAR)
+    distance_BGN = distance_BGN.masked_fill_(~valid_BN[:, None], torch.inf)
+
+    start, index, known = 0, [], []
+    for count in level_counts:
+        nearest = distance_BGN[:, :, start : start + count].topk(min(num_nearest, count), dim=2, largest=False)
+        index.append(nearest.indices + start)
+        known.append(nearest.values < torch.inf)
+        start += count
+    index_BGT, known_BGT = torch.cat(index, dim=2), torch.cat(known, dim=2)
+
+    iou_BGT = iou_BGN.gather(2, index_BGT)
+    counted_BG = known_BGT.sum(2)
+    mean_BG = (iou_BGT * known_BGT).sum(2) / counted_BG.clamp(min=1)
+    spread_BG = ((iou_BGT - mean_BG[..., None]).square() * known_BGT).sum(2) / (counted_BG - 1).clamp(min=1)
+    return Nearest(index_BGT, known_BGT, iou_BGT, mean_BG + spread_BG.sqrt())
+
+
 @torch.no_grad()
 def assign_atss(
     candidates_BN4: Tensor,
@@ -88,26 +133,12 @@ def assign_atss(
     """
     on_ignored_BN = touch_ignored(boxes_BG4, ignored_BG, candidates_BN4, ignore_overlap)
     iou_BGN = pairwise_iou(boxes_BG4, candidates_BN4)
+    near = nearest_candidates(
+        candidates_BN4, level_counts, valid_BN, on_ignored_BN, boxes_BG4, iou_BGN, num_nearest
+    )  # fmt: skip
+    positive_BGT = near.known_BGT & (near.iou_BGT >= near.threshold_BG[..., None]) & owner_BG[..., None]
+    positive_BGN = torch.zeros_like(iou_BGN, dtype=torch.bool).scatter_(2, near.index_BGT, positive_BGT)
     centers_BN2 = (candidates_BN4[..., :2] + candidates_BN4[..., 2:]) / 2
-    box_centers_BG2 = (boxes_BG4[..., :2] + boxes_BG4[..., 2:]) / 2
-    distance_BGN = (centers_BN2[:, None] - box_centers_BG2[:, :, None]).pow_(2).sum(-1).sqrt_()
-    distance_BGN = distance_BGN.masked_fill_(on_ignored_BN[:, None], FAR)
-    distance_BGN = distance_BGN.masked_fill_(~valid_BN[:, None], torch.inf)
-
-    start, index, known = 0, [], []
-    for count in level_counts:
-        nearest = distance_BGN[:, :, start : start + count].topk(min(num_nearest, count), dim=2, largest=False)
-        index.append(nearest.indices + start)
-        known.append(nearest.values < torch.inf)
-        start += count
-    index_BGT, known_BGT = torch.cat(index, dim=2), torch.cat(known, dim=2)
-
-    chosen_BGT = iou_BGN.gather(2, index_BGT)
-    counted_BG = known_BGT.sum(2)
-    mean_BG = (chosen_BGT * known_BGT).sum(2) / counted_BG.clamp(min=1)
-    spread_BG = ((chosen_BGT - mean_BG[..., None]).square() * known_BGT).sum(2) / (counted_BG - 1).clamp(min=1)
-    positive_BGT = known_BGT & (chosen_BGT >= (mean_BG + spread_BG.sqrt())[..., None]) & owner_BG[..., None]
-    positive_BGN = torch.zeros_like(iou_BGN, dtype=torch.bool).scatter_(2, index_BGT, positive_BGT)
     positive_BGN &= encode_distances(boxes_BG4[:, :, None], centers_BN2[:, None]).amin(-1) > INSIDE
 
     best_BN, matched_BN = torch.where(positive_BGN, iou_BGN, -torch.inf).max(dim=1)

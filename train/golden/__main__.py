@@ -18,6 +18,7 @@ from train.golden.cases import Case, Check, NotRunnable, find_cases, judge, read
 from train.golden.full import run_full
 from train.golden.heads import run_heads
 from train.golden.infer import run_infer
+from train.golden.ld import run_ld
 from train.golden.pkd import run_pkd
 from train.golden.unit import run_unit
 
@@ -28,6 +29,7 @@ RUNNERS: dict[str, Runner] = {
     "full": run_full,
     "heads": run_heads,
     "infer": run_infer,
+    "ld": run_ld,
     "pkd": run_pkd,
     "unit": run_unit,
 }

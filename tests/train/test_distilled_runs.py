@@ -1,0 +1,58 @@
+"""Whole runs with the methods that compare locations: eager, and compiled to one graph."""
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from pipeline.command.ranks import World
+from tests.train.conftest import make_trainer
+from train.record.logs import read_log
+from train.run import read_command, train
+
+WORLD = World(0, 1, torch.device("cpu"))
+REST = ["--loader.name", "cpu", "--loader.threads", "1", "--device", "cpu", "--steps", "2", "--log-every", "1"]
+NARROW = ["--model.weights", "none", "--model.fpn-channels", "16"]
+DENSE = ["--model.head-channels", "16", "--model.num-convs", "1", "--model.norm-groups", "4", *NARROW]
+METHODS = {"gfl": ["ld"]}
+TERMS = {"gfl": {"ld_main", "ld_valuable", "ld_class"}}
+
+
+@pytest.fixture(scope="module", params=list(METHODS))
+def command(request, packed, tmp_path_factory):
+    """A kind of detector, a trained teacher of it, and the command of a student that learns with all that fits."""
+    kind, root = request.param, tmp_path_factory.mktemp("distilled")
+    common = ["--data", str(packed), "--model", kind, *DENSE, *REST]
+    assert train(read_command(["plain_small", *common, "--out", str(root / "teacher")]), WORLD) == 0
+    student = ["--teacher", str(root / "teacher"), "--views.ratio-range", "1", "1"]
+    return kind, ["cdfkd_small", *common, *student, "--distill", *METHODS[kind]]
+
+
+def test_a_run_trains_with_all_that_fits(command, tmp_path):
+    kind, arguments = command
+    assert train(read_command([*arguments, "--out", str(tmp_path / "student")]), WORLD) == 0
+    lines = [line["losses"] for line in read_log(tmp_path / "student" / "log.jsonl") if "losses" in line]
+    assert TERMS[kind] < set(lines[0])
+    assert all(0 < lines[0][name] < float("inf") for name in TERMS[kind])
+
+
+@pytest.mark.long
+def test_a_compiled_step_is_one_graph_and_equals_the_eager_one(command, tmp_path, monkeypatch):
+    _, arguments = command
+    config = read_command([*arguments, "--out", str(tmp_path / "student")])
+    task = make_trainer(config).task
+    with task.loader:
+        views = task.maker(next(task.loader), 0)
+    seen = task.teacher(views)
+    expected, scalars = task.learner(views, seen)
+    expected.backward()
+    gradients = {name: value.grad.clone() for name, value in task.parameters.items() if value.grad is not None}
+    task.optimizer.inner.zero_grad(set_to_none=True)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    total, got = torch.compile(task.learner, backend=counter, fullgraph=True)(views, seen)
+    total.backward()
+    assert counter.frame_count == 1
+    torch.testing.assert_close(got, scalars, rtol=1e-4, atol=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(task.parameters[name].grad, gradient, rtol=1e-3, atol=1e-4 * gradient.abs().max())
+    torch._dynamo.reset()
