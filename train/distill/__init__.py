@@ -1,9 +1,10 @@
 """Distillation methods: one file each, one line each in METHODS. The convention is in `train/distill/method.py`."""
 
 from train.distill.cd_fkd import CdFkd, CdFkdConfig
+from train.distill.divalign import DivAlign, DivAlignConfig
 from train.distill.fgd import Fgd, FgdConfig
-from train.distill.method import MakeMethod
+from train.distill.method import Method
 from train.distill.pkd import Pkd, PkdConfig
 
-MethodConfig = CdFkdConfig | PkdConfig | FgdConfig
-METHODS: dict[type, MakeMethod] = {CdFkdConfig: CdFkd, PkdConfig: Pkd, FgdConfig: Fgd}
+MethodConfig = CdFkdConfig | PkdConfig | FgdConfig | DivAlignConfig
+METHODS: dict[type, type[Method]] = {CdFkdConfig: CdFkd, PkdConfig: Pkd, FgdConfig: Fgd, DivAlignConfig: DivAlign}
