@@ -49,10 +49,13 @@ def check_classes(data: Path, data_classes: tuple[str, ...], other: object, othe
 
 def load_teacher(config: Config, classes: tuple[str, ...], world: World) -> tuple[Detector | None, Any]:
     """The frozen teacher of a distilling run and its card."""
-    if not config.distill:
+    if not any(METHODS[type(method)].needs_teacher for method in config.distill):
+        if config.teacher_policy == "average":
+            raise ValueError("teacher_policy is average, but no method of this run looks at a teacher; leave it out")
         if config.teacher is not None and config.student_init != "teacher":
             raise ValueError(
-                "--teacher is given, but this run does not distil; use a cdfkd recipe or --distill, or leave it out"
+                "--teacher is given, but this run does not distil from one; use a cdfkd recipe or --distill, or leave "
+                "it out"
             )
         return None, None
     if config.teacher_policy == "average":
@@ -118,8 +121,6 @@ def make_student(config: Config, classes: tuple[str, ...], world: World, newest:
 
 def make_methods(config: Config, student: Detector, teacher: Detector | None) -> dict[str, Method]:
     """The run's methods by name; their own layers are drawn from the seed."""
-    if teacher is None:
-        return {}
     torch.manual_seed(config.seed)
     methods = {}
     for wanted in config.distill:

@@ -118,11 +118,8 @@ def train(config: Config, world: World) -> int:
 
 
 def advise_memory(config: Config, world: World, saved: bool, error: Exception) -> str:
-    fewer = "".join(
-        f", fewer --distill.{method.kind}.strides (now {strides})"
-        for method in config.distill
-        if (strides := getattr(method, "strides", ()))
-    )
+    strides = {method.kind: getattr(method, "strides", ()) for method in config.distill}
+    fewer = "".join(f", fewer --distill.{kind}.strides (now {some})" for kind, some in strides.items() if some)
     regions = "".join(
         f", --model.{name.replace('_', '-')} (now {getattr(config.model, name)})"
         for name in ("regions_per_image", "rpn_post_nms_train", "candidates_per_level")

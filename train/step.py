@@ -100,7 +100,7 @@ class Teacher:
     def __init__(self, detector: Detector, methods: Sequence[Method], dtype: torch.dtype):
         self.detector, self.dtype = detector.eval().requires_grad_(False), dtype
         self.want = reduce(or_, (method.want_teacher for method in methods), Want())
-        views = {method.teacher_sees for method in methods}
+        views = {method.teacher_sees for method in methods if method.needs_teacher}
         if len(views) != 1:
             raise ValueError(f"the methods of a run show their teacher {' and '.join(sorted(views))}; it sees one view")
         (self.sees,) = views

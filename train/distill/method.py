@@ -5,7 +5,7 @@ such as adapters. They are trained, clipped and saved with the run as `method.NA
 detector. It is given both when it is made, to check them and to call the teacher's layers, and keeps no child of them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ class Method(nn.Module):
 
     student_sees: ClassVar[tuple[str, ...]] = ("corrupted",)
     teacher_sees: ClassVar[str] = "clean"
+    needs_teacher: ClassVar[bool] = True
     same_size: ClassVar[bool] = False  # both networks must see images of one size
     want_student: Want = Want()
     want_teacher: Want = Want()
@@ -30,7 +31,7 @@ class Method(nn.Module):
     logged: tuple[str, ...] = ()  # names of what it logs
     alike: tuple[str, ...] = ()  # those that are 1 where teacher and student agree
 
-    def __init__(self, config: Any, student: Detector, teacher: Detector, mean: Mean):
+    def __init__(self, config: Any, student: Detector, teacher: Any, mean: Mean):
         super().__init__()
         self.config, self.mean = config, mean
 
@@ -43,9 +44,6 @@ class Method(nn.Module):
     ) -> tuple[dict[str, Tensor], Logged]:
         """seen, assigned: by the view's name. Returns the terms, not yet weighed, and what is logged."""
         raise ValueError(f"{type(self).__name__} has no forward")
-
-
-MakeMethod = Callable[[Any, Detector, Detector, Mean], Method]
 
 
 def annotations(views: Views, view: View) -> Truth:

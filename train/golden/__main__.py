@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from train.golden.cases import Case, Check, NotRunnable, find_cases, judge, read_case
+from train.golden.divalign import run_divalign
+from train.golden.fgd import run_fgd
 from train.golden.full import run_full
 from train.golden.heads import run_heads
 from train.golden.infer import run_infer
@@ -26,6 +28,8 @@ Runner = Callable[[Case], Iterator[Check]]
 # A case is run by the first of these names that stands here: the group its JSON states, "full" if it describes a whole
 # detector, its folder, the first word of its own name.
 RUNNERS: dict[str, Runner] = {
+    "divalign": run_divalign,
+    "fgd": run_fgd,
     "full": run_full,
     "heads": run_heads,
     "infer": run_infer,
