@@ -7,7 +7,8 @@ import torch
 
 from model.config import ModelConfig, small_model
 from model.faster_rcnn.detector import Proposals
-from model.faster_rcnn.parity import compare_detections, compare_losses, compare_proposals, stock_detections, stock_twin
+from model.faster_rcnn.parity import compare_losses, compare_proposals, stock_twin
+from tests.model.stock import compare_detections, stock_detections
 
 NARROW = {
     "weights": "none",

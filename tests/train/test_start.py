@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from model.faster_rcnn.parity import recorded
 from pipeline.command.ranks import World
 from train.load import make_views
 from train.record.checkpoint import Checkpoints, lock
@@ -16,7 +17,7 @@ from train.run import find_newest, train
 from train.trainer import STOPPED, Trainer
 
 WORLD = World(0, 1, torch.device("cpu"))
-TERMS = ("rpn_class", "rpn_box", "roi_class", "global", "instance")
+DETECTION = ("rpn_class", "rpn_box", "roi_class", "roi_box")
 
 
 @pytest.fixture
@@ -167,20 +168,28 @@ def test_student_and_teacher_lie_in_memory_channels_last(begin, student_config):
 
 
 def test_bfloat16_trains_float32_weights_near_float32(begin, student_config, tmp_path):
-    """On a CPU too: the losses of the first step are those of float32, as near as two or three digits carry."""
-    lines = []
+    """On a CPU too: the losses of the first step are those of float32, as near as two or three digits carry.
+
+    Both train on the proposals of float32. Rounding changes which of the two's own are kept, and so which few boxes the
+    RoI head learns from.
+    """
+    lines, proposals = [], None
     for precision in ("float32", "bfloat16"):
         config = replace(student_config, precision=precision, out=tmp_path / precision, steps=2, log_every=1)
         trainer = begin(config)
-        assert trainer.train() == 0
+        student = trainer.task.student
+        if proposals is not None:
+            given = iter(proposals)
+            student.proposals = lambda *_, given=given: next(given)
+        with recorded(student, "proposals") as proposals:
+            assert trainer.train() == 0
         assert all(value.dtype == torch.float32 for value in trainer.task.parameters.values())
         lines.append(read_log(config.out / "log.jsonl")[0]["losses"])
     exact, rounded = lines
     assert exact != rounded
-    # Rounding decides which proposals are kept, and so which few boxes this term is the mean of.
-    assert rounded.pop("roi_box") == pytest.approx(exact.pop("roi_box"), rel=0.5)
-    exact["total"], rounded["total"] = (sum(losses[name] for name in TERMS) for losses in (exact, rounded))
-    assert rounded == pytest.approx(exact, rel=0.1, abs=0.02)
+    assert set(exact) == {*DETECTION, "global", "instance", "total"}
+    assert rounded == pytest.approx(exact, rel=0.1)  # a cosine of random networks is the least exact
+    assert [rounded[name] for name in DETECTION] == pytest.approx([exact[name] for name in DETECTION], rel=0.03)
 
 
 class NotedProgress:
