@@ -5,7 +5,8 @@ from typing import get_args
 import torch
 
 from model.api import Detector
-from model.backbones.torchvision_fpn import BackboneConfig
+from model.backbones import timm_body
+from model.backbones.config import BackboneConfig
 from model.config import ModelConfig
 from model.dense.config import AtssConfig, FcosConfig, GflConfig, RetinaNetConfig
 from model.dense.detector import HEADS, DenseDetector
@@ -25,5 +26,7 @@ def new_detector(config: BackboneConfig, num_classes: int) -> Detector:
 def build_detector(config: BackboneConfig, num_classes: int) -> Detector:
     """With the weights that the configuration starts from."""
     detector = new_detector(config, num_classes)
+    if config.backbone.startswith(timm_body.PREFIX):
+        timm_body.check_exportable(detector.get_submodule("backbone.body"), config.backbone)
     load_backbone_weights(detector, config)
     return detector.to(memory_format=torch.channels_last)

@@ -3,18 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
-
-# Stages whose maps enter the pyramid, in torchvision's `returned_layers` numbering. ResNet: layer1..layer4. MobileNets:
-# the strided blocks. V3 has torchvision's own choice (both maps at stride 32). V2 has strides 8, 16 and 32. torchvision
-# publishes no detector for V2, and its own default there would see no small object.
-RETURNED_LAYERS = {"resnet": (1, 2, 3, 4), "mobilenet_v2": (2, 3, 5), "mobilenet_v3_large": (4, 5)}
-
-ANCHOR_SIZES = {
-    "resnet": ((32,), (64,), (128,), (256,), (512,)),
-    "mobilenet_v2": ((16, 24), (32, 48), (64, 96), (128, 192)),
-    "mobilenet_v3_large": ((32, 64, 128, 256, 512),) * 3,
-}
+from model.backbones.config import BackboneConfig
 
 SHARES = (
     "rpn_nms_threshold",
@@ -29,7 +18,6 @@ SHARES = (
     "nms_threshold",
 )
 COUNTS = (
-    "fpn_channels",
     "representation_size",
     "roi_canonical_scale",
     "rpn_pre_nms_train",
@@ -43,7 +31,7 @@ COUNTS = (
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(BackboneConfig):
     """A Faster R-CNN with a feature pyramid.
 
     The canvas it is for decides the anchor sizes: with images of about 200 pixels' height use `small_model()`.
@@ -51,13 +39,7 @@ class ModelConfig:
 
     kind: ClassVar[str] = "faster_rcnn"
 
-    backbone: str = "resnet50"
-    weights: str = "imagenet"  # of the backbone at the start: "none", "imagenet" or a file
-    norm: str = "auto"  # "frozen", "batch", or "auto": frozen unless weights is "none"
-    norm_epsilon: float = 1e-5  # torchvision's COCO_V1 ResNet-50 weights need 0.0
-    trainable_layers: int | None = None  # last backbone stages that learn; None: 3 of a pretrained backbone, else all
-    returned_layers: tuple[int, ...] | None = None
-    fpn_channels: int = 256
+    returned_layers: tuple[int, ...] | None = None  # stages in the pyramid; None: the backbone's own choice
     representation_size: int = 1024  # width of the box head
     anchor_sizes: tuple[tuple[int, ...], ...] | None = None  # one tuple per level, the pooled one included
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
@@ -85,10 +67,7 @@ class ModelConfig:
     detections_per_image: int = 100
 
     def __post_init__(self):
-        if self.backbone not in BACKBONES:
-            raise ValueError(f"ModelConfig.backbone: got {self.backbone!r}; allowed: {', '.join(BACKBONES)}")
-        if self.norm not in ("auto", "frozen", "batch"):
-            raise ValueError(f"ModelConfig.norm: got {self.norm!r}; allowed: auto, frozen, batch")
+        super().__post_init__()
         for name in SHARES:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"ModelConfig.{name}: got {getattr(self, name)}; allowed: 0 to 1")
@@ -117,12 +96,8 @@ class ModelConfig:
             )
 
     @property
-    def family(self) -> str:
-        return "resnet" if self.backbone.startswith("resnet") else self.backbone
-
-    @property
     def resolved_returned_layers(self) -> tuple[int, ...]:
-        return RETURNED_LAYERS[self.family] if self.returned_layers is None else tuple(self.returned_layers)
+        return self.entry.returned if self.returned_layers is None else tuple(self.returned_layers)
 
     @property
     def num_levels(self) -> int:
@@ -130,26 +105,19 @@ class ModelConfig:
 
     @property
     def resolved_rpn_score_threshold(self) -> float:
-        usual = 0.05 if self.family == "mobilenet_v3_large" else 0.0
+        usual = self.entry.rpn_score_threshold
         return usual if self.rpn_score_threshold is None else self.rpn_score_threshold
 
     @property
     def strides(self) -> tuple[int, ...]:
         """Pixels of the view per pixel of each map, the pooled level last."""
-        # A ResNet's layer1 has stride 4; a MobileNet's stage 0 stride 2, and its last stage that of the one before.
-        powers = [
-            layer + 1 if self.family == "resnet" else min(layer, 4) + 1 for layer in self.resolved_returned_layers
-        ]
-        return (*(2**power for power in powers), 2 ** (powers[-1] + 1))
+        strides = tuple(self.entry.strides[layer] for layer in self.resolved_returned_layers)
+        return (*strides, 2 * strides[-1])
 
     @property
     def resolved_anchor_sizes(self) -> tuple[tuple[int, ...], ...]:
-        sizes = ANCHOR_SIZES[self.family] if self.anchor_sizes is None else self.anchor_sizes
+        sizes = self.entry.anchor_sizes if self.anchor_sizes is None else self.anchor_sizes
         return tuple(tuple(level) for level in sizes)
-
-    @property
-    def frozen_norm(self) -> bool:
-        return self.norm == "frozen" or (self.norm == "auto" and self.weights != "none")
 
 
 def small_model(**changes) -> ModelConfig:

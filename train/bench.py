@@ -35,8 +35,9 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from eval.detecting.detect import choose_compile
 from kernels.launch.resize import DEVIATION, MEAN
 from model.api import own
+from model.backbones.table import BACKBONES
 from model.build import build_detector
-from model.config import BACKBONES, ModelConfig, small_model
+from model.config import ModelConfig, small_model
 from model.faster_rcnn.detector import FasterRcnn
 from model.faster_rcnn.parity import stock_twin
 from pipeline.batch import Batch, Views
@@ -62,7 +63,7 @@ class BenchOptions:
     """Measure the training step against torchvision's."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    backbone: Literal[BACKBONES] | None = None  # type: ignore[valid-type]
+    backbone: Literal[tuple(BACKBONES)] | None = None  # type: ignore[valid-type]
     """Default: resnet101 on a GPU; on a CPU mobilenet_v2 as in the small recipes."""
     canvas: tuple[int, int] | None = None
     """Height and width, multiples of 32. Default: 608 1024 on a GPU, 192 352 on a CPU."""

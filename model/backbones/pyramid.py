@@ -2,8 +2,24 @@
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
+
+
+class BackboneWithPyramid(nn.Module):
+    """As torchvision's BackboneWithFPN, with its names, for any body that gives maps by name.
+
+    `coarse` makes the levels beyond the body's; without it one is pooled.
+    """
+
+    def __init__(self, body: nn.Module, channels: list[int], out_channels: int, coarse: ExtraFPNBlock | None):
+        super().__init__()
+        self.body = body
+        self.fpn = FeaturePyramidNetwork(channels, out_channels, coarse or LastLevelMaxPool())
+        self.out_channels = out_channels
+
+    def forward(self, images_B3HW: Tensor) -> dict[str, Tensor]:
+        return self.fpn(self.body(images_B3HW))
 
 
 class CoarseLevels(ExtraFPNBlock):
@@ -28,7 +44,7 @@ class CoarseLevels(ExtraFPNBlock):
         return [*results, p6, p7], [*names, "p6", "p7"]
 
 
-def pyramid_maps(backbone: BackboneWithFPN, images_B3HW: Tensor, levels: set[int]) -> dict[int, Tensor]:
+def pyramid_maps(backbone: BackboneWithPyramid, images_B3HW: Tensor, levels: set[int]) -> dict[int, Tensor]:
     """{level: map} of those levels at least, and no more of the pyramid than they need. The finest costs most."""
     fpn = backbone.fpn
     stages = list(backbone.body(images_B3HW).values())

@@ -2,21 +2,18 @@
 
 from collections.abc import Callable
 
-import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.resnet import Bottleneck
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from model.backbones.config import BackboneConfig
+from model.backbones.pyramid import BackboneWithPyramid
 from model.config import ModelConfig
-from model.dense.config import DenseConfig
-
-BackboneConfig = ModelConfig | DenseConfig
 
 
 class FrozenNorm2d(FrozenBatchNorm2d):
@@ -44,20 +41,14 @@ def norm_layer(config: BackboneConfig, frozen_class: type[nn.Module]):
     return make
 
 
-def build_body(config: BackboneConfig, frozen_class: type[nn.Module] = FrozenNorm2d):
-    """(the classifier's layers without its head, the names of its stages from first to last)."""
-    constructor = getattr(torchvision.models, config.backbone)
-    body = constructor(weights=None, norm_layer=norm_layer(config, frozen_class))
-    if config.family == "resnet":
-        return body, ["conv1", "layer1", "layer2", "layer3", "layer4"]
-    body = body.features
-    strided = [index for index, block in enumerate(body) if getattr(block, "_is_cn", False)]
-    return body, [str(index) for index in (0, *strided, len(body) - 1)]
+def build_layers(config: BackboneConfig, frozen_class: type[nn.Module] = FrozenNorm2d) -> nn.Module:
+    """The classifier's layers in order, one after the other, as the table has them."""
+    return config.entry.layers(norm_layer(config, frozen_class), config.frozen_norm)
 
 
-def freeze_stages(body, stages: list[str], config: BackboneConfig) -> None:
+def freeze_stages(layers: nn.Module, config: BackboneConfig) -> None:
     """Leave the last `trainable_layers` stages to learn, counted as torchvision counts them."""
-    num_stages = len(stages)
+    begins, num_stages = config.entry.begins, len(config.entry.ends)
     trainable = config.trainable_layers
     if trainable is None:
         trainable = 3 if config.weights != "none" else num_stages
@@ -66,14 +57,15 @@ def freeze_stages(body, stages: list[str], config: BackboneConfig) -> None:
             f"{type(config).__name__}.trainable_layers: got {trainable} for {config.backbone}; "
             f"allowed: 0 to {num_stages}"
         )
-    if config.family == "resnet":
-        learning = set(stages[num_stages - trainable :]) | ({"bn1"} if trainable == num_stages else set())
-        for name, parameter in body.named_parameters():
-            parameter.requires_grad_(name.split(".")[0] in learning)
-        return
-    first = len(body) if trainable == 0 else int(stages[num_stages - trainable])
-    for parameter in body[:first].parameters():
-        parameter.requires_grad_(False)
+    if not begins and 0 < trainable < num_stages:
+        raise ValueError(
+            f"{type(config).__name__}.trainable_layers: {config.backbone} cannot be frozen in part; give 0 or "
+            f"{num_stages}, all its stages"
+        )
+    learning = trainable > 0 and not begins
+    for name, layer in layers.named_children():
+        learning |= trainable > 0 and name in begins[num_stages - trainable : num_stages - trainable + 1]
+        layer.requires_grad_(learning)
 
 
 def move_strides(body: nn.Module) -> None:
@@ -87,28 +79,28 @@ def build_backbone(
     config: BackboneConfig,
     frozen_class: type[nn.Module] = FrozenNorm2d,
     make_coarse: Callable[[int], ExtraFPNBlock] | None = None,
-) -> BackboneWithFPN:
-    """Body and pyramid. torchvision's helpers fix the pyramid at 256 channels, so its class is called directly.
+) -> BackboneWithPyramid:
+    """Body and pyramid, with torchvision's names of weights.
 
     `make_coarse` makes the levels beyond the body's from its last map's channels; without it one is pooled.
     """
-    body, stages = build_body(config, frozen_class)
-    freeze_stages(body, stages, config)
-    layers = config.resolved_returned_layers
-    if not layers or sorted(set(layers)) != list(layers) or layers[0] < 0 or layers[-1] >= len(stages):
+    entry, layers = config.entry, build_layers(config, frozen_class)
+    freeze_stages(layers, config)
+    if config.stride_in_1x1:
+        move_strides(layers)
+    returned = config.resolved_returned_layers
+    # A ResNet's stem counts as a stage, but its map comes before its norm, so torchvision never returns it.
+    first, last = int(entry.ends[0] == "conv1"), len(entry.ends) - 1
+    if not returned or sorted(set(returned)) != list(returned) or returned[0] < first or returned[-1] > last:
         raise ValueError(
-            f"{type(config).__name__}.returned_layers: got {layers} for {config.backbone}; "
-            f"allowed: rising numbers, 0 to {len(stages) - 1}"
+            f"{type(config).__name__}.returned_layers: got {returned} for {config.backbone}; allowed: rising numbers, "
+            f"{first} to {last}"
         )
-    if config.family == "resnet":
-        if layers[0] < 1:
-            raise ValueError(f"ModelConfig.returned_layers: got {layers}; a ResNet's are 1 to 4")
-        channels = [body.inplanes // 8 * 2 ** (layer - 1) for layer in layers]
-    else:
-        channels = [body[int(stages[layer])].out_channels for layer in layers]
-    return_layers = {stages[layer]: str(level) for level, layer in enumerate(layers)}
+    channels = [entry.channels[layer] for layer in returned]
+    return_layers = {entry.ends[layer]: str(level) for level, layer in enumerate(returned)}
     coarse = make_coarse(channels[-1]) if make_coarse else None
-    return BackboneWithFPN(body, return_layers, channels, config.fpn_channels, coarse)
+    body = entry.stages(layers, return_layers, channels)
+    return BackboneWithPyramid(body, channels, config.fpn_channels, coarse)
 
 
 def rcnn_numbers(config: ModelConfig) -> dict:

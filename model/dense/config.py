@@ -3,26 +3,18 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
-# Stages at strides 8, 16 and 32, in torchvision's `returned_layers` numbering.
-RETURNED_LAYERS = {"resnet": (2, 3, 4), "mobilenet_v2": (2, 3, 5), "mobilenet_v3_large": (2, 3, 5)}
+from model.backbones.config import BackboneConfig
+
 STRIDES = (8, 16, 32, 64, 128)
 
 SHARES = ("ignore_overlap", "score_threshold", "nms_threshold")
-COUNTS = ("fpn_channels", "head_channels", "candidates_per_level", "detections_per_image")
+COUNTS = ("head_channels", "candidates_per_level", "detections_per_image")
 
 
 @dataclass(frozen=True)
-class DenseConfig:
+class DenseConfig(BackboneConfig):
     """A pyramid of five levels with one head for all of them."""
 
-    backbone: str = "resnet50"
-    weights: str = "imagenet"  # of the backbone at the start: "none", "imagenet" or a file
-    norm: str = "auto"  # "frozen", "batch", or "auto": frozen unless weights is "none"
-    norm_epsilon: float = 1e-5
-    trainable_layers: int | None = None  # last backbone stages that learn; None: 3 of a pretrained backbone, else all
-    stride_in_1x1: bool = False  # of a bottleneck: caffe's weights need it, torchvision's stride is in the 3x3
-    fpn_channels: int = 256
     coarse_from: str = "p5"  # what stride 64 is made of: "c5", the backbone's last map, or "p5", the pyramid's
     coarse_relu: bool = False  # before the level of stride 128 is made of that of stride 64
 
@@ -41,11 +33,12 @@ class DenseConfig:
     detections_per_image: int = 100
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         name = type(self).__name__
-        if self.backbone not in BACKBONES:
-            raise ValueError(f"{name}.backbone: got {self.backbone!r}; allowed: {', '.join(BACKBONES)}")
-        if self.norm not in ("auto", "frozen", "batch"):
-            raise ValueError(f"{name}.norm: got {self.norm!r}; allowed: auto, frozen, batch")
+        try:
+            self.resolved_returned_layers  # noqa: B018
+        except ValueError as error:
+            raise ValueError(f"{name}.backbone: {self.backbone}: {error}") from None
         if self.coarse_from not in ("c5", "p5"):
             raise ValueError(f"{name}.coarse_from: got {self.coarse_from!r}; allowed: c5, p5")
         for field in SHARES:
@@ -54,8 +47,6 @@ class DenseConfig:
         for field in COUNTS:
             if getattr(self, field) < 1:
                 raise ValueError(f"{name}.{field}: got {getattr(self, field)}; allowed: 1 or more")
-        if self.stride_in_1x1 and self.backbone not in ("resnet50", "resnet101"):
-            raise ValueError(f"{name}.stride_in_1x1: got True for {self.backbone}; allowed: resnet50, resnet101")
         if self.num_convs < 0:
             raise ValueError(f"{name}.num_convs: got {self.num_convs}; allowed: 0 or more")
         if self.norm_groups < 0 or (self.norm_groups and self.head_channels % self.norm_groups):
@@ -65,21 +56,13 @@ class DenseConfig:
             )
 
     @property
-    def family(self) -> str:
-        return "resnet" if self.backbone.startswith("resnet") else self.backbone
-
-    @property
     def resolved_returned_layers(self) -> tuple[int, ...]:
-        return RETURNED_LAYERS[self.family]
+        return self.entry.at_strides(STRIDES[:3])
 
     @property
     def strides(self) -> tuple[int, ...]:
         """Pixels of the view per pixel of each map, finest first."""
         return STRIDES
-
-    @property
-    def frozen_norm(self) -> bool:
-        return self.norm == "frozen" or (self.norm == "auto" and self.weights != "none")
 
 
 def check_ratios(config: "RetinaNetConfig | AtssConfig | GflConfig") -> None:

