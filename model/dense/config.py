@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from model.backbones.config import BackboneConfig
+from model.config import MOST
 
 STRIDES = (8, 16, 32, 64, 128)
 
@@ -45,10 +46,10 @@ class DenseConfig(BackboneConfig):
             if not 0.0 <= getattr(self, field) <= 1.0:
                 raise ValueError(f"{name}.{field}: got {getattr(self, field)}; allowed: 0 to 1")
         for field in COUNTS:
-            if getattr(self, field) < 1:
-                raise ValueError(f"{name}.{field}: got {getattr(self, field)}; allowed: 1 or more")
-        if self.num_convs < 0:
-            raise ValueError(f"{name}.num_convs: got {self.num_convs}; allowed: 0 or more")
+            if not 1 <= getattr(self, field) <= MOST:
+                raise ValueError(f"{name}.{field}: got {getattr(self, field)}; allowed: 1 to {MOST}")
+        if not 0 <= self.num_convs <= 100:
+            raise ValueError(f"{name}.num_convs: got {self.num_convs}; allowed: 0 to 100")
         if self.norm_groups < 0 or (self.norm_groups and self.head_channels % self.norm_groups):
             raise ValueError(
                 f"{name}.norm_groups: got {self.norm_groups} for {self.head_channels} head_channels; allowed: 0 or a "
@@ -91,8 +92,8 @@ class RetinaNetConfig(DenseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ratios(self)
-        if self.anchors_per_octave < 1:
-            raise ValueError(f"RetinaNetConfig.anchors_per_octave: got {self.anchors_per_octave}; allowed: 1 or more")
+        if not 1 <= self.anchors_per_octave <= 100:
+            raise ValueError(f"RetinaNetConfig.anchors_per_octave: got {self.anchors_per_octave}; allowed: 1 to 100")
         if not 0 <= self.background_iou <= self.foreground_iou <= 1:
             raise ValueError(
                 f"RetinaNetConfig: got background_iou {self.background_iou} and foreground_iou {self.foreground_iou}; "
@@ -140,8 +141,8 @@ class AtssConfig(DenseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ratios(self)
-        if self.num_nearest < 1:
-            raise ValueError(f"AtssConfig.num_nearest: got {self.num_nearest}; allowed: 1 or more")
+        if not 1 <= self.num_nearest <= MOST:
+            raise ValueError(f"AtssConfig.num_nearest: got {self.num_nearest}; allowed: 1 to {MOST}")
 
 
 @dataclass(frozen=True)
@@ -159,5 +160,5 @@ class GflConfig(DenseConfig):
         super().__post_init__()
         check_ratios(self)
         for field, least in (("num_nearest", 1), ("num_bins", 2)):
-            if getattr(self, field) < least:
-                raise ValueError(f"GflConfig.{field}: got {getattr(self, field)}; allowed: {least} or more")
+            if not least <= getattr(self, field) <= MOST:
+                raise ValueError(f"GflConfig.{field}: got {getattr(self, field)}; allowed: {least} to {MOST}")
