@@ -6,6 +6,7 @@ import platform
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ T = TypeVar("T")
 
 PLAIN_INTERVAL_S = 10.0
 SHORT_S = 3.0  # what took less needs no line
+RECENT_S = 60.0  # what the rate is measured over, unless two steps take longer
 
 
 # C0, C1 and what turns the direction of writing; the last are halves of characters, which no terminal can be sent.
@@ -61,13 +63,17 @@ def format_seconds(seconds: float) -> str:
 class Progress:
     """A bar on a terminal, a plain line every ten seconds elsewhere; both show the rate and the time left.
 
+    Until the first `advance` a command loads and compiles, and later it may compile for a shape that is new. So the
+    rate is that of the last minute, and there is none before the second `advance`.
+
     Use as a context manager and call `advance(count, note)`. Nothing is printed when `quiet` (ranks other than 0).
     """
 
     def __init__(self, description: str, total: int, unit: str = "images", done: int = 0, quiet: bool = False):
         self.description, self.total, self.unit, self.quiet = description, total, unit, quiet
-        self.done = self.first = done
+        self.done = done
         self.started = self.printed = time.monotonic()
+        self.marks: deque[tuple[float, int]] = deque()  # time and what was done then, at most one a second
         self.terminal = sys.stderr.isatty() and not quiet
         self.bar: Any = None  # rich is imported only where there is a terminal
 
@@ -100,22 +106,32 @@ class Progress:
         return self
 
     def rate(self) -> float:
-        return (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
+        """Per second, 0 while it is not known."""
+        if not self.marks:
+            return 0.0
+        since, done = self.marks[0]
+        return (self.done - done) / max(time.monotonic() - since, 1e-9)
 
     def advance(self, count: int = 1, note: str = "") -> None:
         self.done += count
+        now = time.monotonic()
+        if not self.marks or now - self.marks[-1][0] >= 1:
+            self.marks.append((now, self.done))
+        while len(self.marks) > 2 and now - self.marks[1][0] > RECENT_S:
+            self.marks.popleft()
         if self.bar is not None:
-            self.bar.update(
-                self.task, completed=self.done, rate=f"{self.rate():.1f} {self.unit}/s", note=printable(note)
-            )
-        elif not self.quiet and time.monotonic() - self.printed >= PLAIN_INTERVAL_S:
-            self.printed = time.monotonic()
+            rate = self.rate()
+            text = f"{rate:.1f} {self.unit}/s" if rate else ""
+            self.bar.update(self.task, completed=self.done, rate=text, note=printable(note))
+        elif not self.quiet and now - self.printed >= PLAIN_INTERVAL_S:
+            self.printed = now
             self._line(note)
 
     def _line(self, note: str = "") -> None:
         rate = self.rate()
-        left = format_seconds((self.total - self.done) / rate) if rate > 0 else "unknown"
-        text = f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:.1f}/s, {left} left"
+        text = f"{self.description}: {self.done}/{self.total} {self.unit}"
+        if rate > 0:
+            text += f", {rate:.1f}/s, {format_seconds((self.total - self.done) / rate)} left"
         print(printable(f"{text}, {note}" if note else text), file=sys.stderr, flush=True)
 
     def __exit__(self, *exception) -> None:

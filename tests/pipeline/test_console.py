@@ -1,0 +1,43 @@
+"""What a person sees while a command runs."""
+
+from pipeline.command import console
+from pipeline.command.console import Progress
+
+
+class Clock:
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(console.time, "monotonic", lambda: self.now)
+
+    def work(self, progress, seconds, count=1):
+        self.now += seconds
+        progress.advance(count)
+
+
+def test_time_left_leaves_the_warm_up_out(monkeypatch, capsys):
+    """60 s of compiling for the first image, then 2 images a second: 1000 s for the 2000 that are left at first."""
+    clock = Clock(monkeypatch)
+    with Progress("training", 2021) as progress:
+        clock.work(progress, 60)
+        assert progress.rate() == 0
+        for _ in range(20):
+            clock.work(progress, 0.5)
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 1/2021 images",
+        "training: 21/2021 images, 2.0/s, 16 min 40 s left",
+        "training: 21 images in 1 min 10 s",
+    ]
+
+
+def test_the_rate_is_that_of_the_last_minute(monkeypatch):
+    """A slow start is forgotten; where two steps take longer than a minute, the rate is between these two."""
+    clock = Clock(monkeypatch)
+    with Progress("training", 10_000, done=500, quiet=True) as progress:
+        for _ in range(10):
+            clock.work(progress, 30)
+        for _ in range(1000):
+            clock.work(progress, 0.1)
+        assert abs(progress.rate() - 10) < 0.2
+        clock.work(progress, 300, 3)
+        clock.work(progress, 300, 6)
+        assert progress.rate() == 6 / 300
