@@ -286,21 +286,19 @@ def test_killed_at_any_moment_the_newest_checkpoint_is_whole(tmp_path):
             [sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=root
         )
         assert process.stdout.readline() == "ready\n"
-        time.sleep(generator.uniform(0.02, 0.2))
+        reported = [int(process.stdout.readline()) for _ in range(generator.randint(1, 3))]
+        time.sleep(generator.uniform(0, 0.02))
         os.kill(process.pid, signal.SIGKILL)
-        reported = [int(line) for line in process.stdout.read().split()]
+        reported += [int(line) for line in process.stdout.read().split()]
         process.wait()
         checkpoints = Checkpoints(tmp_path, 2)
-        newest = checkpoints.newest()
-        if newest is None:
-            continue
-        step = read_state(newest)["step"]
-        assert step >= max(reported, default=last)
+        step = read_state(checkpoints.newest())["step"]
+        assert step >= max(reported)
         for path in checkpoints.complete():
             assert damage_of(path) is None
             expected = read_state(path)["step"].to_bytes(8, "little") * 20000
             assert all((path / f"part{part}").read_bytes() == expected for part in range(4))
         last = step
-    assert last > 8
+    assert last >= 8
     best = json.loads((tmp_path / "best.json").read_text())
     assert (checkpoints.folder / best["checkpoint"]).exists()
