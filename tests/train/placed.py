@@ -1,14 +1,13 @@
 """Outputs of dense heads without a network, and the same images in a larger canvas: what tests of methods need."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from model.api import Assigned, Outputs, own
+from model.api import Assigned, Outputs
 from model.boxes.points import map_sizes
-from model.dense.detector import HEADS
-from model.dense.head import Raw
+from model.dense.detector import DenseDetector
 from pipeline.batch import View, Views
 from train.distill.method import annotations
 
@@ -31,12 +30,10 @@ def make_views(sizes, boxes, canvas) -> Views:
     )  # fmt: skip
 
 
-def make_network(config) -> SimpleNamespace:
-    """What a method looks at when it is made."""
-    head = HEADS[type(config)](config, NUM_CLASSES, CHANNELS, config.strides)
-    return SimpleNamespace(
-        config=config, strides=config.strides, num_classes=NUM_CLASSES, channels=CHANNELS, head=head, terms=head.terms
-    )
+def make_network(config) -> DenseDetector:
+    """A detector of which only the head and the shapes are used."""
+    small = replace(config, backbone="resnet18", weights="none", fpn_channels=CHANNELS, norm_groups=0, num_convs=0)
+    return DenseDetector(small, NUM_CLASSES)
 
 
 def make_outputs(network, num: int, canvas, seed: int, learns: bool = True, channels: int = CHANNELS) -> Outputs:
@@ -57,8 +54,7 @@ def make_outputs(network, num: int, canvas, seed: int, learns: bool = True, chan
 
 
 def train_on(network, out: Outputs, views: Views) -> Assigned:
-    raw = Raw(out.logits, out.boxes, out.quality)  # type: ignore[arg-type]
-    return network.head.losses(raw, annotations(views, views.corrupted), out.canvas, own)[1]
+    return network.losses(out, annotations(views, views.corrupted))[1]
 
 
 def call(method, student: Outputs, teacher: Outputs, assigned: Assigned, views: Views) -> dict[str, Tensor]:

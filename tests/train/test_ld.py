@@ -13,7 +13,7 @@ from tests.train.placed import call, cut, in_larger_canvas, make_network, make_o
 from train.distill.ld import Ld, LdConfig, two_or_more
 from train.distill.method import annotations
 
-GFL = GflConfig(weights="none", num_bins=5, fpn_channels=6, head_channels=6, norm_groups=3, num_convs=1)
+GFL = GflConfig(num_bins=5)
 SIZES = [(64, 96), (33, 70), (50, 41)]
 BOXES = [
     [(3.0, 5.5, 40.2, 37.0), (50.3, 10.1, 91.0, 60.4), (10.7, 30.0, 22.5, 45.9)],
@@ -217,7 +217,7 @@ def test_one_class_compares_sigmoids():
 @pytest.mark.parametrize(
     ("student", "teacher", "message"),
     [
-        (AtssConfig(weights="none"), GFL, "the student is a atss: give --model gfl"),
+        (AtssConfig(), GFL, "the student is a atss: give --model gfl"),
         (GFL, replace(GFL, num_bins=17), "differ in num_bins 5 and 17"),
         (GFL, replace(GFL, anchor_base=4.0), "differ in anchor_base 8.0 and 4.0"),
     ],

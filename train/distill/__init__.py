@@ -1,17 +1,25 @@
 """Distillation methods: one file each, one line each in METHODS. The convention is in `train/distill/method.py`."""
 
 from train.distill.cd_fkd import CdFkd, CdFkdConfig
+from train.distill.defeat import Defeat, DefeatConfig
 from train.distill.divalign import DivAlign, DivAlignConfig
 from train.distill.fgd import Fgd, FgdConfig
+from train.distill.fine_grained import FineGrained, FineGrainedConfig
+from train.distill.imitation import Imitation, ImitationConfig
 from train.distill.ld import Ld, LdConfig
 from train.distill.method import Method
 from train.distill.pkd import Pkd, PkdConfig
 
-MethodConfig = CdFkdConfig | DivAlignConfig | FgdConfig | LdConfig | PkdConfig
+MethodConfig = (
+    CdFkdConfig | DefeatConfig | DivAlignConfig | FgdConfig | FineGrainedConfig | ImitationConfig | LdConfig | PkdConfig
+)
 METHODS: dict[type, type[Method]] = {
     CdFkdConfig: CdFkd,
+    DefeatConfig: Defeat,
     DivAlignConfig: DivAlign,
     FgdConfig: Fgd,
+    FineGrainedConfig: FineGrained,
+    ImitationConfig: Imitation,
     LdConfig: Ld,
     PkdConfig: Pkd,
 }

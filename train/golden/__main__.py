@@ -19,6 +19,7 @@ from train.golden.divalign import run_divalign
 from train.golden.fgd import run_fgd
 from train.golden.full import run_full
 from train.golden.heads import run_heads
+from train.golden.imitation import run_defeat, run_finegrained
 from train.golden.infer import run_infer
 from train.golden.ld import run_ld
 from train.golden.pkd import run_pkd
@@ -28,8 +29,10 @@ Runner = Callable[[Case], Iterator[Check]]
 # A case is run by the first of these names that stands here: the group its JSON states, "full" if it describes a whole
 # detector, its folder, the first word of its own name.
 RUNNERS: dict[str, Runner] = {
+    "defeat": run_defeat,
     "divalign": run_divalign,
     "fgd": run_fgd,
+    "finegrained": run_finegrained,
     "full": run_full,
     "heads": run_heads,
     "infer": run_infer,

@@ -1,26 +1,39 @@
-"""LD on GFL (its terms, its region) on given raw predictions of both networks."""
+"""LD on GFL: its terms, its region and its imitation of features, on given outputs of both networks."""
 
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from model.api import Outputs, Truth, own
+from model.api import Assigned, Outputs, Truth, own
+from model.boxes.annotated import annotated
 from model.dense.config import GflConfig
-from model.dense.gfl import GflHead
-from model.dense.head import Raw, to_rows
+from model.dense.detector import DenseDetector
+from model.dense.head import to_rows
+from train.distill.imitation import Imitation, ImitationConfig
 from train.distill.ld import Ld, LdConfig
+from train.distill.places import pair_up
 from train.golden.cases import EXACT, GRADIENT, LOSS, OUTPUT, Case, Check
 
+Region = Literal["all", "inside", "main", "fine_grained", "decoupled", "general"]
+# Our regions and the names that LD's code has for them; ld_gfl records one and names none.
+REGIONS: dict[Region, str] = {
+    "inside": "fitnet.",
+    "decoupled": "decouple_corrected.",
+    "general": "gibox.",
+}
 TERMS = {"loss_ld": "ld_main", "loss_ld_vlr": "ld_valuable", "loss_kd": "ld_class"}
 
 
-def read_head(case: Case) -> GflHead:
+def read_network(case: Case) -> DenseDetector:
+    """A GFL with the shapes of a case; only its anchors and its decoding are used."""
     config = case.facts["config"]
-    options = GflConfig(weights="none", faithful=True, num_bins=config["reg_max"] + 1)
-    return GflHead(options, config["num_classes"] + 1, 256, tuple(config["strides"]))
+    options = GflConfig(
+        backbone="resnet18", weights="none", faithful=True, fpn_channels=config["feat_channels"], num_convs=0,
+        num_bins=config["reg_max"] + 1,
+    )  # fmt: skip
+    return DenseDetector(options, config["num_classes"] + 1)
 
 
 def read_truth(case: Case) -> Truth:
@@ -47,12 +60,6 @@ def read_outputs(case: Case, who: str) -> tuple[Outputs, tuple[list[Tensor], ...
     return Outputs(tuple(case.facts["config"]["canvas"]), tuple(maps[2]), logits=logits, boxes=boxes), maps
 
 
-def assign(head: GflHead, out: Outputs, truth: Truth):
-    assert out.logits is not None
-    assert out.boxes is not None
-    return head.terms_by_level(Raw(out.logits, out.boxes), truth, out.canvas, own)
-
-
 def sparse(case: Case, prefix: str, like: Tensor) -> Tensor:
     """A gradient of which only the rows that are not zero were recorded."""
     rows = torch.zeros(like.shape[0] * like[0, 0].numel(), like.shape[1])
@@ -62,16 +69,19 @@ def sparse(case: Case, prefix: str, like: Tensor) -> Tensor:
 
 
 def run_ld(case: Case) -> Iterator[Check]:
-    head, truth = read_head(case), read_truth(case)
+    network, truth = read_network(case), read_truth(case)
     student, maps = read_outputs(case, "student")
     teacher, _ = read_outputs(case, "teacher")
-    _, trained = assign(head, student, truth)
-    network: Any = SimpleNamespace(strides=head.strides, config=head.config, num_classes=head.num_classes)
-    method = Ld(LdConfig(faithful=True), network, network, own)
-    counts = head.level_counts(student.canvas)
+    trained = network.losses(student, truth)[1]
+    counts = network.head.level_counts(student.canvas)
     for level, state_BN in enumerate(trained.state_BN.split(counts, dim=1)):
-        yield Check("positives", state_BN == 1, case[f"positive_mask.{level}"], EXACT)
+        labels_BN = case[f"labels.{level}"]
+        yield Check("positives", state_BN == 1, labels_BN < network.num_classes - 1, EXACT)
+    yield from run_imitation(case, network, (student, teacher), maps[2], trained, truth)
+    if "loss_ld" not in case:
+        return
 
+    method = Ld(LdConfig(faithful=True), network, network, own)
     regions: dict[Literal["released", "paper"], str] = {"released": "", "paper": "corrected."}
     for region, prefix in regions.items():
         other = Ld(LdConfig(region=region, faithful=True), network, network, own)
@@ -92,3 +102,52 @@ def run_ld(case: Case) -> Iterator[Check]:
         names = [f"{name}.{level}" for name in ("student_cls_logits", "student_bin_logits") for level in range(5)]
         for name, leaf, gradient in zip(names, leaves, gradients, strict=True):
             yield Check(f"{ours}.gradient", gradient, sparse(case, f"grad.{theirs}.{name}", leaf), GRADIENT)
+
+
+def run_imitation(
+    case: Case,
+    network: DenseDetector,
+    outs: tuple[Outputs, Outputs],
+    maps: list[Tensor],
+    trained: Assigned,
+    truth: Truth,
+) -> Iterator[Check]:
+    """Every selection that the case has, faithful; and what an image selects alone."""
+    names = REGIONS | ({"fine_grained": ""} if "loss_im" in case else {"fine_grained": "finegrained."})
+    for region, theirs in names.items():
+        if f"{theirs}loss_im" not in case:
+            continue
+        method = Imitation(ImitationConfig(region=region, faithful=True), network, network, own)
+        pairs = pair_up(network.strides, (network, network), outs, None)
+        masks = method.places(pairs, outs, trained, annotated(truth), truth.sizes_B2)
+        for level, mask_BHW in enumerate(masks):
+            if f"{theirs}mask.{level}" in case:
+                yield Check(f"{region}.places", mask_BHW.flatten(1), case[f"{theirs}mask.{level}"], EXACT)
+            if f"{theirs}index.{level}" in case:
+                yield Check(
+                    f"{region}.places", mask_BHW.flatten(), marks(case, f"{theirs}index.{level}", mask_BHW), EXACT
+                )
+        loss_L = 2.0 * method.losses_by_level(pairs, masks, trained, outs[0], truth.sizes_B2)
+        yield Check(f"{region}.loss", loss_L, case[f"{theirs}loss_im"], LOSS)
+        gradients = torch.autograd.grad(loss_L.sum(), maps, materialize_grads=True)
+        for level, gradient in enumerate(gradients):
+            if theirs:
+                expected = case[f"{theirs}grad_student_feat.{level}"]
+            else:
+                expected = sparse(case, f"grad.loss_im.student_feat.{level}", gradient)
+            yield Check(f"{region}.gradient", gradient, expected, GRADIENT)
+    if "gibox.index_single_image.0.0" in case:
+        method = Imitation(ImitationConfig(region="general"), network, network, own)
+        pairs = pair_up(network.strides, (network, network), outs, None)
+        masks = method.places(pairs, outs, trained, annotated(truth), truth.sizes_B2)
+        for level, mask_BHW in enumerate(masks):
+            for image, mask_HW in enumerate(mask_BHW):
+                expected = marks(case, f"gibox.index_single_image.{image}.{level}", mask_HW)
+                yield Check("general.places of an image", mask_HW.flatten(), expected, EXACT)
+
+
+def marks(case: Case, name: str, mask: Tensor) -> Tensor:
+    """A recorded selection of places as a mask."""
+    selected = torch.zeros(mask.numel(), dtype=torch.bool)
+    selected[case[name]] = True
+    return selected
