@@ -5,13 +5,22 @@ from train.distill.defeat import Defeat, DefeatConfig
 from train.distill.divalign import DivAlign, DivAlignConfig
 from train.distill.fgd import Fgd, FgdConfig
 from train.distill.fine_grained import FineGrained, FineGrainedConfig
+from train.distill.gid import Gid, GidConfig
 from train.distill.imitation import Imitation, ImitationConfig
 from train.distill.ld import Ld, LdConfig
 from train.distill.method import Method
 from train.distill.pkd import Pkd, PkdConfig
 
 MethodConfig = (
-    CdFkdConfig | DefeatConfig | DivAlignConfig | FgdConfig | FineGrainedConfig | ImitationConfig | LdConfig | PkdConfig
+    CdFkdConfig
+    | DefeatConfig
+    | DivAlignConfig
+    | FgdConfig
+    | FineGrainedConfig
+    | GidConfig
+    | ImitationConfig
+    | LdConfig
+    | PkdConfig
 )
 METHODS: dict[type, type[Method]] = {
     CdFkdConfig: CdFkd,
@@ -19,6 +28,7 @@ METHODS: dict[type, type[Method]] = {
     DivAlignConfig: DivAlign,
     FgdConfig: Fgd,
     FineGrainedConfig: FineGrained,
+    GidConfig: Gid,
     ImitationConfig: Imitation,
     LdConfig: Ld,
     PkdConfig: Pkd,
