@@ -60,10 +60,10 @@ def corrupt(
     """The image corrupted: same size, uint8, RGB; a new array, or a tensor on the image's device.
 
     image: uint8 NumPy array or torch tensor of any size from 1 x 1. Its shape is height x width (grey, returned as RGB)
-    or height x width x channels (1 or 3). severity: 1 to 5. corruption_name, or corruption_number, its place in
-    `get_corruption_names("all")`. The same seed gives the same pixels, on a CPU and on a GPU. Give each image another
-    seed, or all get the same noise field and the same drops. threads: how many the CPU uses for an image of some size
-    (small ones stay on one). One is right inside a data loader's worker.
+    or height x width x channels (1 or 3). severity: 1 to 5. corruption_name, or corruption_number: its place in
+    `get_corruption_names("all")`, then in "own". The same seed gives the same pixels, on a CPU and on a GPU. Give each
+    image another seed, or all get the same noise field and the same drops. threads: how many the CPU uses for an image
+    of some size (small ones stay on one). One is right inside a data loader's worker.
     """
     if corruption_name is None and corruption_number == -1:
         raise ValueError("corrupt: give corruption_name or corruption_number")

@@ -27,7 +27,8 @@ UNLIKE_TRAINING = tuple(name for name in IMAGENET_C if name not in TRAINING)
 SUBSETS: dict[str, tuple[str, ...]] = {
     "common": BENCHMARK,
     "validation": VALIDATION,
-    "all": ALL,
+    "all": IMAGENET_C,
+    "own": tuple(name for name in ALL if name not in IMAGENET_C),
     "noise": _subset("noise"),
     "blur": _subset("blur"),
     "weather": _subset("weather"),
@@ -41,7 +42,7 @@ INDEX = {name: index for index, name in enumerate(ALL)}
 
 
 def get_corruption_names(subset: str = "common") -> list[str]:
-    """Names of a subset: `imagecorruptions`'s subsets, and "training", the 15 that CD-FKD trains on."""
+    """Names of a subset: those of `imagecorruptions`, "training", the 15 of CD-FKD, or "own", which only we have."""
     if subset not in SUBSETS:
         raise ValueError(f"get_corruption_names: unknown subset {subset!r}; choose one of {', '.join(SUBSETS)}")
     return list(SUBSETS[subset])

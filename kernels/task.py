@@ -21,6 +21,9 @@ is one definition, and both processors do the same arithmetic in the same order.
   and stored at once;
 - pixels are truncated like np.uint8(...) does, after clipping to 0..255.
 
+A record's `whole` is for what no region can compute, such as a Fourier transform. NumPy or torch runs it before the
+stages, and the first of them finds the result in task.a.
+
 Images are seen as rows of interleaved values: X = 3 * W. What depends on an image alone and costs little (weights, the
 angle, layers) is computed on the host in float64. The record's `extra` or `fill` does that, and the result travels in
 `extra_E`.

@@ -1,5 +1,7 @@
 """The reference's pixels: `imagecorruptions` given the random numbers that ours draws.
 
+high_pass_filter and phase_scaling are not of that package. There it is DivAlign's formula in double precision.
+
 The tests and `kernels.bench` ask this file and no other, so a wrong pixel shows, not only a wrong mean.
 
 `reference` runs the package itself with numbers put in place of its draws. `expected_pixels` gives it those that
@@ -141,11 +143,25 @@ def our_draws(name: str, shape: tuple[int, ...], key: int) -> Any:
 def expected_pixels(name: str, image: np.ndarray, level: int, seed: int = 0) -> np.ndarray:
     """What the reference makes of the image given the draws of our seed (of shot_noise: a draw of its own)."""
     key = int(rng.image_key(seed, 0, 0))
+    if name in ("high_pass_filter", "phase_scaling"):
+        return np.clip(spectral(name, image, level), 0, 255).astype(np.uint8)
     if name in NEED_MASK:
         height, width, _ = image.shape
         row = parameters.single_table(name, level, height, width, key).rows_B[0]
         return under_mask(name, image, level, row, dropin.pool_for(name, level, height, width))
     return reference(name, image, level, our_draws(name, image.shape, key))
+
+
+def spectral(name: str, image: np.ndarray, level: int) -> np.ndarray:
+    """What DivAlign's code makes of an image before it casts to uint8."""
+    height, width, _ = image.shape
+    spectrum = np.fft.fftshift(np.fft.fft2(image.astype(float), axes=(0, 1)), axes=(0, 1))
+    if name == "high_pass_filter":
+        y, x = np.ogrid[:height, :width]
+        spectrum[np.hypot(y - height // 2, x - width // 2) < int(0.01 * level * height)] = 0
+        return np.abs(np.fft.ifft2(np.fft.ifftshift(spectrum, axes=(0, 1)), axes=(0, 1)))
+    spectrum = np.abs(spectrum) * np.exp(1j * (1 - 0.1 * level) * np.angle(spectrum))
+    return np.real(np.fft.ifft2(np.fft.ifftshift(spectrum, axes=(0, 1)), axes=(0, 1)))
 
 
 def under_mask(name: str, image: np.ndarray, level: int, row: np.void, pool: Pool) -> np.ndarray:
@@ -195,7 +211,7 @@ EDGE_SHARE = 0.005
 MOST = {  # levels of 255 between ours and the reference, given the same numbers; 2 for the others
     "impulse_noise": 0,
     "jpeg_compression": 0,
-    **dict.fromkeys(("elastic_transform", *NEED_MASK), 1),
+    **dict.fromkeys(("elastic_transform", "high_pass_filter", "phase_scaling", *NEED_MASK), 1),
 }
 
 

@@ -6,7 +6,7 @@ records in `kernels/corruptions/registry.py`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -47,6 +47,9 @@ class Corruption:
     launches: tuple[int | Literal["rows", "blocks"], ...] = ()
     heavy: bool = False  # its last stage needs many registers: launched apart, so that the others run more threads
     statistics: bool = False  # reads task.statistics
+    # What must see the whole image at once: (NumPy on a CPU or torch on a GPU, its float32 pixels 3 x H x W, the
+    # severity's number) -> 3 x H x W, which the first stage finds in task.a.
+    whole: Callable[[Any, Any, Any], Any] | None = None
     masks: Masks | None = None  # reads task.pool
     unit: float = 1.0  # task.extra holds the severity's numbers times this ...
     extra: Callable[[int], np.ndarray] | None = None  # ... or what this makes of the severity ...
@@ -73,6 +76,12 @@ class Corruption:
 
     def on_cpu(self) -> tuple[Callable, ...]:
         return self.cpu_stages or self.stages
+
+    def make_whole(self, library: Any, image_HW3: Any, level: int) -> Any:
+        """What `whole` makes of uint8 pixels, H x W x 3. library: numpy or torch; both know all names used here."""
+        assert self.whole is not None
+        pixels_3HW = library.moveaxis(library.asarray(image_HW3, dtype=library.float32), 2, 0)
+        return library.moveaxis(self.whole(library, pixels_3HW, self.severities[level - 1]), 0, 2)
 
     def numbers(self, level: int) -> np.ndarray:
         """What `task.extra` begins with at a severity, where it is the same for every image."""

@@ -14,6 +14,7 @@ from kernels.corruptions import (
     pixelate,
     snow,
     spatter,
+    spectral,
     zoom,
 )
 from kernels.corruptions.record import Corruption
@@ -39,6 +40,9 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     gaussian.CORRUPTION,
     spatter.CORRUPTION,
     color.SATURATE,
+    # Ours.
+    spectral.HIGH_PASS,
+    spectral.PHASE,
 )
 BY_NAME = {corruption.name: corruption for corruption in CORRUPTIONS}
 if len(BY_NAME) < len(CORRUPTIONS):

@@ -87,6 +87,10 @@ def corrupt_image(
     corruption, height, width = CORRUPTIONS[row["corruption"]], int(row["height"]), int(row["width"])
     if corruption.statistics:
         color.gather_statistics(source_HX, workspace.statistics, height, width)
+    if corruption.whole is not None:
+        image_HW3 = source_HX[:height, : 3 * width].reshape(height, width, 3)
+        whole_HW3 = corruption.make_whole(np, image_HW3, int(row["severity"]))
+        workspace.a[:height, : 3 * width] = whole_HW3.reshape(height, 3 * width)
     task = Task(
         source=source_HX,
         target=target_HX,

@@ -1,5 +1,7 @@
 """The CUDA driver: one table up, at most eleven launches, on a stream of its own, never waiting for the device.
 
+The two spectral types add some torch operations for each of their images (`make_whole`).
+
 The host knows each image's corruption (it drew it), so it leaves out the launches that no image of the batch needs.
 Scratch, pinned tables and mask pools are kept. The views come from torch's caching allocator, which reuses the same
 memory after the first batches.
@@ -18,6 +20,7 @@ from numba import cuda
 from torch import Tensor
 
 from kernels.corruptions.jpeg import BLOCK
+from kernels.corruptions.registry import CORRUPTIONS
 from kernels.jit import config
 from kernels.launch import cuda_kernels, steps
 from kernels.launch.cpu import NO_POOL, shots
@@ -175,6 +178,18 @@ def pixels(num: int, height: int, width: int) -> tuple[tuple[int, int, int], tup
     return (blocks(width, block_x), blocks(height, block_y), num), (block_x, block_y)
 
 
+def make_whole(images_BHW3: Tensor, planes: Tensor, rows_B: np.ndarray) -> None:
+    """What torch makes of the whole images of some types, into the first of the planes: a few operations an image.
+
+    Queued on torch's current stream. rows_B: the rows on the host.
+    """
+    plane_BHW3 = planes.flatten()[: images_BHW3.numel()].view(images_BHW3.shape)
+    for b in np.flatnonzero(np.isin(rows_B["corruption"], steps.WHOLE)):
+        corruption, level = CORRUPTIONS[rows_B["corruption"][b]], int(rows_B["severity"][b])
+        height, width = int(rows_B["height"][b]), int(rows_B["width"][b])
+        plane_BHW3[b, :height, :width] = corruption.make_whole(torch, images_BHW3[b, :height, :width], level)
+
+
 def launch_stages(arguments: Arguments, rows_B: np.ndarray, stream: Any) -> None:
     """All stages but the last. rows_B: the rows on the host."""
     images, planes = arguments.images_BHX, arguments.planes_2BHX
@@ -255,6 +270,7 @@ def make_views(
         clean_BHW3 = torch.empty((num, height, width, 3), dtype=dtype, device=keep.device)
         out = as_numba(clean_BHW3, numba_dtype, (num, height, 3 * width))
         cuda_kernels.CLEAN[name][*pixels(num, height, width), stream](arguments.images_BHX, table.rows_B, out)
+    make_whole(images_BHW3, keep.scratch, rows_B)
     launch_stages(arguments, rows_B, stream)
     small_Bhw3 = torch.empty((num, *small_canvas, 3), dtype=dtype, device=keep.device)
     out = as_numba(small_Bhw3, numba_dtype, (num, small_canvas[0], 3 * small_canvas[1]))
@@ -290,6 +306,7 @@ def corrupt_tensor(image_HW3: Tensor, table: Table, values_M: np.ndarray) -> Ten
             pool_M=keep.pool(values_M),
         )
         out = as_numba(target, np.uint8, (1, height, 3 * width))
+        make_whole(source[None], keep.scratch, table.rows_B)
         launch_stages(arguments, table.rows_B, keep.numba_stream)
         kernel = cuda_kernels.CORRUPTED[int(table.rows_B["corruption"][0]) in steps.HEAVY]
         kernel[*pixels(1, height, width), keep.numba_stream](*arguments, out)

@@ -70,6 +70,7 @@ last_of_others = whichever(
 KINDS = {launch: tuple(number for number, _ in stages_of(launch)) for launch in LAUNCHES}
 ROWS, BLOCKS = KINDS["rows"], KINDS["blocks"]
 HEAVY = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.heavy)
+WHOLE = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.whole is not None)
 STATISTICS = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.statistics)
 
 

@@ -24,7 +24,7 @@ from eval.metrics.mpc import describe
 from eval.metrics.scoring import score_domain
 from eval.options import EvaluationOptions
 from eval.results import load_run
-from kernels.severity import ALL, BENCHMARK, TRAINING
+from kernels.severity import BENCHMARK, IMAGENET_C, TRAINING
 from model.build import build_detector
 from pipeline.command.ranks import World
 from pipeline.pack import PackOptions, pack
@@ -243,7 +243,7 @@ def test_originals_are_corrupted_at_their_own_resolution(scored, tmp_path, monke
 
 def test_run_measures_and_reports_it(scored, tmp_path, monkeypatch):
     """Through eval.run, with two corruptions standing for the benchmark's fifteen: those take a minute."""
-    assert SETS == {"benchmark": BENCHMARK, "training": TRAINING, "all": ALL}
+    assert SETS == {"benchmark": BENCHMARK, "training": TRAINING, "all": IMAGENET_C}
     monkeypatch.setitem(SETS, "benchmark", ("contrast", "pixelate"))
     options = EvaluationOptions(
         scored.checkpoint,

@@ -6,6 +6,7 @@ argv: an .npz to read (images, the table's buffer, masks, boxes, small canvas) a
 import sys
 
 import numpy as np
+import torch
 
 from kernels.launch import cuda_kernels, gpu
 from kernels.launch.cpu import shots
@@ -27,6 +28,8 @@ def main() -> None:
     small = np.full(tuple(given["small_shape"]), np.nan, dtype=np.float32)
     clean = np.full((num, height, values), np.nan, dtype=np.float32)
     both_boxes = np.full((2, *boxes.shape), np.nan, dtype=np.float32)
+    pictures, scratch = torch.from_numpy(images).view(num, height, -1, 3), torch.from_numpy(planes)
+    gpu.make_whole(pictures, scratch, table.rows_B)
     gpu.launch_stages(arguments, table.rows_B, 0)
     gpu.launch_finish(arguments, table.rows_B, small, "float32", 0)
     cuda_kernels.CLEAN["float32"][*gpu.pixels(num, height, values // 3), 0](images, table.rows_B, clean)

@@ -51,13 +51,14 @@ from kernels.checks import oracle
 from pipeline.batch import Batch
 from pipeline.views import ViewConfig, ViewMaker
 
-assert kernels.get_corruption_names("all")[-1] == severity.ALL[19] == "dusk"
-assert "dusk" not in severity.TRAINING + severity.BENCHMARK + severity.UNLIKE_TRAINING  # those are other people's lists
+assert kernels.get_corruption_names("own")[-1] == severity.ALL[-1] == "dusk"
+assert "dusk" not in severity.TRAINING + severity.IMAGENET_C  # those are other people's lists
 image = np.random.default_rng(0).integers(0, 256, (13, 7, 3)).astype(np.uint8)
 for level, share in enumerate((0.75, 0.5, 0.375, 0.25, 0.125), start=1):
     np.testing.assert_array_equal(kernels.corrupt(image, level, "dusk"), np.uint8(image * share))
 pixel = image[:1, :1]
-np.testing.assert_array_equal(kernels.corrupt(pixel, 2, corruption_number=19), np.uint8(pixel * 0.5))
+number = severity.INDEX["dusk"]
+np.testing.assert_array_equal(kernels.corrupt(pixel, 2, corruption_number=number), np.uint8(pixel * 0.5))
 
 batch = Batch(
     images_BHW3=torch.from_numpy(np.pad(image, ((0, 19), (0, 25), (0, 0))))[None],
@@ -96,7 +97,7 @@ np.testing.assert_array_equal(made.reshape(5, 7, 3), np.uint8(image * 0.5))
 
 CHANGES = (  # of the registry
     ("    elastic,\n", "    dusk,\n    elastic,\n"),
-    ("    color.SATURATE,\n", "    color.SATURATE,\n    dusk.CORRUPTION,\n"),
+    ("    spectral.PHASE,\n", "    spectral.PHASE,\n    dusk.CORRUPTION,\n"),
 )
 
 
@@ -107,10 +108,7 @@ def copy(tmp_path) -> Path:
     folder = tmp_path / "kernels" / "corruptions"
     (folder / "dusk.py").write_text(DUSK)
     registry = (folder / "registry.py").read_text()
-    for before, after in (
-        ("    elastic,\n", "    dusk,\n    elastic,\n"),
-        ("SATURATE,\n", "SATURATE,\n    dusk.CORRUPTION,\n"),
-    ):
+    for before, after in CHANGES:
         assert registry.count(before) == 1
         registry = registry.replace(before, after)
     (folder / "registry.py").write_text(registry)

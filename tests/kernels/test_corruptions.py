@@ -19,6 +19,7 @@ from kernels.launch import table as parameters
 COMPARED = (
     *("contrast", "brightness", "saturate", "pixelate", "defocus_blur", "gaussian_blur", "zoom_blur"),
     *("gaussian_noise", "speckle_noise", "impulse_noise"),
+    *("high_pass_filter", "phase_scaling"),
 )
 SEED = 3
 
@@ -197,7 +198,7 @@ def test_accepted_forms(pictures):
         (np.zeros((4, 4, 3), np.uint8), {"severity": 1.5}, "severity"),
         (np.zeros((4, 4, 3), np.uint8), {"corruption_name": "gausian_noise"}, "did you mean 'gaussian_noise'"),
         (np.zeros((4, 4, 3), np.uint8), {"corruption_name": None}, "corruption_name"),
-        (np.zeros((4, 4, 3), np.uint8), {"corruption_name": None, "corruption_number": 19}, "0 to 18"),
+        (np.zeros((4, 4, 3), np.uint8), {"corruption_name": None, "corruption_number": 21}, "0 to 20"),
     ],
 )
 def test_bad_input(image, options, words_of_the_error):
@@ -213,6 +214,7 @@ def test_names_are_the_reference_s(subset):
 def test_training_names():
     names = kernels.get_corruption_names("training")
     assert len(names) == 15
-    assert set(severity.ALL) - set(names) == {"snow", "frost", "fog", "gaussian_blur"}
+    assert set(severity.IMAGENET_C) - set(names) == {"snow", "frost", "fog", "gaussian_blur"}
+    assert kernels.get_corruption_names("own") == ["high_pass_filter", "phase_scaling"] == list(severity.ALL[19:])
     with pytest.raises(ValueError, match="unknown subset"):
         kernels.get_corruption_names("weathers")

@@ -9,7 +9,7 @@ from skimage import data
 
 from kernels import rng, severity
 from kernels.corruptions import glass, jpeg
-from kernels.corruptions.registry import NEED_MASK
+from kernels.corruptions.registry import CORRUPTIONS, NEED_MASK
 from kernels.launch import cpu, steps
 from kernels.launch import table as parameters
 from kernels.launch.pool import Pool
@@ -44,6 +44,8 @@ def corrupt_by_pixels(image_HW3, table, pool_M):
         origin_y=0,
         origin_x=0,
     )
+    if index in steps.WHOLE:
+        task.a[:] = CORRUPTIONS[index].make_whole(np, image_HW3, int(row["severity"])).reshape(height, -1)
     if index in steps.BLOCKS:
         room = task._replace(line=np.full(jpeg.CUDA_LINE, np.nan, np.float32))
         for y in range(0, height, jpeg.BLOCK):

@@ -1,20 +1,44 @@
-"""DivAlign alone: both terms of given predictions, and their gradients."""
+"""DivAlign alone: both terms of given predictions and their gradients; its corruptions of a given image."""
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
+from kernels import corrupt
+from kernels.corruptions.registry import BY_NAME
+from kernels.severity import SEVERITIES
 from train.distill.divalign import BETA, box_distances, class_distances
-from train.golden.cases import GRADIENT, LOSS, Case, Check, NotRunnable
+from train.golden.cases import GRADIENT, LOSS, Bound, Case, Check
 
+SPECTRAL = ("high_pass_filter", "phase_scaling")
+LEVEL = Bound("absolute", 1)
+LEVELS = Bound("absolute", 2)  # the original's others are those of older OpenCV, Pillow and SciPy
 GIVEN = ("class_logits", "box_deltas", "aligned_class_logits", "aligned_box_deltas")
 
 
 def run_divalign(case: Case) -> Iterator[Check]:
-    if "class_logits" in case:
-        yield from run_losses(case)
-    else:
-        raise NotRunnable("there are no spectral corruptions")
+    yield from run_losses(case) if "class_logits" in case else run_images(case)
+
+
+def run_images(case: Case) -> Iterator[Check]:
+    """The corruptions that draw nothing. Both spectral ones on a CPU; a value on the edge of a level may fall."""
+    image = case["image"].numpy()
+    for name in case.facts["config"]["deterministic"]:
+        for level in SEVERITIES:
+            if f"{name}.{level}" not in case:
+                continue
+            expected = case[f"{name}.{level}"]
+            if name == "phase_scaling":
+                # The original casts without clipping: what leaves 0..255 wraps around.
+                exact = torch.from_numpy(BY_NAME[name].make_whole(np, image, level))
+                if f"{name}_float.{level}" in case:
+                    yield Check(f"{name}.exact", exact, case[f"{name}_float.{level}"], Bound("absolute", 0.01))
+                off = (exact.floor() - expected.float() + 128).remainder(256) - 128
+                yield Check(f"{name}.wrapped", off, torch.zeros_like(off), LEVEL)
+                expected = exact.clamp(0, 255)
+            got = torch.from_numpy(corrupt(image, level, name))
+            yield Check(name, got, expected, LEVEL if name in SPECTRAL else LEVELS)
 
 
 def run_losses(case: Case) -> Iterator[Check]:
