@@ -146,8 +146,7 @@ class Fgd(Method):
         (name,) = seen
         view = getattr(views, name)
         real_B = view.sizes_B2.gt(0).all(dim=1)
-        num_images = torch.full((), len(real_B), device=real_B.device) if self.config.faithful else real_B.sum()
-        divisor = num_images.float() if self.config.faithful else self.mean(num_images.float()).clamp(min=1e-6)
+        divisor = len(real_B) if self.config.faithful else self.mean(real_B.sum().float()).clamp(min=1e-6)
         sums: dict[str, Tensor] = {}
         with torch.autocast(view.images_B3HW.device.type, enabled=False):
             for index, (stride, (ours, theirs)) in enumerate(zip(self.strides, self.levels, strict=True)):
@@ -173,9 +172,10 @@ def place_boxes(view: View, stride: int, canvas: torch.Size, faithful: bool) -> 
     """Boxes in cells of a level's map."""
     if not faithful:
         return view.boxes_BG4 / stride
-    size_B4 = view.sizes_B2.clamp(min=1).flip(1).repeat(1, 2).float()
-    cells_4 = torch.tensor([canvas[1], canvas[0]] * 2, device=size_B4.device, dtype=torch.float32)
-    return view.boxes_BG4 / size_B4[:, None] * cells_4
+    height_B11, width_B11 = view.sizes_B2.clamp(min=1)[:, :, None, None].unbind(1)
+    x_BG2 = view.boxes_BG4[..., 0::2] / width_B11 * canvas[1]
+    y_BG2 = view.boxes_BG4[..., 1::2] / height_B11 * canvas[0]
+    return torch.stack((x_BG2, y_BG2), dim=-1).flatten(2)
 
 
 def make_masks(boxes_BG4: Tensor, counts_BG: Tensor, inside_BHW: Tensor) -> Masks:
@@ -187,9 +187,8 @@ def make_masks(boxes_BG4: Tensor, counts_BG: Tensor, inside_BHW: Tensor) -> Mask
         place_N = torch.arange(size, device=boxes_BG4.device)
         covers.append((place_N >= first_BG2[..., axis, None]) & (place_N <= last_BG2[..., axis, None]))
     rows_BGH, columns_BGW = covers
-    covered_BGHW = rows_BGH[..., None] & columns_BGW[:, :, None]
+    covered_BGHW = rows_BGH[..., None] & columns_BGW[:, :, None] & inside_BHW[:, None]
     foreground_BHW = torch.where(covered_BGHW, value_BG[..., None, None], 0.0).amax(dim=1)
-    foreground_BHW = torch.where(inside_BHW, foreground_BHW, 0.0)
     empty_BHW = (inside_BHW & (foreground_BHW == 0)).float()
     return Masks(foreground_BHW, empty_BHW / empty_BHW.sum((1, 2), keepdim=True).clamp(min=1))
 
