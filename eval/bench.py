@@ -17,7 +17,6 @@ import tyro
 
 from eval.detecting.corrupted import corrupted_view
 from eval.detecting.detect import choose_dtype, make_batch
-from eval.files import write_json
 from eval.metrics.interchange import Detections, GroundTruth, make_ground_truth
 from eval.metrics.scoring import score_domain
 from kernels.severity import BENCHMARK
@@ -25,6 +24,7 @@ from model.build import build_detector
 from model.config import ModelConfig
 from pipeline.batch import Batch
 from pipeline.command.console import describe_hardware, run_entry, say
+from pipeline.files.own import write_json
 from pipeline.views import clean_view
 
 CLASSES = ("bus", "bike", "car", "motor", "person", "rider", "truck")

@@ -11,7 +11,6 @@ from eval.detecting.evaluate import Evaluation, Truths, collect_truths, evaluate
 from eval.detecting.robustness import SETS, Plan, measure
 from eval.detecting.subject import Subject, open_subject, pass_over
 from eval.examples.scenes import image_detector, save_pictures
-from eval.files import read_json, write_arrays, write_json
 from eval.metrics import domains
 from eval.metrics.interchange import write_results
 from eval.metrics.mpc import PARTS
@@ -23,6 +22,7 @@ from eval.table import domain_table, show
 from eval.trained_on import TrainingData
 from pipeline.command.console import describe_hardware, say
 from pipeline.command.ranks import World
+from pipeline.files.own import read_json, write_arrays, write_json
 from pipeline.loading.loader import describe_machine
 from pipeline.packed.reader import PackedDataset
 

@@ -17,11 +17,11 @@ import tyro
 
 from eval.detecting.detect import choose_dtype, make_batch
 from eval.examples.draw import class_colour, draw_boxes
-from eval.files import write_json
 from eval.results import home_of, read_results_json
 from model.api import Detector
 from model.weights.checkpoint import load_detector
 from pipeline.command.console import Progress, describe_hardware, run_entry, say
+from pipeline.files.own import write_json
 from pipeline.files.pixels import SUFFIXES, decode_rgb, encode, resize, training_size
 from pipeline.views import clean_view
 

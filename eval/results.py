@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from eval import schema
-from eval.files import ANY, Each, read_arrays, read_json
 from eval.metrics import bootstrap, domains
 from eval.metrics.mpc import DRAWN, comparable, mpc_replicates
+from pipeline.files.own import ANY, Each, read_arrays, read_json
 
 FORMAT = 1
 TRAINED_MARK = "*"

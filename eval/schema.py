@@ -1,6 +1,6 @@
-"""What the JSON files of an evaluation and of a run hold, as far as it is read here (see eval/files.py for shapes)."""
+"""What an evaluation's and a run's JSON files hold, as far as it is read here; shapes: pipeline/files/own.py."""
 
-from eval.files import ANY, Each, OneOf
+from pipeline.files.own import ANY, Each, OneOf
 
 FIGURE = OneOf((float, None))
 INTERVAL = OneOf(((float, float), None))

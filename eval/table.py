@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from eval.files import write_json
 from eval.metrics import domains
 from eval.results import TRAINED_MARK, EvaluatedRun, difference, load_run, trained_notes
 from pipeline.command.console import run_entry, say
+from pipeline.files.own import write_json
 
 METRICS = {
     "voc07": "mAP at IoU 0.5, VOC2007 11-point",

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from eval import schema
-from eval.files import read_json
 from eval.metrics import domains
 from eval.results import training_folder
 from model.weights.files import resolve_checkpoint
+from pipeline.files.own import read_json
 from pipeline.packed.reader import PackedDataset
 
 

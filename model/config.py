@@ -40,6 +40,7 @@ COUNTS = (
     "regions_per_image",
     "detections_per_image",
 )
+MOST = 10_000  # of any count: a file must not be able to ask for all the memory
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ class ModelConfig:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"ModelConfig.{name}: got {getattr(self, name)}; allowed: 0 to 1")
         for name in COUNTS:
-            if getattr(self, name) < 1:
-                raise ValueError(f"ModelConfig.{name}: got {getattr(self, name)}; allowed: 1 or more")
+            if not 1 <= getattr(self, name) <= MOST:
+                raise ValueError(f"ModelConfig.{name}: got {getattr(self, name)}; allowed: 1 to {MOST}")
         for samples, fraction in (
             ("rpn_samples_per_image", "rpn_positive_fraction"),
             ("regions_per_image", "roi_positive_fraction"),

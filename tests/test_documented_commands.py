@@ -20,8 +20,8 @@ import pytest
 import tyro
 from torch.distributed.run import get_args_parser
 
-from train.config import to_json
-from train.record.checkpoint import write_json
+from pipeline.files.fields import to_json
+from pipeline.files.own import write_json
 from train.run import read_command
 
 ROOT = Path(__file__).resolve().parents[1]

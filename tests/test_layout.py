@@ -14,7 +14,7 @@ COMMANDS = {"kernels.bench": ("pipeline",), "model.export": ("pipeline", "kernel
 ALLOWED = {
     "kernels": ("kernels",),
     "pipeline": ("kernels", "pipeline"),
-    "model": ("kernels.detection", "model"),
+    "model": ("kernels.detection", "pipeline.files", "model"),
     "eval": ("kernels", "pipeline", "model", "eval"),
     "train": FOLDERS,
 }

@@ -4,9 +4,9 @@ The first argument is a recipe (see train/recipes.py) or the config.json of an e
 The same command on a run directory continues it; a finished run prints that it is finished and does nothing.
 """
 
-import json
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from pipeline.command.console import run_entry, say
 from pipeline.command.memory import is_out_of_memory
 from pipeline.command.ranks import World, joined
 from pipeline.command.suggest import nearest
-from train.config import Config, differences, from_json, to_json, upgrade
+from pipeline.files.fields import from_json, to_json
+from pipeline.files.own import ANY, Each, read_json, write_json
+from train.config import Config, differences, upgrade
 from train.options import parse_options
 from train.recipes import RECIPES
-from train.record.checkpoint import MARKER, Checkpoints, lock, read_state, write_json
+from train.record.checkpoint import MARKER, Checkpoints, lock, read_state
 
 SLOWEST_WAIT = timedelta(minutes=10)  # of one rank for another: compiling, scoring
 
@@ -59,11 +61,7 @@ def check_validation(config: Config) -> None:
 
 
 def read_config(path: Path) -> Config:
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); give the config.json of a run directory") from None
-    return from_json(Config, upgrade(values), str(path))
+    return from_json(Config, upgrade(read_json(path, Each(ANY), "give the config.json of a run directory")), str(path))
 
 
 def open_run(config: Config) -> Checkpoints:
@@ -79,7 +77,8 @@ def open_run(config: Config) -> Checkpoints:
             f"{config.out} holds a run with another configuration:\n  " + "\n  ".join(changed) + "\n"
             f"choose another --out, remove the folder, or continue it as it was: python -m train.run {path}"
         )
-    write_json(path, to_json(config))
+    checkpoints.choose(config.from_step)
+    write_json(path, to_json(replace(config, from_step=None)))
     return checkpoints
 
 

@@ -173,6 +173,14 @@ class DetectionTask:
             extra = {"step": step, **self.data.sides, **trained}
             save_detector(folder, self.student, self.config.model, self.data.classes, extra)
 
+    def not_finite(self) -> list[str]:
+        """Names of what a checkpoint would hold and is not finite; waits for the device."""
+        average = {} if self.ema is None else {f"average.{name}": value for name, value in self.ema.weights.items()}
+        tensors = self.student.state_dict() | average | self.tensors()
+        del tensors["window"]  # skipped steps stand in it
+        finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
+        return [name for name, good in zip(tensors, finite, strict=True) if not good]
+
     def name_images(self, numbers: list[int]) -> list[str]:
         return [self.data.name(number) for number in numbers if number >= 0]
 

@@ -33,7 +33,7 @@ class Trainer:
         """newest: the checkpoint to continue from, the same on every rank."""
         self.config, self.world, self.checkpoints = config, world, checkpoints
         self.task = DetectionTask(config, world, newest)
-        self.at = resume.Progress() if newest is None else resume.restore(newest, self.task, world.device)
+        self.at = resume.Progress() if newest is None else resume.restore(newest, self.task)
         self.shown = self.at.step  # on the live display
         self.task.open(self.at.place)
         self.total = self.task.total
@@ -208,5 +208,11 @@ class Trainer:
     def save(self) -> None:
         if not self.world.first:
             return
+        if spoilt := self.task.not_finite():
+            raise ValueError(
+                f"after step {self.at.step} not all numbers are finite: {', '.join(spoilt[:3])} and "
+                f"{len(spoilt[3:])} more. No checkpoint is written of them; start another run with a lower "
+                f"--optimizer.learning-rate (now {self.config.optimizer.learning_rate:g}) or --optimizer.clip-norm"
+            )
         step, state = self.at.step, resume.describe(self.at, self.task, self.world.size)
         self.checkpoints.save(step, lambda folder: resume.write(folder, self.task, step), state)

@@ -13,13 +13,13 @@ import numpy as np
 from eval import schema
 from eval.detecting.corrupted import Corruptor, check_originals, preparation
 from eval.detecting.detect import Pass, detect_dataset, empty_detections, gather, spread
-from eval.files import read_arrays, read_json, write_arrays, write_json
 from eval.metrics import domains
 from eval.metrics.interchange import GroundTruth, restrict
 from eval.metrics.mpc import METRICS, describe, key
 from eval.metrics.scoring import score_domain
 from kernels import severity
 from pipeline.command.console import Progress, say
+from pipeline.files.own import read_arrays, read_json, write_arrays, write_json
 from pipeline.packed.reader import PackedDataset
 
 SETS = {"benchmark": severity.BENCHMARK, "training": severity.TRAINING, "all": severity.ALL}

@@ -14,10 +14,10 @@ import numpy as np
 
 import kernels
 from eval.detecting.detect import Detect, detect_batches, evaluating, make_batch, read_image
-from eval.files import write_json
 from eval.metrics.interchange import Detections, GroundTruth, concatenate, select
 from eval.metrics.matching import FALSE, TRUE, Matches
 from model.api import Detector
+from pipeline.files.own import write_json
 from pipeline.packed.reader import PackedDataset
 
 # Two noises a student trains on, and two weathers it has never seen.

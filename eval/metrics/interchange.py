@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eval.files import read_json
 from eval.metrics import domains
+from pipeline.files.own import read_json
 from pipeline.files.replace import replacing
 
 if TYPE_CHECKING:

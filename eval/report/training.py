@@ -5,11 +5,11 @@ from math import floor, log10
 from pathlib import Path
 
 from eval import schema
-from eval.files import ANY, Each, read_json, read_lines
 from eval.metrics import domains
 from eval.report.charts import Line, Series, legend, line_chart, table, tabs
 from eval.report.markup import Html, number, tag
 from eval.results import EvaluatedRun, title_of
+from pipeline.files.own import ANY, Each, read_json, read_lines
 
 MOST_POINTS = 300
 

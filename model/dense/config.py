@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from model.config import MOST
+
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
 # Stages at strides 8, 16 and 32, in torchvision's `returned_layers` numbering.
 RETURNED_LAYERS = {"resnet": (2, 3, 4), "mobilenet_v2": (2, 3, 5), "mobilenet_v3_large": (2, 3, 5)}
@@ -52,12 +54,12 @@ class DenseConfig:
             if not 0.0 <= getattr(self, field) <= 1.0:
                 raise ValueError(f"{name}.{field}: got {getattr(self, field)}; allowed: 0 to 1")
         for field in COUNTS:
-            if getattr(self, field) < 1:
-                raise ValueError(f"{name}.{field}: got {getattr(self, field)}; allowed: 1 or more")
+            if not 1 <= getattr(self, field) <= MOST:
+                raise ValueError(f"{name}.{field}: got {getattr(self, field)}; allowed: 1 to {MOST}")
         if self.stride_in_1x1 and self.backbone not in ("resnet50", "resnet101"):
             raise ValueError(f"{name}.stride_in_1x1: got True for {self.backbone}; allowed: resnet50, resnet101")
-        if self.num_convs < 0:
-            raise ValueError(f"{name}.num_convs: got {self.num_convs}; allowed: 0 or more")
+        if not 0 <= self.num_convs <= 100:
+            raise ValueError(f"{name}.num_convs: got {self.num_convs}; allowed: 0 to 100")
         if self.norm_groups < 0 or (self.norm_groups and self.head_channels % self.norm_groups):
             raise ValueError(
                 f"{name}.norm_groups: got {self.norm_groups} for {self.head_channels} head_channels; allowed: 0 or a "
@@ -108,8 +110,8 @@ class RetinaNetConfig(DenseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ratios(self)
-        if self.anchors_per_octave < 1:
-            raise ValueError(f"RetinaNetConfig.anchors_per_octave: got {self.anchors_per_octave}; allowed: 1 or more")
+        if not 1 <= self.anchors_per_octave <= 100:
+            raise ValueError(f"RetinaNetConfig.anchors_per_octave: got {self.anchors_per_octave}; allowed: 1 to 100")
         if not 0 <= self.background_iou <= self.foreground_iou <= 1:
             raise ValueError(
                 f"RetinaNetConfig: got background_iou {self.background_iou} and foreground_iou {self.foreground_iou}; "
@@ -157,8 +159,8 @@ class AtssConfig(DenseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ratios(self)
-        if self.num_nearest < 1:
-            raise ValueError(f"AtssConfig.num_nearest: got {self.num_nearest}; allowed: 1 or more")
+        if not 1 <= self.num_nearest <= MOST:
+            raise ValueError(f"AtssConfig.num_nearest: got {self.num_nearest}; allowed: 1 to {MOST}")
 
 
 @dataclass(frozen=True)
@@ -176,5 +178,5 @@ class GflConfig(DenseConfig):
         super().__post_init__()
         check_ratios(self)
         for field, least in (("num_nearest", 1), ("num_bins", 2)):
-            if getattr(self, field) < least:
-                raise ValueError(f"GflConfig.{field}: got {getattr(self, field)}; allowed: {least} or more")
+            if not least <= getattr(self, field) <= MOST:
+                raise ValueError(f"GflConfig.{field}: got {getattr(self, field)}; allowed: {least} to {MOST}")

@@ -1,8 +1,7 @@
 """Where weights come from and go to: ImageNet backbones, Fairweather checkpoints, torchvision state dicts."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -10,11 +9,20 @@ from torch import Tensor
 from torchvision.models._meta import _COCO_CATEGORIES
 
 from model.api import Detector
-from model.build import CONFIGS, DetectorConfig, new_detector
+from model.build import DetectorConfig, new_detector
 from model.config import ModelConfig
-from model.weights.files import read_json, read_state, resolve_checkpoint, save_tensors
+from model.weights.files import MARKER, find_damage, read_state, resolve_checkpoint, save_tensors
+from pipeline.files.fields import from_json, to_json
+from pipeline.files.own import ANY, Each, OneOf, Whole, json_text, read_json
 
 FORMAT = 1
+SIDE = OneOf((Whole(1, 1 << 16), None))
+CARD = {
+    "format": int,
+    "classes": [str],
+    "model": Each(ANY),
+    "extra": {"short_side?": SIDE, "long_side?": SIDE, "AP50?": OneOf((float, None))},
+}
 
 
 @dataclass(frozen=True)
@@ -34,9 +42,8 @@ def save_detector(
     directory.mkdir(parents=True, exist_ok=True)
     check_classes(detector, classes, directory)
     save_tensors(detector.state_dict(), directory / "model.safetensors")
-    model = {"kind": config.kind, **asdict(config)}
-    card = {"format": FORMAT, "classes": list(classes), "model": model, "extra": extra or {}}
-    (directory / "model.json").write_text(json.dumps(card, indent=1) + "\n")
+    card = {"format": FORMAT, "classes": list(classes), "model": to_json(config), "extra": extra or {}}
+    (directory / "model.json").write_text(json_text(card))
 
 
 def check_classes(detector: Detector, classes: Sequence[str], where: Path) -> None:
@@ -63,41 +70,37 @@ def load_detector(
         card = Card(infer_classes(num_classes, classes, path), config)
     else:
         directory = resolve_checkpoint(path)
+        if (directory / MARKER).is_file() and (damage := find_damage(directory, ("model.json", "model.safetensors"))):
+            raise ValueError(f"{directory} is damaged: {damage}; give another checkpoint of the run")
         card = read_card(directory)
         if classes is not None and tuple(classes) != card.classes:
             raise ValueError(f"{directory}: its classes are {', '.join(card.classes)}; got {', '.join(classes)}")
         path = directory / "model.safetensors"
         state = read_state(path)
         num_classes = len(card.classes) + 1
+    with torch.device("meta"):  # what a card asks for takes no memory before the weights are seen to be there
+        expected = new_detector(card.config, num_classes).state_dict()
+    state = {name: state[name] for name in state if name in expected or not name.endswith("num_batches_tracked")}
+    wrong = sorted(expected.keys() ^ state.keys())
+    wrong += [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    if wrong:
+        raise ValueError(
+            f"{path}: the weights do not fit {card.config.backbone}: {', '.join(wrong[:5])}; {len(wrong)} differ"
+        )
     detector = new_detector(card.config, num_classes)
-    counters = [name for name in state if name.endswith("num_batches_tracked") and name not in detector.state_dict()]
-    try:
-        detector.load_state_dict({name: value for name, value in state.items() if name not in counters})
-    except RuntimeError as error:
-        raise ValueError(f"{path}: the weights do not fit {card.config.backbone}: {error}") from error
+    detector.load_state_dict(state)
     detector = detector.to(device).to(memory_format=torch.channels_last).eval()
     return detector, card
 
 
 def read_card(directory: Path) -> Card:
-    content = read_json(directory / "model.json")
-    if content.get("format") != FORMAT:
-        raise ValueError(f"{directory}/model.json: format {content.get('format')}; this version reads {FORMAT}")
-    values = tuples(content["model"])
-    kind = values.pop("kind", ModelConfig.kind)
-    if kind not in CONFIGS:
-        raise ValueError(f"{directory}/model.json: a detector of kind {kind!r}; this version has {', '.join(CONFIGS)}")
-    unknown = sorted(set(values) - {item.name for item in fields(CONFIGS[kind])})
-    if unknown:
-        raise ValueError(f"{directory}/model.json: unknown model fields {', '.join(unknown)}; a newer version wrote it")
-    return Card(tuple(content["classes"]), CONFIGS[kind](**values), content["extra"])
-
-
-def tuples(value):
-    """JSON's lists as the tuples they were."""
-    if isinstance(value, dict):
-        return {key: tuples(item) for key, item in value.items()}
-    return tuple(tuples(item) for item in value) if isinstance(value, list) else value
+    path, fix = directory / "model.json", "give another checkpoint"
+    version = read_json(path, {"format": int}, fix)["format"]
+    if version != FORMAT:
+        raise ValueError(f"{path}: format {version}; this version reads {FORMAT}")
+    content = read_json(path, CARD, fix)
+    config = from_json(DetectorConfig, content["model"], f"{path}: model")
+    return Card(tuple(content["classes"]), config, content["extra"])
 
 
 def infer_classes(num_classes: int, classes: Sequence[str] | None, path: Path) -> tuple[str, ...]:

@@ -1,17 +1,25 @@
-"""Weight files: read without executing anything in them, written as safetensors, found in a run."""
+"""Weight files: read without executing anything in them, written as safetensors, found in a run.
 
-import json
+A checkpoint's folder has a file COMPLETE, written last: {"model.safetensors": [{"bytes": 123, "sha256": "..."}], ...}.
+While a file is being replaced, both its contents are listed. In checkpoints of before, COMPLETE is empty.
+"""
+
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline.files.own import Each, Whole, checksum, read_json
+
 STATE_SUFFIXES = (".pth", ".pt", ".safetensors")
+MARKER = "COMPLETE"
+SUMS = Each([{"bytes": Whole(0), "sha256": str}])
+STEP_NAME = re.compile(r"step-(\d{8,18})", re.ASCII)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -42,28 +50,59 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
+def step_of(folder: Path) -> int | None:
+    """500 of step-00000500; None of everything else."""
+    found = STEP_NAME.fullmatch(folder.name)
+    return int(found[1]) if found else None
+
+
+def complete_checkpoints(run: Path) -> list[Path]:
+    """Oldest first; what has another name is not ours."""
+    steps = {path: step for path in run.glob("checkpoints/step-*") if (step := step_of(path)) is not None}
+    return sorted((path for path in steps if (path / MARKER).is_file()), key=lambda path: steps[path])
+
+
+def describe_file(path: Path) -> dict[str, int | str]:
+    return {"bytes": path.stat().st_size, "sha256": checksum(path)}
+
+
+def read_marker(checkpoint: Path) -> dict[str, list[dict[str, int | str]]]:
+    """What COMPLETE says of the other files; nothing in a checkpoint of before."""
+    path = checkpoint / MARKER
+    return read_json(path, SUMS) if path.stat().st_size else {}
+
+
+def find_damage(checkpoint: Path, names: tuple[str, ...] = ()) -> str | None:
+    """Which file is not as it was written, of all files or of some; None where all are."""
+    try:
+        listed = read_marker(checkpoint)
+        for name in names or listed:
+            if not (checkpoint / name).is_file():
+                return f"{name} is missing"
+            if listed and describe_file(checkpoint / name) not in listed.get(name, []):
+                return f"{name} is not as it was written"
+        for path in () if listed else checkpoint.glob("*.safetensors"):
+            with safe_open(path, "pt"):  # its length fits its header
+                pass
+    except (ValueError, OSError, SafetensorError) as error:
+        return str(error)
+    return None
+
+
 def resolve_checkpoint(path: Path) -> Path:
     """The directory with model.json: the path itself, or a run's best, or its newest complete checkpoint."""
     if (path / "model.json").is_file():
         return path
+    complete = complete_checkpoints(path)
     best = path / "best.json"
     if best.is_file():
-        chosen = path / "checkpoints" / read_json(best)["checkpoint"]
-        if not (chosen / "COMPLETE").is_file():
-            raise ValueError(
-                f"{best}: names {chosen.name}, which is missing or incomplete; give a checkpoint of the run"
-            )
-        return chosen
-    complete = sorted(marker.parent for marker in path.glob("checkpoints/step-*/COMPLETE"))
+        name = read_json(best, {"checkpoint": str}, "remove it to use the newest checkpoint")["checkpoint"]
+        chosen = [one for one in complete if one.name == name]
+        if not chosen:
+            raise ValueError(f"{best}: names {name}, which is missing or incomplete; give a checkpoint of the run")
+        return chosen[0]
     if not complete:
         raise ValueError(
             f"{path}: neither model.json nor a complete checkpoint in it; give a run or a checkpoint of one"
         )
     return complete[-1]
-
-
-def read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error}); restore the file or give another checkpoint") from error

@@ -26,6 +26,11 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     flush(path.parent)
 
 
+def replace_bytes(path: Path, data: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def flush(path: Path) -> None:
     """Force a file or a folder's names to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
-from eval.files import Each, OneOf, problem_of, read_arrays, read_json, read_lines
 from eval.report.page import build_report
 from eval.results import load_run
 from pipeline.command.console import printable, say
+from pipeline.files.own import Each, OneOf, problem_of, read_arrays, read_json, read_lines
 from tests.eval.test_report import runs  # noqa: F401
 
 FILES = ("results.json", "curves.json", "robustness.json", "pictures/pictures.json", "../config.json", "../log.jsonl")

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from eval.evaluation import run
-from eval.files import write_arrays, write_json
 from eval.metrics import domains
 from eval.metrics.interchange import Detections, read_results, write_results
 from eval.metrics.mpc import describe
@@ -22,6 +21,7 @@ from eval.report.training import read_log, thin
 from eval.results import load_run, mpc_difference
 from kernels.severity import BENCHMARK
 from pipeline.command.ranks import World
+from pipeline.files.own import write_arrays, write_json
 from tests.eval.test_trained_on import checkpoint_of
 
 SECTIONS = ["domains", "classes", "curves", "sizes", "corruptions", "pictures", "training", "details"]

@@ -18,7 +18,6 @@ from eval.detecting.detect import Pass, detect_dataset, make_batch, match_classe
 from eval.detecting.robustness import SETS, Plan, measure
 from eval.evaluation import run, seen_corruptions
 from eval.examples.scenes import image_detector
-from eval.files import read_arrays, write_arrays
 from eval.metrics.interchange import Detections, concatenate, ground_truth_of
 from eval.metrics.mpc import describe
 from eval.metrics.scoring import score_domain
@@ -27,6 +26,7 @@ from eval.results import load_run
 from kernels.severity import ALL, BENCHMARK, TRAINING
 from model.build import build_detector
 from pipeline.command.ranks import World
+from pipeline.files.own import read_arrays, write_arrays
 from pipeline.pack import PackOptions, pack
 from tests.eval.conftest import CLASSES
 

@@ -76,6 +76,7 @@ def make_small(run: Path) -> None:
     for checkpoint in run.glob("checkpoints/step-*"):
         round_weights(checkpoint / "model.safetensors")
         clear_momentum(checkpoint / "training.safetensors")
+        product.sum_again(checkpoint)
 
 
 def make_runs(folder: Path) -> None:

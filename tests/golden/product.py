@@ -64,6 +64,15 @@ TRAINING_CORRUPTIONS = (
 )  # fmt: skip
 
 
+def sum_again(checkpoint: Path) -> None:
+    """Checksums of a checkpoint whose files were changed on purpose."""
+    from model.weights.files import MARKER, describe_file
+    from pipeline.files.own import write_json
+
+    files = [path for path in sorted(checkpoint.iterdir()) if path.name != MARKER]
+    write_json(checkpoint / MARKER, {path.name: [describe_file(path)] for path in files})
+
+
 def read_packed(path: Path) -> dict[str, Any]:
     """{id: size, boxes, labels, ignore and pixels of a picture} as the loader for the CPU yields them."""
     from pipeline.loading.loader import open_loader

@@ -59,6 +59,33 @@ def test_run_directory_gives_its_best_else_its_newest_complete_checkpoint(tmp_pa
         load_detector(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda card: card["model"].update(detections_per_image=10**9), "detections_per_image: got 1000000000"),
+        (lambda card: card["model"].update(representation_size=10_000), "the weights do not fit mobilenet_v2"),
+        (lambda card: card["model"].update(detections_per_image="8"), "model.detections_per_image must be of type int"),
+        (lambda card: card["model"].update(anchor_sizes=[8]), "model.anchor_sizes must be a list, got 8"),
+        (lambda card: card["model"].update(later=1), r"model has \['later'\], which this version"),
+        (lambda card: card["model"].update(kind="yolo"), "model.kind is 'yolo'; allowed: faster_rcnn"),
+        (lambda card: card.update(format=2), "format 2; this version reads 1"),
+        (lambda card: card.update(classes="car"), "classes is 'car', not a list"),
+        (lambda card: card.update(extra=[]), "extra is .* not an object"),
+        (lambda card: card["extra"].update(short_side=-1), "extra.short_side is '-1', not a whole number"),
+        (lambda card: card["classes"].pop(), "the weights do not fit mobilenet_v2"),
+    ],
+)
+def test_a_card_that_is_wrong_is_named(tmp_path, change, said):
+    config = tiny()
+    save_detector(tmp_path, build_detector(config, 4), config, CLASSES)
+    card = json.loads((tmp_path / "model.json").read_text())
+    change(card)
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=said) as raised:
+        load_detector(tmp_path)
+    assert str(tmp_path) in str(raised.value)
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
 def test_torchvision_and_ours_have_the_same_names_and_the_kind_is_recognised(backbone, norm, tmp_path):
@@ -232,7 +259,7 @@ def test_broken_checkpoints_end_in_one_clear_error(tmp_path):
     with pytest.raises(ValueError, match="new_field"):
         load_detector(good)
     (good / "model.json").write_text("{")
-    with pytest.raises(ValueError, match=r"model\.json: not JSON"):
+    with pytest.raises(ValueError, match=r"model\.json is not JSON"):
         load_detector(good)
     (good / "model.json").write_text(json.dumps({**card, "format": 99}))
     with pytest.raises(ValueError, match="format 99"):

@@ -11,14 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from train.record.checkpoint import MARKER, Checkpoints, lock, read_state, write_json
+from pipeline.files.own import write_json
+from train.record.checkpoint import MARKER, Checkpoints, damage_of, lock, read_state
+
+
+def state_of(step, score=None):
+    place = {"epoch": 0, "cursor": 0}
+    return {"step": step, "last_read": step, "in_a_row": 0, "place": place, "score": score, "finished": False,
+            "ranks": 1, "data_checksum": "", "teacher_checksum": None, "torch": ""}  # fmt: skip
 
 
 def save(checkpoints, step, score=None):
     def write(folder):
         (folder / "weights").write_bytes(step.to_bytes(8, "little") * 1000)
 
-    return checkpoints.save(step, write, {"step": step, "score": score})
+    return checkpoints.save(step, write, state_of(step, score))
 
 
 def names(checkpoints):
@@ -56,7 +63,7 @@ def test_a_failing_write_leaves_the_old_checkpoint(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        checkpoints.save(2, full_disk, {"step": 2})
+        checkpoints.save(2, full_disk, state_of(2))
     assert names(checkpoints) == ["step-00000001"]
     checkpoints.tidy()
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step-00000001"]
@@ -81,20 +88,126 @@ def test_tidy_finishes_an_update_of_the_best_that_a_kill_cut_off(tmp_path):
     assert checkpoints.best() == {"checkpoint": "step-00000002", "score": 20.0}
 
 
+def flip(path, place=7):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: flip(folder / "weights"), "weights is not as it was written"),
+        (lambda folder: (folder / "weights").write_bytes(b""), "weights is not as it was written"),
+        (lambda folder: (folder / "weights").unlink(), "weights is missing"),
+        (lambda folder: flip(folder / MARKER, 1), "COMPLETE"),
+        (lambda folder: flip(folder / MARKER, 4), "is missing"),
+        (lambda folder: flip(folder / "state.json", -3), "state.json"),
+        (lambda folder: (folder / "state.json").unlink(), "state.json is missing"),
+        (lambda folder: write_json(folder / "state.json", state_of(-5)), "step is '-5', not a whole number from 0"),
+        (lambda folder: write_json(folder / "state.json", state_of(7)), "does not belong to this folder"),
+        (lambda folder: write_json(folder / "state.json", state_of(3) | {"ranks": 2}), "state.json is not as it was"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_kept_aside_for_the_newest_good_one(tmp_path, capsys, damage, said):
+    checkpoints = Checkpoints(tmp_path, 3)
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    damage(save(checkpoints, 3, 5.0))
+    assert checkpoints.choose().name == "step-00000002"
+    line = capsys.readouterr().out
+    assert "step-00000003 is damaged: " in line
+    assert said in line
+    assert names(checkpoints) == ["step-00000001", "step-00000002"]
+    assert (checkpoints.folder / "step-00000003.set-aside").is_dir()
+    assert checkpoints.best() is None  # it was the best
+    assert not (tmp_path / "best.json").exists()
+    save(checkpoints, 3)
+    checkpoints.tidy()
+    assert checkpoints.choose().name == "step-00000003"
+
+
+def test_without_a_good_checkpoint_the_run_starts_anew_and_says_so(tmp_path, capsys):
+    checkpoints = Checkpoints(tmp_path, 3)
+    assert checkpoints.choose() is None
+    assert capsys.readouterr().out == ""
+    flip(save(checkpoints, 1) / "weights")
+    assert checkpoints.choose() is None
+    assert "no sound checkpoint and starts anew" in capsys.readouterr().out
+
+
+def test_a_step_can_be_chosen(tmp_path, capsys):
+    checkpoints = Checkpoints(tmp_path, 5)
+    for step in range(1, 5):
+        save(checkpoints, step, float(step))
+    flip(checkpoints.complete()[0] / "weights")
+    with pytest.raises(ValueError, match=r"--from-step 7: .* has checkpoints of steps \[1, 2, 3, 4\]"):
+        checkpoints.choose(7)
+    with pytest.raises(ValueError, match=r"--from-step 1: .*step-00000001 is damaged: weights is not"):
+        checkpoints.choose(1)
+    assert len(names(checkpoints)) == 4
+    assert checkpoints.choose(2).name == "step-00000002"
+    assert "step-00000004 comes after step 2; it is kept as step-00000004.set-aside" in capsys.readouterr().out
+    assert names(checkpoints) == ["step-00000001", "step-00000002"]
+    assert checkpoints.best() == {"checkpoint": "step-00000002", "score": 2.0}
+
+
+def test_what_was_measured_is_written_and_summed(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 2)
+
+    def write(folder):
+        write_json(folder / "model.json", {"extra": {"step": 1}})
+
+    folder = checkpoints.save(1, write, state_of(1))
+    before = (folder / "state.json").read_bytes()
+    for _ in range(2):
+        checkpoints.record(folder, {"AP50": 12.5}, finished=True)
+        assert damage_of(folder) is None
+        assert checkpoints.best() == {"checkpoint": "step-00000001", "score": 12.5}
+        assert json.loads((folder / "model.json").read_text())["extra"]["AP50"] == 12.5
+    (folder / "state.json").write_bytes(before)  # killed between the two files, of which the first is new
+    checkpoints.record(folder, {"AP50": 12.5}, finished=True)
+    assert damage_of(folder) is None
+    flip(folder / "model.json", -4)
+    assert "model.json" in damage_of(folder)
+
+
+def test_only_what_the_run_made_is_ever_touched(tmp_path):
+    """Before, a stray file stopped it, other folders were deleted, and one that sorts last cost the real ones."""
+    checkpoints = Checkpoints(tmp_path, 1)
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    stray = ("step-first-good", "step-2", "notes", ".step-x.writing", "step-00000009.copy", "step-0000000９")
+    for name in stray:
+        (checkpoints.folder / name).mkdir()
+        (checkpoints.folder / name / MARKER).touch()
+        (checkpoints.folder / f"{name}.unmarked").mkdir()
+    for name in ("file", "step-00000007"):
+        (checkpoints.folder / name).write_text("mine")
+    (checkpoints.folder / "step-00000008").symlink_to(checkpoints.folder / "notes.unmarked")
+    kept = {path.name for path in checkpoints.folder.iterdir()}
+    (checkpoints.folder / "step-00000005").mkdir()
+    (checkpoints.folder / ".step-00000006.writing").mkdir()
+    checkpoints.tidy()
+    assert {path.name for path in checkpoints.folder.iterdir()} == kept
+    assert checkpoints.choose().name == "step-00000002"
+    save(checkpoints, 3)
+    assert {path.name for path in checkpoints.folder.iterdir()} == kept - {"step-00000002"} | {"step-00000003"}
+    save(checkpoints, 123456789)
+    save(checkpoints, 123456790)
+    assert names(checkpoints) == ["step-123456790"]
+
+
 @pytest.fixture
 def done(monkeypatch):
-    """What reaches the disk, in order: ("sync", path, size), ("rename", old, new), ("mark", path)."""
+    """What reaches the disk, in order: ("sync", path, size), ("rename", old, new)."""
     events = []
-    sync, touch = os.fsync, Path.touch
+    sync = os.fsync
 
     def note_sync(descriptor):
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         events.append(("sync", path, path.stat().st_size if path.is_file() else None))
         sync(descriptor)
-
-    def note_touch(path, *more, **options):
-        events.append(("mark", path))
-        touch(path, *more, **options)
 
     def noted(rename):
         def note(old, new):
@@ -105,7 +218,6 @@ def done(monkeypatch):
         return note
 
     monkeypatch.setattr(os, "fsync", note_sync)
-    monkeypatch.setattr(Path, "touch", note_touch)
     for name in ("rename", "replace"):
         monkeypatch.setattr(os, name, noted(getattr(os, name)))
     return events
@@ -122,8 +234,8 @@ def test_everything_is_on_the_disk_before_the_rename_and_the_marker_comes_last(t
         ("sync", temporary, None),
         ("rename", temporary, final),
         ("sync", checkpoints.folder, None),
-        ("mark", final / MARKER),
-        ("sync", final / MARKER, 0),
+        ("sync", final / f".{MARKER}.writing", (final / MARKER).stat().st_size),
+        ("rename", final / f".{MARKER}.writing", final / MARKER),
         ("sync", final, None),
     ]
     done.clear()
@@ -149,6 +261,7 @@ SAVER = """
 import sys
 from pathlib import Path
 from train.record.checkpoint import Checkpoints
+from tests.train.test_checkpoint import state_of
 checkpoints = Checkpoints(Path(sys.argv[1]), 2)
 checkpoints.tidy()
 newest = checkpoints.newest()
@@ -159,7 +272,7 @@ while True:
     def write(folder):
         for part in range(4):
             (folder / f"part{part}").write_bytes(step.to_bytes(8, "little") * 20000)
-    checkpoints.save(step, write, {"step": step, "score": float(step)})
+    checkpoints.save(step, write, state_of(step, float(step)))
     print(step, flush=True)
 """
 
@@ -184,6 +297,7 @@ def test_killed_at_any_moment_the_newest_checkpoint_is_whole(tmp_path):
         step = read_state(newest)["step"]
         assert step >= max(reported, default=last)
         for path in checkpoints.complete():
+            assert damage_of(path) is None
             expected = read_state(path)["step"].to_bytes(8, "little") * 20000
             assert all((path / f"part{part}").read_bytes() == expected for part in range(4))
         last = step

@@ -18,10 +18,12 @@ from torch import nn
 from model.api import Want
 from model.weights.checkpoint import load_detector
 from pipeline.command.ranks import World
-from train.config import Config, from_json, to_json, upgrade
+from pipeline.files.fields import from_json, to_json
+from pipeline.files.own import write_json
+from train.config import Config, upgrade
 from train.distill import METHODS, CdFkdConfig, PkdConfig
 from train.distill.method import Method
-from train.record.checkpoint import Checkpoints, write_json
+from train.record.checkpoint import Checkpoints
 from train.record.logs import read_log
 from train.run import read_command, train
 from train.trainer import STOPPED

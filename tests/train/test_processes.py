@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.command.ranks import World
-from train.config import to_json
+from pipeline.files.fields import to_json
+from pipeline.files.own import write_json
 from train.recipes import RECIPES
-from train.record.checkpoint import Checkpoints, read_state, write_json
+from train.record.checkpoint import Checkpoints, read_state
 from train.record.logs import read_log
 from train.run import train
 
@@ -197,7 +198,8 @@ from pipeline.packed.reader import PackedDataset
 from datetime import timedelta
 from pipeline.command.ranks import joined
 from train import load
-from train.config import Config, from_json
+from train.config import Config
+from pipeline.files.fields import from_json
 from train.record.window import Window
 with joined("cpu", timedelta(minutes=2)) as world:
     config = from_json(Config, json.loads(Path(sys.argv[1]).read_text()))

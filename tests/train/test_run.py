@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from pipeline.command.ranks import World
 from pipeline.views import ViewConfig
 from train.config import OptimizerConfig
 from train.recipes import CLEAN, RECIPES
-from train.record.checkpoint import Checkpoints
+from train.record.checkpoint import Checkpoints, read_state
 from train.record.logs import read_log
 from train.record.trace import TracePlan
 from train.run import read_command, train
@@ -210,6 +211,57 @@ def test_too_many_bad_steps_in_a_row_end_the_run_and_spoil_nothing(begin, studen
     with pytest.raises(ValueError, match=r"2 steps in a row .* max_skipped is 1.*image ids"):
         trainer.train()
     assert all(torch.equal(before[name], value) for name, value in trainer.task.student.state_dict().items())
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_weights_that_are_not_finite_are_never_saved(begin, student_config, ema_decay):
+    """The last update spoils them: no later loss shows it, and the guard of skipped steps sees nothing."""
+    optimizer = replace(student_config.optimizer, ema_decay=ema_decay)
+    trainer = begin(replace(student_config, optimizer=optimizer))
+    one_step = trainer.task.one_step
+
+    def spoil_at_the_end(views, step, stop):
+        one_step(views, step, stop)
+        if step == trainer.total - 1:
+            next(iter(trainer.task.parameters.values())).data[0] = float("inf")
+
+    trainer.task.one_step = spoil_at_the_end
+    with pytest.raises(ValueError, match=r"after step 6 not all numbers are finite: .*lower --optimizer.learning-rate"):
+        trainer.train()
+    newest = Checkpoints(student_config.out, 1).newest()
+    assert newest.name == "step-00000003"
+    assert not read_state(newest)["finished"]
+
+
+def test_a_damaged_checkpoint_costs_only_its_steps(student_config, capsys, tmp_path):
+    """One flipped bit of the momentum: the run continues from the one before, and ends as if nothing had been."""
+    assert train(student_config, WORLD) == 0
+    damaged = student_config.out / "checkpoints" / "step-00000006" / "training.safetensors"
+    data = bytearray(damaged.read_bytes())
+    data[-5] ^= 64
+    damaged.write_bytes(data)
+    whole = tmp_path / "whole"
+    shutil.copytree(student_config.out, whole)
+    assert train(replace(student_config, out=whole, from_step=3), WORLD) == 0
+    assert "step-00000006 comes after step 3" in capsys.readouterr().out
+    assert json.loads((whole / "config.json").read_text())["from_step"] is None  # the config repeats the whole run
+    assert train(student_config, WORLD) == 0
+    said = capsys.readouterr().out
+    assert "step-00000006 is damaged: training.safetensors is not as it was written" in said
+    assert "continuing" in said
+    assert "from step 3" in said
+    assert_same_run(student_config.out, whole)
+
+
+def test_a_damaged_checkpoint_is_not_used_as_a_teacher(begin, student_config, teacher_run, tmp_path):
+    teacher = tmp_path / "teacher"
+    shutil.copytree(teacher_run, teacher)
+    weights = Checkpoints(teacher, 1).newest() / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ValueError, match=r"step-00000006 is damaged: model.safetensors is not as it was written"):
+        begin(replace(student_config, teacher=teacher))
 
 
 def test_mistakes_are_explained(begin, student_config, packed, packed_other_classes, teacher_run):

@@ -42,6 +42,7 @@ def test_another_teacher_is_refused_and_a_moved_one_is_not(begun, teacher_run, t
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
+    (weights.parent / "COMPLETE").write_bytes(b"")  # as before there were sums
     with pytest.raises(ValueError, match=r"--teacher .*other is not the teacher this run was trained with"):
         train(continued, WORLD)
     content[-1] ^= 1

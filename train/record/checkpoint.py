@@ -4,27 +4,44 @@
         model.safetensors, model.json   what is evaluated and shipped (the moving average where one is kept)
         training.safetensors            what continuing needs beside them (train/record/resume.py)
         state.json                      step, place in the data, score, the data's checksum, versions
-        COMPLETE                        written last
+        COMPLETE                        sizes and checksums of these files, written last (model/weights/files.py)
     best.json                           {"checkpoint": name, "score": AP50}
 
 Files are written under a temporary name, flushed to the disk, renamed, and only then marked COMPLETE. Every random
 draw of a run is a function of seed, epoch, step and image id, so there is no generator state to save. What was
 measured of a checkpoint is written into it afterwards. It is saved already if measuring fails.
+
+Only folders named as above are ever deleted. A damaged checkpoint is renamed to step-00000500.set-aside.
 """
 
 import errno
 import fcntl
-import json
+import hashlib
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from model.weights.files import MARKER, complete_checkpoints, describe_file, find_damage, read_marker, step_of
 from pipeline.command.console import say
-from pipeline.files.replace import flush, replacing
+from pipeline.files.own import ANY, Each, OneOf, Whole, json_text, read_json, write_json
+from pipeline.files.replace import flush, replace_bytes
 
-MARKER = "COMPLETE"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what a file system without locks answers
+UNFINISHED = re.compile(r"\.step-\d{8,18}\.writing", re.ASCII)
+STATE = {
+    "step": Whole(0),
+    "last_read": Whole(0),
+    "in_a_row": Whole(0),
+    "place": {"epoch": Whole(0), "cursor": Whole(0)},
+    "score": OneOf((float, None)),
+    "finished": bool,
+    "ranks": Whole(1),
+    "data_checksum": str,
+    "teacher_checksum": OneOf((str, None)),
+    "torch": str,
+}
 
 
 class Checkpoints:
@@ -35,10 +52,36 @@ class Checkpoints:
 
     def complete(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted(path.parent for path in self.folder.glob(f"step-*/{MARKER}"))
+        return complete_checkpoints(self.run)
 
     def newest(self) -> Path | None:
         return next(reversed(self.complete()), None)
+
+    def choose(self, from_step: int | None = None) -> Path | None:
+        """The newest sound checkpoint, or the one of a step; what is damaged or newer is set aside, and said."""
+        by_step = {step_of(path): path for path in self.complete()}
+        if from_step is not None:
+            if from_step not in by_step:
+                raise ValueError(f"--from-step {from_step}: {self.run} has checkpoints of steps {list(by_step)}")
+            if damage := damage_of(by_step[from_step]):
+                raise ValueError(f"--from-step {from_step}: {by_step[from_step]} is damaged: {damage}; choose another")
+        for step, path in reversed(by_step.items()):
+            if from_step is None:
+                damage = damage_of(path)
+                why = f"is damaged: {damage}" if damage else ""
+            else:
+                why = f"comes after step {from_step}" if step != from_step else ""
+            if not why:
+                break
+            aside = path.with_name(f"{path.name}.set-aside")
+            remove(aside)
+            path.rename(aside)
+            say(f"{path} {why}; it is kept as {aside.name}")
+        newest = self.newest()
+        if by_step and newest is None:
+            say(f"warning: {self.run} has no sound checkpoint and starts anew")
+        self.update_best()
+        return newest
 
     def save(self, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
         """`write(folder)` puts the tensors there; `state` is stored as JSON, its "score" may make this the best."""
@@ -51,41 +94,54 @@ class Checkpoints:
             flush(self.run)
         temporary.mkdir()
         write(temporary)
-        (temporary / "state.json").write_text(json.dumps(state, indent=1))
+        (temporary / "state.json").write_text(json_text(state))
         for path in temporary.iterdir():
             flush(path)
         flush(temporary)
+        sums = {path.name: [describe_file(path)] for path in sorted(temporary.iterdir())}
         temporary.rename(final)
         flush(self.folder)
-        (final / MARKER).touch()
-        flush(final / MARKER)
-        flush(final)
+        write_json(final / MARKER, sums)
         self.update_best()
         self.prune()
         return final
 
     def record(self, checkpoint: Path, score: dict[str, float], finished: bool) -> None:
         """Write what was measured into a saved checkpoint: its card first, and last its state, which records that."""
-        card = json.loads((checkpoint / "model.json").read_text())
-        write_json(checkpoint / "model.json", card | {"extra": card["extra"] | score})
+        card = read_json(checkpoint / "model.json", {"extra": Each(ANY)})
         state = read_state(checkpoint) | {"score": score.get("AP50"), "finished": finished}
-        write_json(checkpoint / "state.json", state)
+        contents = {"model.json": card | {"extra": card["extra"] | score}, "state.json": state}
+        texts = {name: json_text(content).encode() for name, content in contents.items()}
+        if sums := read_marker(checkpoint):
+            for name, text in texts.items():
+                new: dict[str, int | str] = {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+                sums[name] = [describe_file(checkpoint / name), new]
+            write_json(checkpoint / MARKER, sums)
+        for name, text in texts.items():
+            replace_bytes(checkpoint / name, text)
         self.update_best()
         self.prune()
 
     def update_best(self) -> None:
-        """Point best.json at the newest checkpoint when its score is higher than the best one's."""
-        newest, best = self.newest(), self.best()
-        if newest is None:
-            return
-        score = read_state(newest).get("score")
-        if score is not None and (best is None or score > best["score"]):
-            write_json(self.run / "best.json", {"checkpoint": newest.name, "score": score})
+        """Point best.json at the best checkpoint there is."""
+        best, path = self.best(), self.run / "best.json"
+        if best is None:
+            path.unlink(missing_ok=True)
+        elif not path.exists() or path.read_text() != json_text(best):
+            write_json(path, best)
 
     def best(self) -> dict[str, Any] | None:
-        """{"checkpoint", "score"}; None before the first score."""
-        path = self.run / "best.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        """{"checkpoint", "score"} of the first of the highest scores, which is never pruned; None without a score."""
+        scores = {}
+        for path in self.complete():
+            try:
+                score = read_state(path)["score"]
+            except ValueError:  # damaged, which is said when it is to be used
+                continue
+            if score is not None:
+                scores[path.name] = score
+        name = max(scores, key=lambda name: scores[name], default=None)
+        return None if name is None else {"checkpoint": name, "score": scores[name]}
 
     def prune(self) -> None:
         best = self.best()
@@ -96,13 +152,29 @@ class Checkpoints:
     def tidy(self) -> None:
         """After a kill: drop what was never completed, and finish what was."""
         for path in self.folder.glob("*"):
-            if not (path / MARKER).exists():
+            ours = step_of(path) is not None or UNFINISHED.fullmatch(path.name)
+            if ours and path.is_dir() and not path.is_symlink() and not (path / MARKER).exists():
                 remove(path)
         self.update_best()
 
 
+def damage_of(checkpoint: Path) -> str | None:
+    """What keeps a run from being continued from here; None where nothing does."""
+    try:
+        read_state(checkpoint)
+    except ValueError as error:
+        return str(error)
+    return find_damage(checkpoint)
+
+
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    return json.loads((checkpoint / "state.json").read_text())
+    state = read_json(checkpoint / "state.json", STATE, "give another checkpoint")
+    if state["step"] != step_of(checkpoint) or state["last_read"] > state["step"]:
+        raise ValueError(
+            f"{checkpoint / 'state.json'} is of step {state['step']}, last read at {state['last_read']}, and does not "
+            "belong to this folder; give another checkpoint"
+        )
+    return state
 
 
 def remove(path: Path) -> None:
@@ -110,16 +182,6 @@ def remove(path: Path) -> None:
     (path / MARKER).unlink(missing_ok=True)
     if path.exists():
         shutil.rmtree(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    replace_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Replace a file at once: a reader sees the old or the new one, never half."""
-    with replacing(path) as temporary:
-        temporary.write_text(text)
 
 
 def lock(run: Path) -> IO[str]:

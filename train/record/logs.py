@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from pipeline.command.console import say
-from train.record.checkpoint import replace_text
+from pipeline.files.own import read_lines
+from pipeline.files.replace import replace_bytes
 
 AGREEING = 0.99  # a published attempt that failed started from a cosine of 0.995
 
@@ -27,7 +28,7 @@ class RunLog:
         kept = [line for line in read_log(self.path) if line["step"] <= step]
         if measured_again:
             kept = [line for line in kept if line["step"] < step or "validation" not in line]
-        replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        replace_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self.file = self.path.open("a")
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
@@ -43,16 +44,8 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Every whole line; a last line that a kill cut short is left out."""
-    lines: list[dict[str, Any]] = []
-    if not path.exists():
-        return lines
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+    """Every line about a step; one that is damaged, as a kill leaves it, is left out alone."""
+    return [line for line in read_lines(path) if type(line.get("step")) is int]
 
 
 def flatten(line: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:

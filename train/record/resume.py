@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from model.weights.files import read_state as read_tensors
 from model.weights.files import save_tensors
 from train.record.checkpoint import read_state
 from train.record.window import Window
@@ -55,10 +55,16 @@ def check_identity(newest: Path, identity: dict[str, Any], options: dict[str, ob
             )
 
 
-def restore(newest: Path, task: Continued, device: torch.device) -> Progress:
+def restore(newest: Path, task: Continued) -> Progress:
     """Take up what the checkpoint holds beside the shipped weights."""
-    state = read_state(newest)
-    tensors = load_file(newest / "training.safetensors", device=str(device))
+    state, path = read_state(newest), newest / "training.safetensors"
+    tensors, expected = read_tensors(path), task.tensors()
+    wrong = [name for name in expected if name not in tensors or tensors[name].shape != expected[name].shape]
+    if wrong or len(tensors) > len(expected):
+        raise ValueError(
+            f"{path} holds other tensors than this run has ({', '.join(wrong[:3]) or 'more of them'}); continue from "
+            "another checkpoint with --from-step"
+        )
     task.load(tensors)
     task.window.load(tensors["window"], state["in_a_row"])
     return Progress(state["step"], state["last_read"], state["place"], state["score"] is None)

@@ -1,5 +1,6 @@
-"""Files of an evaluation: written whole or not at all, read with type, depth and schema checked, damage named."""
+"""Files the project wrote itself: written whole or not at all; type, depth and schema checked, damage named."""
 
+import hashlib
 import json
 import math
 import zipfile
@@ -8,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.files.parse import read_bytes
-from pipeline.files.replace import replacing
+from pipeline.files.parse import open_file, read_bytes
+from pipeline.files.replace import replace_bytes, replacing
 
 MAX_JSON_BYTES = 2 << 30  # a results file of somebody's detections
+MAX_BYTES = 1 << 50  # of a file that is only summed
 MAX_DEPTH = 40
 
 
@@ -25,15 +27,32 @@ class OneOf(tuple):
     """Any of these shapes."""
 
 
+class Whole(NamedTuple):
+    """A whole number in a range."""
+
+    least: int
+    most: int = 2**63 - 1
+
+
 # Shapes of JSON: a type (float: any finite number), None (null), [shape] (a list of any length), (shape, ...) (a list
-# of just these), {"key": shape, "key?": shape} (an object with at least the keys without question mark), Each, OneOf.
+# of just these), {"key": shape, "key?": shape} (an object with at least the keys without question mark), Each, OneOf,
+# Whole.
 ANY = object()
 KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "an object", None: "null"}
 
 
-def write_json(path: Path, value) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open_file(path, MAX_BYTES) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_text(value: Any) -> str:
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    replace_bytes(path, json_text(value).encode())
 
 
 def read_json(path: Path, shape: Any = ANY, fix: str = "restore it or make it again") -> Any:
@@ -77,6 +96,10 @@ def problem_of(value: Any, shape: Any, place: str = "") -> str | None:
         problems = [problem_of(value, one, place) for one in shape]
         return None if None in problems else problems[0]
     inner: list[tuple[Any, Any, Any]] = []
+    if isinstance(shape, Whole):
+        if type(value) is int and shape.least <= value <= shape.most:
+            return None
+        return f"{place or 'it'} is {str(value)[:60]!r}, not a whole number from {shape.least} to {shape.most}"
     if isinstance(shape, Each | dict):
         if not isinstance(value, dict):
             return wrong(value, dict, place)
