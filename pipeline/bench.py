@@ -36,12 +36,13 @@ import tyro
 
 from pipeline.batch import Batch
 from pipeline.command.console import describe_hardware, run_entry, say
+from pipeline.files.own import checksum
 from pipeline.files.pixels import decode_packed, encode
 from pipeline.loading.loader import NAMES, choose_loader, open_loader
 from pipeline.pack import ROW_GROUP
-from pipeline.packed.card import build_card
+from pipeline.packed.card import build_card, card_bytes
 from pipeline.packed.reader import PackedDataset
-from pipeline.packed.shards import INDEX_SCHEMA
+from pipeline.packed.shards import INDEX_SCHEMA, Encoding
 from pipeline.sources import diverse_weather
 
 
@@ -240,10 +241,16 @@ def make_records(out: Path, count: int) -> None:
     (out / "shard-000000.tar").write_bytes(b"".join(records))
     data = (out / "index.parquet").read_bytes()
     index = {"file": "index.parquet", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    shard = {"file": "shard-000000.tar", "bytes": len(records[0]) * count, "images": count, "sha256": ""}
+    shard = {
+        "file": "shard-000000.tar",
+        "bytes": len(records[0]) * count,
+        "images": count,
+        "sha256": checksum(out / "shard-000000.tar"),
+    }
     classes = diverse_weather.CLASSES
-    card = build_card("many", table, index, [shard], classes, {"raw": False}, {}, {}, {})
-    (out / "dataset.json").write_text(json.dumps(card))
+    encoding = Encoding(16, 16, 92, "4:2:0", False)._asdict()
+    card = build_card(table, index, [shard], classes, encoding, {}, {}, {})
+    (out / "dataset.json").write_bytes(card_bytes(card))
 
 
 OPENING = r"""

@@ -5,7 +5,6 @@ gets one packed dataset for every scored part (daytime_clear_train, night_sunny_
 """
 
 import hashlib
-import json
 import os
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ import tyro
 from pipeline.command.console import Progress, counted, run_entry, say
 from pipeline.command.workers import WorkerPool, deaths_explained, end_with_parent
 from pipeline.files.problems import SHOWN, check_allowed, problem_list
-from pipeline.packed.card import VERSION, build_card, report
+from pipeline.packed.card import VERSION, build_card, card_bytes, read_card, report
 from pipeline.packed.fingerprint import check_same, digest, make_fingerprint
 from pipeline.packed.output_folder import WORK, begin, check_output, clear_work, replace_file
 from pipeline.packed.shards import (
@@ -243,7 +242,7 @@ def pack(options: PackOptions) -> list[Path]:
             chosen.append((name, source, own))
         made = []
         for name, source, own in chosen:
-            finished = pack_source(source, own, name)
+            finished = pack_source(source, own)
             # The sample world has only the folders in common with the benchmark.
             if finished and not (options.root / "world.json").exists():
                 compare_with_published(own.out, name)
@@ -252,7 +251,7 @@ def pack(options: PackOptions) -> list[Path]:
     check_output(options.out)
     source = read(options.root, options.format, classes=classes, splits=options.split, domain=options.domain)
     check_source(source, options)
-    return pack_source(source, options, options.out.resolve().name)
+    return pack_source(source, options)
 
 
 def check_source(source: Source, options: PackOptions) -> None:
@@ -272,7 +271,7 @@ def problems_name(options: PackOptions) -> str:
     return f"{WORK}/problems-{part}-of-{num_parts}.txt" if num_parts > 1 else "problems.txt"
 
 
-def pack_source(source: Source, options: PackOptions, name: str) -> list[Path]:
+def pack_source(source: Source, options: PackOptions) -> list[Path]:
     out = options.out
     plan = plan_shards(source, options)
     if (out / "dataset.json").exists():
@@ -283,19 +282,18 @@ def pack_source(source: Source, options: PackOptions, name: str) -> list[Path]:
         shards = run_jobs(plan.jobs, source, options)
         if shards is None:
             return []
-        finish(shards, plan, source, options, name)
+        finish(shards, plan, source, options)
     if options.beton:
         from pipeline.packed.beton import add_beton
 
         add_beton(out)
     clear_work(out)
-    card = json.loads((out / "dataset.json").read_text())
-    say(report(card))
+    say(report(read_card(out), out.resolve().name))
     return [out]
 
 
 def compare_with_published(out: Path, name: str) -> None:
-    card = json.loads((out / "dataset.json").read_text())
+    card = read_card(out)
     counts = {label: sum(row.values()) for label, row in card["objects"].items()}
     for line in diverse_weather.compare(name, card["num_images"], counts):
         say(f"  {line}")
@@ -305,12 +303,13 @@ def run_jobs(jobs: list[ShardJob], source: Source, options: PackOptions) -> list
     """Make what is missing. The finished shards in order, or None after one part of several."""
     part, num_parts = parse_part(options.part)
     mine = [job for job in jobs if job.number % num_parts == part - 1]
-    done = {job.number: result for job in mine if (result := read_shard(job))}
+    done = {job.number: result for job in mine if (result := read_shard(job, verify=True))}
     missing = [job for job in mine if job.number not in done]
     if options.merge and missing:
         names = ", ".join(job.tar.name for job in missing[:10])
         raise ValueError(
-            f"{options.out}: {len(missing)} of {len(jobs)} shards are not made yet ({names}); run every --part first"
+            f"{options.out}: {len(missing)} of {len(jobs)} shards are not made yet or damaged ({names}); run every "
+            "--part first"
         )
     begin(options.out)
     if missing:
@@ -320,7 +319,7 @@ def run_jobs(jobs: list[ShardJob], source: Source, options: PackOptions) -> list
             make_shards(missing, workers, progress)
     results = []
     for job in mine:
-        result = done.get(job.number) or read_shard(job)
+        result = done.get(job.number) or read_shard(job, verify=False)
         if result is None:
             raise ValueError(f"{job.tar} changed while packing; is another run writing {options.out}?")
         results.append(result)
@@ -338,7 +337,7 @@ def run_jobs(jobs: list[ShardJob], source: Source, options: PackOptions) -> list
     return results
 
 
-def finish(shards: list[ShardResult], plan: Plan, source: Source, options: PackOptions, name: str) -> None:
+def finish(shards: list[ShardResult], plan: Plan, source: Source, options: PackOptions) -> None:
     """index.parquet, then dataset.json: with it the dataset exists."""
     index = (
         pa.concat_tables([shard.table.replace_schema_metadata(None) for shard in shards])
@@ -354,7 +353,6 @@ def finish(shards: list[ShardResult], plan: Plan, source: Source, options: PackO
     problems = [*source.problems, *(problem for shard in shards for problem in shard.problems)]
     kinds = {kind: sum(problem.skips == kind for problem in problems) for kind in ("image", "box", "clip")}
     card = build_card(
-        name,
         index,
         {"file": "index.parquet", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
         [
@@ -384,7 +382,7 @@ def finish(shards: list[ShardResult], plan: Plan, source: Source, options: PackO
     for path in options.out.glob("shard-*.tar"):  # left by an unfinished run over more images
         if path.name not in kept:
             path.unlink()
-    replace_file(options.out, "dataset.json", json.dumps(card, indent=1).encode())
+    replace_file(options.out, "dataset.json", card_bytes(card))
 
 
 def main() -> None:

@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.files.own import Each, Whole, checksum, read_json
+from pipeline.files.own import SHA256, Each, Whole, checksum, read_json
 
 STATE_SUFFIXES = (".pth", ".pt", ".safetensors")
 MARKER = "COMPLETE"
-SUMS = Each([{"bytes": Whole(0), "sha256": str}])
+SUMS = Each([{"bytes": Whole(0), "sha256": SHA256}])
 STEP_NAME = re.compile(r"step-(\d{8,18})", re.ASCII)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,9 +35,17 @@ class Whole(NamedTuple):
     most: int = 2**63 - 1
 
 
+class Text(NamedTuple):
+    """Text that a regular expression fits."""
+
+    pattern: str
+
+
+SHA256 = Text("[0-9a-f]{64}")
+
 # Shapes of JSON: a type (float: any finite number), None (null), [shape] (a list of any length), (shape, ...) (a list
 # of just these), {"key": shape, "key?": shape} (an object with at least the keys without question mark), Each, OneOf,
-# Whole.
+# Whole, Text.
 ANY = object()
 KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "an object", None: "null"}
 
@@ -100,6 +109,10 @@ def problem_of(value: Any, shape: Any, place: str = "") -> str | None:
         if type(value) is int and shape.least <= value <= shape.most:
             return None
         return f"{place or 'it'} is {str(value)[:60]!r}, not a whole number from {shape.least} to {shape.most}"
+    if isinstance(shape, Text):
+        if type(value) is str and re.fullmatch(shape.pattern, value):
+            return None
+        return f"{place or 'it'} is {str(value)[:80]!r}, which does not fit {shape.pattern}"
     if isinstance(shape, Each | dict):
         if not isinstance(value, dict):
             return wrong(value, dict, place)

@@ -19,7 +19,7 @@ class VerifyOptions:
 
 def main() -> None:
     with PackedDataset(tyro.cli(VerifyOptions).path) as dataset:
-        say(report(dataset.info))
+        say(report(dataset.info, dataset.path.resolve().name))
         dataset.verify()
         say(f"{dataset.path}: all {len(dataset)} records are as they were packed")
 

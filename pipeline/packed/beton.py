@@ -6,7 +6,6 @@ its caller waits for ever when one of its workers fails. It would also encode ev
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from pipeline.command.console import track
 from pipeline.files.replace import replacing
+from pipeline.packed.card import card_bytes
 from pipeline.packed.output_folder import replace_file, temporary
 from pipeline.packed.reader import PackedDataset
 
@@ -147,4 +147,4 @@ def add_beton(out: Path) -> None:
             "tail": tail,
             "structure_sha256": structure_checksum(out / NAME, head, tail),
         }
-        replace_file(out, "dataset.json", json.dumps({**dataset.info, "beton": entry}, indent=1).encode())
+        replace_file(out, "dataset.json", card_bytes(dataset.info | {"beton": entry}))

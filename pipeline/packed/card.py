@@ -1,16 +1,78 @@
 """dataset.json, the card of a packed dataset: what it holds, how it was made, checksums; and the report made of it."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.files.own import ANY, SHA256, Each, OneOf, Text, Whole, problem_of, read_json
+
 FORMAT = "fairweather-packed"
 VERSION = 1
+FIX = "copy it again, or pack the dataset anew into an empty folder (python -m pipeline.pack)"
 SMALL, LARGE = 32**2, 96**2  # COCO's limits of the box area, in pixels of the original picture
 BUCKETS = ("small", "medium", "large", "ignored")
+SIDE, COUNT = Whole(1, 16384), Whole(0)
+SHAPE = {
+    "format": str,
+    "version": int,
+    "name?": str,  # of the output folder, as cards of before have it
+    "classes": [str],
+    "domains": Each(COUNT),
+    "num_images": COUNT,
+    "num_images_without_objects": COUNT,
+    "max_boxes": COUNT,
+    "objects": Each(dict.fromkeys(BUCKETS, COUNT)),
+    "original_sizes": Each(COUNT),
+    "num_original_sizes": COUNT,
+    "canvases": {"landscape?": (SIDE, SIDE), "portrait?": (SIDE, SIDE)},
+    "encoding": {
+        "short_side": SIDE,
+        "long_side": SIDE,
+        "quality": Whole(1, 100),
+        "chroma": Text("4:2:0|4:2:2|4:4:4"),
+        "raw": bool,
+    },
+    "source": Each(ANY),
+    "skipped": Each(COUNT),
+    "fingerprint": ANY,
+    "index": {"file": Text(r"index\.parquet"), "bytes": COUNT, "sha256": SHA256},
+    "shards": [{"file": Text(r"shard-\d{6,9}\.tar"), "bytes": COUNT, "images": COUNT, "sha256": SHA256}],
+    "beton": OneOf((None, {"file": str, "bytes": COUNT, "head": COUNT, "tail": COUNT, "structure_sha256": SHA256})),
+    "checksum?": SHA256,  # of the rest
+}
+
+
+def checksum_of(card: dict[str, Any]) -> str:
+    """Of everything else in a card, however it is laid out."""
+    content = {name: value for name, value in card.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def card_bytes(card: dict[str, Any]) -> bytes:
+    """The content of dataset.json, with its own checksum."""
+    return json.dumps(card | {"checksum": checksum_of(card)}, indent=1).encode()
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The content of dataset.json, every value checked. Version 1 had no checksum at first."""
+    path = folder / "dataset.json"
+    card = read_json(path, {"format": str, "version": int}, FIX)
+    if (card["format"], card["version"]) != (FORMAT, VERSION):
+        raise ValueError(f"{path} has format {card['format']} version {card['version']}, expected {FORMAT} {VERSION}")
+    problem = problem_of(card, SHAPE)
+    if unknown := sorted(card.keys() - {name.removesuffix("?") for name in SHAPE}):
+        problem = f"it has {unknown}, which this version does not know"
+    if problem is None and "checksum" in card and card["checksum"] != checksum_of(card):
+        problem = "it is damaged (its checksum differs)"
+    if problem is not None:
+        raise ValueError(f"{path}: {problem}; {FIX}")
+    return card
 
 
 def orientation(h: int, w: int) -> str:
@@ -40,7 +102,6 @@ def count_objects(index: pa.Table, classes: Sequence[str]) -> dict[str, dict[str
 
 
 def build_card(
-    name: str,
     index: pa.Table,
     index_file: dict[str, Any],
     shards: list[dict[str, Any]],
@@ -56,7 +117,6 @@ def build_card(
     return {
         "format": FORMAT,
         "version": VERSION,
-        "name": name,
         "classes": list(classes),
         "domains": dict(sorted(Counter(index["domain"].to_pylist()).items())),
         "num_images": len(index),
@@ -76,26 +136,26 @@ def build_card(
     }
 
 
-def report(card: dict[str, Any]) -> str:
+def report(card: dict[str, Any], name: str) -> str:
     """The data report: counts by class and size bucket, picture sizes, what was skipped."""
     classes, objects = card["classes"], card["objects"]
     width = max([5, *map(len, classes)])
     num_bytes = sum(shard["bytes"] for shard in card["shards"])
-    canvases = ", ".join(f"{name} {h}x{w}" for name, (h, w) in card["canvases"].items())
-    total = {bucket: sum(objects[name][bucket] for name in classes) for bucket in BUCKETS}
+    canvases = ", ".join(f"{which} {h}x{w}" for which, (h, w) in card["canvases"].items())
+    total = {bucket: sum(objects[label][bucket] for label in classes) for bucket in BUCKETS}
     lines = [
-        f"{card['name']}: {card['num_images']} images ({card['num_images_without_objects']} without objects), "
+        f"{name}: {card['num_images']} images ({card['num_images_without_objects']} without objects), "
         f"{num_bytes / 1e6:.1f} MB, {num_bytes / max(card['num_images'], 1) / 1e3:.1f} kB an image; "
         f"canvas (h x w) {canvases}",
-        f"  domains: {', '.join(f'{name} {count}' for name, count in card['domains'].items())}",
+        f"  domains: {', '.join(f'{domain} {count}' for domain, count in card['domains'].items())}",
         "  original sizes: "
         + ", ".join(f"{size} {count}" for size, count in card["original_sizes"].items())
         + (f" and {card['num_original_sizes'] - 10} more" if card["num_original_sizes"] > 10 else ""),
         f"  {'class':{width}} {'all':>8} {'small':>8} {'medium':>8} {'large':>8} {'ignored':>8}"
         "   (small < 32x32, large >= 96x96 original pixels)",
     ]
-    for name, row in [*((name, objects[name]) for name in classes), ("all", total)]:
-        lines.append(f"  {name:{width}} {sum(row.values()):8d} " + " ".join(f"{row[bucket]:8d}" for bucket in BUCKETS))
+    for label, row in [*((label, objects[label]) for label in classes), ("all", total)]:
+        lines.append(f"  {label:{width}} {sum(row.values()):8d} " + " ".join(f"{row[bucket]:8d}" for bucket in BUCKETS))
     skipped = {what: count for what, count in card["skipped"].items() if count}
     lines.append("  skipped: " + (", ".join(f"{what} {count}" for what, count in skipped.items()) or "nothing"))
     return "\n".join(lines)

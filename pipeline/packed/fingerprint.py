@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.command.console import track
-from pipeline.packed.card import VERSION
+from pipeline.packed.card import VERSION, read_card
 from pipeline.packed.reader import PackedDataset
 from pipeline.packed.shards import Encoding, Record, ShardJob, pack_picture
 
@@ -63,11 +63,7 @@ def check_same(out: Path, jobs: Sequence[ShardJob], fingerprint: dict[str, Any],
     """The dataset is of these images and options. The fingerprint holds names, annotations and sizes in bytes: nothing
     that a copy of the files would alter. A picture touched since its shard was made is packed again to compare.
     """
-    try:
-        stored = json.loads((out / "dataset.json").read_text())["fingerprint"]
-    except (ValueError, KeyError, TypeError):
-        stored = None
-    if different := find_differences(stored, fingerprint, unnamed):
+    if different := find_differences(read_card(out)["fingerprint"], fingerprint, unnamed):
         raise ValueError(
             f"{out} already holds a packed dataset of other images or options ({'; '.join(different)}): delete it or "
             "choose another folder"

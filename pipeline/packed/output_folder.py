@@ -7,12 +7,12 @@
 .work is removed when the dataset is finished, with all that killed runs left in it.
 """
 
-import json
 import os
 import platform
 import shutil
 from pathlib import Path
 
+from pipeline.files.own import read_json
 from pipeline.files.replace import replacing
 from pipeline.packed.card import FORMAT
 
@@ -35,8 +35,8 @@ def check_output(out: Path) -> None:
 
 def has_card(out: Path) -> bool:
     try:
-        return json.loads((out / "dataset.json").read_bytes())["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return read_json(out / "dataset.json", {"format": str})["format"] == FORMAT
+    except ValueError:
         return False
 
 

@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import json
 import mmap
 import threading
 from collections import OrderedDict
@@ -18,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.command.console import track
-from pipeline.files.parse import open_file, read_bytes
-from pipeline.packed.card import FORMAT, VERSION, tight_canvases
+from pipeline.files.own import checksum
+from pipeline.files.parse import open_file
+from pipeline.packed.card import read_card, tight_canvases
 from pipeline.packed.shards import INDEX_SCHEMA
 from pipeline.sources.choice import choose_domains
 
@@ -64,33 +64,7 @@ class PackedDataset:
             else:
                 fix = "make one with python -m pipeline.pack"
             raise ValueError(f"{self.path} is not a packed dataset (no dataset.json); {fix}")
-        try:
-            info = json.loads(read_bytes(self.path / "dataset.json", 64 << 20))
-            if info["format"] != FORMAT or info["version"] != VERSION:
-                raise ValueError(f"has format {info['format']} version {info['version']}, expected {FORMAT} {VERSION}")
-            classes = info["classes"]
-            if not (isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)):
-                raise ValueError("has no class names")
-            for name, (h, w) in info["canvases"].items():
-                if name not in ("landscape", "portrait") or not all(
-                    type(side) is int and 0 < side <= 16384 for side in (h, w)
-                ):
-                    raise ValueError(f"has the canvas {name} {h}x{w}")
-            if not isinstance(info["encoding"], dict):
-                raise ValueError(f"has the encoding {info['encoding']!r}")
-            for row in info["objects"].values():
-                if not all(type(count) is int for count in row.values()):
-                    raise ValueError("has numbers of objects that are not whole numbers")
-            for shard in info["shards"]:
-                if "/" in shard["file"] or not shard["file"].startswith("shard-") or type(shard["bytes"]) is not int:
-                    raise ValueError(f"names the shard {shard['file']!r}")
-            if info["index"]["file"] != "index.parquet" or len(info["index"]["sha256"]) != 64:
-                raise ValueError("names another index than index.parquet")
-        except KeyError as error:
-            raise self._error(f"dataset.json has no {error}") from None
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise self._error(f"dataset.json {error}") from None
-        return info
+        return read_card(self.path)
 
     def _groups(self, columns: list[str]) -> Iterator[dict[str, pa.Array]]:
         """These columns of index.parquet, one group of rows at a time (the whole of it need not fit into memory).
@@ -200,6 +174,8 @@ class PackedDataset:
         if len(self._labels_M) and (self._labels_M.min() < 1 or self._labels_M.max() > len(self.classes)):
             raise self._error("index.parquet has labels that are not in the class list")
         # The names stand twice in dataset.json, the second time with their numbers of objects.
+        if (self.domain_counts, len(self)) != (self.info["domains"], self.info["num_images"]):
+            raise self._error("dataset.json has domains or numbers of images that are not those of index.parquet")
         counts = np.bincount(self._labels_M, minlength=len(self.classes) + 1)[1:].tolist()
         listed = [(name, sum(row.values())) for name, row in self.info["objects"].items()]
         if listed != list(zip(self.classes, counts, strict=True)):
@@ -289,8 +265,11 @@ class PackedDataset:
                 self._maps.move_to_end(shard)
                 return self._maps[shard]
             entry = self.info["shards"][shard]
-            with open(self.path / entry["file"], "rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            try:
+                with open(self.path / entry["file"], "rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except OSError as error:
+                raise self._error(f"{entry['file']} cannot be read any more ({error.strerror})") from None
             if len(mapped) != entry["bytes"]:
                 raise self._error(f"{entry['file']} changed its size to {len(mapped)} bytes")
             self._maps[shard] = mapped
@@ -313,9 +292,7 @@ class PackedDataset:
         from pipeline.files.pixels import decode_packed
 
         for number, shard in enumerate(self.info["shards"]):
-            with open(self.path / shard["file"], "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != shard["sha256"]:
+            if checksum(self.path / shard["file"]) != shard["sha256"]:
                 for record in np.flatnonzero(self._shard_N == number):
                     self.jpeg(int(record))  # names the record, unless the damage is between records
                 raise self._error(f"{shard['file']} is damaged (its checksum differs from dataset.json)")

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.files.own import checksum
 from pipeline.files.parse import MAX_IMAGE_BYTES, read_bytes
 from pipeline.files.pixels import decode_rgb, encode, resize, training_size
 from pipeline.files.problems import Problem
@@ -99,12 +100,14 @@ class ShardResult:
     sha256: str
 
 
-def read_shard(job: ShardJob) -> ShardResult | None:
-    """The finished result of this very job, or None when it has to be made."""
+def read_shard(job: ShardJob, verify: bool) -> ShardResult | None:
+    """The finished result of this very job, or None when it has to be made. verify: every byte of the tar."""
     try:
         table = pq.ParquetFile(job.table).read()  # pq.read_table would import pyarrow.dataset for a quarter of a second
         note = json.loads(table.schema.metadata[b"fairweather"])
         if note["fingerprint"] != job.fingerprint or job.tar.stat().st_size != note["bytes"]:
+            return None
+        if verify and checksum(job.tar) != note["sha256"]:
             return None
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None

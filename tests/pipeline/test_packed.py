@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import random
+import shutil
 import threading
 
 import numpy as np
@@ -135,8 +137,8 @@ def test_missing_and_cut_files(make_packed):
     ("change", "message"),
     [
         (lambda info: info.update(version=2), "has format fairweather-packed version 2, expected"),
-        (lambda info: info.pop("shards"), "dataset.json has no 'shards'"),
-        (lambda info: info.update(classes=[]), "has no class names"),
+        (lambda info: info.pop("shards"), "dataset.json: it lacks shards"),
+        (lambda info: info.update(classes=[]), "labels that are not in the class list"),
         (lambda info: info.update(classes=["car"]), "labels that are not in the class list"),
         (lambda info: info["canvases"].update(landscape=[32, 32]), r"has the canvases .*\(32, 32\)"),
         (lambda info: info["canvases"].update(landscape=[64, 160]), r"has the canvases .*\(64, 160\)"),
@@ -144,11 +146,21 @@ def test_missing_and_cut_files(make_packed):
         (lambda info: info.update(classes=["bus", "cat"]), "class names .* contradict"),
         (lambda info: info.update(classes=["car", "bus"]), "class names .* contradict"),
         (lambda info: info["objects"]["car"].update(small=10**6), "numbers of objects that contradict"),
-        (lambda info: info["objects"]["car"].update(small="1"), "numbers of objects that are not whole"),
-        (lambda info: info["canvases"].update(landscape=[1 << 20, 32]), "has the canvas landscape"),
-        (lambda info: info["shards"][0].update(file="shard-/../../x"), "names the shard"),
-        (lambda info: info["index"].update(file="../index.parquet"), "names another index"),
-        (lambda info: info.update(canvases=[]), "dataset.json"),
+        (lambda info: info["objects"]["car"].update(small="1"), "objects.car.small is '1', not a whole number"),
+        (
+            lambda info: info["canvases"].update(landscape=[1 << 20, 32]),
+            "canvases.landscape.0 is '1048576', not a whole number from 1 to 16384",
+        ),
+        (lambda info: info["shards"][0].update(file="shard-/../../x"), "shards.0.file is .*, which does not fit"),
+        (lambda info: info["index"].update(file="../index.parquet"), "index.file is .*, which does not fit"),
+        (lambda info: info.update(canvases=[]), "canvases is '\\[\\]', not an object"),
+        (lambda info: info["encoding"].update(short_side="600"), "encoding.short_side is '600', not a whole number"),
+        (lambda info: info["encoding"].pop("raw"), "encoding lacks raw"),
+        (lambda info: info["encoding"].update(chroma="4:2:1"), "encoding.chroma is '4:2:1', which does not fit"),
+        (lambda info: info["domains"].clear(), "domains or numbers of images that are not those"),
+        (lambda info: info.update(num_images=10), "domains or numbers of images that are not those"),
+        (lambda info: info["shards"][0].update(sha256="0"), "shards.0.sha256 is '0', which does not fit"),
+        (lambda info: info.update(later=1), r"has \['later'\], which this version does not know"),
     ],
 )
 def test_a_card_that_is_wrong(make_packed, change, message):
@@ -156,14 +168,50 @@ def test_a_card_that_is_wrong(make_packed, change, message):
     info = json.loads((path / "dataset.json").read_text())
     change(info)
     (path / "dataset.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=r"dataset\.json"):
+        PackedDataset(path)
+    info.pop("checksum")  # as before there was one
+    (path / "dataset.json").write_text(json.dumps(info))
     with pytest.raises(ValueError, match=message):
         PackedDataset(path)
+
+
+def test_no_flipped_bit_of_the_card_passes(make_packed):
+    """Before, a third of them did."""
+    path = make_packed(9).path / "dataset.json"
+    whole = path.read_bytes()
+    content, generator = json.loads(whole), random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            assert json.loads(damaged) == content  # another blank between two values
+        except (ValueError, AssertionError):
+            with pytest.raises(ValueError, match=r"dataset\.json"):
+                PackedDataset(path.parent)
+
+
+def test_a_card_of_before_has_no_checksum(make_packed):
+    path = make_packed(9).path
+    info = json.loads((path / "dataset.json").read_text())
+    del info["checksum"]
+    (path / "dataset.json").write_text(json.dumps(info | {"name": "packed"}))
+    PackedDataset(path).verify()
+
+
+def test_data_that_are_gone_are_one_sentence(make_packed):
+    dataset = make_packed(9)
+    shutil.rmtree(dataset.path)
+    with pytest.raises(ValueError, match=r"shard-000000.tar cannot be read any more \(No such file or directory\)"):
+        dataset.jpeg(0)
 
 
 def rewrite_index(path, rows, schema) -> None:
     """With a right checksum, as someone else's tool would write it."""
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path / "index.parquet")
     info = json.loads((path / "dataset.json").read_text())
+    del info["checksum"]
     info["index"]["sha256"] = hashlib.sha256((path / "index.parquet").read_bytes()).hexdigest()
     (path / "dataset.json").write_text(json.dumps(info))
 
