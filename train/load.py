@@ -1,7 +1,6 @@
 """What a run is made of before its first step: data that agree, a frozen teacher, a student, the compiled learner."""
 
 import copy
-import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from model.weights.files import resolve_checkpoint
 from model.weights.partial import take_what_fits
 from pipeline.command.console import say
 from pipeline.command.ranks import World
+from pipeline.files.own import checksum as file_checksum
 from pipeline.loading.mixture import Mixture
 from pipeline.packed.reader import PackedDataset
 from pipeline.views import ViewMaker
@@ -89,9 +89,13 @@ def share_average(teacher: Detector, average: dict[str, Tensor]) -> None:
 
 def checksum(path: Path) -> str:
     """Of the weights at a path that load_detector takes."""
-    file = path if path.is_file() else resolve_checkpoint(path) / "model.safetensors"
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return file_checksum(path if path.is_file() else resolve_checkpoint(path) / "model.safetensors")
+
+
+def identify(config: Config, data: Mixture) -> dict[str, str | None]:
+    """What a run is continued with must be what it was begun with."""
+    teacher = checksum(config.teacher) if config.distill and config.teacher else None
+    return {"data_checksum": data.checksum, "teacher_checksum": teacher}
 
 
 def make_student(config: Config, classes: tuple[str, ...], world: World, newest: Path | None = None) -> Detector:

@@ -17,9 +17,11 @@ from pipeline.command.suggest import nearest
 from pipeline.files.fields import from_json, to_json
 from pipeline.files.own import ANY, Each, read_json, write_json
 from train.config import Config, differences, upgrade
+from train.optimizer import rate_factor
 from train.options import parse_options
 from train.recipes import RECIPES
 from train.record.checkpoint import MARKER, Checkpoints, lock, read_state
+from train.record.resume import check_identity
 
 SLOWEST_WAIT = timedelta(minutes=10)  # of one rank for another: compiling, scoring
 
@@ -70,16 +72,65 @@ def open_run(config: Config) -> Checkpoints:
     checkpoints.tidy()
     path = config.out / "config.json"
     # Without a checkpoint there is nothing yet that another configuration could spoil.
-    started = path.exists() and checkpoints.newest() is not None
-    # Read through Config, so that options that are newer than the run have their defaults.
-    if started and (changed := differences(to_json(read_config(path)), to_json(config))):
-        raise ValueError(
-            f"{config.out} holds a run with another configuration:\n  " + "\n  ".join(changed) + "\n"
-            f"choose another --out, remove the folder, or continue it as it was: python -m train.run {path}"
-        )
-    checkpoints.choose(config.from_step)
+    if path.exists() and checkpoints.newest() is not None:
+        stored = read_config(path)
+        # Read through Config, so that options that are newer than the run have their defaults.
+        if changed := differences(to_json(replace(stored, steps=config.steps, epochs=config.epochs)), to_json(config)):
+            raise ValueError(
+                f"{config.out} holds a run with another configuration:\n  " + "\n  ".join(changed) + "\n"
+                f"choose another --out, remove the folder, or continue it as it was: python -m train.run {path}"
+            )
+        newest = checkpoints.choose(config.from_step)
+        if newest is not None:
+            check_length(stored, config, newest)
+            if is_finished(config, newest):
+                check_finished(stored, config, newest)
     write_json(path, to_json(replace(config, from_step=None)))
     return checkpoints
+
+
+def is_finished(config: Config, newest: Path) -> bool:
+    """A longer run than the one that was finished is not."""
+    state = read_state(newest)
+    return state["finished"] and state["step"] >= config.steps
+
+
+def check_length(stored: Config, config: Config, newest: Path) -> None:
+    """Another length is allowed where the learning rates so far would have been the same."""
+    if (stored.steps, stored.epochs) == (config.steps, config.epochs):
+        return
+    state = read_state(newest)
+    before = stored.steps or (state["step"] if state["finished"] else 0)
+    now = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
+    fix = f"start another run from its weights: --student-init {config.out} --out ANOTHER"
+    if not before or not config.steps:
+        raise ValueError(
+            f"{config.out} was begun for {stored.steps or f'{stored.epochs:g} epochs'}, {now} requested: only a "
+            f"length in steps can be changed, and one in epochs only after the end, with --steps N --epochs 0; or {fix}"
+        )
+    if config.steps < state["step"]:
+        raise ValueError(f"{config.out} has {state['step']} steps already, {now} requested; choose another --out")
+    for step in range(state["step"]):
+        rates = [rate_factor(config.optimizer, step, total) for total in (before, config.steps)]
+        if rates[0] != rates[1]:
+            raise ValueError(
+                f"{config.out} was begun for {before} steps, {now} requested: with the {config.optimizer.schedule} "
+                f"schedule step {step} had {rates[0]:g} of the learning rate and would have {rates[1]:g}, so it cannot "
+                f"be made longer; {fix}"
+            )
+
+
+def check_finished(stored: Config, config: Config, newest: Path) -> None:
+    """Nothing is left to do, but other data or another teacher than it was trained with would be a mistake."""
+    places = {*config.data, config.teacher} - {None}
+    if places <= {*stored.data, stored.teacher} and not all(place.exists() for place in places if place is not None):
+        return  # removed after the training
+    from pipeline.loading.mixture import Mixture
+    from pipeline.packed.reader import PackedDataset
+    from train.load import identify
+
+    data = Mixture([PackedDataset(path) for path in config.data], config.data_weights)
+    check_identity(newest, identify(config, data), config)
 
 
 def find_newest(config: Config, checkpoints: Checkpoints, world: World) -> Path | None:
@@ -99,7 +150,7 @@ def train(config: Config, world: World) -> int:
     with held:
         checkpoints = open_run(config) if world.first else Checkpoints(config.out, config.keep)
         newest = find_newest(config, checkpoints, world)
-        if newest is not None and read_state(newest)["finished"]:
+        if newest is not None and is_finished(config, newest):
             if world.first:
                 say(f"{config.out} is finished ({newest.name}); give another --out to train again")
             return 0

@@ -38,10 +38,9 @@ class DetectionTask:
         if world.first:
             say(describe_machine(world.device, config.loader.name))
         teacher, self.teacher_card = load.load_teacher(config, self.data.classes, world)
-        checksum = load.checksum(config.teacher) if config.teacher and teacher else None
-        self.identity = {"data_checksum": self.data.checksum, "teacher_checksum": checksum}
+        self.identity = load.identify(config, self.data)
         if newest is not None:
-            check_identity(newest, self.identity, {"data": " ".join(map(str, config.data)), "teacher": config.teacher})
+            check_identity(newest, self.identity, config)
         self.student = load.make_student(config, self.data.classes, world, newest)
         average = config.teacher_policy == "average"
         if average:

@@ -24,8 +24,11 @@ STEP_NAME = re.compile(r"step-(\d{8,18})", re.ASCII)
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """As safetensors; a full disk is the system's own error, which the commands explain."""
+    path.touch()
+    mode = path.stat().st_mode  # as the umask has it; safetensors gives 0600
     try:
         save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+        path.chmod(mode)
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

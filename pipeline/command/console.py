@@ -12,6 +12,18 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+FIXES = {
+    errno.ENOSPC: "the disk is full: free some space and run the same command again, it continues",
+    errno.EDQUOT: "your quota of disk space is used up: free some and run the same command again, it continues",
+    errno.EFBIG: "no file may become this large here (ulimit -f, or the file system): choose another folder",
+    errno.EROFS: "the file system is read-only: choose another output folder",
+    errno.EACCES: "permission denied: give yourself access, or choose another folder",
+    errno.ENOENT: "no such file or folder",
+    errno.EISDIR: "there is a folder where a file is needed: remove it, or choose another name",
+    errno.ENOTDIR: "there is a file where a folder is needed: remove it, or choose another folder",
+    errno.EEXIST: "there is a file where a folder is needed: remove it, or choose another folder",
+}
+
 PLAIN_INTERVAL_S = 10.0
 SHORT_S = 3.0  # what took less needs no line
 RECENT_S = 60.0  # what the rate is measured over, unless two steps take longer
@@ -164,22 +176,18 @@ def run_entry(main: Callable[[], int | None], stopped: str = "") -> None:
     except KeyboardInterrupt:
         print(f"stopped by the user{stopped and ': '}{stopped}", file=sys.stderr)
         sys.exit(130)
-    except ValueError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        fixes = {
-            errno.ENOSPC: "the disk is full: free some space and run the same command again, it continues",
-            errno.EDQUOT: "your quota of disk space is used up: free some and run the same command again, it continues",
-            errno.EROFS: "the file system is read-only: choose another output folder",
-            errno.EACCES: "permission denied: give yourself access, or choose another folder",
-            errno.ENOENT: "no such file or folder",
-            errno.EISDIR: "there is a folder where a file is needed: remove it, or choose another name",
-            errno.ENOTDIR: "there is a file where a folder is needed: remove it, or choose another folder",
-            errno.EEXIST: "there is a file where a folder is needed: remove it, or choose another folder",
-        }
-        if error.errno not in fixes:
+    except (ValueError, OSError) as error:
+        sentence = explain(error)
+        if sentence is None:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {fixes[error.errno]}{printable(where)}", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
+
+
+def explain(error: BaseException) -> str | None:
+    """The sentence for a user's mistake, a missing file, a full or read-only disk; None for everything else."""
+    if isinstance(error, ValueError):
+        return printable(str(error))
+    if not isinstance(error, OSError) or error.errno not in FIXES:
+        return None
+    return FIXES[error.errno] + (f" ({printable(str(error.filename))})" if error.filename else "")

@@ -5,19 +5,27 @@ Several are started by torchrun, a single one without it.
 One process a GPU (nccl), or several on CPU (gloo).
 """
 
+import ctypes
+import json
 import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from pipeline.command.console import printable
+from pipeline.command.console import explain
+
+PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when the one that started it ends
+PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 
 
 @dataclass(frozen=True)
@@ -65,17 +73,40 @@ def joined(device: str, timeout: timedelta) -> Iterator[World]:
     if size == 1:
         yield world
         return
+    end_with_launcher()
     backend = "nccl" if world.device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timeout, device_id=world.device if backend == "nccl" else None)
     try:
         yield world
-    except ValueError as error:
-        print(f"error (rank {rank}): {printable(str(error))}", file=sys.stderr, flush=True)
-        os._exit(2)
-    except BaseException:
-        # A clean exit would wait for the other ranks, which wait for this one.
-        traceback.print_exc()
+    except BaseException as error:
+        sentence = explain(error)
+        if sentence is None and isinstance(error, RuntimeError) and any(words in str(error) for words in PEER_GONE):
+            sentence = "another rank ended; its own message says why"
+        elif sentence is not None:
+            tell_launcher(sentence)
+        if sentence is None:
+            traceback.print_exc()
+            tell_launcher(traceback.format_exc())
+        else:
+            print(f"error (rank {rank}): {sentence}", file=sys.stderr)
         sys.stderr.flush()
-        os._exit(1)
+        # A clean exit would wait for the other ranks, which wait for this one.
+        os._exit(1 if sentence is None else 2)
     dist.barrier()
     dist.destroy_process_group()
+
+
+def end_with_launcher() -> None:
+    """No rank trains on alone when torchrun was killed: the kernel then kills it too."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL)):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def tell_launcher(text: str) -> None:
+    """torchrun's last lines then name this rank's own error as the root cause; without this they have none."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        more = {"py_callstack": text, "timestamp": str(int(time.time()))}
+        with suppress(OSError):  # a full disk may be the error
+            Path(path).write_text(json.dumps({"message": {"message": text, "extraInfo": more}}))

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -43,6 +44,18 @@ def test_checkpoint_round_trip_is_exact(tmp_path):
     image, sizes = torch.randn(1, 3, 64, 96), torch.tensor([[60, 90]])
     for got, wanted in zip(loaded.detect(image, sizes), detector.eval().detect(image, sizes), strict=True):
         assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_every_file_of_a_checkpoint_has_the_mode_of_the_umask(tmp_path, umask):
+    """Weights alone were readable by nobody else."""
+    config, before = tiny(), os.umask(umask)
+    try:
+        for _ in range(2):
+            save_detector(tmp_path, build_detector(config, 4), config, CLASSES)
+            assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~umask}
+    finally:
+        os.umask(before)
 
 
 def test_run_directory_gives_its_best_else_its_newest_complete_checkpoint(tmp_path):

@@ -1,5 +1,9 @@
+import errno
 import json
 import re
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,30 @@ def test_continuing_drops_lines_after_the_checkpoint_and_a_torn_last_line(tmp_pa
         (1, 1.0), (10, 1.0), (20, 1.0), (30, 0.5)
     ]  # fmt: skip
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_under_tensorboards_thread_is_the_callers_error(tmp_path, monkeypatch, capfd):
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = threading.excepthook
+    log = RunLog(tmp_path, 0)
+    monkeypatch.setattr(RecordWriter, "write", full)
+
+    def write_on():
+        for step in range(200):
+            log.write({"step": step, "losses": {"total": 1.0}})
+            time.sleep(0.01)
+
+    with pytest.raises(OSError, match="No space left"):
+        write_on()
+    with suppress(OSError):
+        log.close()
+    assert threading.excepthook is before
+    assert capfd.readouterr().err == ""
 
 
 def test_a_missing_log_is_empty(tmp_path):

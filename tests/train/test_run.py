@@ -150,6 +150,55 @@ def test_a_finished_run_is_left_alone(student_config, capsys):
     assert {path.name for path in changed} <= {".lock", "config.json"}
 
 
+def test_a_finished_run_of_other_data_or_another_teacher_is_refused(
+    student_config, packed_other_classes, teacher_run, packed, tmp_path, capsys
+):
+    """Before, it said that it is finished."""
+    config = replace(student_config, steps=1)
+    assert train(config, WORLD) == 0
+    with pytest.raises(ValueError, match=r"--data .* is not the data this run was trained with"):
+        train(replace(config, data=(packed_other_classes,)), WORLD)
+    with pytest.raises(ValueError, match=r"--data nowhere|nowhere is not a packed dataset"):
+        train(replace(config, data=(tmp_path / "nowhere",)), WORLD)
+    other = tmp_path / "other"
+    assert train(replace(RECIPES["teacher_small"][1](), **{
+        name: getattr(config, name) for name in ("data", "model", "optimizer", "loader", "batch_size", "device")
+    }, epochs=0, steps=1, out=other), WORLD) == 0  # fmt: skip
+    with pytest.raises(ValueError, match=r"--teacher .*other is not the teacher this run was trained with"):
+        train(replace(config, teacher=other), WORLD)
+    moved = tmp_path / "moved"
+    shutil.copytree(packed, moved)
+    assert train(replace(config, data=(moved,)), WORLD) == 0
+    shutil.rmtree(moved)
+    assert train(replace(config, data=(moved,)), WORLD) == 0  # the same command, whose data were removed since
+    assert capsys.readouterr().out.count("is finished") == 2
+
+
+def test_a_finished_run_is_made_longer_to_the_bit_where_the_schedule_allows(student_config, tmp_path):
+    optimizer = replace(student_config.optimizer, schedule="step", milestones=())
+    whole = replace(student_config, optimizer=optimizer, out=tmp_path / "whole")
+    assert train(whole, WORLD) == 0
+    config = replace(whole, out=student_config.out)
+    assert train(replace(config, steps=4), WORLD) == 0
+    assert train(config, WORLD) == 0
+    assert_same_run(config.out, whole.out)
+    with pytest.raises(ValueError, match=r"has 6 steps already, 4 steps requested; choose another --out"):
+        train(replace(config, steps=4), WORLD)
+    with pytest.raises(ValueError, match=r"only a length in steps can be changed.*--student-init .* --out ANOTHER"):
+        train(replace(config, steps=0, epochs=3), WORLD)
+
+
+@pytest.mark.parametrize(("schedule", "at"), [("step", 4), ("cosine", 1)])
+def test_what_cannot_be_made_longer_says_how_to_start_from_its_weights(student_config, schedule, at):
+    config = replace(student_config, optimizer=replace(student_config.optimizer, schedule=schedule))
+    assert train(config, WORLD) == 0
+    told = (
+        rf"for 6 steps, 9 steps requested: with the {schedule} schedule step {at} had .*--student-init .*student --out"
+    )
+    with pytest.raises(ValueError, match=told):
+        train(replace(config, steps=9), WORLD)
+
+
 def test_a_changed_configuration_is_an_error_that_shows_the_fields(student_config):
     assert train(replace(student_config, steps=1), WORLD) == 0
     changed = replace(student_config, steps=1, optimizer=replace(student_config.optimizer, learning_rate=0.5))

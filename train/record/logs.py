@@ -3,6 +3,7 @@
 import json
 import math
 import resource
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class RunLog:
             kept = [line for line in kept if line["step"] < step or "validation" not in line]
         replace_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self.file = self.path.open("a")
+        self.hook, threading.excepthook = threading.excepthook, leave_to_the_caller
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def write(self, line: dict[str, Any]) -> None:
@@ -40,7 +42,16 @@ class RunLog:
 
     def close(self) -> None:
         self.file.close()
-        self.board.close()
+        try:
+            self.board.close()
+        finally:
+            threading.excepthook = self.hook
+
+
+def leave_to_the_caller(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread, on a full disk with a traceback; its next call raises the same error here."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

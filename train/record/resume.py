@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.weights.files import read_state as read_tensors
 from model.weights.files import save_tensors
+from train.config import Config
 from train.record.checkpoint import read_state
 from train.record.window import Window
 
@@ -43,9 +44,9 @@ class Progress:
     unmeasured: bool = False  # the newest checkpoint was saved and never measured
 
 
-def check_identity(newest: Path, identity: dict[str, Any], options: dict[str, object]) -> None:
-    """The data and the teacher of the run that is continued must be those of now. options: where each was given."""
-    state = read_state(newest)
+def check_identity(newest: Path, identity: dict[str, Any], config: Config) -> None:
+    """The data and the teacher of the run that is continued must be those of now."""
+    state, options = read_state(newest), {"data": " ".join(map(str, config.data)), "teacher": config.teacher}
     for name, now in identity.items():
         option = name.removesuffix("_checksum")
         if state.get(name) != now:

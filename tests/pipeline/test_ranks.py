@@ -1,0 +1,84 @@
+"""Ranks under torchrun: they end with it, and what ended one of them is read in its last lines."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
+RANK = """
+import os, sys, time
+from datetime import timedelta
+from pathlib import Path
+import torch.distributed as dist
+from pipeline.command.ranks import joined
+from pipeline.command.console import run_entry
+
+def main():
+    with joined("cpu", timedelta(minutes=2)) as world:
+        Path(sys.argv[1], f"rank{world.rank}").write_text(str(os.getpid()))
+        dist.barrier()
+        if sys.argv[2] == "stay":
+            time.sleep(60)
+        if world.rank == 1:
+            raise ValueError("image 7\\x1b is damaged") if sys.argv[2] == "value" else OSError(28, "full", "/data/x")
+        dist.barrier()
+
+run_entry(main)
+"""
+
+
+def launch(tmp_path: Path, what: str) -> subprocess.Popen:
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(script), str(tmp_path), what], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_ranks_end_when_torchrun_is_killed(tmp_path):
+    """Before, they trained on as orphans."""
+    process = launch(tmp_path, "stay")
+    files = [tmp_path / f"rank{rank}" for rank in range(2)]
+    deadline = time.monotonic() + 120
+    while not all(file.exists() and file.read_text() for file in files):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    pids = [int(file.read_text()) for file in files]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_running, pids))
+
+
+@pytest.mark.parametrize(
+    ("what", "said"), [("value", "image 7\\x1b is damaged"), ("full", "the disk is full: free some space")]
+)
+def test_a_ranks_own_sentence_stands_in_the_last_lines(tmp_path, what, said):
+    output, _ = launch(tmp_path, what).communicate(timeout=240)
+    assert f"error (rank 1): {said}" in output
+    assert f"traceback : {said}" in output[output.index("Root Cause") :]
+    assert "error (rank 0): another rank ended; its own message says why" in output
+    assert output.count("Traceback") == 1  # the launcher's own
