@@ -42,6 +42,11 @@ COUNTS = (
 )
 
 
+def option(field: str) -> str:
+    """What a field is called on the command line."""
+    return f"--model.{field.replace('_', '-')}"
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A Faster R-CNN with a feature pyramid.
@@ -86,33 +91,34 @@ class ModelConfig:
 
     def __post_init__(self):
         if self.backbone not in BACKBONES:
-            raise ValueError(f"ModelConfig.backbone: got {self.backbone!r}; allowed: {', '.join(BACKBONES)}")
+            raise ValueError(f"--model.backbone: got {self.backbone!r}; allowed: {', '.join(BACKBONES)}")
         if self.norm not in ("auto", "frozen", "batch"):
-            raise ValueError(f"ModelConfig.norm: got {self.norm!r}; allowed: auto, frozen, batch")
+            raise ValueError(f"--model.norm: got {self.norm!r}; allowed: auto, frozen, batch")
         for name in SHARES:
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"ModelConfig.{name}: got {getattr(self, name)}; allowed: 0 to 1")
+                raise ValueError(f"{option(name)}: got {getattr(self, name)}; allowed: 0 to 1")
         for name in COUNTS:
             if getattr(self, name) < 1:
-                raise ValueError(f"ModelConfig.{name}: got {getattr(self, name)}; allowed: 1 or more")
+                raise ValueError(f"{option(name)}: got {getattr(self, name)}; allowed: 1 or more")
         for samples, fraction in (
             ("rpn_samples_per_image", "rpn_positive_fraction"),
             ("regions_per_image", "roi_positive_fraction"),
         ):
             if int(getattr(self, samples) * getattr(self, fraction)) < 1:
                 raise ValueError(
-                    f"ModelConfig.{samples}: got {getattr(self, samples)} with {fraction} {getattr(self, fraction)}; "
-                    "their product must be 1 or more, or no box is ever learned; raise one of them"
+                    f"{option(samples)}: got {getattr(self, samples)} with {option(fraction)} "
+                    f"{getattr(self, fraction)}; their product must be 1 or more, or no box is ever learned; raise "
+                    "one of them"
                 )
         if len(self.resolved_anchor_sizes) != self.num_levels:
             raise ValueError(
-                f"ModelConfig.anchor_sizes: got {len(self.resolved_anchor_sizes)} levels of anchors for "
-                f"{self.num_levels} levels of features (returned_layers {self.resolved_returned_layers} and the pooled "
-                "one); give one tuple per level"
+                f"--model.anchor-sizes: got {len(self.resolved_anchor_sizes)} levels of anchors for "
+                f"{self.num_levels} levels of features (--model.returned-layers {self.resolved_returned_layers} and "
+                "the pooled one); give one tuple per level"
             )
         if len({len(sizes) for sizes in self.resolved_anchor_sizes}) > 1:
             raise ValueError(
-                f"ModelConfig.anchor_sizes: got {self.resolved_anchor_sizes}; every level needs the same number of "
+                f"--model.anchor-sizes: got {self.resolved_anchor_sizes}; every level needs the same number of "
                 "sizes, because torchvision's RPN head is shared by the levels"
             )
 

@@ -62,10 +62,7 @@ def freeze_stages(body, stages: list[str], config: BackboneConfig) -> None:
     if trainable is None:
         trainable = 3 if config.weights != "none" else num_stages
     if not 0 <= trainable <= num_stages:
-        raise ValueError(
-            f"{type(config).__name__}.trainable_layers: got {trainable} for {config.backbone}; "
-            f"allowed: 0 to {num_stages}"
-        )
+        raise ValueError(f"--model.trainable-layers: got {trainable} for {config.backbone}; allowed: 0 to {num_stages}")
     if config.family == "resnet":
         learning = set(stages[num_stages - trainable :]) | ({"bn1"} if trainable == num_stages else set())
         for name, parameter in body.named_parameters():
@@ -97,12 +94,12 @@ def build_backbone(
     layers = config.resolved_returned_layers
     if not layers or sorted(set(layers)) != list(layers) or layers[0] < 0 or layers[-1] >= len(stages):
         raise ValueError(
-            f"{type(config).__name__}.returned_layers: got {layers} for {config.backbone}; "
+            f"--model.returned-layers: got {layers} for {config.backbone}; "
             f"allowed: rising numbers, 0 to {len(stages) - 1}"
         )
     if config.family == "resnet":
         if layers[0] < 1:
-            raise ValueError(f"ModelConfig.returned_layers: got {layers}; a ResNet's are 1 to 4")
+            raise ValueError(f"--model.returned-layers: got {layers}; a ResNet's are 1 to 4")
         channels = [body.inplanes // 8 * 2 ** (layer - 1) for layer in layers]
     else:
         channels = [body[int(stages[layer])].out_channels for layer in layers]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from model.config import option
+
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
 # Stages at strides 8, 16 and 32, in torchvision's `returned_layers` numbering.
 RETURNED_LAYERS = {"resnet": (2, 3, 4), "mobilenet_v2": (2, 3, 5), "mobilenet_v3_large": (2, 3, 5)}
@@ -41,26 +43,25 @@ class DenseConfig:
     detections_per_image: int = 100
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
         if self.backbone not in BACKBONES:
-            raise ValueError(f"{name}.backbone: got {self.backbone!r}; allowed: {', '.join(BACKBONES)}")
+            raise ValueError(f"--model.backbone: got {self.backbone!r}; allowed: {', '.join(BACKBONES)}")
         if self.norm not in ("auto", "frozen", "batch"):
-            raise ValueError(f"{name}.norm: got {self.norm!r}; allowed: auto, frozen, batch")
+            raise ValueError(f"--model.norm: got {self.norm!r}; allowed: auto, frozen, batch")
         if self.coarse_from not in ("c5", "p5"):
-            raise ValueError(f"{name}.coarse_from: got {self.coarse_from!r}; allowed: c5, p5")
+            raise ValueError(f"--model.coarse-from: got {self.coarse_from!r}; allowed: c5, p5")
         for field in SHARES:
             if not 0.0 <= getattr(self, field) <= 1.0:
-                raise ValueError(f"{name}.{field}: got {getattr(self, field)}; allowed: 0 to 1")
+                raise ValueError(f"{option(field)}: got {getattr(self, field)}; allowed: 0 to 1")
         for field in COUNTS:
             if getattr(self, field) < 1:
-                raise ValueError(f"{name}.{field}: got {getattr(self, field)}; allowed: 1 or more")
+                raise ValueError(f"{option(field)}: got {getattr(self, field)}; allowed: 1 or more")
         if self.stride_in_1x1 and self.backbone not in ("resnet50", "resnet101"):
-            raise ValueError(f"{name}.stride_in_1x1: got True for {self.backbone}; allowed: resnet50, resnet101")
+            raise ValueError(f"--model.stride-in-1x1: got True for {self.backbone}; allowed: resnet50, resnet101")
         if self.num_convs < 0:
-            raise ValueError(f"{name}.num_convs: got {self.num_convs}; allowed: 0 or more")
+            raise ValueError(f"--model.num-convs: got {self.num_convs}; allowed: 0 or more")
         if self.norm_groups < 0 or (self.norm_groups and self.head_channels % self.norm_groups):
             raise ValueError(
-                f"{name}.norm_groups: got {self.norm_groups} for {self.head_channels} head_channels; allowed: 0 or a "
+                f"--model.norm-groups: got {self.norm_groups} for {self.head_channels} channels; allowed: 0 or a "
                 "divisor of them"
             )
 
@@ -85,7 +86,7 @@ class DenseConfig:
 def check_ratios(config: "RetinaNetConfig | AtssConfig | GflConfig") -> None:
     if not config.anchor_ratios or min(config.anchor_ratios) <= 0 or config.anchor_base <= 0:
         raise ValueError(
-            f"{type(config).__name__}: got anchor_base {config.anchor_base} and anchor_ratios {config.anchor_ratios}; "
+            f"--model.anchor-base and --model.anchor-ratios: got {config.anchor_base} and {config.anchor_ratios}; "
             "allowed: numbers above 0, at least one ratio"
         )
 
@@ -109,11 +110,11 @@ class RetinaNetConfig(DenseConfig):
         super().__post_init__()
         check_ratios(self)
         if self.anchors_per_octave < 1:
-            raise ValueError(f"RetinaNetConfig.anchors_per_octave: got {self.anchors_per_octave}; allowed: 1 or more")
+            raise ValueError(f"--model.anchors-per-octave: got {self.anchors_per_octave}; allowed: 1 or more")
         if not 0 <= self.background_iou <= self.foreground_iou <= 1:
             raise ValueError(
-                f"RetinaNetConfig: got background_iou {self.background_iou} and foreground_iou {self.foreground_iou}; "
-                "allowed: 0 to 1, the second not below the first"
+                f"--model.background-iou and --model.foreground-iou: got {self.background_iou} and "
+                f"{self.foreground_iou}; allowed: 0 to 1, the second not below the first"
             )
 
 
@@ -136,10 +137,10 @@ class FcosConfig(DenseConfig):
         super().__post_init__()
         for field, allowed in (("distances", ("exp", "relu")), ("centerness_from", ("class", "box"))):
             if getattr(self, field) not in allowed:
-                raise ValueError(f"FcosConfig.{field}: got {getattr(self, field)!r}; allowed: {', '.join(allowed)}")
+                raise ValueError(f"{option(field)}: got {getattr(self, field)!r}; allowed: {', '.join(allowed)}")
         if len(self.size_edges) != len(self.strides) - 1 or list(self.size_edges) != sorted(set(self.size_edges)):
             raise ValueError(
-                f"FcosConfig.size_edges: got {self.size_edges}; allowed: {len(self.strides) - 1} rising numbers, one "
+                f"--model.size-edges: got {self.size_edges}; allowed: {len(self.strides) - 1} rising numbers, one "
                 f"between two of the {len(self.strides)} levels"
             )
 
@@ -158,7 +159,7 @@ class AtssConfig(DenseConfig):
         super().__post_init__()
         check_ratios(self)
         if self.num_nearest < 1:
-            raise ValueError(f"AtssConfig.num_nearest: got {self.num_nearest}; allowed: 1 or more")
+            raise ValueError(f"--model.num-nearest: got {self.num_nearest}; allowed: 1 or more")
 
 
 @dataclass(frozen=True)
@@ -177,4 +178,4 @@ class GflConfig(DenseConfig):
         check_ratios(self)
         for field, least in (("num_nearest", 1), ("num_bins", 2)):
             if getattr(self, field) < least:
-                raise ValueError(f"GflConfig.{field}: got {getattr(self, field)}; allowed: {least} or more")
+                raise ValueError(f"{option(field)}: got {getattr(self, field)}; allowed: {least} or more")
