@@ -76,7 +76,7 @@ def test_run_directory_gives_its_best_else_its_newest_complete_checkpoint(tmp_pa
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda card: card["model"].update(detections_per_image=10**9), "detections_per_image: got 1000000000"),
+        (lambda card: card["model"].update(detections_per_image=10**9), "detections-per-image: got 1000000000"),
         (lambda card: card["model"].update(representation_size=10_000), "the weights do not fit mobilenet_v2"),
         (lambda card: card["model"].update(detections_per_image="8"), "model.detections_per_image must be of type int"),
         (lambda card: card["model"].update(anchor_sizes=[8]), "model.anchor_sizes must be a list, got 8"),
