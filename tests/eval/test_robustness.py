@@ -1,10 +1,7 @@
 """Robustness: the figures of passes made by hand, seen and unseen apart, continued where it stopped, at both sizes."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +26,7 @@ from pipeline.command.ranks import World
 from pipeline.files.own import read_arrays, write_arrays
 from pipeline.pack import PackOptions, pack
 from tests.eval.conftest import CLASSES
+from tests.jobs import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = World(0, 1, torch.device("cpu"))
@@ -194,11 +192,8 @@ def test_two_ranks_measure_what_one_does(scored, tmp_path, monkeypatch):
     torch.set_num_threads(1)  # as each of the two ranks: another number sums in another order
     evaluate_noise(scored.checkpoint, tmp_path / "1", folders, ALONE)
     torch.set_num_threads(threads)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(tmp_path / "ranks.py"), str(scored.checkpoint), str(tmp_path / "2"), *map(str, folders)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert finished.returncode == 0, finished.stderr
+    job = Job(tmp_path / "ranks.py", scored.checkpoint, tmp_path / "2", *folders, folder=tmp_path, ranks=2)
+    assert job.wait() == 0
     for folder, images in zip(folders, (9, 1), strict=True):
         alone, both = (json.loads((tmp_path / n / folder.name / "eval" / "robustness.json").read_text()) for n in "12")
         assert both == alone

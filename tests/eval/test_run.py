@@ -1,7 +1,6 @@
 """eval.run from checkpoint to results.json: against torchvision's own inference, on ranks, from files, gone wrong."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -34,6 +33,7 @@ from pipeline.files.pixels import decode_packed
 from pipeline.pack import PackOptions, pack
 from pipeline.packed.reader import PackedDataset
 from tests.eval.conftest import CLASSES, LONG_SIDE, SHORT_SIDE, torchvision_detections
+from tests.jobs import Job
 
 ALONE = World(0, 1, torch.device("cpu"))
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,12 +206,9 @@ def test_chosen_images_come_in_batches_of_one_shape(scored):
 
 
 def test_two_ranks_with_unequal_shares_give_the_same_files(scored, evaluated, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "eval.run"]
-    command += [str(scored.checkpoint), "--data", *map(str, scored.data.values()), "--out", str(tmp_path)]
-    command += ["--resamples", "30", "--batch-size", "2", "--no-pictures", "--no-report"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert finished.returncode == 0, finished.stderr
+    options = ["--resamples", 30, "--batch-size", 2, "--no-pictures", "--no-report"]
+    job = ("eval.run", scored.checkpoint, "--data", *scored.data.values(), "--out", tmp_path, *options)
+    assert Job(*job, folder=tmp_path, ranks=2).wait() == 0
     both = load_run(tmp_path)
     assert both.results["speed"]["ranks"] == 2
     for domain in scored.data:

@@ -13,6 +13,7 @@ from model.config import small_model
 from pipeline.command.ranks import World
 from pipeline.pack import PackOptions, pack
 from train.config import Config, LoaderConfig, OptimizerConfig
+from train.distill import CdFkdConfig
 from train.recipes import RECIPES
 from train.record.checkpoint import Checkpoints
 from train.run import train
@@ -95,6 +96,18 @@ def tiny(config: Config) -> Config:
 @pytest.fixture(scope="session")
 def make_config():
     return tiny
+
+
+def with_few_layers(config: Config) -> Config:
+    """A student of fewer layers and two levels: compiling its step takes half the time."""
+    changes = {"backbone": "resnet18", "returned_layers": (3, 4), "anchor_sizes": ((16,), (32,), (64,))}
+    model = replace(config.model, weights="none", norm="frozen", **changes)
+    return replace(config, model=model, distill=(CdFkdConfig(strides=(32,)),))
+
+
+@pytest.fixture(scope="session")
+def shallow():
+    return with_few_layers
 
 
 @pytest.fixture(scope="session")

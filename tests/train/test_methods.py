@@ -4,10 +4,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -20,6 +17,7 @@ from model.weights.checkpoint import load_detector
 from pipeline.command.ranks import World
 from pipeline.files.fields import from_json, to_json
 from pipeline.files.own import write_json
+from tests.jobs import Job
 from train.config import Config, upgrade
 from train.distill import METHODS, CdFkdConfig, PkdConfig
 from train.distill.method import Method
@@ -29,7 +27,6 @@ from train.run import read_command, train
 from train.trainer import STOPPED
 
 WORLD = World(0, 1, torch.device("cpu"))
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -136,9 +133,7 @@ def test_on_two_ranks_they_are_those_of_one_and_resumed_to_the_bit(student_confi
     def run(ranks):
         path, out = tmp_path / f"{ranks}.json", tmp_path / f"ranks{ranks}"
         write_json(path, to_json(replace(config, out=out)))
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone", "train/run.py"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, *launcher, str(path)], cwd=ROOT, env=environment, check=True, timeout=300)
+        assert Job("train.run", path, folder=tmp_path, ranks=ranks).wait() == 0
         return saved(out)
 
     (shipped, one), two = run(1), run(2)

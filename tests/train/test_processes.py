@@ -1,10 +1,9 @@
-"""Runs as real processes: killed at any moment, on two ranks, continued on one. Slow, because each starts Python."""
+"""Runs as real processes: killed at any moment, on two ranks, continued on one."""
 
 import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 from pipeline.command.ranks import World
 from pipeline.files.fields import to_json
 from pipeline.files.own import write_json
+from tests.jobs import KILLED, Job, free_port
 from train.recipes import RECIPES
 from train.record.checkpoint import Checkpoints, read_state
 from train.record.logs import read_log
@@ -44,30 +44,28 @@ def student_config(make_config, packed, teacher_run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(student_config):
     """The run nobody disturbed."""
-    assert wait(start(student_config)) == 0
+    assert start(student_config).wait() == 0
     return student_config.out
 
 
 def start(config, ranks=1):
     path = config.out.with_suffix(".json")
     write_json(path, to_json(config))
-    command = [sys.executable, "-m", "train.run", str(path)]
-    if ranks > 1:
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(free_port())]
-        command = [sys.executable, *launcher, "train/run.py", str(path)]
+    return Job("train.run", path, folder=path.parent, ranks=ranks)
+
+
+def start_by_torchrun(config):
+    path = config.out.with_suffix(".json")
+    write_json(path, to_json(config))
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        [sys.executable, *launcher, "train/run.py", str(path)],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait(process, seconds=240):
+def wait(process, seconds=60):
     """Exit code; the output is shown when the test fails."""
     output, _ = process.communicate(timeout=seconds)
     print(output)
@@ -78,7 +76,10 @@ def until(condition, process, seconds=120):
     """Wait for a condition while the process runs."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, f"it ended early:\n{process.stdout.read()}"
+        if isinstance(process, Job):
+            assert not process.ended, f"it ended early:\n{process.output}"
+        else:
+            assert process.poll() is None, f"it ended early:\n{process.stdout.read()}"
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -106,16 +107,16 @@ def test_killed_at_any_moment_and_restarted_equals_undisturbed_to_the_bit(studen
 
     process = start(config)  # killed inside a save
     until(lambda: any(config.out.glob("checkpoints/.*.writing")), process)
-    process.send_signal(signal.SIGKILL)
-    assert wait(process) == -signal.SIGKILL
+    process.kill()
+    assert process.wait() == KILLED
 
     process = start(config)  # killed somewhere in the steps after the first checkpoint
     until(lambda: Checkpoints(config.out, 1).newest() is not None, process)
     time.sleep(generator.uniform(0, 0.1))
-    process.send_signal(signal.SIGKILL)
-    assert wait(process) == -signal.SIGKILL
+    process.kill()
+    assert process.wait() == KILLED
 
-    assert wait(start(config)) == 0
+    assert start(config).wait() == 0
     assert losses(config.out) == losses(whole)
     expected = final_weights(whole)
     for name, value in final_weights(config.out).items():
@@ -124,7 +125,7 @@ def test_killed_at_any_moment_and_restarted_equals_undisturbed_to_the_bit(studen
 
 def test_two_ranks_train_as_one_and_one_continues_what_two_began(student_config, whole):
     config = replace(student_config, out=whole.parent / "two")
-    assert wait(start(config, ranks=2)) == 0
+    assert start(config, ranks=2).wait() == 0
     states = {path.name: read_state(path) for path in Checkpoints(config.out, 1).complete()}
     assert {state["ranks"] for state in states.values()} == {2}
     assert_close_losses(config.out, whole)
@@ -136,7 +137,7 @@ def test_two_ranks_train_as_one_and_one_continues_what_two_began(student_config,
 
     for number in (6, 8):  # as if it had ended after step 4
         shutil.rmtree(config.out / "checkpoints" / f"step-{number:08d}")
-    assert wait(start(config)) == 0
+    assert start(config).wait() == 0
     final = read_state(Checkpoints(config.out, 1).newest())
     assert (final["step"], final["ranks"]) == (8, 1)
     assert final["place"] == read_state(Checkpoints(whole, 1).newest())["place"]
@@ -159,10 +160,10 @@ def assert_close_losses(run, other):
 def test_sigterm_to_the_launcher_saves_and_exits(student_config):
     """One rank: test_run.py."""
     config = replace(student_config, out=student_config.out.parent / "terminated", steps=2000, save_every=1000)
-    process = start(config, ranks=2)
+    process = start_by_torchrun(config)
     until(lambda: len(read_log(config.out / "log.jsonl")) > 1, process)
     process.send_signal(signal.SIGTERM)
-    assert wait(process, 60) != 0
+    assert wait(process) != 0
     newest = Checkpoints(config.out, 1).newest()
     assert 1 < read_state(newest)["step"] < 1000
     assert not read_state(newest)["finished"]
@@ -170,21 +171,14 @@ def test_sigterm_to_the_launcher_saves_and_exits(student_config):
 
 def test_a_rank_that_dies_ends_the_job_in_seconds(student_config):
     config = replace(student_config, out=student_config.out.parent / "dying", steps=5000, save_every=5000)
-    process = start(config, ranks=2)
+    process = start_by_torchrun(config)
     until(lambda: len(read_log(config.out / "log.jsonl")) > 1, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     started = time.monotonic()
     os.kill(int(children[-1]), signal.SIGKILL)
-    assert wait(process, 60) != 0
+    assert wait(process) != 0
     assert time.monotonic() - started < 30
     assert not [child for child in children if Path(f"/proc/{child}").exists()], "a rank outlived the job"
-
-
-def run_on_two_ranks(script, *arguments):
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *launcher, str(script), *map(str, arguments)]
-    subprocess.run(command, check=True, env=environment, timeout=240)
 
 
 TWO_RANKS = """
@@ -233,9 +227,9 @@ with joined("cpu", timedelta(minutes=2)) as world:
 """
 
 
-def test_two_ranks_share_one_graph_and_what_one_of_them_saw(student_config, tmp_path):
+def test_two_ranks_share_one_graph_and_what_one_of_them_saw(student_config, shallow, tmp_path):
     """Averaging counts over ranks breaks no graph, nor does DDP, whose averaged gradients are those of eager.
     A loss that is not finite on one rank, and a request to stop, are seen by both."""
     (tmp_path / "two.py").write_text(TWO_RANKS)
-    write_json(tmp_path / "config.json", to_json(student_config))
-    run_on_two_ranks(tmp_path / "two.py", tmp_path / "config.json")
+    write_json(tmp_path / "config.json", to_json(shallow(student_config)))
+    assert Job(tmp_path / "two.py", tmp_path / "config.json", folder=tmp_path, ranks=2).wait() == 0
