@@ -14,8 +14,12 @@ from model.api import Detector
 from model.build import build_detector, new_detector
 from model.weights.checkpoint import load_detector
 from model.weights.files import resolve_checkpoint
+<<<<<<< HEAD
 from model.weights.partial import take_what_fits
 from pipeline.command.console import say
+=======
+from model.weights.foreign import check_sees_alike
+>>>>>>> c7dcda6 (Read torchvision's and mmdetection's detectors by content, running nothing)
 from pipeline.command.ranks import World
 from pipeline.loading.mixture import Mixture
 from pipeline.packed.reader import PackedDataset
@@ -110,7 +114,13 @@ def make_student(config: Config, classes: tuple[str, ...], world: World, newest:
     student = make(config.model, len(classes) + 1)
     if path is not None:
         source, card = load_detector(path, "cpu")
+<<<<<<< HEAD
         if path is newest:
+=======
+        check_classes(config.data[0], classes, path, card.classes)
+        check_sees_alike(config.model, card.config, path)
+        try:
+>>>>>>> c7dcda6 (Read torchvision's and mmdetection's detectors by content, running nothing)
             student.load_state_dict(source.state_dict())
         else:
             started = take_what_fits(student, source, card.config, card.classes == tuple(classes), path)
