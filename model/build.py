@@ -8,12 +8,12 @@ from model.api import Detector
 from model.backbones import timm_body
 from model.backbones.config import BackboneConfig
 from model.config import ModelConfig
-from model.dense.config import AtssConfig, FcosConfig, GflConfig, RetinaNetConfig
+from model.dense.config import AnyDense
 from model.dense.detector import HEADS, DenseDetector
 from model.faster_rcnn.detector import FasterRcnn
 from model.weights.pretrained import load_backbone_weights
 
-DetectorConfig = ModelConfig | RetinaNetConfig | FcosConfig | AtssConfig | GflConfig
+DetectorConfig = ModelConfig | AnyDense
 DETECTORS: dict[type, type[Detector]] = {ModelConfig: FasterRcnn, **dict.fromkeys(HEADS, DenseDetector)}
 CONFIGS: dict[str, type[DetectorConfig]] = {config.kind: config for config in get_args(DetectorConfig)}
 

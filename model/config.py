@@ -40,6 +40,10 @@ class ModelConfig(BackboneConfig):
 
     kind: ClassVar[str] = "faster_rcnn"
 
+    style: str = "torchvision"
+    """Whose weights these are. "torchvision": anchors of whole pixels, at steps of canvas // map; two samples a bin,
+    half a pixel off. "mmdetection": exact anchors at exact strides; as many samples as a bin has pixels, aligned; size
+    deltas bounded on both ends."""
     returned_layers: tuple[int, ...] | None = None  # stages in the pyramid; None: the backbone's own choice
     representation_size: int = 1024  # width of the box head
     anchor_sizes: tuple[tuple[int, ...], ...] | None = None  # one tuple per level, the pooled one included
@@ -69,6 +73,8 @@ class ModelConfig(BackboneConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.style not in ("torchvision", "mmdetection"):
+            raise ValueError(f"ModelConfig.style: got {self.style!r}; allowed: torchvision, mmdetection")
         for name in SHARES:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{option(name)}: got {getattr(self, name)}; allowed: 0 to 1")

@@ -1,6 +1,6 @@
 """RoIAlign over a pyramid on the CPU: each region from its own level, channels-last in and out.
 
-torchvision.ops.roi_align (aligned=False) works on one level at a time. It needs either nonzero() to pick the regions of
+torchvision.ops.roi_align works on one level at a time. It needs either nonzero() to pick the regions of
 a level, or every region on every level. It copies its maps out of channels-last, and loops over channels with a stride.
 Here a region reads its own map once, and the inner loop runs over neighbouring channels. Same samples, same weights.
 
@@ -24,8 +24,12 @@ def roi_align_levels(
     scales: list[float],
     output_size: int,
     sampling_ratio: int,
+    aligned: bool = False,
 ) -> Tensor:
-    """Crops (N, C, S, S), channels-last; region n is cut from features[level_N[n]][image_N[n]], scale = map / view."""
+    """Crops (N, C, S, S), channels-last; region n is cut from features[level_N[n]][image_N[n]], scale = map / view.
+
+    sampling_ratio 0: ceil(bin) samples a side. aligned: regions are moved by half a pixel, and may be thinner than one.
+    """
     num_channels = features[0].shape[1]
     crops_NSSC = torch.empty((boxes_N4.shape[0], output_size, output_size, num_channels))
     for level, (feature, scale) in enumerate(zip(features, scales, strict=True)):
@@ -37,13 +41,14 @@ def roi_align_levels(
             level,
             np.float32(scale),
             sampling_ratio,
+            aligned,
             crops_NSSC.numpy(),
         )
     return crops_NSSC.permute(0, 3, 1, 2)
 
 
 @roi_align_levels.register_fake
-def _(features, boxes_N4, image_N, level_N, scales, output_size, sampling_ratio):
+def _(features, boxes_N4, image_N, level_N, scales, output_size, sampling_ratio, aligned=False):
     shape = (boxes_N4.shape[0], output_size, output_size, features[0].shape[1])
     return features[0].new_empty(shape, dtype=torch.float32).permute(0, 3, 1, 2)
 
@@ -58,6 +63,7 @@ def roi_align_levels_backward(
     sizes: list[int],
     num_images: int,
     sampling_ratio: int,
+    aligned: bool,
 ) -> list[Tensor]:
     """Gradients of the maps; sizes holds the height and width of each in turn."""
     grad_NSSC = grad_NCSS.detach().permute(0, 2, 3, 1).contiguous().numpy()
@@ -72,6 +78,7 @@ def roi_align_levels_backward(
             level,
             np.float32(scale),
             sampling_ratio,
+            aligned,
             grad_BHWC.numpy(),
         )
         grads.append(grad_BHWC.permute(0, 3, 1, 2))
@@ -79,7 +86,7 @@ def roi_align_levels_backward(
 
 
 @roi_align_levels_backward.register_fake
-def _(grad_NCSS, boxes_N4, image_N, level_N, scales, sizes, num_images, sampling_ratio):
+def _(grad_NCSS, boxes_N4, image_N, level_N, scales, sizes, num_images, sampling_ratio, aligned):
     return [
         grad_NCSS.new_empty((num_images, sizes[2 * level], sizes[2 * level + 1], grad_NCSS.shape[1])).permute(
             0, 3, 1, 2
@@ -89,9 +96,9 @@ def _(grad_NCSS, boxes_N4, image_N, level_N, scales, sizes, num_images, sampling
 
 
 def _remember(ctx, inputs, output):
-    features, boxes_N4, image_N, level_N, scales, _, sampling_ratio = inputs
+    features, boxes_N4, image_N, level_N, scales, _, sampling_ratio, aligned = inputs
     ctx.save_for_backward(boxes_N4, image_N, level_N)
-    ctx.scales, ctx.sampling_ratio = scales, sampling_ratio
+    ctx.scales, ctx.sampling_ratio, ctx.aligned = scales, sampling_ratio, aligned
     ctx.num_images = features[0].shape[0]
     ctx.sizes = [side for feature in features for side in feature.shape[-2:]]
     ctx.dtypes = [feature.dtype for feature in features]
@@ -99,9 +106,9 @@ def _remember(ctx, inputs, output):
 
 def _backward(ctx, grad_NCSS):
     grads = roi_align_levels_backward(
-        grad_NCSS, *ctx.saved_tensors, ctx.scales, ctx.sizes, ctx.num_images, ctx.sampling_ratio
+        grad_NCSS, *ctx.saved_tensors, ctx.scales, ctx.sizes, ctx.num_images, ctx.sampling_ratio, ctx.aligned
     )
-    return [grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes, strict=True)], None, None, None, None, None, None
+    return [grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes, strict=True)], *(None,) * 7
 
 
 roi_align_levels.register_autograd(_backward, setup_context=_remember)
@@ -125,36 +132,44 @@ def _taps(position, size):
 
 
 @compiled_exactly
-def _grid(box, scale, output_size):
-    """Left, top, and size of a bin, in map pixels; a region is at least one pixel wide and high."""
-    left, top = box[0] * scale, box[1] * scale
-    width = max(box[2] * scale - left, np.float32(1))
-    height = max(box[3] * scale - top, np.float32(1))
-    return left, top, width / np.float32(output_size), height / np.float32(output_size)
+def _grid(box, scale, output_size, samples, aligned):
+    """Left, top, size of a bin in map pixels, samples across and along it; unaligned regions are a pixel wide and high
+    at least.
+    """
+    offset = np.float32(0.5) if aligned else np.float32(0)
+    left, top = box[0] * scale - offset, box[1] * scale - offset
+    width, height = box[2] * scale - offset - left, box[3] * scale - offset - top
+    if not aligned:
+        width, height = max(width, np.float32(1)), max(height, np.float32(1))
+    bin_width, bin_height = width / np.float32(output_size), height / np.float32(output_size)
+    across, along = samples, samples
+    if samples == 0:
+        across, along = max(int(np.ceil(bin_width)), 0), max(int(np.ceil(bin_height)), 0)
+    return left, top, bin_width, bin_height, across, along
 
 
 @compiled_exactly
-def _crop(map_BHWC, boxes_N4, image_N, level_N, level, scale, samples, crops_NSSC):
+def _crop(map_BHWC, boxes_N4, image_N, level_N, level, scale, samples, aligned, crops_NSSC):
     _, height, width, num_channels = map_BHWC.shape
     size = crops_NSSC.shape[1]
-    share = np.float32(1) / np.float32(samples * samples)
     for region in range(boxes_N4.shape[0]):
         if level_N[region] != level:
             continue
         pixels = map_BHWC[image_N[region]]
-        left, top, bin_width, bin_height = _grid(boxes_N4[region], scale, size)
+        left, top, bin_width, bin_height, across, along = _grid(boxes_N4[region], scale, size, samples, aligned)
+        share = np.float32(1) / np.float32(max(across * along, 1))
         for row in range(size):
             for column in range(size):
                 crop_C = crops_NSSC[region, row, column]
                 crop_C[:] = np.float32(0)
-                for i in range(samples):
-                    y = top + np.float32(row) * bin_height + (np.float32(i) + np.float32(0.5)) * bin_height / samples
+                for i in range(along):
+                    y = top + np.float32(row) * bin_height + (np.float32(i) + np.float32(0.5)) * bin_height / along
                     y0, y1, wy0, wy1 = _taps(np.float32(y), height)
-                    for j in range(samples):
+                    for j in range(across):
                         x = (
                             left
                             + np.float32(column) * bin_width
-                            + (np.float32(j) + np.float32(0.5)) * bin_width / samples
+                            + (np.float32(j) + np.float32(0.5)) * bin_width / across
                         )
                         x0, x1, wx0, wx1 = _taps(np.float32(x), width)
                         w00, w01, w10, w11 = wy0 * wx0 * share, wy0 * wx1 * share, wy1 * wx0 * share, wy1 * wx1 * share
@@ -164,26 +179,26 @@ def _crop(map_BHWC, boxes_N4, image_N, level_N, level, scale, samples, crops_NSS
 
 
 @compiled_exactly
-def _spread(grad_NSSC, boxes_N4, image_N, level_N, level, scale, samples, grad_BHWC):
+def _spread(grad_NSSC, boxes_N4, image_N, level_N, level, scale, samples, aligned, grad_BHWC):
     _, height, width, num_channels = grad_BHWC.shape
     size = grad_NSSC.shape[1]
-    share = np.float32(1) / np.float32(samples * samples)
     for region in range(boxes_N4.shape[0]):
         if level_N[region] != level:
             continue
         pixels = grad_BHWC[image_N[region]]
-        left, top, bin_width, bin_height = _grid(boxes_N4[region], scale, size)
+        left, top, bin_width, bin_height, across, along = _grid(boxes_N4[region], scale, size, samples, aligned)
+        share = np.float32(1) / np.float32(max(across * along, 1))
         for row in range(size):
             for column in range(size):
                 grad_C = grad_NSSC[region, row, column]
-                for i in range(samples):
-                    y = top + np.float32(row) * bin_height + (np.float32(i) + np.float32(0.5)) * bin_height / samples
+                for i in range(along):
+                    y = top + np.float32(row) * bin_height + (np.float32(i) + np.float32(0.5)) * bin_height / along
                     y0, y1, wy0, wy1 = _taps(np.float32(y), height)
-                    for j in range(samples):
+                    for j in range(across):
                         x = (
                             left
                             + np.float32(column) * bin_width
-                            + (np.float32(j) + np.float32(0.5)) * bin_width / samples
+                            + (np.float32(j) + np.float32(0.5)) * bin_width / across
                         )
                         x0, x1, wx0, wx1 = _taps(np.float32(x), width)
                         for y_tap, wy in ((y0, wy0), (y1, wy1)):

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from model.backbones.table import Backbone, find_backbone
 from model.backbones.timm_body import PREFIX
 
+# What views are normalised with, in levels of 0 to 255, red first.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_DEVIATION = (58.395, 57.12, 57.375)
+
 
 def option(field: str) -> str:
     """What a field is called on the command line."""
@@ -20,6 +24,9 @@ class BackboneConfig:
     trainable_layers: int | None = None  # last backbone stages that learn; None: 3 of a pretrained backbone, else all
     stride_in_1x1: bool = False  # of a bottleneck: caffe's weights need it, torchvision's stride is in the 3x3
     fpn_channels: int = 256
+    pixel_order: str = "rgb"  # in which the network takes channels: "rgb" or "bgr", as caffe's weights need it
+    pixel_mean: tuple[float, ...] = IMAGENET_MEAN  # taken off its input (0 to 255), in that order
+    pixel_deviation: tuple[float, ...] = IMAGENET_DEVIATION  # that the difference is divided by
 
     def __post_init__(self) -> None:
         try:
@@ -37,6 +44,13 @@ class BackboneConfig:
             raise ValueError(f"--model.stride-in-1x1: got True for {self.backbone}; allowed: resnet50, resnet101")
         if self.fpn_channels < 1:
             raise ValueError(f"--model.fpn-channels: got {self.fpn_channels}; allowed: 1 or more")
+        if self.pixel_order not in ("rgb", "bgr"):
+            raise ValueError(f"--model.pixel-order: got {self.pixel_order!r}; allowed: rgb, bgr")
+        if len(self.pixel_mean) != 3 or len(self.pixel_deviation) != 3 or min(self.pixel_deviation) <= 0:
+            raise ValueError(
+                f"--model.pixel-mean and --model.pixel-deviation: got {self.pixel_mean} and {self.pixel_deviation}; "
+                "allowed: three numbers each, deviations above 0"
+            )
 
     @property
     def entry(self) -> Backbone:
@@ -47,6 +61,12 @@ class BackboneConfig:
     def resolved_returned_layers(self) -> tuple[int, ...]:
         """Stages whose maps enter the pyramid, finest first."""
         raise NotImplementedError
+
+    @property
+    def sees_imagenet(self) -> bool:
+        """Whether the network takes views as they are."""
+        seen = (self.pixel_order, tuple(self.pixel_mean), tuple(self.pixel_deviation))
+        return seen == ("rgb", IMAGENET_MEAN, IMAGENET_DEVIATION)
 
     @property
     def frozen_norm(self) -> bool:

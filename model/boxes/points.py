@@ -28,21 +28,31 @@ def make_cells(
 
 
 def make_points(
-    canvas: tuple[int, int], strides: tuple[int, ...], offset: float, device: torch.device
+    canvas: tuple[int, int],
+    strides: tuple[int, ...],
+    offset: float,
+    device: torch.device,
+    whole_steps: bool = False,
 ) -> tuple[Tensor, ...]:
-    """(h * w, 2) x and y of every level's locations, ((column + offset) * stride, (row + offset) * stride)."""
+    """(h * w, 2) x and y of every level's locations, ((column + offset) * stride, (row + offset) * stride).
+
+    whole_steps: canvas // map in place of the stride, as torchvision has it; 60 for 64 where a canvas is 608 high.
+    """
     levels = []
     for (height, width), stride in zip(map_sizes(canvas, strides), strides, strict=True):
-        rows_H = (torch.arange(height, device=device, dtype=torch.float32) + offset) * stride
-        columns_W = (torch.arange(width, device=device, dtype=torch.float32) + offset) * stride
+        down, right = (canvas[0] // height, canvas[1] // width) if whole_steps else (stride, stride)
+        rows_H = (torch.arange(height, device=device, dtype=torch.float32) + offset) * down
+        columns_W = (torch.arange(width, device=device, dtype=torch.float32) + offset) * right
         y_HW, x_HW = torch.meshgrid(rows_H, columns_W, indexing="ij")
         levels.append(torch.stack((x_HW, y_HW), dim=-1).reshape(-1, 2))
     return tuple(levels)
 
 
-def make_dense_anchors(cells: tuple[Tensor, ...], canvas: tuple[int, int], strides: tuple[int, ...]) -> Tensor:
+def make_dense_anchors(
+    cells: tuple[Tensor, ...], canvas: tuple[int, int], strides: tuple[int, ...], whole_steps: bool = False
+) -> Tensor:
     """All anchors (N, 4): those of location (column, row) are centred on (column * stride, row * stride)."""
-    points = make_points(canvas, strides, 0.0, cells[0].device)
+    points = make_points(canvas, strides, 0.0, cells[0].device, whole_steps)
     return torch.cat(
         [
             (points_N2.repeat(1, 2)[:, None] + cells_S4).reshape(-1, 4)

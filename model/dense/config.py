@@ -73,6 +73,11 @@ def check_ratios(config: "RetinaNetConfig | AtssConfig | GflConfig") -> None:
         )
 
 
+def check_style(config: "RetinaNetConfig | FcosConfig") -> None:
+    if config.style not in ("mmdetection", "torchvision"):
+        raise ValueError(f"--model.style: got {config.style!r}; allowed: mmdetection, torchvision")
+
+
 @dataclass(frozen=True)
 class RetinaNetConfig(DenseConfig):
     """Lin et al. 2017: nine anchors a location, focal loss, towers without norm."""
@@ -82,6 +87,9 @@ class RetinaNetConfig(DenseConfig):
     coarse_from: str = "c5"
     norm_groups: int = 0
     nms_threshold: float = 0.5
+    style: str = "mmdetection"
+    """Whose weights these are. "mmdetection": exact anchors at exact strides. "torchvision": anchors of whole pixels,
+    at steps of canvas // map."""
     anchor_base: float = 4.0  # sides in strides
     anchors_per_octave: int = 3
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
@@ -91,6 +99,7 @@ class RetinaNetConfig(DenseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ratios(self)
+        check_style(self)
         if not 1 <= self.anchors_per_octave <= 100:
             raise ValueError(f"--model.anchors-per-octave: got {self.anchors_per_octave}; allowed: 1 to 100")
         if not 0 <= self.background_iou <= self.foreground_iou <= 1:
@@ -108,6 +117,9 @@ class FcosConfig(DenseConfig):
 
     coarse_relu: bool = True
     nms_threshold: float = 0.5
+    style: str = "mmdetection"
+    """Whose weights these are. "mmdetection": points in the middle of cells, score = class * centreness where the class
+    is above the threshold. "torchvision": points at steps of canvas // map from 0, score = sqrt(class * centreness)."""
     size_edges: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)
     """Where the range of distances of a level ends and that of the next begins, in pixels."""
     distances: str = "exp"
@@ -117,6 +129,7 @@ class FcosConfig(DenseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_style(self)
         for field, allowed in (("distances", ("exp", "relu")), ("centerness_from", ("class", "box"))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{option(field)}: got {getattr(self, field)!r}; allowed: {', '.join(allowed)}")
@@ -161,3 +174,6 @@ class GflConfig(DenseConfig):
         for field, least in (("num_nearest", 1), ("num_bins", 2)):
             if not least <= getattr(self, field) <= MOST:
                 raise ValueError(f"{option(field)}: got {getattr(self, field)}; allowed: {least} to {MOST}")
+
+
+AnyDense = RetinaNetConfig | FcosConfig | AtssConfig | GflConfig

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from model.api import Assigned, Detections, Detector, Mean, Outputs, Truth, Want, own
+from model.backbones.pixels import convert_pixels
 from model.backbones.pyramid import CoarseLevels, pyramid_maps
 from model.backbones.torchvision_fpn import build_backbone
 from model.dense.atss import AtssHead
@@ -56,6 +57,7 @@ class DenseDetector(Detector):
         if want.rois:
             raise ValueError(f"a detector of {type(self.config).__name__} has no regions; choose a two-stage detector")
         canvas = (images_B3HW.shape[-2], images_B3HW.shape[-1])
+        images_B3HW = convert_pixels(images_B3HW, sizes_B2, self.config)
         if want == Want():
             return Outputs(canvas, (None,) * len(self.strides))
         predicts = want.dense or want.found

@@ -27,6 +27,7 @@ class FcosHead(DenseHead):
     reach_L2: Tensor  # the farthest side that a level sees, from and to
 
     def __init__(self, config: FcosConfig, num_classes: int, in_channels: int, strides: tuple[int, ...]):
+        self.whole_steps = self.scores_jointly = config.style == "torchvision"
         super().__init__(config, num_classes, in_channels, strides)
         self.quality_output = self.output(1)
         self.scales = nn.ParameterList(torch.ones(()) for _ in strides)
@@ -39,8 +40,9 @@ class FcosHead(DenseHead):
         return ()
 
     def candidates(self, canvas: tuple[int, int]) -> Tensor:
-        """Points as boxes without sides, half a stride from the corner of their cells."""
-        points = make_points(canvas, self.strides, 0.5, self.class_output.weight.device)
+        """Points as boxes without sides, half a stride from the corner of their cells; torchvision's on the corner."""
+        offset, device = 0.0 if self.whole_steps else 0.5, self.class_output.weight.device
+        points = make_points(canvas, self.strides, offset, device, self.whole_steps)
         return torch.cat(points).repeat(1, 2)[None]
 
     def predict_level(self, class_map: Tensor, box_map: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -80,6 +80,8 @@ class DenseHead(nn.Module, ABC):
 
     terms: tuple[str, ...]
     box_width = 4
+    whole_steps = False  # between locations: canvas // map in place of strides
+    scores_jointly = False  # sqrt(class * centreness) is what candidates are chosen by
 
     def __init__(self, config: Any, num_classes: int, in_channels: int, strides: tuple[int, ...]):
         super().__init__()
@@ -155,7 +157,7 @@ class DenseHead(nn.Module, ABC):
     def candidates(self, canvas: tuple[int, int]) -> Tensor:
         """(1, N, 4)"""
         cells = tuple(getattr(self, f"cells_{level}") for level in range(len(self.strides)))
-        return make_dense_anchors(cells, canvas, self.strides)[None]
+        return make_dense_anchors(cells, canvas, self.strides, self.whole_steps)[None]
 
     def level_counts(self, canvas: tuple[int, int]) -> tuple[int, ...]:
         return tuple(height * width * self.per_location for height, width in map_sizes(canvas, self.strides))
@@ -247,7 +249,8 @@ class DenseHead(nn.Module, ABC):
         """The best pairs of location and class of every level, with boxes clipped to their image.
 
         A pair needs a class score above the threshold. Its own score is then the class score times the centreness,
-        where the head has one. The best pairs of a level lie at the locations with the best single scores.
+        where the head has one. A head that `scores_jointly` compares the root of the product with the threshold. The
+        best pairs of a level lie at the locations with the best single scores.
         """
         config, num_labels = self.config, self.num_classes - 1
         candidates_1N4 = self.candidates(canvas)
@@ -255,23 +258,33 @@ class DenseHead(nn.Module, ABC):
         start = 0
         for level, logits_BNC in enumerate(raw.logits):
             count = logits_BNC.shape[1]
-            places_BS = logits_BNC.amax(2).topk(min(config.candidates_per_level, count), dim=1).indices
+            if self.scores_jointly:
+                assert raw.quality is not None
+                best_BN = logits_BNC.amax(2).sigmoid() * raw.quality[level].sigmoid()
+            else:
+                best_BN = logits_BNC.amax(2)
+            places_BS = best_BN.topk(min(config.candidates_per_level, count), dim=1).indices
             class_BSC = take(logits_BNC, places_BS).sigmoid()
+            if self.scores_jointly:
+                assert raw.quality is not None
+                class_BSC = (class_BSC * take(raw.quality[level], places_BS).sigmoid()[..., None]).sqrt()
             class_BSC = torch.where(class_BSC > config.score_threshold, class_BSC, -torch.inf)
             num_pairs = min(config.candidates_per_level, places_BS.shape[1] * num_labels)
             score_BP, pair_BP = class_BSC.flatten(1).topk(num_pairs, dim=1)
             place_BP = places_BS.gather(1, pair_BP // num_labels)
             reference_BP4 = take(candidates_1N4[:, start : start + count], place_BP)
             boxes.append(self.decode(take(raw.boxes[level], place_BP), reference_BP4, self.strides[level]))
-            if raw.quality is not None:
+            if raw.quality is not None and not self.scores_jointly:
                 quality_BP = take(raw.quality[level], place_BP).sigmoid()
                 score_BP = torch.where(score_BP > -torch.inf, score_BP * quality_BP, -torch.inf)
             scores.append(score_BP)
             labels.append((pair_BP % num_labels + 1).to(torch.int32))
             start += count
         boxes_BN4 = clip(torch.cat(boxes, dim=1), sizes_B2)
-        x1, y1, x2, y2 = boxes_BN4.unbind(-1)
-        scores_BN = torch.where((x2 > x1) & (y2 > y1), torch.cat(scores, dim=1), -torch.inf)
+        scores_BN = torch.cat(scores, dim=1)
+        if not self.whole_steps:  # torchvision keeps boxes without an area
+            x1, y1, x2, y2 = boxes_BN4.unbind(-1)
+            scores_BN = torch.where((x2 > x1) & (y2 > y1), scores_BN, -torch.inf)
         return Candidates(boxes_BN4, scores_BN, torch.cat(labels, dim=1))
 
     @torch.no_grad()

@@ -2,11 +2,12 @@
 
 import torch
 from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from model.api import Assigned, Mean, Truth, own
 from model.boxes.annotated import Annotated
 from model.boxes.assigners import assign_max_iou
-from model.boxes.boxes import encode
+from model.boxes.boxes import decode, encode
 from model.boxes.codes import decode_deltas
 from model.dense.config import RetinaNetConfig
 from model.dense.head import EPSILON, DenseHead, Raw, to_rows
@@ -25,15 +26,25 @@ class RetinaNetHead(DenseHead):
     config: RetinaNetConfig
 
     def __init__(self, config: RetinaNetConfig, num_classes: int, in_channels: int, strides: tuple[int, ...]):
+        self.whole_steps = config.style == "torchvision"
         super().__init__(config, num_classes, in_channels, strides)
         self.reset()
+
+    def make_cells(self) -> tuple[Tensor, ...]:
+        if self.config.style == "mmdetection":
+            return super().make_cells()
+        octave = self.config.anchors_per_octave
+        sides = [stride * self.config.anchor_base for stride in self.strides]
+        sizes = tuple(tuple(int(side * 2 ** (step / octave)) for step in range(octave)) for side in sides)
+        return tuple(AnchorGenerator(sizes, (self.config.anchor_ratios,) * len(sizes)).cell_anchors)
 
     def predict_level(self, class_map: Tensor, box_map: Tensor, level: int) -> tuple[Tensor, Tensor, None]:
         logits_BNC = to_rows(self.class_output(class_map), self.num_classes - 1)
         return logits_BNC, to_rows(self.box_output(box_map), 4), None
 
     def decode(self, raw_BN: Tensor, candidates_BN4: Tensor, stride: int) -> Tensor:
-        return decode_deltas(raw_BN, candidates_BN4, WEIGHTS)
+        decode_as = decode if self.whole_steps else decode_deltas  # torchvision lets boxes shrink
+        return decode_as(raw_BN, candidates_BN4, WEIGHTS)
 
     def match(self, candidates_1N4, valid_BN, known: Annotated, canvas) -> tuple[Tensor, Tensor]:
         config = self.config

@@ -18,12 +18,14 @@ from torchvision.models.detection import FasterRCNN
 
 from kernels.detection.nms import nms
 from model.api import Assigned, Detections, Detector, Mean, Outputs, Rois, Truth, Want, own
+from model.backbones.pixels import convert_pixels
 from model.backbones.pyramid import pyramid_maps
 from model.backbones.torchvision_fpn import faster_rcnn_arguments
-from model.boxes.anchors import make_anchors
+from model.boxes.anchors import exact_cells, make_anchors
 from model.boxes.annotated import Annotated, annotated
 from model.boxes.assign import ROI_STREAM, RPN_STREAM, assign, draw_samples
 from model.boxes.boxes import clip, decode, encode, has_sides
+from model.boxes.codes import decode_deltas
 from model.boxes.select import or_one, take, thin_out
 from model.config import ModelConfig
 from model.faster_rcnn.roi import map_levels, roi_align_levels
@@ -32,6 +34,7 @@ RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 ROI_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 HUBER_BETA = 1 / 9
 SMALLEST_PROPOSAL, SMALLEST_DETECTION = 1e-3, 1e-2  # pixels a side
+TINIEST = torch.finfo(torch.float32).tiny  # mmdetection only asks for more than 0
 
 
 class Proposals(NamedTuple):
@@ -66,7 +69,10 @@ class FasterRcnn(FasterRCNN, Detector):
         super().__init__(**faster_rcnn_arguments(config, num_classes))
         self.config = config
         self.num_classes = num_classes
+        self.exact = config.style == "mmdetection"
         cells = torch.stack(self.rpn.anchor_generator.cell_anchors)
+        if self.exact:
+            cells = exact_cells(config.resolved_anchor_sizes, config.anchor_ratios)
         self.register_buffer("cells_LS4", cells, persistent=False)
         self.strides, self.channels = config.strides, config.fpn_channels
 
@@ -88,7 +94,12 @@ class FasterRcnn(FasterRCNN, Detector):
         return tuple(maps[level] for level in levels)
 
     def anchors(self, features: tuple[Any, ...], canvas: tuple[int, int]) -> Tensor:
-        return make_anchors(self.cells_LS4, canvas, tuple((f.shape[-2], f.shape[-1]) for f in features))
+        sizes = tuple((f.shape[-2], f.shape[-1]) for f in features)
+        return make_anchors(self.cells_LS4, canvas, sizes, self.strides if self.exact else None)
+
+    def decode(self, deltas_N4: Tensor, reference_N4: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
+        """Boxes; mmdetection bounds how far they shrink too."""
+        return (decode_deltas if self.exact else decode)(deltas_N4, reference_N4, weights)
 
     def rpn_outputs(self, features: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Per level: logits (B, A_l) and deltas (B, A_l, 4), float32, in the order of the anchors."""
@@ -116,13 +127,14 @@ class FasterRcnn(FasterRCNN, Detector):
             count = logits_BA.shape[1]
             best_BN, index_BN = logits_BA.topk(min(pre_nms, count), dim=1)
             reference_BN4 = take(anchors_A4[None, start : start + count], index_BN)
-            boxes.append(decode(take(deltas_BA4, index_BN), reference_BN4, RPN_WEIGHTS))
+            boxes.append(self.decode(take(deltas_BA4, index_BN), reference_BN4, RPN_WEIGHTS))
             logits.append(best_BN)
             groups.append(torch.full_like(index_BN, level, dtype=torch.int32))
             start += count
         boxes_BN4 = clip(torch.cat(boxes, dim=1), sizes_B2)
         scores_BN = torch.cat(logits, dim=1).sigmoid()
-        real_BN = has_sides(boxes_BN4, SMALLEST_PROPOSAL) & (scores_BN >= self.config.resolved_rpn_score_threshold)
+        smallest = TINIEST if self.exact else SMALLEST_PROPOSAL
+        real_BN = has_sides(boxes_BN4, smallest) & (scores_BN >= self.config.resolved_rpn_score_threshold)
         keep_BP, count_B = nms(
             boxes_BN4,
             torch.where(real_BN, scores_BN, -torch.inf),
@@ -139,11 +151,14 @@ class FasterRcnn(FasterRCNN, Detector):
         level_BR = map_levels(boxes_BR4, finest, coarsest, self.config.roi_canonical_scale)
         return Rois(boxes_BR4, level_BR, real_BR)
 
+    def crops(self, neck: tuple[Tensor, ...], rois: Rois) -> Tensor:
+        """(B * R, C, 7, 7): what the box head sees of each region."""
+        scales = [1 / stride for stride in self.strides[:-1]]
+        return roi_align_levels(neck[:-1], rois.boxes_BR4, rois.level_BR, scales, aligned=self.exact)
+
     def box_head(self, neck: tuple[Tensor, ...], rois: Rois) -> tuple[Tensor, Tensor]:
         """Class logits (B, R, K) and deltas (B, R, K, 4) of the regions, float32."""
-        scales = [1 / stride for stride in self.strides[:-1]]
-        crops = roi_align_levels(neck[:-1], rois.boxes_BR4, rois.level_BR, scales)
-        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(crops))
+        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(self.crops(neck, rois)))
         num_images, num_regions = rois.boxes_BR4.shape[:2]
         return (
             logits.float().reshape(num_images, num_regions, -1),
@@ -155,6 +170,7 @@ class FasterRcnn(FasterRCNN, Detector):
         if want.tower is not None:
             raise ValueError("a Faster R-CNN has no towers to look at; choose a dense detector")
         canvas = (images_B3HW.shape[-2], images_B3HW.shape[-1])
+        images_B3HW = convert_pixels(images_B3HW, sizes_B2, self.config)
         if want == Want():
             return Outputs(canvas, (None,) * len(self.strides))
         if not (want.dense or want.rois or want.found):
@@ -279,11 +295,11 @@ class FasterRcnn(FasterRCNN, Detector):
         """Detections among the regions that the box head has looked at."""
         assert rois.logits_BRK is not None
         assert rois.deltas_BRK4 is not None
-        boxes_BPK4 = decode(rois.deltas_BRK4[:, :, 1:], rois.boxes_BR4[:, :, None], ROI_WEIGHTS)
+        boxes_BPK4 = self.decode(rois.deltas_BRK4[:, :, 1:], rois.boxes_BR4[:, :, None], ROI_WEIGHTS)
         boxes_BN4 = clip(boxes_BPK4.flatten(1, 2), sizes_B2)
         scores_BPK = rois.logits_BRK.softmax(-1)[..., 1:]
         real_BPK = (scores_BPK > self.config.score_threshold) & rois.real_BR[..., None]
-        real_BN = real_BPK.flatten(1) & has_sides(boxes_BN4, SMALLEST_DETECTION)
+        real_BN = real_BPK.flatten(1) & has_sides(boxes_BN4, 0.0 if self.exact else SMALLEST_DETECTION)
         labels_BN = torch.arange(1, self.num_classes, device=boxes_BN4.device, dtype=torch.int32).expand_as(scores_BPK)
         labels_BN = labels_BN.flatten(1)
         scores_BN = torch.where(real_BN, scores_BPK.flatten(1), -torch.inf)

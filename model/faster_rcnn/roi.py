@@ -8,6 +8,7 @@ import kernels.detection.roi_align  # noqa: F401  (registers torch.ops.fairweath
 from model.boxes.boxes import area
 
 SAMPLING_RATIO = 2  # per side of a bin, as torchvision's detectors
+ADAPTIVE = 0  # as many samples as the bin has pixels, rounded up
 # A region far outside its map: RoIAlign answers zero for it and touches no memory, forward or backward.
 NOWHERE = -1e6
 
@@ -25,10 +26,19 @@ def roi_align(feature_BCHW: Tensor, boxes_BR4: Tensor, scale: float, output_size
 
 
 def roi_align_levels(
-    features: tuple[Tensor, ...], boxes_BR4: Tensor, level_BR: Tensor, scales: list[float], output_size: int = 7
+    features: tuple[Tensor, ...],
+    boxes_BR4: Tensor,
+    level_BR: Tensor,
+    scales: list[float],
+    output_size: int = 7,
+    aligned: bool = False,
 ) -> Tensor:
-    """Crops (B * R, C, S, S), each from its own level; scales = map / view of each level."""
-    return _crop(features, boxes_BR4, level_BR, scales, output_size)
+    """Crops (B * R, C, S, S), each from its own level; scales = map / view of each level.
+
+    aligned: pixel i covers i to i + 1 of the map, and a bin has as many samples as pixels, as mmdetection's detectors.
+    Otherwise its centre is at i, and a bin has two samples a side, as torchvision's.
+    """
+    return _crop(features, boxes_BR4, level_BR, scales, output_size, aligned)
 
 
 def crops_by_level(boxes_BR4: Tensor) -> bool:
@@ -36,7 +46,12 @@ def crops_by_level(boxes_BR4: Tensor) -> bool:
 
 
 def _crop(
-    features: tuple[Tensor, ...], boxes_BR4: Tensor, level_BR: Tensor, scales: list[float], output_size: int
+    features: tuple[Tensor, ...],
+    boxes_BR4: Tensor,
+    level_BR: Tensor,
+    scales: list[float],
+    output_size: int,
+    aligned: bool = False,
 ) -> Tensor:
     """torchvision picks the boxes of a level with nonzero(), whose size depends on the data. On the CPU our operator
     reads each box's own level. On other devices, and in an exported program, every level crops all boxes. Boxes of
@@ -44,6 +59,7 @@ def _crop(
     """
     num_images, num_regions = boxes_BR4.shape[:2]
     image_BR = torch.arange(num_images, device=boxes_BR4.device)[:, None].expand(-1, num_regions)
+    samples = ADAPTIVE if aligned else SAMPLING_RATIO
     if crops_by_level(boxes_BR4):
         return torch.ops.fairweather.roi_align_levels(
             list(features),
@@ -52,7 +68,8 @@ def _crop(
             level_BR.flatten(),
             scales,
             output_size,
-            SAMPLING_RATIO,
+            samples,
+            aligned,
         ).to(features[0].dtype)
     total = None
     for level, (feature, scale) in enumerate(zip(features, scales, strict=True)):
@@ -60,7 +77,7 @@ def _crop(
         # The operator needs one type for both; coordinates need float32, so under bfloat16 the map is widened.
         rois_N5 = torch.cat((image_BR[..., None].to(torch.float32), here_BR4.float()), dim=2).flatten(0, 1)
         crops = torch.ops.torchvision.roi_align(
-            feature.float(), rois_N5, scale, output_size, output_size, SAMPLING_RATIO, False
+            feature.float(), rois_N5, scale, output_size, output_size, samples, aligned
         )
         total = crops if total is None else total + crops
     assert total is not None

