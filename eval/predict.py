@@ -17,7 +17,7 @@ import tyro
 
 from eval.detecting.detect import choose_dtype, make_batch
 from eval.examples.draw import class_colour, draw_boxes
-from eval.results import home_of, read_results_json
+from eval.results import read_results_json, working_score_of
 from model.api import Detector
 from model.weights.checkpoint import load_detector
 from pipeline.command.console import Progress, describe_hardware, run_entry, say
@@ -139,8 +139,7 @@ def open_predictor(options: PredictOptions) -> Predictor:
         results = options.checkpoint / "eval" / "results.json"
         score = 0.5
         if results.is_file():
-            content = read_results_json(results)
-            score = content["domains"][home_of(content)]["best_score"]["score"]
+            score = working_score_of(read_results_json(results))
     if not 0 <= score <= 1:
         raise ValueError(f"--score {score}: a score lies between 0 and 1")
     short_side = options.short_side or card.extra.get("short_side") or 600

@@ -1,6 +1,7 @@
 """What an evaluation leaves behind, and reading it back to compare runs.
 
 RUN/eval/results.json               every figure, settings, data, versions, hardware, speed
+RUN/eval/errors.json                {domain: errors by type, counts by class, confusions} at the working score
 RUN/eval/curves.json                {domain: {class: precision at 101 recalls}} at IoU 0.5
 RUN/eval/bootstrap.npz              replicates, "domain|metric", for intervals of differences
 RUN/eval/detections-DOMAIN.json     COCO results, original pixels
@@ -105,8 +106,16 @@ class EvaluatedRun:
 
 
 def home_of(results: dict) -> str:
-    """The domain whose best F1 sets the score from which detections are drawn: the source, else the first."""
+    """The source, else the first domain."""
     return results["source"] or next(iter(results["domains"]))
+
+
+def working_score_of(results: dict) -> float:
+    """From which on detections are drawn and counted: the best mean F1 over all evaluated domains.
+
+    Evaluations of before say only where F1 is best on the source.
+    """
+    return results.get("working_score", results["domains"][home_of(results)]["best_score"]["score"])
 
 
 def title_of(runs: list[EvaluatedRun], name: str) -> str:
