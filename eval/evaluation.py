@@ -18,6 +18,7 @@ from eval.metrics.mpc import PARTS
 from eval.metrics.scoring import mean_of_targets
 from eval.options import EvaluationOptions
 from eval.report.page import write_report
+from eval.report.sheets import write_sheets
 from eval.results import FORMAT, describe_versions, distinct, load_run, training_folder
 from eval.table import domain_table, show
 from eval.trained_on import TrainingData
@@ -54,6 +55,7 @@ def run(options: EvaluationOptions, world: World) -> None:
         say(domain_table(runs))
         if options.report:
             write_report(runs, folder / "report.html")
+            write_sheets(runs, folder / "eval")
             say(f"report: {(folder / 'report.html').resolve()}")
         say(f"results: {folder / 'eval' / 'results.json'} ({time.monotonic() - started:.0f} s)")
 

@@ -49,6 +49,18 @@ class EvaluatedRun:
         return found if found and found["identity"].get("weights") == self.results.get("weights") else None
 
     @cached_property
+    def errors(self) -> dict[str, dict]:
+        """errors.json: {domain: see eval/metrics/errors.py}, empty for an evaluation of before."""
+        found = self.read("errors.json", schema.ERRORS) or {}
+        num_classes = len(self.results["classes"])
+        for domain, part in found.items():
+            labels = {label for true, got, _ in part["confusions"] for label in (true, got)}
+            if list(part["classes"]) != self.results["classes"] or not labels <= set(range(num_classes + 1)):
+                file = self.folder / "errors.json"
+                raise ValueError(f"{file}: its classes in {domain} are not those of results.json; evaluate again")
+        return {name: found[name] for name in self.domains if name in found}
+
+    @cached_property
     def robustness_samples(self) -> dict[str, np.ndarray]:
         return read_arrays(self.folder / "robustness.npz")
 

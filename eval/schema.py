@@ -56,6 +56,7 @@ CURVES = Each(Each(OneOf(([float], None))))
 VIEW = {
     "domain": str,
     "id": int,
+    "name?": str,
     "view": str,
     "file": str,
     "size": (int, int),
@@ -87,6 +88,9 @@ ROBUSTNESS = {
 CONFIG = {
     "data?": OneOf((str, [str], None)),
     "teacher?": OneOf((str, None)),
+    "teacher_policy?": str,
+    "student_init?": str,
+    "model?": {"weights?": str},
     "views?": {"corruptions": [str]},
 }
 STATE = {"data_checksum?": OneOf((str, None))}

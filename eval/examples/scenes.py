@@ -116,6 +116,7 @@ def picture(
     return {
         "domain": truth.domain,
         "id": image_id,
+        "name": dataset.file_names[dataset.index_of(image_id)],
         "view": view,
         "file": name,
         "size": [int(image.shape[0]), int(image.shape[1])],
