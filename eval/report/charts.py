@@ -170,12 +170,12 @@ def table(heads: Sequence, rows: Sequence[Sequence], class_: str = "", caption: 
     Class "sortable": the page's script lets a reader sort by any column.
     """
 
-    def cell(value, first: bool) -> Html:
+    def cell(value, first: bool, scope: str = "row") -> Html:
         if isinstance(value, Html) and value.startswith(("<td", "<th")):
             return value
-        return tag("th", value, scope="row") if first else tag("td", value)
+        return tag("th", value, scope=scope) if first else tag("td", value)
 
-    head = tag("thead", tag("tr", [tag("th", item, scope="col") for item in heads]))
+    head = tag("thead", tag("tr", [cell(item, True, "col") for item in heads]))
     body = tag("tbody", [tag("tr", [cell(value, n == 0) for n, value in enumerate(row)]) for row in rows])
     whole = tag("table", tag("caption", caption) if caption else None, head, body, class_=class_ or None)
     return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption or "table")

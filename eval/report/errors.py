@@ -109,10 +109,14 @@ def confusions(run: EvaluatedRun, part: dict) -> Html:
     counts = {(true, found): count for true, found, count in part["confusions"]}
     if len(names) > MANY:
         wrong = sorted((-n, true, found) for (true, found), n in counts.items() if true != found and true and found)
-        rows = [[names[true - 1], names[found - 1], -n] for n, true, found in wrong[:MOST_CONFUSIONS]]
+        rows = [
+            [names[true - 1], tag("td", names[found - 1], class_="word"), -n]
+            for n, true, found in wrong[:MOST_CONFUSIONS]
+        ]
         if not rows:
             return tag("p", "No object was taken for one of another class.", class_="faint")
-        return table(["object", "found as", "times"], rows, "sortable", f"The most frequent, {len(wrong)} in all")
+        heads = ["object", tag("th", "found as", scope="col", class_="word"), "times"]
+        return table(heads, rows, "sortable", f"The most frequent, {len(wrong)} in all")
     labels = [*range(1, len(names) + 1), NOTHING]
     rows = []
     for true in labels:
@@ -124,5 +128,7 @@ def confusions(run: EvaluatedRun, part: dict) -> Html:
             cells.append(tag("td", "–" if empty else 0) if empty or not count else heat_cell(count, 0, total, 0))
         rows.append([names[true - 1] if true else "nothing there", *cells])
     heads = ["object", *names, "not found"]
-    caption = "Rows: what is there. Columns: what it is found as. Shaded by its share of the row."
-    return table(heads, rows, "heat-map", caption)
+    said = tag(
+        "p", "Rows: what is there. Columns: what it is found as. Shaded by its share of the row.", class_="faint"
+    )
+    return Html(said + table(heads, rows, "heat-map"))

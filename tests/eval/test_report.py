@@ -366,6 +366,28 @@ def test_clicked_through_in_a_browser(browser, page_file):
     assert troubles == []
 
 
+@pytest.mark.long
+def test_tables_sort_and_figures_are_saved(browser, page_file, runs):
+    page, troubles = open_page(browser, page_file)
+    page.locator("section#classes summary").filter(has_text="As a table", visible=True).click()
+    table = page.locator("section#classes table").filter(visible=True)
+    rows = "document.querySelector('section#classes table.sortable').tBodies[0].rows"
+    column = f"[...{rows}].map(row => row.cells[%d].innerText)"
+    for place, wanted in ((0, sorted), (0, lambda words: sorted(words, reverse=True))):
+        table.locator("thead button").nth(place).click()
+        words = page.evaluate(column % place)
+        assert words == wanted(words)
+    table.locator("thead button").nth(2).click()
+    assert table.locator("th").nth(2).get_attribute("aria-sort") == "descending"
+    figures = [float(text) for text in page.evaluate(column % 2) if text != "–"]
+    assert figures == sorted(figures, reverse=True)
+    with page.expect_download() as saved:
+        page.click("section#classes a.sheet")
+    assert saved.value.suggested_filename == "classes.csv"
+    assert saved.value.path().read_text().startswith("run,domain,class,objects,AP_voc07")
+    assert troubles == []
+
+
 def has_content(section) -> bool:
     """A table, a chart or a picture shows, beyond the heading and the sentence below it."""
     shown = section.locator("table, figure, svg, [role=img]").filter(visible=True)
