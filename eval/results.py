@@ -123,11 +123,28 @@ def home_of(results: dict) -> str:
 
 
 def working_score_of(results: dict) -> float:
-    """From which on detections are drawn and counted: the best mean F1 over all evaluated domains.
+    """From which on detections are drawn and counted (eval/metrics/errors.py).
 
     Evaluations of before say only where F1 is best on the source.
     """
     return results.get("working_score", results["domains"][home_of(results)]["best_score"]["score"])
+
+
+WITHOUT_EVALUATION = 0.3
+
+
+def score_for_pictures(results: dict | None) -> tuple[float, str]:
+    """(the least score that eval.predict keeps unless it is told another, why). None: nothing was evaluated.
+
+    An evaluation of several domains has measured it. One of a single domain says nothing of other weathers, where
+    scores are lower: half of that domain's score loses little there and finds far more elsewhere (docs/evaluation.md).
+    """
+    if results is None:
+        return WITHOUT_EVALUATION, "nothing was evaluated"
+    score = working_score_of(results)
+    if len(results["domains"]) > 1 and "working_score" in results:
+        return score, f"the working score over {len(results['domains'])} evaluated domains"
+    return score / 2, f"half of the best score on {home_of(results)}, as scores fall in other weathers"
 
 
 def title_of(runs: list[EvaluatedRun], name: str) -> str:

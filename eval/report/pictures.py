@@ -103,7 +103,7 @@ def pictures_section(runs: list[EvaluatedRun], album: Album) -> Html:
     score = "; ".join(f"{run.name} {number(found['score'], 2)}" for run, found in saved)
     intro = tag(
         "p",
-        f"Detections are drawn from the run's working score on, where its mean F1 is best ({score}). "
+        f"Detections are drawn from the run's working score on ({score}). "
         "A picture opens when chosen; the arrow keys walk through all of them.",
         class_="faint",
     )

@@ -12,6 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from eval.metrics.errors import NOTHING, SCORES, TYPES, errors_at, f1_by_score, working_score
 from eval.metrics.interchange import ground_truth_json, select
 from eval.metrics.matching import Matches
+from eval.results import score_for_pictures
 from tests.eval.worlds import adversarial_world, make_detections, make_truth, no_detections, random_world
 
 # What tidecv 1.0.1 counts in random_world(seed, num_images=60, ignored=0) from a score on (TIDERun, IoU 0.5 and 0.1,
@@ -131,6 +132,16 @@ def test_f1_by_score_and_the_working_score():
     assert f1[91] == 0
     assert working_score({"day": f1}) == 0
     day, night = [0.0] * 100, [0.0] * 100
-    day[20], day[60], night[20], night[60] = 70.0, 80.0, 40.0, 5.0
+    day[20], day[60], night[20], night[60] = 60.0, 80.0, 10.0, 5.0  # mean F1 is best at 0.6, the mean share at 0.2
     assert working_score({"day": day}) == 0.6
     assert working_score({"day": day, "night": night}) == 0.2
+    assert working_score({"day": day, "nothing found": [0.0] * 100}) == 0.6
+
+
+def test_the_default_score_serves_other_weathers():
+    best = {"best_score": {"score": 0.6}}
+    several = {"source": "day", "domains": {"day": best, "night": best}}
+    assert score_for_pictures(None)[0] == 0.3
+    assert score_for_pictures(several | {"working_score": 0.2}) == (0.2, "the working score over 2 evaluated domains")
+    assert score_for_pictures(several)[0] == 0.3  # an evaluation of before
+    assert score_for_pictures({"source": None, "domains": {"day": best}, "working_score": 0.5})[0] == 0.25

@@ -142,7 +142,7 @@ def test_globs_and_equal_names_do_not_overwrite_each_other(pictures, tmp_path):
 
 def test_options_that_cannot_work_say_so(scored, tmp_path):
     options = PredictOptions(scored.checkpoint, ("a",), tmp_path, device="cpu")
-    assert open_predictor(options).score == 0.5
+    assert open_predictor(options).score == 0.3
     assert open_predictor(options).short_side == 600
     for changes, message in (
         ({"score": 1.5}, "--score 1.5"),
