@@ -36,8 +36,12 @@ def errors_section(runs: list[EvaluatedRun], series: list[Series], files: dict[s
         return tag("p", "Not counted in these evaluations. To count: ", tag("code", command), class_="note")
     shown, keys = [run for run, _ in counted], [one for _, one in counted]
     scores = "; ".join(f"{run.name} {number(next(iter(run.errors.values()))['score'], 2)}" for run in shown)
-    said = tag("p", "Counted from each run's working score on, from which all domains together keep most of their own best F1: "
-        f"{scores}.", class_="faint")
+    said = tag(
+        "p",
+        "Counted from each run's working score on, from which all domains together keep most of their own best F1: "
+        f"{scores}.",
+        class_="faint",
+    )
     names = domains.ordered(name for run in shown for name in run.errors)
     blocks = []
     for title, other in (("Recall", "not_found"), ("Precision", "false")):
