@@ -12,11 +12,13 @@ from eval.detecting.robustness import SETS, Plan, measure
 from eval.detecting.subject import Subject, open_subject, pass_over
 from eval.examples.scenes import image_detector, save_pictures
 from eval.metrics import domains
+from eval.metrics.errors import errors_at, working_score
 from eval.metrics.interchange import write_results
 from eval.metrics.mpc import PARTS
 from eval.metrics.scoring import mean_of_targets
 from eval.options import EvaluationOptions
 from eval.report.page import write_report
+from eval.report.sheets import write_sheets
 from eval.results import FORMAT, describe_versions, distinct, load_run, training_folder
 from eval.table import domain_table, show
 from eval.trained_on import TrainingData
@@ -53,6 +55,7 @@ def run(options: EvaluationOptions, world: World) -> None:
         say(domain_table(runs))
         if options.report:
             write_report(runs, folder / "report.html")
+            write_sheets(runs, folder / "eval")
             say(f"report: {(folder / 'report.html').resolve()}")
         say(f"results: {folder / 'eval' / 'results.json'} ({time.monotonic() - started:.0f} s)")
 
@@ -75,7 +78,8 @@ def evaluate_one(
     evaluation = evaluate(subject, truths, datasets, options, world)
     if evaluation is not None:
         mark_trained(evaluation.figures, truths, trained)
-        write_results_of(evaluation, subject, trained, source, options, folder / "eval")
+        evaluation.working_score = working_score({n: f["f1_by_score"] for n, f in evaluation.figures.items()})
+        write_results_of(evaluation, truths, subject, trained, source, options, folder / "eval")
     if options.corruptions != "none":
         measure_robustness(truths, subject, datasets, home, options, world, folder)
     if evaluation is not None and options.pictures:
@@ -149,6 +153,7 @@ def say_replaced(folder: Path, datasets: list[PackedDataset]) -> None:
 
 def write_results_of(
     evaluation: Evaluation,
+    truths: Truths,
     subject: Subject,
     trained: TrainingData | None,
     source: str | None,
@@ -169,6 +174,7 @@ def write_results_of(
         "trained_on": trained.datasets if trained is not None else None,
         "domains": {name: evaluation.figures[name] for name in domains.ordered(evaluation.figures)},
         "mean_of_targets": mean,
+        "working_score": evaluation.working_score,
         "weights": subject.weights,
         "detector": subject.about,
         "settings": {
@@ -185,6 +191,10 @@ def write_results_of(
     }
     for domain, detections in evaluation.detections.items():
         write_results(folder / f"detections-{safe_name(domain)}.json", detections)
+    errors = {
+        name: errors_at(truths[name][0], evaluation.detections[name], evaluation.working_score) for name in truths
+    }
+    write_json(folder / "errors.json", errors)
     write_json(folder / "curves.json", evaluation.curves)
     samples = {
         f"{name}|{metric}": values for name, part in evaluation.samples.items() for metric, values in part.items()
@@ -256,8 +266,7 @@ def save_examples(
     if subject.detector is not None:
         how = pass_over(subject, truths[home][1], options, world)
         detect_image = image_detector(how.detector, how.detector.detect, how.label_map, world.device, how.dtype)
-    score = evaluation.figures[home]["best_score"]["score"]
-    save_pictures(folder, truths, evaluation.detections, home, score, detect_image)
+    save_pictures(folder, truths, evaluation.detections, home, evaluation.working_score, detect_image)
 
 
 def distilled_from(run: Path | None) -> list[Path]:

@@ -17,7 +17,7 @@ from eval.detecting.detect import match_classes, read_image
 from eval.examples.draw import draw_boxes
 from eval.examples.scenes import choose_scenes, image_detector, judge
 from eval.metrics.interchange import GroundTruth, ground_truth_of, select
-from eval.results import home_of, load_run
+from eval.results import load_run, working_score_of
 from model.weights.checkpoint import load_detector
 from pipeline.command.console import run_entry, say
 from pipeline.packed.reader import PackedDataset
@@ -84,8 +84,7 @@ def look(
     """((boxes, colours, dashed), words) of what a run finds: found, missed and false alarms."""
     detector, card = load_detector(path, device)
     labels = match_classes(card.classes, dataset.classes, {})
-    results = load_run(path).results
-    score = results["domains"][home_of(results)]["best_score"]["score"]
+    score = working_score_of(load_run(path).results)
     found = image_detector(detector, detector.detect, labels, torch.device(device), torch.float32)(
         dataset, image, image_id
     )

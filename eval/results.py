@@ -1,6 +1,7 @@
 """What an evaluation leaves behind, and reading it back to compare runs.
 
 RUN/eval/results.json               every figure, settings, data, versions, hardware, speed
+RUN/eval/errors.json                {domain: errors by type, counts by class, confusions} at the working score
 RUN/eval/curves.json                {domain: {class: precision at 101 recalls}} at IoU 0.5
 RUN/eval/bootstrap.npz              replicates, "domain|metric", for intervals of differences
 RUN/eval/detections-DOMAIN.json     COCO results, original pixels
@@ -46,6 +47,18 @@ class EvaluatedRun:
         """robustness.json, where it was measured with the weights that were evaluated."""
         found = self.read("robustness.json", schema.ROBUSTNESS)
         return found if found and found["identity"].get("weights") == self.results.get("weights") else None
+
+    @cached_property
+    def errors(self) -> dict[str, dict]:
+        """errors.json: {domain: see eval/metrics/errors.py}, empty for an evaluation of before."""
+        found = self.read("errors.json", schema.ERRORS) or {}
+        num_classes = len(self.results["classes"])
+        for domain, part in found.items():
+            labels = {label for true, got, _ in part["confusions"] for label in (true, got)}
+            if list(part["classes"]) != self.results["classes"] or not labels <= set(range(num_classes + 1)):
+                file = self.folder / "errors.json"
+                raise ValueError(f"{file}: its classes in {domain} are not those of results.json; evaluate again")
+        return {name: found[name] for name in self.domains if name in found}
 
     @cached_property
     def robustness_samples(self) -> dict[str, np.ndarray]:
@@ -105,8 +118,33 @@ class EvaluatedRun:
 
 
 def home_of(results: dict) -> str:
-    """The domain whose best F1 sets the score from which detections are drawn: the source, else the first."""
+    """The source, else the first domain."""
     return results["source"] or next(iter(results["domains"]))
+
+
+def working_score_of(results: dict) -> float:
+    """From which on detections are drawn and counted (eval/metrics/errors.py).
+
+    Evaluations of before say only where F1 is best on the source.
+    """
+    return results.get("working_score", results["domains"][home_of(results)]["best_score"]["score"])
+
+
+WITHOUT_EVALUATION = 0.3
+
+
+def score_for_pictures(results: dict | None) -> tuple[float, str]:
+    """(the least score that eval.predict keeps unless it is told another, why). None: nothing was evaluated.
+
+    An evaluation of several domains has measured it. One of a single domain says nothing of other weathers, where
+    scores are lower: half of that domain's score loses little there and finds far more elsewhere (docs/evaluation.md).
+    """
+    if results is None:
+        return WITHOUT_EVALUATION, "nothing was evaluated"
+    score = working_score_of(results)
+    if len(results["domains"]) > 1 and "working_score" in results:
+        return score, f"the working score over {len(results['domains'])} evaluated domains"
+    return score / 2, f"half of the best score on {home_of(results)}, as scores fall in other weathers"
 
 
 def title_of(runs: list[EvaluatedRun], name: str) -> str:

@@ -18,6 +18,7 @@ DOMAIN = {
     "area": MEAN,
     "coco": MEAN | SIZES,
     "best_score": {"score": float},
+    "f1_by_score?": [float],
     "checksum": str,
     "trained_images?": int,
     "data?": Each(ANY),
@@ -36,16 +37,26 @@ RESULTS = {
     "mean_of_targets": {"domains?": [str]} | MEANS,
     "settings": {"resamples": int, "seed": int, "voc_side_offset?": int},
     "versions": Each(str),
+    "working_score?": float,
     "weights?": OneOf((str, None)),
     "trained_on?": OneOf(([TRAINED], None)),
     "detector?": Each(ANY),
     "speed?": Each(ANY),
     "hardware?": str,
 }
+ERRORS = Each(
+    {
+        "score": float,
+        "errors": dict.fromkeys(("wrong_class", "badly_placed", "both", "duplicate", "background", "missed"), int),
+        "classes": Each({"right": int, "false": int, "not_found": int}),
+        "confusions": [(int, int, int)],
+    }
+)
 CURVES = Each(Each(OneOf(([float], None))))
 VIEW = {
     "domain": str,
     "id": int,
+    "name?": str,
     "view": str,
     "file": str,
     "size": (int, int),
@@ -77,6 +88,9 @@ ROBUSTNESS = {
 CONFIG = {
     "data?": OneOf((str, [str], None)),
     "teacher?": OneOf((str, None)),
+    "teacher_policy?": str,
+    "student_init?": str,
+    "model?": {"weights?": str},
     "views?": {"corruptions": [str]},
 }
 STATE = {"data_checksum?": OneOf((str, None))}

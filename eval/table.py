@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from eval.metrics import domains
+from eval.origin import difference_note
 from eval.results import TRAINED_MARK, EvaluatedRun, difference, load_run, trained_notes
 from pipeline.command.console import run_entry, say
 from pipeline.files.own import write_json
@@ -64,6 +65,7 @@ def domain_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
             row.append("-" if change is None else show(change.value, change.interval, "+"))
         rows.append(row)
     notes = [f"{METRICS[metric]}, percent, 95 % bootstrap interval over images"]
+    notes += [difference_note(runs[-1], runs[0])] if len(runs) > 1 else []
     means = {run.name: run.results["mean_of_targets"].get("domains", []) for run in runs}
     if len({tuple(sorted(targets)) for targets in means.values() if targets}) > 1:
         listed = "; ".join(f"{name}: {', '.join(targets)}" for name, targets in means.items() if targets)

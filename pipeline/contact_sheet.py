@@ -10,9 +10,10 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from pipeline.command.console import run_entry, say
+from pipeline.files.letters import measure, write
 from pipeline.files.pixels import decode_packed
 from pipeline.packed.reader import PackedDataset
 
@@ -39,31 +40,34 @@ def draw_sample(dataset: PackedDataset, i: int, width: int, height: int) -> Imag
     """One sample: the picture within width x height with boxes and class names, and a line of text below."""
     letter = max(10, width // 32)  # pixels
     line = letter + 4
-    font = ImageFont.load_default(letter)
     picture = Image.fromarray(decode_packed(dataset.jpeg(i)))
     scale = min(width / picture.width, height / picture.height)
     picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
     sheet = Image.new("RGB", (width, height + line))
     sheet.paste(picture)
     draw = ImageDraw.Draw(sheet)
+    lines: list[tuple[str, int, int]] = []  # text, left, baseline
     for box, label, ignore in zip(*dataset.target(i), strict=True):
         x1, y1, x2, y2 = (float(side) * scale for side in box)
         colour = IGNORED if ignore else COLOURS[(int(label) - 1) % len(COLOURS)]
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=1 if ignore else 2)
         name, top = dataset.classes[int(label) - 1], max(0.0, y1 - line)
-        long = font.getlength(name) + 4
+        long = measure(name, letter)[0] + 4
         left = max(0.0, min(x1, width - long))
         draw.rectangle((left, top, left + long - 1, top + line - 1), fill=BACKING)
-        draw.text((left + 2, top + 1), name, fill="white", font=font)
+        lines.append((name, round(left) + 2, round(top) + letter))
     start, file = f"{dataset.ids_N[i]}  {dataset.domain_of(i)}  ", dataset.file_names[i]
-    room = width - 3 - font.getlength(start)
-    if font.getlength(file) > room:  # the end of a path tells more than its beginning
-        while file and font.getlength("..." + file) > room:
+    room = width - 3 - measure(start, letter)[0]
+    if measure(file, letter)[0] > room:  # the end of a path tells more than its beginning
+        while file and measure("..." + file, letter)[0] > room:
             file = file[1:]
         file = "..." + file
     draw.rectangle((0, height, width, height + line), fill="black")
-    draw.text((3, height + 1), start + file, fill="white", font=font)
-    return sheet
+    lines.append((start + file, 3, height + letter))
+    pixels = np.array(sheet)
+    for words, left, baseline in lines:
+        write(pixels, words, left, baseline, letter, (255, 255, 255))
+    return Image.fromarray(pixels)
 
 
 def cell_height(sizes_N2: np.ndarray, width: int) -> int:

@@ -30,6 +30,7 @@ class Evaluation:
     curves: dict[str, dict] = field(default_factory=dict)
     samples: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     speed: dict = field(default_factory=dict)
+    working_score: float = 0.0  # from which on errors are counted and pictures show detections
 
 
 def evaluate(

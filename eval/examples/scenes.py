@@ -1,8 +1,8 @@
 """Example pictures of an evaluation: the same scenes for every run, and each domain's best and worst images.
 
 Saved as small JPEGs and one pictures.json whose boxes are fractions of the picture; the report draws them. Which scenes
-are shown depends on the data alone, so that runs meet on them. Detections are shown from the score at which the run's
-F1 on the source domain is best.
+are shown depends on the data alone, so that runs meet on them. Detections are shown from the run's working score on
+(eval/metrics/errors.py).
 """
 
 import zlib
@@ -116,6 +116,7 @@ def picture(
     return {
         "domain": truth.domain,
         "id": image_id,
+        "name": dataset.file_names[dataset.index_of(image_id)],
         "view": view,
         "file": name,
         "size": [int(image.shape[0]), int(image.shape[1])],

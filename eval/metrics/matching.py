@@ -74,7 +74,7 @@ class Matches:
 
 
 @njit(cache=True)
-def _overlap(a, b, offset, crowd):
+def box_overlap(a, b, offset, crowd):
     """Intersection over union of two (x, y, width, height) boxes; over the detection's own area for a crowd."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0]) + offset
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1]) + offset
@@ -97,7 +97,7 @@ def match_coco(bounds_D, bounds_M, boxes_D4, boxes_M4, ignore_M, areas_M, thresh
         for d in range(num_d):
             for m in range(num_m):
                 crowd = ignore_M[first_m + m]
-                overlap[d, m] = _overlap(boxes_D4[first_d + d], boxes_M4[first_m + m], 0.0, crowd)
+                overlap[d, m] = box_overlap(boxes_D4[first_d + d], boxes_M4[first_m + m], 0.0, crowd)
         outside = np.empty(num_m, np.bool_)
         order = np.empty(num_m, np.int64)
         taken = np.empty(num_m, np.bool_)
@@ -145,7 +145,7 @@ def match_voc(bounds_D, bounds_M, boxes_D4, boxes_M4, ignore_M, threshold, side_
         for d in range(bounds_D[cell], bounds_D[cell + 1]):
             best, match = -1.0, -1
             for m in range(bounds_M[cell], bounds_M[cell + 1]):
-                overlap = _overlap(boxes_D4[d], boxes_M4[m], side_offset, False)
+                overlap = box_overlap(boxes_D4[d], boxes_M4[m], side_offset, False)
                 if overlap > best:
                     best, match = overlap, m
             if match == -1 or best < threshold:

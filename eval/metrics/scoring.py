@@ -5,6 +5,7 @@ from collections.abc import Collection
 import numpy as np
 
 from eval.metrics import bootstrap, coco, domains, voc07
+from eval.metrics.errors import f1_by_score
 from eval.metrics.interchange import Detections, GroundTruth, check_detections
 from eval.metrics.matching import IGNORED, TRUE, Matches
 
@@ -50,6 +51,7 @@ def score_domain(
         "area": {"mAP": _mean(voc["area"].values()), "AP": voc["area"]},
         "coco": coco.summarise(precision_TRKA, truth.classes),
         "best_score": best_score(matches, voc_D),
+        "f1_by_score": f1_by_score(matches, coco_ATD[0, 0]),
     }
     samples: dict[str, np.ndarray] = {}
     if num_resamples:
@@ -64,7 +66,7 @@ def score_domain(
 def best_score(matches: Matches, verdict_D: np.ndarray) -> dict:
     """The score from which on the detections of all classes together have the best F1 = 2 right / (found + objects).
 
-    Pictures show detections from this score on; a detector's scores mean nothing by themselves.
+    A detector's scores mean nothing by themselves. Over several domains: errors.working_score.
     """
     order_D = np.argsort(-matches.scores_D, kind="stable")
     order_D = order_D[verdict_D[order_D] != IGNORED]

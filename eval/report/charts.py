@@ -78,6 +78,7 @@ def bars(
     series: Sequence[Series],
     description: str,
     top: float,
+    digits: int = 1,
 ) -> Html:
     """groups: (label, [value of each series]); text says why there is no value."""
     rows = []
@@ -89,7 +90,13 @@ def bars(
                 continue
             fill = tag("span", class_=f"fill {one.style}", style=f"width:{percent(100 * value / top)}")
             lanes.append(
-                tag("div", fill, tag("span", number(value), class_="value"), class_="bar", title=f"{one.name}: {label}")
+                tag(
+                    "div",
+                    fill,
+                    tag("span", number(value, digits), class_="value"),
+                    class_="bar",
+                    title=f"{one.name}: {label}",
+                )
             )
         rows.append(tag("div", tag("div", label, class_="bar-label"), tag("div", lanes), class_="bar-row"))
     return tag("div", rows, class_="bars", role="img", aria_label=description)
@@ -158,17 +165,29 @@ def heat_cell(value: float | None, low: float, high: float, digits: int = 1, sig
 
 
 def table(heads: Sequence, rows: Sequence[Sequence], class_: str = "", caption: str | None = None) -> Html:
-    """Cells that are Html td/th elements stay; the first cell of a row is its header."""
+    """Cells that are Html td/th elements stay; the first cell of a row is its header.
 
-    def cell(value, first: bool) -> Html:
+    Class "sortable": the page's script lets a reader sort by any column.
+    """
+
+    def cell(value, first: bool, scope: str = "row") -> Html:
         if isinstance(value, Html) and value.startswith(("<td", "<th")):
             return value
-        return tag("th", value, scope="row") if first else tag("td", value)
+        return tag("th", value, scope=scope) if first else tag("td", value)
 
-    head = tag("thead", tag("tr", [tag("th", item, scope="col") for item in heads]))
+    head = tag("thead", tag("tr", [cell(item, True, "col") for item in heads]))
     body = tag("tbody", [tag("tr", [cell(value, n == 0) for n, value in enumerate(row)]) for row in rows])
     whole = tag("table", tag("caption", caption) if caption else None, head, body, class_=class_ or None)
     return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption or "table")
+
+
+def folded(summary: str, content: Html) -> Html:
+    return tag("details", tag("summary", summary), content)
+
+
+def as_table(heads: Sequence, rows: Sequence[Sequence], caption: str, class_: str = "sortable") -> Html:
+    """The numbers of a chart, for those who do not see it."""
+    return folded("As a table", table(heads, rows, class_, caption))
 
 
 def tabs(label: str, panels: Sequence[tuple[str, str, Html]]) -> Html:

@@ -3,8 +3,25 @@
 from eval import schema
 from eval.metrics import domains
 from eval.metrics.mpc import comparable
-from eval.report.charts import Line, Series, bars, dot_plot, heat_cell, legend, line_chart, round_up, table, tabs
+from eval.origin import difference_note
+from eval.report import sheets
+from eval.report.charts import (
+    Line,
+    Series,
+    as_table,
+    bars,
+    dot_plot,
+    folded,
+    heat_cell,
+    legend,
+    line_chart,
+    round_up,
+    table,
+    tabs,
+)
+from eval.report.errors import MANY
 from eval.report.markup import Html, number, tag
+from eval.report.sheets import Sheet
 from eval.results import EvaluatedRun, difference, mpc_difference, title_of, trained_notes
 from eval.table import METRICS
 
@@ -37,7 +54,7 @@ def stated(run: EvaluatedRun, name: str, value: float | None, none: str = "no ob
     return run.reason(name, none) if value is None else value
 
 
-def domains_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
+def domains_section(runs: list[EvaluatedRun], series: list[Series], files: dict[str, Sheet]) -> Html:
     columns = columns_of(runs)
     panels = []
     for metric, title in METRIC_TITLES.items():
@@ -58,7 +75,8 @@ def domains_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
     ]
     left_out = tag("p", "Classes without objects, left out of the mean: ", "; ".join(absent), class_="note")
     marked = [tag("p", note, class_="note") for note in trained_notes(runs)]
-    return Html(legend(series) + tabs("Metric", panels) + (left_out if absent else "") + "".join(marked))
+    saved = tag("p", sheets.link(files, "domains"), class_="sheets")
+    return Html(legend(series) + tabs("Metric", panels) + (left_out if absent else "") + "".join(marked) + saved)
 
 
 def domain_rows(runs: list[EvaluatedRun], columns: list[str], metric: str) -> Html:
@@ -106,13 +124,16 @@ def domain_rows(runs: list[EvaluatedRun], columns: list[str], metric: str) -> Ht
                 "where the interval excludes zero.",
             )
         )
-    if metric == "voc07" and set(columns) & set(domains.BENCHMARK):
+        notes += [tag("p", difference_note(run, runs[0])) for run in runs[1:]]
+    printed = metric == "voc07" and set(columns) & set(domains.BENCHMARK)
+    if printed and on_benchmark(runs):
         rows += paper_rows(columns)
-        notes.append(tag("p", paper_note(runs)))
+        notes.append(tag("p", f"Rows in italics: {domains.PAPER_SOURCE}."))
     head = tag("thead", tag("tr", [tag("th", item, scope="col") for item in heads]))
     whole = tag("table", head, tag("tbody", rows))
     scroll = tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=f"{METRICS[metric]} by domain")
-    return Html(scroll + tag("div", notes, class_="faint"))
+    apart = paper_table(columns) if printed and not on_benchmark(runs) else ""
+    return Html(scroll + tag("div", notes, class_="faint") + apart)
 
 
 def paper_rows(columns: list[str]) -> list[Html]:
@@ -124,18 +145,29 @@ def paper_rows(columns: list[str]) -> list[Html]:
     return rows
 
 
-def paper_note(runs: list[EvaluatedRun]) -> str:
-    counts = {name: run.results["domains"][name]["num_images"] for run in runs for name in run.domains}
-    same = all(count in BENCHMARK_IMAGES[name] for name, count in counts.items() if name in BENCHMARK_IMAGES)
-    own = "" if same else " The images scored here are not the benchmark's: the paper's rows are for orientation only."
-    return f"Rows in italics: {domains.PAPER_SOURCE}.{own}"
+def on_benchmark(runs: list[EvaluatedRun]) -> bool:
+    """Every domain of the benchmark that was scored has as many images as the benchmark's."""
+    counts = [(name, run.results["domains"][name]["num_images"]) for run in runs for name in run.domains]
+    return all(count in BENCHMARK_IMAGES[name] for name, count in counts if name in BENCHMARK_IMAGES)
+
+
+def paper_table(columns: list[str]) -> Html:
+    """The paper's figures, apart from those of other images."""
+    shown = [name for name in columns if name in (*domains.BENCHMARK, "mean_of_targets")]
+    heads = ["", *(domains.title(name) if name != "mean_of_targets" else "Mean of targets" for name in shown)]
+    rows = []
+    for name, figures in domains.PAPER.items():
+        printed = dict(zip((*domains.BENCHMARK, "mean_of_targets"), figures, strict=True))
+        rows.append([name, *(number(printed[column]) for column in shown)])
+    said = f"{domains.PAPER_SOURCE}. The images scored here are others: for orientation only."
+    return folded("The paper's figures, on other images", table(heads, rows, caption=said))
 
 
 def range_of(ends: list[float] | None, sign: str = "-") -> Html | None:
     return tag("span", f"{number(ends[0], 1, sign)} to {number(ends[1], 1, sign)}", class_="range") if ends else None
 
 
-def classes_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
+def classes_section(runs: list[EvaluatedRun], series: list[Series], files: dict[str, Sheet]) -> Html:
     panels: list[tuple[str, str, Html]] = []
     for domain in domains.ordered(name for run in runs for name in run.domains):
         classes = runs[-1].results["classes"]
@@ -145,13 +177,33 @@ def classes_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
             for name, values in figures.items()
         ]
         top = round_up(max((v for values in figures.values() for v in values if v is not None), default=10))
-        chart = bars(groups, series, f"VOC07 AP of each class in {domains.title(domain)}", top)
-        counts = next(run for run in runs if domain in run.domains).results["domains"][domain]["objects"]
-        objects = tag("p", "Objects: ", ", ".join(f"{n} {count}" for n, count in counts.items()), class_="faint")
-        rows = [[name, *map(number, values)] for name, values in figures.items()]
-        numbers = as_table(["class", *(run.name for run in runs)], rows, f"VOC07 AP in {title_of(runs, domain)}")
-        panels.append((f"classes-{len(panels)}", title_of(runs, domain), tag("div", chart, objects, numbers)))
-    return Html(legend(series) + tabs("Domain", panels))
+        counts = objects_of(runs, domain)
+        first, rest = split_classes(groups, counts)
+        chart = bars(first, series, f"VOC07 AP of each class in {domains.title(domain)}", top)
+        listed = ", ".join(f"{name} {counts.get(name, 0)}" for name, _ in first)
+        objects = tag("p", "Objects: ", listed, class_="faint")
+        more = []
+        if rest:
+            others = bars(rest, series, f"VOC07 AP of the other classes in {domains.title(domain)}", top)
+            more = [folded(f"{len(rest)} more classes, by number of objects", others)]
+        rows = [[name, *map(number, values), counts.get(name, 0)] for name, values in figures.items()]
+        heads = ["class", *(run.name for run in runs), "objects"]
+        numbers = as_table(heads, rows, f"VOC07 AP in {title_of(runs, domain)}")
+        panels.append((f"classes-{len(panels)}", title_of(runs, domain), tag("div", chart, objects, more, numbers)))
+    saved = tag("p", sheets.link(files, "classes"), class_="sheets")
+    return Html(legend(series) + tabs("Domain", panels) + saved)
+
+
+def objects_of(runs: list[EvaluatedRun], domain: str) -> dict[str, int]:
+    return next(run for run in runs if domain in run.domains).results["domains"][domain]["objects"]
+
+
+def split_classes(groups: list[tuple], counts: dict[str, int]) -> tuple[list[tuple], list[tuple]]:
+    """(those that show, those that are folded) of [(class, ...)]: with many, the most frequent ones with objects."""
+    if len(groups) <= MANY:
+        return groups, []
+    ordered = sorted(groups, key=lambda group: -counts.get(group[0], 0))
+    return ordered[:MANY], [group for group in ordered[MANY:] if counts.get(group[0], 0)]
 
 
 def class_figure(run: EvaluatedRun, domain: str, name: str) -> float | None:
@@ -163,11 +215,11 @@ def class_stated(run: EvaluatedRun, domain: str, name: str, value: float | None)
     return stated(run, domain, value, "no objects" if name in run.results["classes"] else "not evaluated")
 
 
-def curves_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
+def curves_section(runs: list[EvaluatedRun], series: list[Series], files: dict[str, Sheet]) -> Html:
     curves = [run.read("curves.json", schema.CURVES) or {} for run in runs]
     panels: list[tuple[str, str, Html]] = []
     for domain in domains.ordered(name for run in runs for name in run.domains):
-        charts = []
+        charts, empty = [], []
         for name in runs[-1].results["classes"]:
             lines = []
             for found, one in zip(curves, series, strict=True):
@@ -177,26 +229,33 @@ def curves_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
                     xs, ys = [r / 100 for r in range(reached)], points[:reached]
                     lines.append(Line(one.style, [*xs, xs[-1] if xs else 0.0], [*ys, 0.0]))
             figures = [class_figure(run, domain, name) for run in runs]
-            note = f"AP {' · '.join(number(value) for value in figures)}"
             if all(value is None for value in figures):
                 absent = [class_stated(run, domain, name, None) for run in runs]
-                note = "no objects" if "no objects" in absent else "not evaluated"
-            charts.append(
-                line_chart(
-                    name,
-                    lines,
-                    x_range=(0, 1),
-                    y_range=(0, 1),
-                    x_label="recall (precision upwards)",
-                    x_digits=1,
-                    note=note,
-                )
+                empty.append(f"{name} ({'no objects' if 'no objects' in absent else 'not evaluated'})")
+                continue
+            chart = line_chart(
+                name,
+                lines,
+                x_range=(0, 1),
+                y_range=(0, 1),
+                x_label="recall (precision upwards)",
+                x_digits=1,
+                note=f"AP {' · '.join(number(value) for value in figures)}",
             )
-        panels.append((f"curves-{len(panels)}", title_of(runs, domain), tag("div", charts, class_="grid-of-charts")))
-    return Html(legend(series) + tabs("Domain", panels))
+            charts.append((name, chart))
+        first, rest = split_classes(charts, objects_of(runs, domain))
+        parts = [tag("div", [chart for _, chart in first], class_="grid-of-charts")] if first else []
+        if rest:
+            others = tag("div", [chart for _, chart in rest], class_="grid-of-charts")
+            parts.append(folded(f"{len(rest)} more classes, by number of objects", others))
+        if empty:
+            parts.append(tag("p", "Without a curve: ", ", ".join(empty), class_="faint"))
+        panels.append((f"curves-{len(panels)}", title_of(runs, domain), tag("div", parts)))
+    saved = tag("p", sheets.link(files, "curves"), class_="sheets")
+    return Html(legend(series) + tabs("Domain", panels) + saved)
 
 
-def sizes_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
+def sizes_section(runs: list[EvaluatedRun], series: list[Series], files: dict[str, Sheet]) -> Html:
     columns = columns_of(runs)
     values = {(name, size): [size_figure(run, name, size) for run in runs] for name in columns for size in SIZES}
     top = round_up(max((value for row in values.values() for value in row if value is not None), default=10))
@@ -224,7 +283,8 @@ def sizes_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
         for size in SIZES
     ]
     numbers = as_table(["domain", *(run.name for run in runs)], rows, "COCO mAP by domain and size, 95 % intervals")
-    return Html(legend(series) + tag("div", blocks, class_="three") + numbers)
+    saved = tag("p", sheets.link(files, "sizes"), class_="sheets")
+    return Html(legend(series) + tag("div", blocks, class_="three") + numbers + saved)
 
 
 def size_figure(run: EvaluatedRun, name: str, size: str) -> float | None:
@@ -235,12 +295,7 @@ def size_interval(run: EvaluatedRun, name: str, size: str) -> list[float] | None
     return run.interval(name, size) if name == "mean_of_targets" else run.interval(name, "coco", f"interval_{size}")
 
 
-def as_table(heads: list[str], rows: list[list], caption: str) -> Html:
-    """The numbers of a chart, for those who do not see it."""
-    return tag("details", tag("summary", "As a table"), table(heads, rows, caption=caption))
-
-
-def corruptions_section(runs: list[EvaluatedRun]) -> Html:
+def corruptions_section(runs: list[EvaluatedRun], files: dict[str, Sheet]) -> Html:
     old = [run.name for run in runs if run.robustness is None and (run.folder / "robustness.json").is_file()]
     note = None
     if old:
@@ -259,8 +314,9 @@ def corruptions_section(runs: list[EvaluatedRun]) -> Html:
         change = mpc_difference(last, first)
         parts = [] if change is None else [tile({"mPC": (change.value, change.interval)}, "all corruptions", "+")]
         chart = heat_map(new, f"{title}, points of mAP", base)
-        panels.append(("heat-change", title, tag("div", tag("div", parts, class_="tiles"), chart)))
-    return tag("div", note, tabs("Run", panels))
+        said = tag("p", difference_note(last, first), class_="faint")
+        panels.append(("heat-change", title, tag("div", tag("div", parts, class_="tiles"), chart, said)))
+    return tag("div", note, tabs("Run", panels), tag("p", sheets.link(files, "corruptions"), class_="sheets"))
 
 
 def robustness_panel(run: EvaluatedRun, found: dict) -> Html:

@@ -13,8 +13,10 @@ from typing import Annotated
 import tyro
 
 from eval.metrics import domains
+from eval.origin import difference_note, origin_of
 from eval.report import skies
 from eval.report.charts import Series, series_of
+from eval.report.errors import errors_section
 from eval.report.figures import (
     classes_section,
     columns_of,
@@ -25,6 +27,7 @@ from eval.report.figures import (
 )
 from eval.report.markup import Html, number, tag, text
 from eval.report.pictures import Album, pictures_section
+from eval.report.sheets import sheets_of
 from eval.report.training import details_section, trained_text, training_section
 from eval.results import EvaluatedRun, difference, home_of, title_of, trained_notes
 from eval.table import named_runs
@@ -47,36 +50,42 @@ class ReportOptions:
 def build_report(runs: list[EvaluatedRun]) -> str:
     """The page."""
     series = series_of([run.name for run in runs])
-    album = Album()
+    album, files = Album(), sheets_of(runs)
     sections = [
         section(
             "domains",
             *about_domains(runs),
-            domains_section(runs, series),
+            domains_section(runs, series, files),
         ),
         section(
             "classes",
             "Classes",
             "AP at IoU 0.5 of each class. Rare classes swing most: look at the number of objects below each chart.",
-            classes_section(runs, series),
+            classes_section(runs, series, files),
         ),
         section(
             "curves",
             "Precision and recall",
             "What lowering the score threshold buys: more objects found (right), fewer detections right (down).",
-            curves_section(runs, series),
+            curves_section(runs, series, files),
         ),
         section(
             "sizes",
             "Object size",
             "COCO mAP at IoU 0.5 to 0.95 by the object's area in the original image.",
-            sizes_section(runs, series),
+            sizes_section(runs, series, files),
+        ),
+        section(
+            "errors",
+            "Errors",
+            "What is right, false and not found when the detector is used, and why.",
+            errors_section(runs, series, files),
         ),
         section(
             "corruptions",
             "Corruptions",
             "Clean source images, made worse on purpose: noise, blur, weather and digital faults in five severities.",
-            corruptions_section(runs),
+            corruptions_section(runs, files),
         ),
         section(
             "pictures",
@@ -94,7 +103,7 @@ def build_report(runs: list[EvaluatedRun]) -> str:
             "details",
             "Details",
             "Everything needed to repeat it: data, configuration, versions, hardware, speed.",
-            details_section(runs),
+            details_section(runs, files),
         ),
     ]
     script = (HERE / "report.js").read_text()
@@ -192,10 +201,18 @@ def hero(runs: list[EvaluatedRun], series: list[Series]) -> Html:
         "div",
         tag("h1", f"How {subject.name} sees" + (" in bad weather" if weathers else "")),
         tag("p", summary(subject, base), class_="lead"),
+        origins(runs),
         tag("ul", cards, class_="skies"),
         tag("div", [tag("span", fact) for fact in facts], class_="facts"),
         class_="hero",
     )
+
+
+def origins(runs: list[EvaluatedRun]) -> Html:
+    """Start, length and teacher of each run, and what a difference of two of them is one of."""
+    lines = [tag("li", tag("b", run.name), f": {origin_of(run).sentence()}") for run in runs]
+    note = tag("p", difference_note(runs[-1], runs[0])) if len(runs) > 1 else None
+    return tag("div", tag("ul", lines), note, class_="origins")
 
 
 def summary(subject: EvaluatedRun, base: EvaluatedRun | None) -> Html:

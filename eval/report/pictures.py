@@ -73,8 +73,13 @@ def shot(album: Album, folder: Path, view: dict, caption: str, by: str | None) -
     name = album.add(folder / "pictures" / view["file"], view["size"])
     picture = tag("svg", tag("use", href=f"#{name}"), boxes, viewBox=f"0 0 {w} {h}", aria_hidden="true")
     text = tag("span", tag("b", caption), tag("span", said), class_="caption")
-    label = f"{domains.title(view['domain'])}, image {view['id']}, {caption}: {said}"
+    label = f"{domains.title(view['domain'])}, {file_name(view)}, {caption}: {said}"
     return tag("button", picture, text, class_="shot", type="button", aria_label=label)
+
+
+def file_name(view: dict) -> str:
+    """The picture's file in the dataset that was packed; evaluations of before name its id alone."""
+    return view.get("name") or f"image {view['id']}"
 
 
 def box(place: list[float], kind: str, label: str, h: int, w: int) -> Html:
@@ -99,7 +104,7 @@ def pictures_section(runs: list[EvaluatedRun], album: Album) -> Html:
     score = "; ".join(f"{run.name} {number(found['score'], 2)}" for run, found in saved)
     intro = tag(
         "p",
-        f"Detections are drawn from the score at which a run's F1 on the source domain is best ({score}). "
+        f"Detections are drawn from the run's working score on ({score}). "
         "A picture opens when chosen; the arrow keys walk through all of them.",
         class_="faint",
     )
@@ -110,13 +115,12 @@ def pictures_section(runs: list[EvaluatedRun], album: Album) -> Html:
         for domain in domains.ordered(view["domain"] for view in found[kind]):
             views = [view for view in found[kind] if view["domain"] == domain]
             strips = [
-                tag(
-                    "div",
+                scene(
+                    view,
                     [
                         shot(album, run.folder, view, "true objects", None),
                         shot(album, run.folder, view, run.name, run.name),
                     ],
-                    class_="strip scene",
                 )
                 for view in views
             ]
@@ -126,36 +130,40 @@ def pictures_section(runs: list[EvaluatedRun], album: Album) -> Html:
     return text_of(parts)
 
 
+def scene(view: dict, shots: list[Html]) -> Html:
+    return tag("div", tag("p", tag("code", file_name(view))), tag("div", shots, class_="strip"), class_="scene")
+
+
 def scenes(saved: list[tuple[EvaluatedRun, dict]], album: Album) -> Html:
     """One strip a scene: the clean picture with the truth, the corrupted one, then every run on the hardest view."""
     panels: dict[str, list[Html]] = {}
     main_run, main = saved[-1]
-    for scene in main["scenes"]:
-        if not scene["views"]:
+    for found_scene in main["scenes"]:
+        if not found_scene["views"]:
             continue
-        view = scene["views"][-1]
+        view = found_scene["views"][-1]
         strip = [
             shot(
                 album,
                 main_run.folder,
-                scene["views"][0],
-                "clean, with its objects" if len(scene["views"]) > 1 else "true objects",
+                found_scene["views"][0],
+                "clean, with its objects" if len(found_scene["views"]) > 1 else "true objects",
                 None,
             )
         ]
-        if len(scene["views"]) > 1:
+        if len(found_scene["views"]) > 1:
             strip.append(shot(album, main_run.folder, view, view_title(view["view"]), ""))
         for run, found in saved:
             same = [
                 other
                 for one in found["scenes"]
-                if (one["domain"], one["id"]) == (scene["domain"], scene["id"])
+                if (one["domain"], one["id"]) == (found_scene["domain"], found_scene["id"])
                 for other in one["views"]
                 if other["view"] == view["view"]
             ]
             if same:
                 strip.append(shot(album, run.folder, same[0], run.name, run.name))
-        panels.setdefault(scene["domain"], []).append(tag("div", strip, class_="strip scene"))
+        panels.setdefault(found_scene["domain"], []).append(scene(view, strip))
     ordered = domains.ordered(panels)
     return tabs("Domain", [(f"scenes-{n}", domains.title(d), tag("div", panels[d])) for n, d in enumerate(ordered)])
 

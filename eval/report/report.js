@@ -44,6 +44,36 @@ for (const list of document.querySelectorAll('[role="tablist"]')) {
   });
 }
 
+// A sortable table: its heads become buttons. Numbers fall first, text rises first; cells without a figure stay last.
+function sortKey(row, column) {
+  const text = (row.cells[column]?.textContent ?? "").trim().replace("\u2212", "-");
+  const value = parseFloat(text);
+  return text === "" || text === "\u2013" ? null : Number.isNaN(value) ? text : value;
+}
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const rows = [...table.tBodies[0].rows].map((row) => [sortKey(row, column), row]);
+      const words = rows.some(([key]) => typeof key === "string");
+      const before = head.getAttribute("aria-sort");
+      const rising = before === null ? words : before === "descending";
+      for (const other of heads) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", rising ? "ascending" : "descending");
+      rows.sort(([a], [b]) => {
+        if (a === null || b === null) return (a === null) - (b === null);
+        const order = words ? String(a).localeCompare(String(b), undefined, { numeric: true }) : a - b;
+        return rising ? order : -order;
+      });
+      table.tBodies[0].append(...rows.map(([, row]) => row));
+    });
+  });
+}
+
 const dialog = document.querySelector("dialog");
 const shots = [...document.querySelectorAll(".shot")];
 let shown = 0;

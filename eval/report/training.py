@@ -6,8 +6,10 @@ from pathlib import Path
 
 from eval import schema
 from eval.metrics import domains
-from eval.report.charts import Line, Series, legend, line_chart, table, tabs
+from eval.report import sheets
+from eval.report.charts import Line, Series, folded, legend, line_chart, table, tabs
 from eval.report.markup import Html, number, tag
+from eval.report.sheets import Sheet
 from eval.results import EvaluatedRun, title_of
 from pipeline.files.own import ANY, Each, read_json, read_lines
 
@@ -92,25 +94,27 @@ def training_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
     return Html(legend(shown) + "".join(blocks))
 
 
-def details_section(runs: list[EvaluatedRun]) -> Html:
-    parts = [tag("h3", "Evaluated images"), data_table(runs)]
+def details_section(runs: list[EvaluatedRun], files: dict[str, Sheet]) -> Html:
+    saved = tag("p", sheets.link(files, "images"), class_="sheets")
+    parts = [tag("h3", "Evaluated images"), data_tables(runs), saved]
     panels = [(f"details-{n}", run.name, run_details(run)) for n, run in enumerate(runs)]
     parts += [tag("h3", "Runs"), tabs("Run", panels)]
     return Html("".join(parts))
 
 
-def data_table(runs: list[EvaluatedRun]) -> Html:
+def data_tables(runs: list[EvaluatedRun]) -> Html:
     seen: dict[str, dict] = {}
     for run in runs:
         for name in run.domains:
             seen.setdefault(name, run.results["domains"][name])
+    names = domains.ordered(seen)
+    counts = ("num_images", "num_objects", "num_ignored")
+    rows = [[title_of(runs, name), *(seen[name][count] for count in counts)] for name in names]
+    whole = table(["domain", "images", "objects", "ignored"], rows, caption="Images, and objects that count or not")
     classes = runs[-1].results["classes"]
-    rows = []
-    for name in domains.ordered(seen):
-        part = seen[name]
-        objects = [part["objects"].get(one, 0) for one in classes]
-        rows.append([title_of(runs, name), part["num_images"], part["num_objects"], *objects, part["num_ignored"]])
-    return table(["domain", "images", "objects", *classes, "ignored"], rows, caption="Objects that count, by class")
+    by_class = [[one, *(seen[name]["objects"].get(one, 0) for name in names)] for one in classes]
+    heads = ["class", *(title_of(runs, name) for name in names)]
+    return Html(whole + folded("Objects by class", table(heads, by_class, "sortable", "Objects that count")))
 
 
 def run_details(run: EvaluatedRun) -> Html:

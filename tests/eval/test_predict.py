@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from eval import predict
-from eval.examples.draw import draw_boxes
+from eval.examples.draw import draw_boxes, place_labels
 from eval.predict import PredictOptions, find_inputs, main, open_predictor
 
 
@@ -148,7 +148,7 @@ def test_globs_and_equal_names_do_not_overwrite_each_other(pictures, tmp_path):
 
 def test_options_that_cannot_work_say_so(scored, tmp_path):
     options = PredictOptions(scored.checkpoint, ("a",), tmp_path, device="cpu")
-    assert open_predictor(options).score == 0.5
+    assert open_predictor(options).score == 0.3
     assert open_predictor(options).short_side == 600
     for changes, message in (
         ({"score": 1.5}, "--score 1.5"),
@@ -169,3 +169,27 @@ def test_boxes_are_drawn_at_their_edges_and_outside_ones_do_no_harm():
     assert drawn[32, 10].tolist()[0] > 150
     assert drawn[20, 25].tolist()[0] > 150
     assert drawn[32, 25].tolist() == [90, 90, 90]
+
+
+def test_labels_hide_little_and_do_not_lie_on_each_other():
+    size = (60, 16)
+    alone = place_labels(np.array([[100.0, 100, 50, 50]]), [size], (300, 400))
+    assert alone == [(100, 84)]  # above its box
+    top = place_labels(np.array([[100.0, 2, 80, 50]]), [size], (300, 400))
+    assert top == [(100, 53)]  # below it: above there is no room, and inside it would hide a quarter
+    behind = np.array([[100.0, 100, 50, 50], [95, 80, 40, 15]])  # a small object above the box
+    (left, place), _ = place_labels(behind, [size, None], (300, 400))
+    assert not (place < 95 and place + 16 > 80 and left < 135), "the small object is hidden"
+    generator = np.random.default_rng(0)
+    crowd = np.concatenate([generator.uniform(0, 380, (200, 2)), generator.uniform(8, 30, (200, 2))], axis=1)
+    places = place_labels(crowd, [size] * 200, (400, 400))
+    shown = [(x, y, x + 60, y + 16) for x, y in filter(None, places)]
+    assert 0 < len(shown) < 100
+    for number, a in enumerate(shown):
+        for b in shown[:number]:
+            assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
+        for x, y, w, h in crowd:
+            hidden = max(min(a[2], x + w) - max(a[0], x), 0) * max(min(a[3], y + h) - max(a[1], y), 0)
+            assert hidden <= 0.25 * w * h + 1e-6
+    assert place_labels(np.empty((0, 4)), [], (10, 10)) == []
+    assert place_labels(np.array([[0.0, 0, 0, 0]]), [size], (5, 5)) == [None]

@@ -24,7 +24,7 @@ from pipeline.command.ranks import World
 from pipeline.files.own import write_arrays, write_json
 from tests.eval.test_trained_on import checkpoint_of
 
-SECTIONS = ["domains", "classes", "curves", "sizes", "corruptions", "pictures", "training", "details"]
+SECTIONS = ["domains", "classes", "curves", "sizes", "errors", "corruptions", "pictures", "training", "details"]
 HOSTILE = "<script>alert('x')</script>"
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -79,7 +79,7 @@ def parts_of(page: str) -> dict[str, str]:
 
 
 def test_every_section_has_content(runs):
-    page = build_report(runs)
+    page, run_ = build_report(runs), runs[1]
     parts = parts_of(page)
     assert list(parts) == SECTIONS
     for domain in ("Daytime-Clear", "Night-Rainy"):
@@ -88,7 +88,8 @@ def test_every_section_has_content(runs):
     assert "62.7" in parts["domains"]
     assert "for orientation only" in parts["domains"]
     assert "student − plain" in parts["domains"]
-    assert parts["curves"].count("<svg") == 2 * 3
+    figures = [run_.results["domains"][domain]["voc07"]["AP"] for domain in run_.domains]
+    assert parts["curves"].count("<svg") == sum(value is not None for part in figures for value in part.values())
     assert parts["corruptions"].count('<td class="heat') == 3 * 15 * 6
     assert "unseen" in parts["corruptions"]
     assert "--originals DIR" in parts["corruptions"]
@@ -127,7 +128,7 @@ def test_nothing_is_loaded_and_only_its_own_script_may_run(runs):
     assert policy is not None
     assert "default-src &#x27;none&#x27;" in policy[1]
     assert "script-src &#x27;sha256-" in policy[1]
-    without_pictures = re.sub(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+", "", page)
+    without_pictures = re.sub(r"data:(image/jpeg|text/csv;charset=utf-8);base64,[A-Za-z0-9+/=]+", "", page)
     assert not re.search(r"""(src|href)=["'](?!#)[^"']""", without_pictures)
     assert "@import" not in page
     assert "url(http" not in page
@@ -198,7 +199,7 @@ def test_what_was_never_evaluated_is_not_said_to_hold_no_objects(runs):
     empty = json.loads(json.dumps(runs[1].results["domains"]))
     empty["night_rainy"]["voc07"] |= {"mAP": None, "AP": dict.fromkeys(runs[1].results["classes"])}
     parts = parts_of(build_report([plain, changed(runs[1], domains=empty)]))
-    assert parts["curves"].count(">no objects<") >= 3
+    assert parts["curves"].count("bus (no objects), car (no objects), person (no objects)") == 1
     assert "not evaluated" not in parts["curves"]
 
 
@@ -362,6 +363,28 @@ def test_clicked_through_in_a_browser(browser, page_file):
     assert page.locator("dialog p").inner_text() != first
     page.click("dialog .close")
     assert not page.locator("dialog").is_visible()
+    assert troubles == []
+
+
+@pytest.mark.long
+def test_tables_sort_and_figures_are_saved(browser, page_file, runs):
+    page, troubles = open_page(browser, page_file)
+    page.locator("section#classes summary").filter(has_text="As a table", visible=True).click()
+    table = page.locator("section#classes table").filter(visible=True)
+    rows = "document.querySelector('section#classes table.sortable').tBodies[0].rows"
+    column = f"[...{rows}].map(row => row.cells[%d].innerText)"
+    for place, wanted in ((0, sorted), (0, lambda words: sorted(words, reverse=True))):
+        table.locator("thead button").nth(place).click()
+        words = page.evaluate(column % place)
+        assert words == wanted(words)
+    table.locator("thead button").nth(2).click()
+    assert table.locator("th").nth(2).get_attribute("aria-sort") == "descending"
+    figures = [float(text) for text in page.evaluate(column % 2) if text != "–"]
+    assert figures == sorted(figures, reverse=True)
+    with page.expect_download() as saved:
+        page.click("section#classes a.sheet")
+    assert saved.value.suggested_filename == "classes.csv"
+    assert saved.value.path().read_text().startswith("run,domain,class,objects,AP_voc07")
     assert troubles == []
 
 
