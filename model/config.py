@@ -31,6 +31,11 @@ COUNTS = (
 MOST = 10_000  # of any count: a file must not be able to ask for all the memory
 
 
+def option(field: str) -> str:
+    """What a field is called on the command line."""
+    return f"--model.{field.replace('_', '-')}"
+
+
 @dataclass(frozen=True)
 class ModelConfig(BackboneConfig):
     """A Faster R-CNN with a feature pyramid.
@@ -71,28 +76,29 @@ class ModelConfig(BackboneConfig):
         super().__post_init__()
         for name in SHARES:
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"ModelConfig.{name}: got {getattr(self, name)}; allowed: 0 to 1")
+                raise ValueError(f"{option(name)}: got {getattr(self, name)}; allowed: 0 to 1")
         for name in COUNTS:
             if not 1 <= getattr(self, name) <= MOST:
-                raise ValueError(f"ModelConfig.{name}: got {getattr(self, name)}; allowed: 1 to {MOST}")
+                raise ValueError(f"{option(name)}: got {getattr(self, name)}; allowed: 1 to {MOST}")
         for samples, fraction in (
             ("rpn_samples_per_image", "rpn_positive_fraction"),
             ("regions_per_image", "roi_positive_fraction"),
         ):
             if int(getattr(self, samples) * getattr(self, fraction)) < 1:
                 raise ValueError(
-                    f"ModelConfig.{samples}: got {getattr(self, samples)} with {fraction} {getattr(self, fraction)}; "
-                    "their product must be 1 or more, or no box is ever learned; raise one of them"
+                    f"{option(samples)}: got {getattr(self, samples)} with {option(fraction)} "
+                    f"{getattr(self, fraction)}; their product must be 1 or more, or no box is ever learned; raise "
+                    "one of them"
                 )
         if len(self.resolved_anchor_sizes) != self.num_levels:
             raise ValueError(
-                f"ModelConfig.anchor_sizes: got {len(self.resolved_anchor_sizes)} levels of anchors for "
-                f"{self.num_levels} levels of features (returned_layers {self.resolved_returned_layers} and the pooled "
-                "one); give one tuple per level"
+                f"--model.anchor-sizes: got {len(self.resolved_anchor_sizes)} levels of anchors for "
+                f"{self.num_levels} levels of features (--model.returned-layers {self.resolved_returned_layers} and "
+                "the pooled one); give one tuple per level"
             )
         if len({len(sizes) for sizes in self.resolved_anchor_sizes}) > 1:
             raise ValueError(
-                f"ModelConfig.anchor_sizes: got {self.resolved_anchor_sizes}; every level needs the same number of "
+                f"--model.anchor-sizes: got {self.resolved_anchor_sizes}; every level needs the same number of "
                 "sizes, because torchvision's RPN head is shared by the levels"
             )
 

@@ -31,6 +31,11 @@ STRIDE = 32  # canvases are multiples of it
 MASKS = {"masks", "mask_epochs"}  # options about the weather masks
 
 
+def option(field: str) -> str:
+    """What a field of ViewConfig is called on the command line."""
+    return f"--views.{field.replace('_', '-')}"
+
+
 @dataclass(frozen=True)
 class ViewConfig:
     """How the corrupted view differs from the clean one."""
@@ -52,18 +57,18 @@ class ViewConfig:
             severity.check_severity(level)
         low, high = self.ratio_range
         if not 0 < low <= high <= 1:
-            raise ValueError(f"views: ratio_range must be 0 < low <= high <= 1; got ({low}, {high})")
+            raise ValueError(f"--views.ratio-range must be 0 < low <= high <= 1; got ({low}, {high})")
         for field in ("full_size_probability", "flip_probability"):
             if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"views: {field} must be in 0..1; got {getattr(self, field)}")
+                raise ValueError(f"{option(field)} must be in 0..1; got {getattr(self, field)}")
         for field, least in (("ratio_buckets", 1), ("masks", 1), ("mask_epochs", 0)):
             number = getattr(self, field)
             if isinstance(number, bool) or not isinstance(number, int) or number < least:
-                raise ValueError(f"views: {field} must be a whole number from {least}; got {number!r}")
+                raise ValueError(f"{option(field)} must be a whole number from {least}; got {number!r}")
         if self.frost_pictures is not None and "frost" not in self.corruptions:
-            raise ValueError("views: frost_pictures is given, but frost is not among the corruptions; leave it out")
+            raise ValueError("--views.frost-pictures is given, but frost is not among the corruptions; leave it out")
         if not self.severities:
-            raise ValueError("views: severities is empty; to train without corruption set corruptions to ()")
+            raise ValueError("--views.severities is empty; to train without corruption give --views.corruptions alone")
         self._check_effects()
 
     def _check_effects(self) -> None:
@@ -81,7 +86,7 @@ class ViewConfig:
             without += [(name, f"none of {', '.join(NEED_MASK)} is among the corruptions") for name in MASKS & changed]
         if without:
             name, reason = sorted(without)[0]
-            raise ValueError(f"views: {name} is set to {getattr(self, name)!r}, but {reason}; leave it out")
+            raise ValueError(f"{option(name)} is set to {getattr(self, name)!r}, but {reason}; leave it out")
 
     def buckets(self) -> list[tuple[float, float]]:
         """Ratio ranges, from the smallest."""
@@ -128,7 +133,7 @@ class ViewMaker:
             lowest = 1.5 / gpu.MOST_SHRINK
             if config.ratio_range[0] < lowest:
                 raise ValueError(
-                    f"views: ratio_range must begin at {lowest} or above on a GPU; got {config.ratio_range[0]}"
+                    f"--views.ratio-range must begin at {lowest} or above on a GPU; got {config.ratio_range[0]}"
                 )
             self.kept = gpu.device_of(self.device)
             self.device = self.kept.device  # "cuda" becomes the current one

@@ -24,7 +24,7 @@ class GroupRule:
         for name in ("rate", "decay"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
-                raise ValueError(f"optimizer: a factor of the {name} must be 0 or more, got {value}")
+                raise ValueError(f"--optimizer.GROUP.{name} must be 0 or more, got {value}")
 
 
 @dataclass(frozen=True)
@@ -168,22 +168,22 @@ class Config:
         require(self.steps >= 0, "steps", "0 or more", self.steps)
         if (self.epochs > 0) == (self.steps > 0):
             raise ValueError(
-                f"the length of a run is either epochs (now {self.epochs:g}) or steps (now {self.steps}): "
+                f"the length of a run is either --epochs (now {self.epochs:g}) or --steps (now {self.steps}): "
                 "give one, and 0 for the other: --steps N --epochs 0"
             )
         if self.student_init != "weights" and self.model.weights not in ("none", "imagenet"):
             raise ValueError(
-                f"model.weights is {self.model.weights}, but student_init is {self.student_init}, whose weights take "
-                "their place; leave one of them out"
+                f"--model.weights is {self.model.weights}, but --student-init is {self.student_init}, whose weights "
+                "take their place; leave one of them out"
             )
         # The command line's own form, a field a method, comes by here too.
         kinds = [method.kind for method in self.distill] if isinstance(self.distill, tuple) else []
         if len(set(kinds)) < len(kinds):
-            raise ValueError(f"distill names {', '.join(kinds)}: a run has each method once")
+            raise ValueError(f"--distill names {', '.join(kinds)}: a run has each method once")
         average = self.teacher_policy == "average"
         if average and (self.optimizer.ema_decay == 0 or self.teacher is not None or not self.distill):
             raise ValueError(
-                "teacher_policy is average: the student's moving average teaches a distilling run, so give "
+                "--teacher-policy is average: the student's moving average teaches a distilling run, so give "
                 "--optimizer.ema-decay 0.999 and a method, and --teacher None"
             )
         for name in ("log_every", "save_every", "keep"):
@@ -195,7 +195,7 @@ class Config:
 
 def require(condition: bool, name: str, allowed: str, got: object) -> None:
     if not condition:
-        raise ValueError(f"{name} must be {allowed}, got {got}; set it with --{name.replace('_', '-')}")
+        raise ValueError(f"--{name.replace('_', '-')} must be {allowed}, got {got}")
 
 
 def upgrade(values: Any) -> Any:

@@ -30,7 +30,7 @@ from train.step import Learner, Teacher
 def open_data(config: Config, world: World) -> tuple[Mixture, PackedDataset | None]:
     """Training data, one dataset or several, and, where given, validation data of the same classes."""
     if config.batch_size % world.size:
-        raise ValueError(f"batch_size {config.batch_size} does not divide over {world.size} ranks; choose a multiple")
+        raise ValueError(f"--batch-size {config.batch_size} does not divide over {world.size} ranks; choose a multiple")
     data = Mixture([PackedDataset(path, config.domains) for path in config.data], config.data_weights)
     val = None if config.val is None else PackedDataset(config.val)
     if val is not None:
@@ -51,7 +51,7 @@ def load_teacher(config: Config, classes: tuple[str, ...], world: World) -> tupl
     """The frozen teacher of a distilling run and its card."""
     if not any(METHODS[type(method)].needs_teacher for method in config.distill):
         if config.teacher_policy == "average":
-            raise ValueError("teacher_policy is average, but no method of this run looks at a teacher; leave it out")
+            raise ValueError("--teacher-policy is average, but no method of this run looks at a teacher; leave it out")
         if config.teacher is not None and config.student_init != "teacher":
             raise ValueError(
                 "--teacher is given, but this run does not distil from one; use a cdfkd recipe or --distill, or leave "
@@ -61,7 +61,7 @@ def load_teacher(config: Config, classes: tuple[str, ...], world: World) -> tupl
     if config.teacher_policy == "average":
         if world.size > 1 and not config.model.frozen_norm:
             raise ValueError(
-                "teacher_policy is average, and each rank keeps running statistics of its own images: give "
+                "--teacher-policy is average, and each rank keeps running statistics of its own images: give "
                 "--model.norm frozen, or train on one rank"
             )
         return None, None
@@ -104,7 +104,7 @@ def make_student(config: Config, classes: tuple[str, ...], world: World, newest:
     if newest is None and config.student_init != "weights":
         path = config.teacher if config.student_init == "teacher" else Path(config.student_init)
         if path is None:
-            raise ValueError("student_init is teacher, but no --teacher is given")
+            raise ValueError("--student-init is teacher, but no --teacher is given")
     # The backbone's weights, which may have to be downloaded, are only loaded where nothing replaces them.
     make = build_detector if path is None else new_detector
     student = make(config.model, len(classes) + 1)
@@ -155,7 +155,7 @@ def trainable(learner: Learner) -> dict[str, nn.Parameter]:
 
 def compiles(config: Config, device: torch.device) -> bool:
     if config.compile == "cuda_graphs" and device.type != "cuda":
-        raise ValueError("compile is cuda_graphs, but the run is on a CPU; use --compile on, or off")
+        raise ValueError("--compile is cuda_graphs, but the run is on a CPU; use --compile on, or off")
     return config.compile == "cuda_graphs" or choose_compile(config.compile, device)
 
 

@@ -11,12 +11,23 @@ from train.config import Config
 from train.distill import MethodConfig
 
 KEPT = ("weights", "norm", "norm_epsilon", "trainable_layers", "fpn_channels")  # by another kind of detector
+# What other trainers call an option of ours. tyro itself suggests what is spelled alike.
+ELSEWHERE = {
+    "lr": "--optimizer.learning-rate", "wd": "--optimizer.weight-decay", "bs": "--batch-size",
+    "workers": "--loader.threads", "num-workers": "--loader.threads", "iters": "--steps", "iterations": "--steps",
+    "max-iter": "--steps", "amp": "--precision", "fp16": "--precision", "name": "--out", "project": "--out",
+    "work-dir": "--out", "output-dir": "--out",
+}  # fmt: skip
 KINDS: dict[str, Any] = {config.kind: config for config in get_args(MethodConfig)}
 
 
 def parse_options(default: Config, arguments: list[str], prog: str, description: str) -> Config:
     """The default, overridden by options. A method's options are --distill.NAME.OPTION."""
     arguments = [part for argument in arguments for part in split_choice(argument)]
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("--") and (ours := ELSEWHERE.get(name[2:].replace("_", "-"))):
+            raise ValueError(f"there is no option {name}; here it is {ours}")
     model, arguments = choose_model(default.model, arguments)
     methods, arguments = choose_methods(default.distill, arguments)
     arguments = [name_method(argument, methods) for argument in arguments]
@@ -27,7 +38,8 @@ def parse_options(default: Config, arguments: list[str], prog: str, description:
         ("model", type(model), field(default=model)),
         ("distill", kind, field(default=chosen() if methods else ())),
     ]
-    with_methods = make_dataclass(Config.__name__, replaced, bases=(Config,), frozen=True)
+    # tyro names a mistake's place by the class: "Error parsing options: --seed must be ...".
+    with_methods = make_dataclass("options", replaced, bases=(Config,), frozen=True)
     names = [item.name for item in fields(Config) if item.name not in ("model", "distill")]
     parsed = tyro.cli(
         with_methods, default=with_methods(**{name: getattr(default, name) for name in names}), args=arguments,

@@ -57,7 +57,8 @@ def check_validation(config: Config) -> None:
     """Options about measuring have an effect only with data to measure on."""
     for name in ("val_every", "val_images"):
         if config.val is None and (value := getattr(config, name)):
-            raise ValueError(f"{name} is {value}, but nothing is measured without --val DIR; give it too")
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} is {value}, but nothing is measured without --val DIR; give it too")
 
 
 def read_config(path: Path) -> Config:

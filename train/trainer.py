@@ -198,7 +198,7 @@ class Trainer:
             step, terms, ids = reading.skipped[-1]
             named = ", ".join(self.task.name_images(ids))
             raise ValueError(
-                f"{reading.longest} steps in a row had a loss or gradient that is not finite, and max_skipped is "
+                f"{reading.longest} steps in a row had a loss or gradient that is not finite, and --max-skipped is "
                 f"{self.config.max_skipped}; at step {step}: {', '.join(terms)}, image ids {named}. Lower "
                 f"--optimizer.learning-rate (now {self.config.optimizer.learning_rate:g}) or --optimizer.clip-norm, "
                 f"or look at these images; skipped steps changed no weight"

@@ -17,22 +17,21 @@ class BackboneConfig:
     fpn_channels: int = 256
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
         try:
             entry = self.entry
         except ValueError as error:
-            raise ValueError(f"{name}.backbone: {error}") from None
+            raise ValueError(f"--model.backbone: {error}") from None
         allowed = ("auto", "frozen", "batch") if entry.norm == "batch" else ("auto",)
         if self.norm not in allowed:
-            raise ValueError(f"{name}.norm: got {self.norm!r} for {self.backbone}; allowed: {', '.join(allowed)}")
+            raise ValueError(f"--model.norm: got {self.norm!r} for {self.backbone}; allowed: {', '.join(allowed)}")
         if self.norm_epsilon != 1e-5 and (entry.norm == "layer" or self.backbone.startswith(PREFIX)):
             raise ValueError(
-                f"{name}.norm_epsilon: got {self.norm_epsilon}; {self.backbone} has its own, so leave it out"
+                f"--model.norm-epsilon: got {self.norm_epsilon}; {self.backbone} has its own, so leave it out"
             )
         if self.stride_in_1x1 and not entry.bottleneck:
-            raise ValueError(f"{name}.stride_in_1x1: got True for {self.backbone}; allowed: resnet50, resnet101")
+            raise ValueError(f"--model.stride-in-1x1: got True for {self.backbone}; allowed: resnet50, resnet101")
         if self.fpn_channels < 1:
-            raise ValueError(f"{name}.fpn_channels: got {self.fpn_channels}; allowed: 1 or more")
+            raise ValueError(f"--model.fpn-channels: got {self.fpn_channels}; allowed: 1 or more")
 
     @property
     def entry(self) -> Backbone:

@@ -53,13 +53,10 @@ def freeze_stages(layers: nn.Module, config: BackboneConfig) -> None:
     if trainable is None:
         trainable = 3 if config.weights != "none" else num_stages
     if not 0 <= trainable <= num_stages:
-        raise ValueError(
-            f"{type(config).__name__}.trainable_layers: got {trainable} for {config.backbone}; "
-            f"allowed: 0 to {num_stages}"
-        )
+        raise ValueError(f"--model.trainable-layers: got {trainable} for {config.backbone}; allowed: 0 to {num_stages}")
     if not begins and 0 < trainable < num_stages:
         raise ValueError(
-            f"{type(config).__name__}.trainable_layers: {config.backbone} cannot be frozen in part; give 0 or "
+            f"--model.trainable-layers: {config.backbone} cannot be frozen in part; give 0 or "
             f"{num_stages}, all its stages"
         )
     learning = trainable > 0 and not begins
@@ -93,8 +90,7 @@ def build_backbone(
     first, last = int(entry.ends[0] == "conv1"), len(entry.ends) - 1
     if not returned or sorted(set(returned)) != list(returned) or returned[0] < first or returned[-1] > last:
         raise ValueError(
-            f"{type(config).__name__}.returned_layers: got {returned} for {config.backbone}; allowed: rising numbers, "
-            f"{first} to {last}"
+            f"--model.returned-layers: got {returned} for {config.backbone}; allowed: rising numbers, {first} to {last}"
         )
     channels = [entry.channels[layer] for layer in returned]
     return_layers = {entry.ends[layer]: str(level) for level, layer in enumerate(returned)}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from model.backbones.config import BackboneConfig
-from model.config import MOST
+from model.config import MOST, option
 
 STRIDES = (8, 16, 32, 64, 128)
 
@@ -35,24 +35,23 @@ class DenseConfig(BackboneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        name = type(self).__name__
         try:
             self.resolved_returned_layers  # noqa: B018
         except ValueError as error:
-            raise ValueError(f"{name}.backbone: {self.backbone}: {error}") from None
+            raise ValueError(f"--model.backbone: {self.backbone}: {error}") from None
         if self.coarse_from not in ("c5", "p5"):
-            raise ValueError(f"{name}.coarse_from: got {self.coarse_from!r}; allowed: c5, p5")
+            raise ValueError(f"--model.coarse-from: got {self.coarse_from!r}; allowed: c5, p5")
         for field in SHARES:
             if not 0.0 <= getattr(self, field) <= 1.0:
-                raise ValueError(f"{name}.{field}: got {getattr(self, field)}; allowed: 0 to 1")
+                raise ValueError(f"{option(field)}: got {getattr(self, field)}; allowed: 0 to 1")
         for field in COUNTS:
             if not 1 <= getattr(self, field) <= MOST:
-                raise ValueError(f"{name}.{field}: got {getattr(self, field)}; allowed: 1 to {MOST}")
+                raise ValueError(f"{option(field)}: got {getattr(self, field)}; allowed: 1 to {MOST}")
         if not 0 <= self.num_convs <= 100:
-            raise ValueError(f"{name}.num_convs: got {self.num_convs}; allowed: 0 to 100")
+            raise ValueError(f"--model.num-convs: got {self.num_convs}; allowed: 0 to 100")
         if self.norm_groups < 0 or (self.norm_groups and self.head_channels % self.norm_groups):
             raise ValueError(
-                f"{name}.norm_groups: got {self.norm_groups} for {self.head_channels} head_channels; allowed: 0 or a "
+                f"--model.norm-groups: got {self.norm_groups} for {self.head_channels} channels; allowed: 0 or a "
                 "divisor of them"
             )
 
@@ -69,7 +68,7 @@ class DenseConfig(BackboneConfig):
 def check_ratios(config: "RetinaNetConfig | AtssConfig | GflConfig") -> None:
     if not config.anchor_ratios or min(config.anchor_ratios) <= 0 or config.anchor_base <= 0:
         raise ValueError(
-            f"{type(config).__name__}: got anchor_base {config.anchor_base} and anchor_ratios {config.anchor_ratios}; "
+            f"--model.anchor-base and --model.anchor-ratios: got {config.anchor_base} and {config.anchor_ratios}; "
             "allowed: numbers above 0, at least one ratio"
         )
 
@@ -93,11 +92,11 @@ class RetinaNetConfig(DenseConfig):
         super().__post_init__()
         check_ratios(self)
         if not 1 <= self.anchors_per_octave <= 100:
-            raise ValueError(f"RetinaNetConfig.anchors_per_octave: got {self.anchors_per_octave}; allowed: 1 to 100")
+            raise ValueError(f"--model.anchors-per-octave: got {self.anchors_per_octave}; allowed: 1 to 100")
         if not 0 <= self.background_iou <= self.foreground_iou <= 1:
             raise ValueError(
-                f"RetinaNetConfig: got background_iou {self.background_iou} and foreground_iou {self.foreground_iou}; "
-                "allowed: 0 to 1, the second not below the first"
+                f"--model.background-iou and --model.foreground-iou: got {self.background_iou} and "
+                f"{self.foreground_iou}; allowed: 0 to 1, the second not below the first"
             )
 
 
@@ -120,10 +119,10 @@ class FcosConfig(DenseConfig):
         super().__post_init__()
         for field, allowed in (("distances", ("exp", "relu")), ("centerness_from", ("class", "box"))):
             if getattr(self, field) not in allowed:
-                raise ValueError(f"FcosConfig.{field}: got {getattr(self, field)!r}; allowed: {', '.join(allowed)}")
+                raise ValueError(f"{option(field)}: got {getattr(self, field)!r}; allowed: {', '.join(allowed)}")
         if len(self.size_edges) != len(self.strides) - 1 or list(self.size_edges) != sorted(set(self.size_edges)):
             raise ValueError(
-                f"FcosConfig.size_edges: got {self.size_edges}; allowed: {len(self.strides) - 1} rising numbers, one "
+                f"--model.size-edges: got {self.size_edges}; allowed: {len(self.strides) - 1} rising numbers, one "
                 f"between two of the {len(self.strides)} levels"
             )
 
@@ -142,7 +141,7 @@ class AtssConfig(DenseConfig):
         super().__post_init__()
         check_ratios(self)
         if not 1 <= self.num_nearest <= MOST:
-            raise ValueError(f"AtssConfig.num_nearest: got {self.num_nearest}; allowed: 1 to {MOST}")
+            raise ValueError(f"--model.num-nearest: got {self.num_nearest}; allowed: 1 to {MOST}")
 
 
 @dataclass(frozen=True)
@@ -161,4 +160,4 @@ class GflConfig(DenseConfig):
         check_ratios(self)
         for field, least in (("num_nearest", 1), ("num_bins", 2)):
             if not least <= getattr(self, field) <= MOST:
-                raise ValueError(f"GflConfig.{field}: got {getattr(self, field)}; allowed: {least} to {MOST}")
+                raise ValueError(f"{option(field)}: got {getattr(self, field)}; allowed: {least} to {MOST}")

@@ -25,8 +25,8 @@ def take_what_fits(student: Detector, source: Detector, config: DetectorConfig, 
     }
     if not any(name.startswith("backbone.body.") for name in taken):
         raise ValueError(
-            f"student_init: {path} holds a {config.backbone}, of which nothing fits this run's backbone; give the same "
-            "--model.backbone, or start from weights"
+            f"--student-init: {path} holds a {config.backbone}, of which nothing fits this run's backbone; give the "
+            "same --model.backbone, or start from weights"
         )
     student.load_state_dict(taken, strict=False)
     said = f"student: starts from {path}: {len(taken)} of {len(own)} tensors"

@@ -271,13 +271,17 @@ def test_losses_and_detect_are_one_graph(config_class, faithful):
 @pytest.mark.parametrize(
     ("config_class", "changes", "message"),
     [
-        (GflConfig, {"norm_groups": 3}, "GflConfig.norm_groups: got 3 for 256 head_channels"),
-        (FcosConfig, {"size_edges": (64.0,)}, "FcosConfig.size_edges: got .* allowed: 4 rising numbers"),
-        (RetinaNetConfig, {"background_iou": 0.6}, "background_iou 0.6 and foreground_iou 0.5"),
-        (AtssConfig, {"num_nearest": 0}, "AtssConfig.num_nearest: got 0; allowed: 1 or more"),
-        (AtssConfig, {"backbone": "vgg"}, "AtssConfig.backbone: got 'vgg'; allowed: resnet18"),
-        (GflConfig, {"coarse_from": "c4"}, "GflConfig.coarse_from: got 'c4'; allowed: c5, p5"),
-        (GflConfig, {"nms_threshold": 1.5}, "GflConfig.nms_threshold: got 1.5; allowed: 0 to 1"),
+        (GflConfig, {"norm_groups": 3}, "--model.norm-groups: got 3 for 256 channels"),
+        (FcosConfig, {"size_edges": (64.0,)}, "--model.size-edges: got .* allowed: 4 rising numbers"),
+        (
+            RetinaNetConfig,
+            {"background_iou": 0.6},
+            "--model.background-iou and --model.foreground-iou: got 0.6 and 0.5",
+        ),
+        (AtssConfig, {"num_nearest": 0}, "--model.num-nearest: got 0; allowed: 1 or more"),
+        (AtssConfig, {"backbone": "vgg"}, "--model.backbone: got 'vgg'; allowed: resnet18"),
+        (GflConfig, {"coarse_from": "c4"}, "--model.coarse-from: got 'c4'; allowed: c5, p5"),
+        (GflConfig, {"nms_threshold": 1.5}, "--model.nms-threshold: got 1.5; allowed: 0 to 1"),
     ],
 )
 def test_wrong_configurations_are_named(config_class, changes, message):

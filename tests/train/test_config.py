@@ -11,6 +11,7 @@ from model.config import ModelConfig
 from pipeline.files.fields import from_json, to_json
 from pipeline.views import ViewConfig
 from train.config import Config, differences
+from train.options import ELSEWHERE
 from train.recipes import RECIPES
 from train.run import read_command
 
@@ -67,6 +68,7 @@ def test_any_field_is_overridden_on_the_command_line():
         (["cdfkd_r101", *NEEDED], "--teacher"),
         (["teacher_small", "--data", "d"], "--out"),
         (["teacher_small", *NEEDED, "--device", "tpu"], "cpu"),
+        (["teacher_small", *NEEDED, "--seed", "-1"], "Error parsing options: --seed must be 0 or more"),
     ],
 )
 def test_unknown_or_unused_options_are_errors_that_name_what_was_meant(arguments, told, capsys):
@@ -77,6 +79,28 @@ def test_unknown_or_unused_options_are_errors_that_name_what_was_meant(arguments
     assert told in printed.err + printed.out
 
 
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [
+        (["--lr", "0.1"], "--optimizer.learning-rate"),
+        (["--lr=0.1"], "--optimizer.learning-rate"),
+        (["--num_workers", "4"], "--loader.threads"),
+    ],
+)
+def test_what_other_trainers_call_an_option_names_ours(given, ours):
+    name = given[0].partition("=")[0]
+    with pytest.raises(ValueError, match=f"^there is no option {name}; here it is {ours}$"):
+        read_command(["teacher_small", *NEEDED, *given])
+
+
+def test_names_of_other_trainers_are_no_options_of_ours_and_lead_to_some(capsys):
+    with pytest.raises(SystemExit):
+        read_command(["cdfkd_small", "--help"])
+    options = set(re.findall(r"--[a-z][a-z.0-9-]*", capsys.readouterr().out))
+    assert set(ELSEWHERE.values()) <= options
+    assert not {f"--{name}" for name in ELSEWHERE} & options
+
+
 def test_an_unknown_recipe_is_an_error_that_names_the_nearest():
     with pytest.raises(ValueError, match=r"no recipe 'cdfkd_r10' \(nearest: cdfkd_r101\)"):
         read_command(["cdfkd_r10", *NEEDED])
@@ -85,13 +109,13 @@ def test_an_unknown_recipe_is_an_error_that_names_the_nearest():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--val-every", "5"], "val_every is 5, but nothing is measured without --val"),
-        (["--val-images", "5"], "val_images is 5, but nothing is measured without --val"),
+        (["--val-every", "5"], "--val-every is 5, but nothing is measured without --val"),
+        (["--val-images", "5"], "--val-images is 5, but nothing is measured without --val"),
         (["--optimizer.milestones", "0.5"], "optimizer.milestones must be left out with the cosine schedule"),
-        (["--loader.hardware-share", "0.2", "--loader.name", "cpu"], "hardware_share must be left out with the loader"),
-        (["--loader.hardware-share", "2"], "loader.hardware_share must be in"),
+        (["--loader.hardware-share", "0.2", "--loader.name", "cpu"], "hardware-share must be left out with the loader"),
+        (["--loader.hardware-share", "2"], "loader.hardware-share must be in"),
         (["--loader.prefetch", "0"], "loader.prefetch must be at least 1"),
-        (["--steps", "5", "--epochs", "2"], "either epochs .* or steps"),
+        (["--steps", "5", "--epochs", "2"], "either --epochs .* or --steps"),
     ],
 )
 def test_options_that_would_change_nothing_are_errors(arguments, told, capsys):
@@ -176,7 +200,7 @@ def test_differences_name_the_field_and_both_values():
 )
 def test_senseless_values_are_errors_that_name_the_option(wrong):
     config = replace(RECIPES["plain_r50"][1](), data=(Path("d"),), out=Path("o"))
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    with pytest.raises(ValueError, match="--" + next(iter(wrong)).replace("_", "-")):
         replace(config, **wrong)
 
 

@@ -208,7 +208,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run_and_spoil_nothing(begin, studen
     trainer = begin(config)
     before = {name: value.clone() for name, value in trainer.task.student.state_dict().items()}
     poison(trainer, set(range(10)))
-    with pytest.raises(ValueError, match=r"2 steps in a row .* max_skipped is 1.*image ids"):
+    with pytest.raises(ValueError, match=r"2 steps in a row .* --max-skipped is 1.*image ids"):
         trainer.train()
     assert all(torch.equal(before[name], value) for name, value in trainer.task.student.state_dict().items())
 

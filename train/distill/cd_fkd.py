@@ -44,10 +44,10 @@ class CdFkdConfig:
 
     def __post_init__(self) -> None:
         if not self.strides or list(self.strides) != sorted(set(self.strides)):
-            raise ValueError(f"distill.cd-fkd.strides must be rising numbers, such as 8 16 32, got {self.strides}")
+            raise ValueError(f"--distill.cd-fkd.strides must be rising numbers, such as 8 16 32, got {self.strides}")
         for name, weight in (("alpha", self.alpha), ("beta", self.beta)):
             if not 0 <= weight < float("inf"):
-                raise ValueError(f"distill.cd-fkd.{name} must be 0 or more, got {weight}")
+                raise ValueError(f"--distill.cd-fkd.{name.replace('_', '-')} must be 0 or more, got {weight}")
 
 
 class CdFkd(Method):
@@ -58,7 +58,7 @@ class CdFkd(Method):
         self.num_ranks = num_ranks()
         self.weights = {"global": config.alpha, "instance": config.beta}
         self.want_student = self.want_teacher = Want(neck=config.strides)
-        self.levels = levels_of(config.strides, student, teacher, "distill.cd-fkd.strides")
+        self.levels = levels_of(config.strides, student, teacher, "--distill.cd-fkd.strides")
         self.adapters = make_adapters(student, teacher, len(config.strides), "cd_fkd")
 
     def forward(

@@ -46,7 +46,7 @@ class DivAlignConfig:
     def __post_init__(self) -> None:
         for name, weight in (("classes", self.classes), ("boxes", self.boxes)):
             if not 0 <= weight < float("inf"):
-                raise ValueError(f"distill.divalign.{name} must be 0 or more, got {weight}")
+                raise ValueError(f"--distill.divalign.{name.replace('_', '-')} must be 0 or more, got {weight}")
 
 
 class DivAlign(Method):

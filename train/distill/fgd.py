@@ -79,11 +79,11 @@ class FgdConfig:
         for name in Numbers._fields:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"distill.fgd.{name} must be 0 or more, got {value}")
+                raise ValueError(f"--distill.fgd.{name.replace('_', '-')} must be 0 or more, got {value}")
         if self.temperature == 0:
-            raise ValueError("distill.fgd.temperature must be above 0, got 0")
+            raise ValueError("--distill.fgd.temperature must be above 0, got 0")
         if list(self.strides) != sorted(set(self.strides)):
-            raise ValueError(f"distill.fgd.strides must be rising numbers, such as 8 16 32, got {self.strides}")
+            raise ValueError(f"--distill.fgd.strides must be rising numbers, such as 8 16 32, got {self.strides}")
 
     def numbers(self, kind: str) -> Numbers:
         """The options, and the original's numbers for what is left out."""
@@ -132,7 +132,7 @@ class Fgd(Method):
         self.strides = config.strides or tuple(s for s in levels if levels.count(s) == teacher.strides.count(s) == 1)
         if not self.strides:
             raise ValueError(f"fgd: no level is common to the strides {student.strides} and {teacher.strides}")
-        self.levels = levels_of(self.strides, student, teacher, "distill.fgd.strides")
+        self.levels = levels_of(self.strides, student, teacher, "--distill.fgd.strides")
         self.want_student = self.want_teacher = Want(neck=self.strides)
         self.adapters = make_adapters(student, teacher, len(self.strides), "fgd")
         num_blocks = len(self.strides) if numbers.relation > 0 else 0

@@ -75,12 +75,12 @@ class LdConfig:
     def __post_init__(self) -> None:
         for name in ("main_weight", "valuable_weight", "class_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"distill.ld.{name} must be 0 or more, got {getattr(self, name)}")
+                raise ValueError(f"--distill.ld.{name.replace('_', '-')} must be 0 or more, got {getattr(self, name)}")
         for name in ("temperature", "class_temperature"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"distill.ld.{name} must be above 0, got {getattr(self, name)}")
+                raise ValueError(f"--distill.ld.{name.replace('_', '-')} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.gamma < 1:
-            raise ValueError(f"distill.ld.gamma must be at least 0 and below 1, got {self.gamma}")
+            raise ValueError(f"--distill.ld.gamma must be at least 0 and below 1, got {self.gamma}")
 
 
 class Ld(Method):

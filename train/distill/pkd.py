@@ -47,9 +47,9 @@ class PkdConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < float("inf"):
-            raise ValueError(f"distill.pkd.weight must be 0 or more, got {self.weight}")
+            raise ValueError(f"--distill.pkd.weight must be 0 or more, got {self.weight}")
         if list(self.strides) != sorted(set(self.strides)):
-            raise ValueError(f"distill.pkd.strides must be rising numbers, such as 8 16 32, got {self.strides}")
+            raise ValueError(f"--distill.pkd.strides must be rising numbers, such as 8 16 32, got {self.strides}")
 
 
 class Pkd(Method):
@@ -63,7 +63,7 @@ class Pkd(Method):
             raise ValueError(f"pkd: no level is common to the strides {student.strides} and {teacher.strides}")
         self.weights = {"pkd": config.weight}
         self.want_student = self.want_teacher = Want(neck=self.strides)
-        self.levels = levels_of(self.strides, student, teacher, "distill.pkd.strides")
+        self.levels = levels_of(self.strides, student, teacher, "--distill.pkd.strides")
         self.adapters = make_adapters(student, teacher, len(self.strides), "pkd")
 
     def forward(
