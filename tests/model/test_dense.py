@@ -278,7 +278,7 @@ def test_losses_and_detect_are_one_graph(config_class, faithful):
             {"background_iou": 0.6},
             "--model.background-iou and --model.foreground-iou: got 0.6 and 0.5",
         ),
-        (AtssConfig, {"num_nearest": 0}, "--model.num-nearest: got 0; allowed: 1 or more"),
+        (AtssConfig, {"num_nearest": 0}, "--model.num-nearest: got 0; allowed: 1 to"),
         (AtssConfig, {"backbone": "vgg"}, "--model.backbone: got 'vgg'; allowed: resnet18"),
         (GflConfig, {"coarse_from": "c4"}, "--model.coarse-from: got 'c4'; allowed: c5, p5"),
         (GflConfig, {"nms_threshold": 1.5}, "--model.nms-threshold: got 1.5; allowed: 0 to 1"),

@@ -162,7 +162,7 @@ def test_a_config_file_with_an_unknown_field_is_an_error():
         ('{"data": "d", "out": "o", "batch_size": "four"}', r"run.json.batch_size must be of type int, got 'four'"),
         ('{"data": "d", "out": "o", "batch_size": true}', r"run.json.batch_size must be of type int, got True"),
         ('{"data": "d", "out": "o", "epochs": 1e999}', r"run.json.epochs must be of type float, got inf"),
-        ('{"data": "d", "out": "o", "seed": -1}', r"run.json: seed must be 0 or more, got -1"),
+        ('{"data": "d", "out": "o", "seed": -1}', r"run.json: --seed must be 0 or more, got -1"),
         ('{"data": "d", "out": "o", "views": {"ratio_range": [1]}}', r"views.ratio_range must be a list of 2, got"),
         ('{"data": "d", "out": "o", "device": "tpu"}', r"run.json.device must be one of auto, cuda, cpu, got 'tpu'"),
         ('{"data": "d", "out": "o", "views": {"severities": 3}}', r"run.json.views.severities must be a list, got 3"),
