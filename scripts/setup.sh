@@ -47,8 +47,9 @@ rm -f .venv/installed-*
 
 trap 'echo "setup: stopped by the user; run the same command again to continue" >&2; exit 130' INT
 
-# A line for each package; pip's whole output is in the log.
-show() { sed -u -n -E 's/^(Collecting [^ ]+|Building.*|ERROR.*).*/\1/p; s/^Installing collected packages.*/Installing them all, the longest part/p'; }
+# A short line for each package; pip's whole output is in the log.
+shorten='s/^(.{150}).+/\1 .../'
+show() { sed -u -n -E "/^(Collecting|Building|ERROR|Installing collected)/{s/^(Collecting [^ ]+).*/\\1/; s/^Installing.*/Installing them all, the longest part/; $shorten; p}"; }
 install() {
     .venv/bin/python -m pip install --disable-pip-version-check --retries 2 -c constraints.txt "$@" 2>&1 | tee -a .venv/setup.log | show
 }
@@ -59,7 +60,7 @@ if ! install -e '.[dev]'; then
     elif grep -qE 'NewConnectionError|Temporary failure in name resolution|ConnectTimeout|ProxyError|Network is unreachable' .venv/setup.log; then
         fail "the Python package index could not be reached; connect this machine or set PIP_INDEX_URL to a mirror, and run this again, it continues."
     fi
-    fail "pip failed: $(grep -m 1 '^ERROR' .venv/setup.log || tail -n 1 .venv/setup.log) (whole log: .venv/setup.log)"
+    fail "pip failed: $( (grep -m 1 '^ERROR' .venv/setup.log || tail -n 1 .venv/setup.log) | sed -E "$shorten") (whole log: .venv/setup.log)"
 fi
 
 # Development packages bring OpenCV's desktop build, which needs libGL. Where that is missing, install the headless one over it.

@@ -143,6 +143,8 @@ class Config:
     compile: Literal["auto", "on", "cuda_graphs", "off"] = "auto"
     """Compile forward, losses and backward; cuda_graphs also replays them; auto: on with a GPU, off without one."""
 
+    log: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Trackers that get the numbers of the log beside TensorBoard."""
     log_every: int = 20
     """Steps between two log lines; a GPU is waited for only then."""
     save_every: int = 1000
@@ -188,6 +190,7 @@ class Config:
             )
         for name in ("log_every", "save_every", "keep"):
             require(getattr(self, name) > 0, name, "at least 1", getattr(self, name))
+        require(len(set(self.log)) == len(self.log), "log", "names, each once", " ".join(self.log))
         require(self.val_every is None or self.val_every > 0, "val_every", "at least 1", self.val_every)
         require(self.max_skipped >= 0, "max_skipped", "0 or more", self.max_skipped)
         require(self.val_images >= 0, "val_images", "0 or more", self.val_images)
@@ -209,7 +212,7 @@ def upgrade(values: Any) -> Any:
 # their checksums are compared instead of their paths. Compiled or not, a step differs by rounding only.
 FREE = (
     "data", "val", "teacher", "out", "loader", "compile", "save_every", "keep", "val_every", "val_images",
-    "max_skipped", "from_step", "profile",
+    "max_skipped", "from_step", "profile", "log",
 )  # fmt: skip
 
 

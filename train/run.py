@@ -22,6 +22,7 @@ from train.options import parse_options
 from train.recipes import RECIPES
 from train.record.checkpoint import MARKER, Checkpoints, lock, read_state
 from train.record.resume import check_identity
+from train.record.trackers import check_installed
 
 SLOWEST_WAIT = timedelta(minutes=10)  # of one rank for another: compiling, scoring
 
@@ -52,6 +53,7 @@ def read_command(arguments: list[str]) -> Config:
         raise ValueError(f"no recipe {name!r}{nearest(name, RECIPES)}; python -m train.run --help lists them")
     config = parse_options(default, arguments[1:], f"python -m train.run {name}", description)
     check_validation(config)
+    check_installed(config.log)
     return config
 
 

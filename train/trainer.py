@@ -14,12 +14,14 @@ import torch
 
 from pipeline.command.console import Progress, counted, say
 from pipeline.command.ranks import World
+from pipeline.files.fields import to_json
 from train import load
 from train.ahead import views_ahead
 from train.config import Config
 from train.record import logs, resume
 from train.record.checkpoint import Checkpoints
 from train.record.trace import PROFILE_WAIT, PROFILED_STEPS, TracePlan
+from train.record.trackers import Tracker
 from train.task import DetectionTask
 
 STOPPED = 143  # exit code of a run that SIGTERM ended: saved, not finished
@@ -53,7 +55,10 @@ class Trainer:
         previous = {number: signal.signal(number, self.ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
         measure_first = self.at.unmeasured and self.due()  # the last start was ended before that
         measured_again = measure_first and self.task.val is not None
-        log = logs.RunLog(config.out, self.at.step, measured_again) if world.first else None
+        log: logs.RunLog | None = None
+        if world.first:
+            trackers = [Tracker(name, config.out, to_json(config)) for name in config.log]
+            log = logs.RunLog(config.out, self.at.step, measured_again, trackers)
         images, done = config.batch_size * self.total, config.batch_size * self.at.step
         code = 0
         try:
@@ -81,7 +86,7 @@ class Trainer:
             for number, handler in previous.items():
                 signal.signal(number, handler)
             if log is not None:
-                log.close()
+                log.close(finished=self.at.step == self.total)
         return code
 
     def ask_to_stop(self, number: int, _: Any) -> None:

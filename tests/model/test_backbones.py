@@ -106,8 +106,8 @@ def test_layer_norms_have_no_statistics_to_freeze():
     assert RetinaNetConfig(backbone="swin_t", weights="none").frozen_norm
     for changes, words in (
         ({"norm": "batch"}, r"norm: got 'batch' for swin_t; allowed: auto"),
-        ({"norm_epsilon": 0.0}, "norm_epsilon: got 0.0; swin_t has its own"),
-        ({"stride_in_1x1": True}, "stride_in_1x1: got True for swin_t"),
+        ({"norm_epsilon": 0.0}, "norm-epsilon: got 0.0; swin_t has its own"),
+        ({"stride_in_1x1": True}, "stride-in-1x1: got True for swin_t"),
     ):
         with pytest.raises(ValueError, match=words):
             RetinaNetConfig(backbone="swin_t", weights="none", **changes)

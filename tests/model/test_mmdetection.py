@@ -89,7 +89,7 @@ def test_variants_of_fcos_and_caffe_strides_are_options():
     assert detector.head.class_tower[0][0].bias is not None
     out = detector.look(torch.randn(1, 3, 64, 160), torch.tensor([[64, 160]]), Want(dense=True))
     assert min(float(level.detach().min()) for level in out.boxes) == 0
-    with pytest.raises(ValueError, match="stride_in_1x1: got True for resnet18"):
+    with pytest.raises(ValueError, match="stride-in-1x1: got True for resnet18"):
         replace(config, backbone="resnet18")
     with pytest.raises(ValueError, match="got 'log'; allowed: exp, relu"):
         replace(config, distances="log")

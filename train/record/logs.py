@@ -1,9 +1,10 @@
-"""What a run writes down: log.jsonl always, TensorBoard beside it, and the live display. Rank 0 only."""
+"""What a run writes down: log.jsonl and TensorBoard, the trackers of --log, and the live display. Rank 0 only."""
 
 import json
 import math
 import resource
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from pipeline.command.console import say
 from pipeline.files.own import read_lines
 from pipeline.files.replace import replace_bytes
+from train.record.trackers import Tracker
 
 AGREEING = 0.99  # a published attempt that failed started from a cosine of 0.995
 
@@ -22,7 +24,7 @@ class RunLog:
     measured_again: its validation line too, which a kill left between the line and the checkpoint's score.
     """
 
-    def __init__(self, run: Path, step: int, measured_again: bool = False):
+    def __init__(self, run: Path, step: int, measured_again: bool = False, trackers: Sequence[Tracker] = ()):
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = run / "log.jsonl"
@@ -33,19 +35,25 @@ class RunLog:
         self.file = self.path.open("a")
         self.hook, threading.excepthook = threading.excepthook, leave_to_the_caller
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self.trackers = trackers
 
     def write(self, line: dict[str, Any]) -> None:
         self.file.write(json.dumps(line, default=str) + "\n")
         self.file.flush()
-        for name, value in flatten(line):
+        numbers = dict(flatten(line))
+        for name, value in numbers.items():
             self.board.add_scalar(name, value, line["step"])
+        for tracker in self.trackers if numbers else ():
+            tracker.write(numbers, line["step"])
 
-    def close(self) -> None:
+    def close(self, finished: bool = False) -> None:
         self.file.close()
         try:
             self.board.close()
         finally:
             threading.excepthook = self.hook
+            for tracker in self.trackers:
+                tracker.close(finished)
 
 
 def leave_to_the_caller(failure: threading.ExceptHookArgs) -> None:
