@@ -13,16 +13,20 @@ WORLD = World(0, 1, torch.device("cpu"))
 REST = ["--loader.name", "cpu", "--loader.threads", "1", "--device", "cpu", "--steps", "2", "--log-every", "1"]
 NARROW = ["--model.weights", "none", "--model.fpn-channels", "16"]
 DENSE = ["--model.head-channels", "16", "--model.num-convs", "1", "--model.norm-groups", "4", *NARROW]
-METHODS = {"gfl": ["ld", "imitation", "fine_grained", "defeat", "--distill.imitation.region", "general"]}
-ADAPTED = {"imitation", "fine_grained", "defeat_inside", "defeat_outside"}
-TERMS = {"gfl": {"ld_main", "ld_valuable", "ld_class", *ADAPTED}}
+METHODS = {
+    "gfl": ["ld", "imitation", "fine_grained", "defeat", "gid", "--distill.imitation.region", "general"],
+    "faster_rcnn": ["imitation", "fine_grained", "defeat"],
+}
+TERMS = {"faster_rcnn": {"imitation", "fine_grained", "defeat_inside", "defeat_outside"}}
+TERMS["gfl"] = {"ld_main", "ld_valuable", "ld_class", "gid_class", "gid_box", "gid_feature", *TERMS["faster_rcnn"]}
 
 
 @pytest.fixture(scope="module", params=list(METHODS))
 def command(request, packed, tmp_path_factory):
     """A kind of detector, a trained teacher of it, and the command of a student that learns with all that fits."""
     kind, root = request.param, tmp_path_factory.mktemp("distilled")
-    common = ["--data", str(packed), "--model", kind, *DENSE, *REST]
+    narrow = [*NARROW, "--model.representation-size", "16"] if kind == "faster_rcnn" else DENSE
+    common = ["--data", str(packed), "--model", kind, *narrow, *REST]
     assert train(read_command(["plain_small", *common, "--out", str(root / "teacher")]), WORLD) == 0
     student = ["--teacher", str(root / "teacher"), "--views.ratio-range", "1", "1"]
     return kind, ["cdfkd_small", *common, *student, "--distill", *METHODS[kind]]

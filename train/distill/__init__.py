@@ -5,6 +5,7 @@ from train.distill.defeat import Defeat, DefeatConfig
 from train.distill.divalign import DivAlign, DivAlignConfig
 from train.distill.fgd import Fgd, FgdConfig
 from train.distill.fine_grained import FineGrained, FineGrainedConfig
+from train.distill.gid import Gid, GidConfig
 from train.distill.imitation import Imitation, ImitationConfig
 from train.distill.ld import Ld, LdConfig
 from train.distill.method import Method
@@ -16,16 +17,18 @@ MethodConfig = (
     | DivAlignConfig
     | FgdConfig
     | FineGrainedConfig
+    | GidConfig
     | ImitationConfig
     | LdConfig
     | PkdConfig
-)  # fmt: skip
+)
 METHODS: dict[type, type[Method]] = {
     CdFkdConfig: CdFkd,
     DefeatConfig: Defeat,
     DivAlignConfig: DivAlign,
     FgdConfig: Fgd,
     FineGrainedConfig: FineGrained,
+    GidConfig: Gid,
     ImitationConfig: Imitation,
     LdConfig: Ld,
     PkdConfig: Pkd,

@@ -22,7 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from model.api import Assigned, Detector, Mean, Outputs, Want
+from model.api import Assigned, Detector, Mean, Outputs, Want, own
 from model.boxes.annotated import Annotated, annotated
 from pipeline.batch import Views
 from train.distill.method import Logged, Method, annotations
@@ -67,7 +67,7 @@ class Defeat(Method):
     logged = alike = ("defeat_cosine",)
 
     def __init__(self, config: DefeatConfig, student: Detector, teacher: Detector, mean: Mean):
-        super().__init__(config, student, teacher, mean)
+        super().__init__(config, student, teacher, own if config.faithful else mean)
         self.networks = (student, teacher)  # held so that they are no children
         self.strides = common_strides(config.strides, student, teacher, "distill.defeat.strides")
         self.weights = {"defeat_inside": config.inside_weight, "defeat_outside": config.outside_weight}

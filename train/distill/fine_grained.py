@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from model.api import Assigned, Detector, Mean, Outputs, Want
+from model.api import Assigned, Detector, Mean, Outputs, Want, own
 from model.boxes.annotated import Annotated, annotated
 from pipeline.batch import Views
 from train.distill.method import Logged, Method, annotations
@@ -68,7 +68,7 @@ class FineGrained(Method):
     logged = alike = ("fine_grained_cosine",)
 
     def __init__(self, config: FineGrainedConfig, student: Detector, teacher: Detector, mean: Mean):
-        super().__init__(config, student, teacher, mean)
+        super().__init__(config, student, teacher, own if config.faithful else mean)
         check_anchors("fine_grained", student)
         self.networks = (student, teacher)  # held so that they are no children
         self.strides = common_strides(config.strides, student, teacher, "distill.fine_grained.strides")

@@ -37,10 +37,16 @@ def check_dense(who: str, student: Detector, teacher: Detector) -> None:
                 f"{who} needs a dense head, and a {detector.config.kind} has none; choose a dense detector"
             )
     kinds = [detector.config.kind for detector in (student, teacher)]
-    if kinds[0] != kinds[1] or student.num_classes != teacher.num_classes:
+    heads = [
+        (detector.strides, detector.head.per_location, detector.head.box_width)
+        for detector in (student, teacher)
+        if isinstance(detector, DenseDetector)
+    ]
+    if kinds[0] != kinds[1] or student.num_classes != teacher.num_classes or heads[0] != heads[1]:
         raise ValueError(
             f"{who}: the student is a {kinds[0]} of {student.num_classes - 1} classes and the teacher a {kinds[1]} of "
-            f"{teacher.num_classes - 1}; both must be one kind of detector with the same classes"
+            f"{teacher.num_classes - 1}; both must be one kind of detector with the same "
+            "classes, anchors and bins"
         )
 
 
@@ -108,7 +114,9 @@ def general_rows(boxes_BN4: Tensor, score_BN: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def general_regions(networks: tuple[Detector, Detector], outs: tuple[Outputs, Outputs], sizes_B2: Tensor) -> General:
+def general_regions(
+    networks: tuple[Detector, Detector], outs: tuple[Outputs, Outputs], inside_BN: Tensor, sizes_B2: Tensor
+) -> General:
     """The ten best boxes of an image, all levels together, as GID chooses them; student first in each pair."""
     logits, boxes = [], []
     for network, out in zip(networks, outs, strict=True):
@@ -116,6 +124,7 @@ def general_regions(networks: tuple[Detector, Detector], outs: tuple[Outputs, Ou
         logits.append(torch.cat(out.logits, dim=1))
         boxes.append(torch.cat(decoded(network, out), dim=1))
     score_BN, theirs_BN = most_different_best(*logits)
+    score_BN = torch.where(inside_BN, score_BN, -torch.inf)
     boxes_BN4 = clip(torch.where(theirs_BN[..., None], boxes[1], boxes[0]), sizes_B2)
     score_BN, index_BN = score_BN.topk(min(NUM_LOOKED_AT, score_BN.shape[1]), dim=1)
     boxes_BN4 = take(boxes_BN4, index_BN)

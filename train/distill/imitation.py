@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from model.api import Assigned, Detector, Mean, Outputs, Want
+from model.api import Assigned, Detector, Mean, Outputs, Want, own
 from model.boxes.annotated import Annotated, annotated
 from model.dense.detector import DenseDetector
 from pipeline.batch import Views
@@ -74,7 +74,7 @@ class Imitation(Method):
     logged = alike = ("imitation_cosine",)
 
     def __init__(self, config: ImitationConfig, student: Detector, teacher: Detector, mean: Mean):
-        super().__init__(config, student, teacher, mean)
+        super().__init__(config, student, teacher, own if config.faithful else mean)
         self.networks = (student, teacher)  # held so that they are no children
         self.strides = common_strides(config.strides, student, teacher, "distill.imitation.strides")
         dense = isinstance(student, DenseDetector)

@@ -35,12 +35,12 @@ def resize(maps_BChw: Tensor, cells_B2: Tensor, new_cells_B2: Tensor, canvas: tu
     return rows_BHh[:, None] @ (maps_BChw @ columns_BWw[:, None].transpose(-1, -2))
 
 
-def crop(maps_BCHW: Tensor, boxes_BG4: Tensor, cells_B2: Tensor) -> Tensor:
-    """RoIAlign (aligned, 2x2 samples a cell) of every box, in cells of its map -> crops_BGC77.
+def crop(maps_BCHW: Tensor, boxes_BG4: Tensor, cells_B2: Tensor, size: int = CROP_SIZE) -> Tensor:
+    """RoIAlign (aligned, 2x2 samples a cell) of every box, in cells of its map -> crops_BGCSS, S x S cells.
 
     Equals torchvision.ops.roi_align on the map cut to its own cells: samples never touch the padding.
     """
-    num_points = CROP_SIZE * CROP_SAMPLES
+    num_points = size * CROP_SAMPLES
     fractions_N = (torch.arange(num_points, device=maps_BCHW.device, dtype=torch.float32) + 0.5) / num_points
     matrices = []
     for axis, (low, high) in enumerate(((1, 3), (0, 2))):
@@ -48,16 +48,16 @@ def crop(maps_BCHW: Tensor, boxes_BG4: Tensor, cells_B2: Tensor) -> Tensor:
         points_BGN = start_BG[..., None] - 0.5 + (end_BG - start_BG)[..., None] * fractions_N
         limit_B11 = cells_B2[:, axis, None, None].float()
         weights_BGNn = hat_weights(points_BGN, limit_B11, maps_BCHW.shape[2 + axis])
-        matrices.append(weights_BGNn.unflatten(2, (CROP_SIZE, CROP_SAMPLES)).mean(dim=3))
-    rows_BG7H, columns_BG7W = matrices
+        matrices.append(weights_BGNn.unflatten(2, (size, CROP_SAMPLES)).mean(dim=3))
+    rows_BGSH, columns_BGSW = matrices
     maps_BCHW = torch.where(inside(cells_B2, maps_BCHW.shape[-2:])[:, None], maps_BCHW, 0.0)
-    # Rows first, for all boxes in one product: (G*7, H) @ (H, C*W); then the columns of each box.
+    # Rows first, for all boxes in one product: (G*S, H) @ (H, C*W); then the columns of each box.
     num_boxes, channels, width = boxes_BG4.shape[1], maps_BCHW.shape[1], maps_BCHW.shape[3]
     stacked_BHN = maps_BCHW.permute(0, 2, 1, 3).flatten(2)
-    strips_BG7CW = (rows_BG7H.flatten(1, 2) @ stacked_BHN).unflatten(1, (num_boxes, CROP_SIZE))
-    strips_BG7CW = strips_BG7CW.unflatten(3, (channels, width))
-    crops_BG7C7 = strips_BG7CW @ columns_BG7W[:, :, None].transpose(-1, -2)
-    return crops_BG7C7.transpose(2, 3)
+    strips_BGSCW = (rows_BGSH.flatten(1, 2) @ stacked_BHN).unflatten(1, (num_boxes, size))
+    strips_BGSCW = strips_BGSCW.unflatten(3, (channels, width))
+    crops_BGSCS = strips_BGSCW @ columns_BGSW[:, :, None].transpose(-1, -2)
+    return crops_BGSCS.transpose(2, 3)
 
 
 def hat_weights(points: Tensor, limit: Tensor, size: int) -> Tensor:

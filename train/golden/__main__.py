@@ -18,6 +18,7 @@ from train.golden.cases import Case, Check, NotRunnable, find_cases, judge, read
 from train.golden.divalign import run_divalign
 from train.golden.fgd import run_fgd
 from train.golden.full import run_full
+from train.golden.gid import run_gid
 from train.golden.heads import run_heads
 from train.golden.imitation import run_defeat, run_finegrained
 from train.golden.infer import run_infer
@@ -34,6 +35,7 @@ RUNNERS: dict[str, Runner] = {
     "fgd": run_fgd,
     "finegrained": run_finegrained,
     "full": run_full,
+    "gid": run_gid,
     "heads": run_heads,
     "infer": run_infer,
     "ld": run_ld,
