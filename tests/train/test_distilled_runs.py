@@ -17,7 +17,7 @@ NARROW = ["--model.weights", "none", "--model.fpn-channels", "16"]
 DENSE = ["--model.head-channels", "16", "--model.num-convs", "1", "--model.norm-groups", "4", *NARROW]
 METHODS = {
     "gfl": ["ld", "imitation", "fine_grained", "defeat", "gid", "--distill.imitation.region", "general"],
-    "faster_rcnn": ["imitation", "fine_grained", "defeat"],
+    "faster_rcnn": ["imitation", "fine_grained", "defeat", "--distill.defeat.class-outside-weight", "2"],
 }
 TERMS = {"faster_rcnn": {"imitation", "fine_grained", "defeat_inside", "defeat_outside"}}
 TERMS["gfl"] = {"ld_main", "ld_valuable", "ld_class", "gid_class", "gid_box", "gid_feature", *TERMS["faster_rcnn"]}

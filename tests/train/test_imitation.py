@@ -363,6 +363,45 @@ def test_a_two_stage_detector_imitates_too(options):
     assert all(0 < term.item() < 1e3 for term in terms.values())
 
 
+def test_defeats_class_scores_by_hand():
+    """Of the teacher's regions in boxes and of the others; each a mean of its own, on one level in both networks."""
+    torch.manual_seed(0)
+    student, teacher = two_stage(), two_stage()
+    method = make(student, DefeatConfig(class_inside_weight=2.0, class_outside_weight=2.0), teacher=teacher)
+    views = make_views(SIZES, BOXES, CANVAS)
+    images, sizes_B2 = torch.randn(3, 3, *CANVAS), views.corrupted.sizes_B2
+    ours = student.look(images, sizes_B2, method.want_student)
+    with torch.no_grad():
+        theirs = teacher.look(images, sizes_B2, method.want_teacher)
+    # Regions that are the boxes, moved a little: some of them are in boxes.
+    boxes_BR4 = torch.cat((views.corrupted.boxes_BG4 + 1, theirs.rois.boxes_BR4[:, :9]), dim=1)
+    real_BR = torch.cat((views.labels_BG > 0, theirs.rois.real_BR[:, :9]), dim=1)
+    rois = teacher.place(boxes_BR4, real_BR)
+    logits, deltas = teacher.box_head(theirs.neck, rois)
+    theirs = theirs._replace(rois=rois._replace(logits_BRK=logits.detach(), deltas_BRK4=deltas.detach()))
+    terms = call(method, ours, theirs, student.losses(ours, annotations(views, views.corrupted))[1], views)
+    sums, counts = [0.0, 0.0], [0, 0]
+    mine = student.box_head(ours.neck, rois)[0]
+    for image, region in torch.nonzero(real_BR).tolist():
+        truth = torch.tensor(BOXES[image]).reshape(-1, 4)
+        iou = box_iou(boxes_BR4[image, region : region + 1], truth)
+        outside = int(not (iou >= 0.5).any())
+        one, other = mine[image, region].log_softmax(0), logits[image, region].log_softmax(0)
+        sums[outside] += F.kl_div(one, other, reduction="sum", log_target=True).item()
+        counts[outside] += 1
+    assert min(counts) > 2
+    for name, total, count in zip(("defeat_class_inside", "defeat_class_outside"), sums, counts, strict=True):
+        assert terms[name].item() == pytest.approx(total / count, rel=1e-4)
+    sum(terms.values()).backward()
+    assert any(value.grad is not None and value.grad.abs().max() > 0 for value in student.roi_heads.parameters())
+    assert all(value.grad is None for value in teacher.roi_heads.parameters())
+
+
+def test_defeats_class_scores_need_box_heads(network):
+    with pytest.raises(ValueError, match="the student is a gfl without a box head"):
+        make(network, DefeatConfig(class_inside_weight=2.0))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

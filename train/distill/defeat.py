@@ -12,8 +12,12 @@ Differs from the original where it must. Places of the padding count nothing, an
 box thinner than a cell fills its whole length; in the original it fills one cell, however long it is. `faithful`
 repeats all that, and measures a box by (w + 1)(h + 1).
 
-The original's term on class scores has a weight and is not switched on in its released configuration; `head` compares
-them.
+For two-stage detectors there is a term on class scores, which the released configuration weighs and does not switch on:
+
+    class_part(regions) = mean over them of KL(softmax(teacher) || softmax(student))
+
+with the teacher's regions in boxes (IoU at least 0.5) and all others apart. The original samples 512 of them. Its
+background is the greatest label that a batch holds, wrong where there is no background; here it is the background.
 """
 
 from dataclasses import dataclass
@@ -22,8 +26,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from model.api import Assigned, Detector, Mean, Outputs, Want, own
+from model.api import Assigned, Detector, Mean, Outputs, Rois, Want, own
 from model.boxes.annotated import Annotated, annotated
+from model.boxes.assigners import pairwise_iou
+from model.boxes.losses import softened_divergence
+from model.boxes.select import or_one
+from model.faster_rcnn.detector import FasterRcnn
 from pipeline.batch import Views
 from train.distill.method import Logged, Method, annotations
 from train.distill.places import (
@@ -41,6 +49,8 @@ from train.distill.places import (
 )
 from train.distill.regions import cells, inside
 
+ENOUGH = 0.5  # overlap of a region that is in a box
+
 
 @dataclass(frozen=True)
 class DefeatConfig:
@@ -52,13 +62,18 @@ class DefeatConfig:
     """Of the boxes' places. The released configuration, for VOC: 3. Its author for COCO: 4."""
     outside_weight: float = 12.0
     """Of all other places. The released configuration, for VOC: 12. Its author for COCO: 16."""
+    class_inside_weight: float = 0.0
+    """Of the class scores of the teacher's regions in boxes; the original has 2, and does not switch it on."""
+    class_outside_weight: float = 0.0
+    """Of the class scores of the teacher's other regions; likewise 2."""
     strides: tuple[int, ...] = ()
     """Pyramid levels to compare, named by stride; none: every level that both networks have once."""
     faithful: bool = False
     """As the original: padding counts as outside, and a thin box fills one cell."""
 
     def __post_init__(self) -> None:
-        check_weights(self, "distill.defeat", "inside_weight", "outside_weight")
+        names = ("inside_weight", "outside_weight", "class_inside_weight", "class_outside_weight")
+        check_weights(self, "distill.defeat", *names)
         check_strides(self.strides, "distill.defeat.strides")
 
 
@@ -72,6 +87,15 @@ class Defeat(Method):
         self.strides = common_strides(config.strides, student, teacher, "distill.defeat.strides")
         self.weights = {"defeat_inside": config.inside_weight, "defeat_outside": config.outside_weight}
         self.want_student = self.want_teacher = Want(neck=self.strides)
+        self.scores = config.class_inside_weight > 0 or config.class_outside_weight > 0
+        if self.scores:
+            check_box_heads(student, teacher)
+            self.weights |= {
+                "defeat_class_inside": config.class_inside_weight,
+                "defeat_class_outside": config.class_outside_weight,
+            }
+            self.want_student = Want(neck=self.strides, dense=True)
+            self.want_teacher = Want(neck=self.strides, rois=True)
         self.adapters = make_wide_adapters(student, teacher, len(self.strides), False)
 
     def forward(
@@ -82,12 +106,37 @@ class Defeat(Method):
         sizes_B2 = None if self.config.faithful else view.sizes_B2
         pairs = pair_up(self.strides, self.networks, (seen[name], teacher), self.adapters, sizes_B2)
         with torch.autocast(view.images_B3HW.device.type, enabled=False):
-            within = self.places(pairs, annotated(annotations(views, view)))
+            known = annotated(annotations(views, view))
+            within = self.places(pairs, known)
             images = self.images(pairs, view.sizes_B2)
             within = [mask_BHW & image_BHW for mask_BHW, image_BHW in zip(within, images, strict=True)]
             outside = [image_BHW & ~mask_BHW for mask_BHW, image_BHW in zip(within, images, strict=True)]
             terms = {"defeat_inside": self.part(pairs, within), "defeat_outside": self.part(pairs, outside)}
-            return terms, {"defeat_cosine": cosine(pairs, images)}
+            logged = cosine(pairs, images)
+        if self.scores:
+            terms |= self.compare_scores(seen[name], teacher, known)
+        return terms, {"defeat_cosine": logged}
+
+    def compare_scores(self, student: Outputs, teacher: Outputs, known: Annotated) -> dict[str, Tensor]:
+        """The student's box head looks at the teacher's best regions, each on the level it has there."""
+        detector, rois = self.networks[0], teacher.rois
+        assert rois is not None
+        assert rois.logits_BRK is not None
+        num = detector.config.regions_per_image
+        theirs_BRK = rois.logits_BRK[:, :num]
+        rois = Rois(rois.boxes_BR4[:, :num], rois.level_BR[:, :num], rois.real_BR[:, :num])
+        logits_BRK = detector.box_head(student.neck, rois)[0]
+        iou_BGR = pairwise_iou(known.boxes_BG4, rois.boxes_BR4)
+        in_box_BR = ((iou_BGR >= ENOUGH) & known.owner_BG[..., None]).any(1)
+        with torch.autocast(logits_BRK.device.type, enabled=False):
+            inside_part, outside_part = (
+                self.class_part(logits_BRK, theirs_BRK, mask_BR & rois.real_BR) for mask_BR in (in_box_BR, ~in_box_BR)
+            )
+        return {"defeat_class_inside": inside_part, "defeat_class_outside": outside_part}
+
+    def class_part(self, logits_BRK: Tensor, teacher_BRK: Tensor, mask_BR: Tensor) -> Tensor:
+        each_BR = softened_divergence(logits_BRK.float(), teacher_BRK.float()).sum(-1)
+        return torch.where(mask_BR, each_BR, 0.0).sum() / or_one(self.mean(mask_BR.sum().float()))
 
     def part(self, pairs: list[Pair], masks: list[Tensor]) -> Tensor:
         each = [mean_square(pair, mask_BHW, self.mean) for pair, mask_BHW in zip(pairs, masks, strict=True)]
@@ -117,3 +166,17 @@ class Defeat(Method):
             mine_BG1 = (known.owner_BG & (level_BG == index))[..., None]
             masks.append(cover((row_H >= top) & (row_H < bottom) & mine_BG1, (column_W >= left) & (column_W < right)))
         return masks
+
+
+def check_box_heads(student: Detector, teacher: Detector) -> None:
+    for who, detector in (("student", student), ("teacher", teacher)):
+        if not isinstance(detector, FasterRcnn):
+            raise ValueError(
+                f"defeat: the {who} is a {detector.config.kind} without a box head; leave out class_inside_weight and "
+                "class_outside_weight, or give --model faster_rcnn"
+            )
+    if (student.strides, student.num_classes) != (teacher.strides, teacher.num_classes):
+        raise ValueError(
+            f"defeat: class scores need equal strides and classes; the student has {student.strides} and "
+            f"{student.num_classes - 1}, the teacher {teacher.strides} and {teacher.num_classes - 1}"
+        )

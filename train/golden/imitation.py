@@ -95,6 +95,17 @@ def run_defeat(case: Case) -> Iterator[Check]:
         prefix = f"decoupled.grad.{theirs}."
         yield from compare_gradients(case, f"{ours}.gradient", prefix, loss, maps, names, defeat.adapters)
 
+    logits = case["head.student_cls_logits"].clone().requires_grad_()
+    background = case["head.labels"] == case["head.labels"].max()
+    for theirs, weight, mask in (
+        ("losskd_hcls", weights["head_cls"], ~background),
+        ("losskd_hcls_back", weights["head_cls_back"], background),
+    ):
+        loss = weight * defeat.class_part(logits, case["head.teacher_cls_logits"], mask)
+        yield Check("class.loss", loss, case[f"decoupled.{theirs}"], LOSS)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        yield Check("class.gradient", gradient, case[f"decoupled.grad.{theirs}.student_cls_logits"], GRADIENT)
+
     options = FineGrainedConfig(weights["fgfi"] / config["channels"])
     fine_grained = FineGrained(options, network, network, own)
     pairs = pairs_of(fine_grained)
