@@ -25,7 +25,7 @@ def test_every_recipe_survives_json(name):
 
 
 def test_recipes_are_the_rows_of_the_ablation():
-    assert set(RECIPES) == {f"{kind}_{size}" for kind in ("teacher", "plain", "corrupt_only", "cdfkd")
+    assert set(RECIPES) >= {f"{kind}_{size}" for kind in ("teacher", "plain", "corrupt_only", "cdfkd")
                             for size in ("r101", "r50", "small")}  # fmt: skip
     for size in ("r101", "r50", "small"):
         plain, corrupted, student = (RECIPES[f"{kind}_{size}"][1]() for kind in ("plain", "corrupt_only", "cdfkd"))
@@ -41,6 +41,26 @@ def test_recipes_are_the_rows_of_the_ablation():
         assert replace(plain, views=student.views) == corrupted
         assert replace(corrupted, distill=student.distill, teacher=student.teacher) == student
         assert RECIPES[f"teacher_{size}"][1]() == plain
+
+
+def test_recipes_are_the_rows_of_lds_tables():
+    alone = RECIPES["gfl_r50"][1]()
+    assert (alone.optimizer.learning_rate, alone.epochs, alone.distill) == (0.01, 12, ())
+    rows = {name: RECIPES[name][1]() for name in RECIPES if name.startswith(("ld_", "self_ld_", "imitation_"))}
+    assert len(rows) == 3 + 3 + 2 + 6
+    for name, config in rows.items():
+        network = f"resnet{name.split('_r')[-1]}"
+        assert config == replace(
+            RECIPES["gfl_" + name.split("_")[-1]][1](), distill=config.distill, teacher=config.teacher
+        )
+        assert config.model.backbone == network
+        # Places are compared: both networks see one size.
+        assert config.views.ratio_range == (1.0, 1.0)
+    (main,), (whole,) = rows["ld_main_r18"].distill, rows["ld_r18"].distill
+    assert (main.main_weight, main.valuable_weight, main.class_weight) == (0.25, 0, 0)
+    assert (whole.main_weight, whole.valuable_weight, whole.class_weight) == (0.25, 0.25, 10)
+    assert rows["imitation_main_r50"].distill[0].region == "main"
+    assert "published 42.1 AP" in RECIPES["ld_r50"][0]
 
 
 def test_any_field_is_overridden_on_the_command_line():

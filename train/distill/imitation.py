@@ -46,6 +46,7 @@ from train.distill.places import (
 )
 from train.distill.regions import cells, inside
 
+Region = Literal["all", "inside", "main", "fine_grained", "decoupled", "general"]
 OUTSIDE_WEIGHT = 2.0
 
 
@@ -57,7 +58,7 @@ class ImitationConfig:
 
     weight: float = 2.0
     """Of the sum over levels."""
-    region: Literal["all", "inside", "main", "fine_grained", "decoupled", "general"] = "fine_grained"
+    region: Region = "fine_grained"
     """The places that are compared."""
     strides: tuple[int, ...] = ()
     """Pyramid levels to compare, named by stride; none: every level that both networks have once."""

@@ -11,12 +11,11 @@ from model.boxes.annotated import annotated
 from model.dense.config import GflConfig
 from model.dense.detector import DenseDetector
 from model.dense.head import to_rows
-from train.distill.imitation import Imitation, ImitationConfig
+from train.distill.imitation import Imitation, ImitationConfig, Region
 from train.distill.ld import Ld, LdConfig
 from train.distill.places import pair_up
 from train.golden.cases import EXACT, GRADIENT, LOSS, OUTPUT, Case, Check
 
-Region = Literal["all", "inside", "main", "fine_grained", "decoupled", "general"]
 # Our regions and the names that LD's code has for them; ld_gfl records one and names none.
 REGIONS: dict[Region, str] = {
     "inside": "fitnet.",
