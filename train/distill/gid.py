@@ -114,7 +114,7 @@ class Gid(Method):
         for index, pair in enumerate(pairs):
             limits_B2 = cells(sizes_B2, pair.stride)
             if self.config.faithful:
-                limits_B2 = torch.tensor(pair.size, device=sizes_B2.device).expand_as(sizes_B2)
+                limits_B2 = torch.stack([torch.full_like(sizes_B2[:, 0], side) for side in pair.size], dim=1)
             here_BR1 = (regions.real_BR & (level_BR == index))[..., None]
             for maps_BCHW, sums in ((pair.student_BCHW, ours), (pair.teacher_BCHW, theirs)):
                 crops_BRD = crop(maps_BCHW, regions.boxes_BR4 / pair.stride, limits_B2, CROP).flatten(2)
@@ -128,7 +128,8 @@ class Gid(Method):
         real_BR = regions.real_BR
         if self.config.faithful:
             ours_BRD, theirs_BRD, real_BR = (each.flatten(0, 1)[None] for each in (ours_BRD, theirs_BRD, real_BR))
-        pairs_BRR = real_BR[:, :, None] & real_BR[:, None] & ~torch.eye(real_BR.shape[1], dtype=torch.bool).to(real_BR)
+        number_R = torch.arange(real_BR.shape[1], device=real_BR.device)
+        pairs_BRR = real_BR[:, :, None] & real_BR[:, None] & (number_R[:, None] != number_R)
         ours_BRR, theirs_BRR = (relative_distances(each, pairs_BRR) for each in (ours_BRD, theirs_BRD))
         each_BRR = torch.where(pairs_BRR, F.smooth_l1_loss(ours_BRR, theirs_BRR, reduction="none"), 0.0)
         counts_B = pairs_BRR.sum((1, 2)).float()

@@ -3,6 +3,7 @@
 A place is a cell of a map. Where a head answers several times at a place, with several anchors, one of them is enough.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -116,8 +117,8 @@ def inside_boxes(known: Annotated, size: tuple[int, int], stride: int) -> Tensor
 def levels_of_boxes(boxes_BG4: Tensor, strides: tuple[int, ...]) -> Tensor:
     """(B, G): the index of the stride a box belongs to, 2^floor(log2(sqrt(area) / 14)), or the nearest there is."""
     wanted_BG = torch.floor(torch.log2(area(boxes_BG4).clamp(min=1e-6).sqrt() / CELLS_ACROSS) + 1e-6)
-    stride_L = torch.tensor(strides, device=boxes_BG4.device).log2()
-    return ((wanted_BG[..., None] >= stride_L).sum(-1) - 1).clamp(min=0)
+    reached = [(wanted_BG >= math.log2(stride)).long() for stride in strides]
+    return (torch.stack(reached).sum(0) - 1).clamp(min=0)
 
 
 def by_place(mask_BN: Tensor, size: tuple[int, int]) -> Tensor:
@@ -135,16 +136,16 @@ def spread(mask_BN: Tensor, out: Outputs, pairs: list[Pair]) -> list[Tensor]:
 def inside_candidates(detector: Detector, out: Outputs, sizes_B2: Tensor, multiple: int | None) -> Tensor:
     """(B, N): whether a candidate's place belongs to the image, rounded up to `multiple`; none: to the canvas."""
     assert out.logits is not None
-    num_places = sum(height * width for height, width in map_sizes(out.canvas, detector.strides))
-    per_place = sum(level.shape[1] for level in out.logits) // num_places
+    num_candidates = sum(level.shape[1] for level in out.logits)
     if multiple is None:
-        sizes_B2, multiple = torch.tensor(out.canvas, device=sizes_B2.device).expand_as(sizes_B2), 1
+        return torch.ones(len(sizes_B2), num_candidates, dtype=torch.bool, device=sizes_B2.device)
+    per_place = num_candidates // sum(height * width for height, width in map_sizes(out.canvas, detector.strides))
     return inside_own_size(sizes_B2, out.canvas, detector.strides, per_place, multiple)
 
 
 def grow(boxes_N4: Tensor) -> Tensor:
     """A pixel wider and higher: sides that count their last pixel, x2 - x1 + 1 long."""
-    return boxes_N4 + boxes_N4.new_tensor((0.0, 0.0, 1.0, 1.0))
+    return torch.cat((boxes_N4[..., :2], boxes_N4[..., 2:] + 1), dim=-1)
 
 
 def near_best(anchors_1N4: Tensor, valid_BN: Tensor, boxes_BG4: Tensor, owner_BG: Tensor) -> Tensor:
