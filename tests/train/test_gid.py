@@ -213,6 +213,15 @@ def test_other_widths_get_adapters(network, scene):
     assert any(value.grad.abs().max() > 0 for value in method.parameters())
 
 
+def test_without_weights_on_features_there_is_nothing_to_adapt(network, scene):
+    method = make(network, feature_weight=0.0, relation_weight=0.0)
+    whole = call(make(network), *scene)
+    terms = call(method, *scene)
+    assert terms == {name: whole[name] for name in method.weights}
+    assert set(terms) == {"gid_class", "gid_box"}
+    assert method.adapters is None
+
+
 def test_other_heads_are_errors(network):
     detector = build_detector(small_model(weights="none", fpn_channels=8, representation_size=8), NUM_CLASSES)
     with pytest.raises(ValueError, match="gid needs a dense head, and a faster_rcnn has none"):

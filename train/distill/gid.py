@@ -83,27 +83,32 @@ class Gid(Method):
         check_dense("gid", student, teacher)
         self.networks = (student, teacher)  # held so that they are no children
         self.strides = common_strides(config.strides, student, teacher, "distill.gid.strides")
-        names = ("feature", "relation", "class", "box")
-        self.weights = {f"gid_{name}": getattr(config, f"{name}_weight") for name in names}
-        self.want_student = self.want_teacher = Want(neck=self.strides, dense=True)
-        self.adapters = make_adapters(student, teacher, len(self.strides), "gid")
+        self.weights = {"gid_class": config.class_weight, "gid_box": config.box_weight}
+        self.want_student = self.want_teacher = Want(dense=True)
+        self.adapters = None
+        # Without a weight no gradient would reach the adapters.
+        self.features = config.feature_weight > 0 or config.relation_weight > 0
+        if self.features:
+            self.weights |= {"gid_feature": config.feature_weight, "gid_relation": config.relation_weight}
+            self.want_student = self.want_teacher = Want(neck=self.strides, dense=True)
+            self.adapters = make_adapters(student, teacher, len(self.strides), "gid")
 
     def forward(
         self, seen: dict[str, Outputs], teacher: Outputs, assigned: dict[str, Assigned], views: Views
     ) -> tuple[dict[str, Tensor], Logged]:
         (name,) = seen
         view, outs = getattr(views, name), (seen[name], teacher)
-        pairs = pair_up(self.strides, self.networks, outs, self.adapters)
         with torch.autocast(view.images_B3HW.device.type, enabled=False):
-            inside_BN = inside_candidates(self.networks[0], outs[0], view.sizes_B2, None if self.config.faithful else 1)
+            whole = None if self.config.faithful else 1
+            inside_BN = inside_candidates(self.networks[0], outs[0], view.sizes_B2, whole)
             regions = general_regions(self.networks, outs, inside_BN, view.sizes_B2)
-            ours, theirs = self.crops(pairs, regions, view.sizes_B2)
-            matched_BN = self.match(regions, outs[0], inside_BN)
-            terms = {
-                "gid_feature": self.feature(ours, theirs, regions),
-                "gid_relation": self.relation(ours, theirs, regions),
-                **self.response(outs, matched_BN),
-            }
+            terms = self.response(outs, self.match(regions, outs[0], inside_BN))
+        if self.features:
+            pairs = pair_up(self.strides, self.networks, outs, self.adapters)
+            with torch.autocast(view.images_B3HW.device.type, enabled=False):
+                ours, theirs = self.crops(pairs, regions, view.sizes_B2)
+                terms["gid_feature"] = self.feature(ours, theirs, regions)
+                terms["gid_relation"] = self.relation(ours, theirs, regions)
         return terms, {"gid_score": (regions.scores_BR.sum(), regions.real_BR.sum().float())}
 
     def crops(self, pairs: list[Pair], regions: General, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
