@@ -15,7 +15,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model.backbones.torchvision_fpn import build_torchvision
 from model.config import ModelConfig
-from model.faster_rcnn.parity import compare_detections
+from tests.model.stock import compare_detections
 from model.weights.checkpoint import load_detector
 from model.weights.torchvision_detectors import infer_dense
 
