@@ -15,9 +15,9 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model.backbones.torchvision_fpn import build_torchvision
 from model.config import ModelConfig
-from tests.model.stock import compare_detections
 from model.weights.checkpoint import load_detector
 from model.weights.torchvision_detectors import infer_dense
+from tests.model.stock import compare_detections
 
 SIZE = (225, 310)  # no stride divides it; torchvision pads it to 256 x 320
 CLASSES = ("car", "bus", "truck")
