@@ -115,7 +115,7 @@ def copy(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("script", [COMPILED, SIMULATED], ids=["CPU", "simulated GPU"])
 def test_a_new_corruption_is_everywhere(copy, script):
     environment = dict(os.environ, PYTHONPATH=f"{copy}{os.pathsep}{ROOT}", FAIRWEATHER_CACHE=str(copy / "cache"))

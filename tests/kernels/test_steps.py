@@ -61,6 +61,7 @@ def corrupt_by_pixels(image_HW3, table, pool_M):
     return task.target.reshape(height, width, 3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", severity.ALL)
 def test_one_pixel_at_a_time(name):
     for shape, level in (((37, 45), 1), ((37, 45), 5), ((19, 64), 3), ((1, 1), 2), ((2, 33), 4)):

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,15 +66,17 @@ def assert_same_gradients(ours, eager):
     assert torch.linalg.vector_norm(ours - eager) < 1e-3 * torch.linalg.vector_norm(eager)
 
 
-def test_the_step_is_one_graph_per_canvas_forward_and_backward(lively_detector, random_batch, fresh_dynamo):
-    """fullgraph=True fails on any graph break; AOT autograd traces the backward too."""
-    detector = lively_detector(narrow())
+@pytest.mark.long
+def test_the_step_is_one_graph_forward_and_backward(lively_detector, random_batch, fresh_dynamo):
+    """fullgraph=True fails on any graph break; AOT autograd traces the backward too. Two levels trace in half the time
+    of four, and one canvas of two; other canvases: tests/train/test_compiled.py."""
+    detector = lively_detector(replace(narrow(), returned_layers=(3, 4), anchor_sizes=((32,), (64,), (128,))))
     step = train_step(detector)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(step, backend=counter, fullgraph=True, dynamic=False)
     generator = torch.Generator().manual_seed(3)
-    for number in range(4):
-        images, sizes, boxes, labels, keys = random_batch(generator, 2, CANVASES[number % 2])
+    for _ in range(3):
+        images, sizes, boxes, labels, keys = random_batch(generator, 2, CANVASES[0])
         ignore = torch.rand(labels.shape, generator=generator) < 0.3
         gradients = []
         for function in (step, compiled):
@@ -85,10 +88,11 @@ def test_the_step_is_one_graph_per_canvas_forward_and_backward(lively_detector, 
         for name in eager:
             torch.testing.assert_close(ours[name], eager[name], rtol=1e-4, atol=1e-6)
         assert_same_gradients(our_gradients, eager_gradients)
-    assert counter.frame_count == len(CANVASES), "compiled again for a canvas it had seen"
+    assert counter.frame_count == 1, "compiled again for a canvas it had seen"
     assert_shapes_never_depend_on_data(counter)
 
 
+@pytest.mark.long
 def test_detect_is_one_graph_per_canvas(lively_detector, random_batch, fresh_dynamo):
     detector = lively_detector(narrow()).eval()
     counter = CompileCounterWithBackend("aot_eager")

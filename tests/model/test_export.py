@@ -48,7 +48,7 @@ def assert_same(got, wanted, relative=0.0):
         torch.testing.assert_close(torch.as_tensor(theirs), ours, rtol=relative, atol=1e-3, check_dtype=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_onnx_runtime_finds_the_same_in_any_batch(checkpoint, recwarn):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
     directory, deployed = checkpoint
@@ -67,7 +67,7 @@ def test_onnx_runtime_finds_the_same_in_any_batch(checkpoint, recwarn):
         assert_same(got, deployed(images, sizes))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_program_runs_where_this_package_is_not(checkpoint, tmp_path):
     directory, deployed = checkpoint
     path = export(Options(directory, "torch", canvas=CANVAS, out=tmp_path / "student.pt2"))

@@ -94,7 +94,7 @@ def test_a_default_loader_that_is_not_asked_for_is_not_opened(monkeypatch, tmp_p
     assert not figures["wrong"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_command_line(tmp_path):
     command = [sys.executable, "-m", "pipeline.bench", "--json", str(tmp_path / "bench.json"), "--images", "8"]
     command += ["--threads", "1", "--loaders", "cpu", "--seconds", "0.1", "--rounds", "1", "--records", "30"]

@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.jobs import Job
 from train.golden.__main__ import run_case
 from train.golden.cases import EXACT, LOSS, Bound, Check, find_cases, judge
 
@@ -37,9 +36,8 @@ def test_the_copy_is_small():
     assert sum(path.stat().st_size for path in CASES.rglob("*")) < 8 * 2**20
 
 
-def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "train.golden", str(folder), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def run(folder: Path, *options: object) -> Job:
+    return Job("train.golden", folder, *options, folder=folder)
 
 
 def test_the_command_writes_json_and_fails_on_an_error_above_its_bound(case, tmp_path):
@@ -53,9 +51,9 @@ def test_the_command_writes_json_and_fails_on_an_error_above_its_bound(case, tmp
     facts["group"] = "nobody_knows"
     (tmp_path / "elsewhere" / "other_case.json").write_text(json.dumps(facts))
     (tmp_path / "index.json").write_text('{"files": []}')
-    done = run(tmp_path, "--json", str(tmp_path / "results.txt"))
-    assert done.returncode == 1, done.stderr
-    assert "1 failed, 1 not runnable" in done.stdout
+    done = run(tmp_path, "--json", tmp_path / "results.txt")
+    assert done.wait() == 1
+    assert "1 failed, 1 not runnable" in done.output
     results = json.loads((tmp_path / "results.txt").read_text())["cases"]
     assert set(results) == {"pkd/pkd_constant_channel", "elsewhere/other_case"}
     failed = results["pkd/pkd_constant_channel"]
@@ -99,8 +97,8 @@ def test_a_json_without_what_the_case_needs_is_named(case):
 
 def test_a_folder_without_cases_is_an_error(tmp_path):
     done = run(tmp_path)
-    assert done.returncode == 2
-    assert "holds no cases" in done.stderr
+    assert done.wait() == 2
+    assert "holds no cases" in done.output
 
 
 def test_errors_are_measured_as_their_bound_says():
