@@ -12,10 +12,17 @@ from train.run import read_command, train
 WORLD = World(0, 1, torch.device("cpu"))
 REST = ["--loader.name", "cpu", "--loader.threads", "1", "--device", "cpu", "--steps", "2", "--log-every", "1"]
 NARROW = ["--model.weights", "none", "--model.fpn-channels", "16"]
-DENSE = ["--model.head-channels", "16", "--model.num-convs", "1", "--model.norm-groups", "4", *NARROW]
-METHODS = {"gfl": ["ld", "imitation", "fine_grained", "defeat", "--distill.imitation.region", "general"]}
+DENSE = ["--model.head-channels", "16", "--model.num-convs", "2", "--model.norm-groups", "4", *NARROW]
+METHODS = {
+    "gfl": ["ld", "imitation", "fine_grained", "defeat", "crosskd", "--distill.imitation.region", "general"],
+    "atss": ["crosskd", "pkd"],
+}
 ADAPTED = {"imitation", "fine_grained", "defeat_inside", "defeat_outside"}
-TERMS = {"gfl": {"ld_main", "ld_valuable", "ld_class", *ADAPTED}}
+CROSSED = {"crosskd_class", "crosskd_box"}
+TERMS = {
+    "gfl": {"ld_main", "ld_valuable", "ld_class", *ADAPTED, *CROSSED},
+    "atss": {*CROSSED, "crosskd_centerness", "pkd"},
+}
 
 
 @pytest.fixture(scope="module", params=list(METHODS))
