@@ -14,13 +14,20 @@ from train.run import read_command, train
 WORLD = World(0, 1, torch.device("cpu"))
 REST = ["--loader.name", "cpu", "--loader.threads", "1", "--device", "cpu", "--steps", "2", "--log-every", "1"]
 NARROW = ["--model.weights", "none", "--model.fpn-channels", "16"]
-DENSE = ["--model.head-channels", "16", "--model.num-convs", "1", "--model.norm-groups", "4", *NARROW]
+DENSE = ["--model.head-channels", "16", "--model.num-convs", "2", "--model.norm-groups", "4", *NARROW]
 METHODS = {
-    "gfl": ["ld", "imitation", "fine_grained", "defeat", "gid", "--distill.imitation.region", "general"],
+    "gfl": ["ld", "imitation", "fine_grained", "defeat", "gid", "crosskd", "--distill.imitation.region", "general"],
+    "atss": ["crosskd", "pkd"],
     "faster_rcnn": ["imitation", "fine_grained", "defeat", "--distill.defeat.class-outside-weight", "2"],
 }
-TERMS = {"faster_rcnn": {"imitation", "fine_grained", "defeat_inside", "defeat_outside"}}
-TERMS["gfl"] = {"ld_main", "ld_valuable", "ld_class", "gid_class", "gid_box", "gid_feature", *TERMS["faster_rcnn"]}
+ADAPTED = {"imitation", "fine_grained", "defeat_inside", "defeat_outside"}
+CROSSED = {"crosskd_class", "crosskd_box"}
+LOCATED = {"ld_main", "ld_valuable", "ld_class", "gid_class", "gid_box", "gid_feature"}
+TERMS = {
+    "gfl": {*LOCATED, *ADAPTED, *CROSSED},
+    "atss": {*CROSSED, "crosskd_centerness", "pkd"},
+    "faster_rcnn": ADAPTED,
+}
 
 
 @pytest.fixture(scope="module", params=list(METHODS))

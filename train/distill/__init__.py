@@ -1,6 +1,7 @@
 """Distillation methods: one file each, one line each in METHODS. The convention is in `train/distill/method.py`."""
 
 from train.distill.cd_fkd import CdFkd, CdFkdConfig
+from train.distill.crosskd import CrossKd, CrossKdConfig
 from train.distill.defeat import Defeat, DefeatConfig
 from train.distill.divalign import DivAlign, DivAlignConfig
 from train.distill.fgd import Fgd, FgdConfig
@@ -13,6 +14,7 @@ from train.distill.pkd import Pkd, PkdConfig
 
 MethodConfig = (
     CdFkdConfig
+    | CrossKdConfig
     | DefeatConfig
     | DivAlignConfig
     | FgdConfig
@@ -24,6 +26,7 @@ MethodConfig = (
 )
 METHODS: dict[type, type[Method]] = {
     CdFkdConfig: CdFkd,
+    CrossKdConfig: CrossKd,
     DefeatConfig: Defeat,
     DivAlignConfig: DivAlign,
     FgdConfig: Fgd,

@@ -1,0 +1,253 @@
+"""CrossKD, cross-head knowledge distillation (Wang et al., CVPR 2024, arXiv 2306.11369), for dense detectors.
+
+The student's features leave its towers after convolution k and go through the rest of the teacher's head. What comes
+out, the cross prediction c, is compared with what the teacher says itself, t. So the student's predictors learn from
+the annotations alone, and its backbone, pyramid and first convolutions from both. At the hand-over each channel takes
+on the teacher's mean and deviation, over the batch and all places of a level:
+
+    a(x) = relu((x - mean(x)) / (std(x) + 1e-6) * std(y) + mean(y))      x of the student, y of the teacher
+
+Both are taken after the ReLU: that is what the original does, although its code reads otherwise. After 0 convolutions
+it is the pyramid's map, and no ReLU follows. With s = sigmoid, w = the teacher's best class probability of a place, P
+the number of positives, at least 1 an image, and C the sum of the centreness of positives:
+
+    crosskd_class       sum of |s(c) - s(t)| * BCE(c, s(t)) / P             FCOS: / C
+    crosskd_box         GFL: sum of w * mean over the 4 sides of KL(softmax(t) || softmax(c)) / sum of w
+                        RetinaNet, ATSS: sum of w * (1 - GIoU) / P          FCOS: sum of w * -log IoU / C
+    crosskd_centerness  ATSS: sum over positives of BCE(c, s(t)) / P
+
+The teacher's weights get no gradient; it passes through them. Where the towers' widths differ, a 1x1 convolution for
+each tower comes before the alignment.
+
+Differs from the original where it must. Padding and what the detection loss leaves out are in no statistic and in no
+sum, and sums are over the global batch. A channel that is constant in the student has the teacher's mean and teaches
+nothing; the original's gradient there is of order 1e6. C is at least 1: without boxes the original divides by 1e-6.
+`faithful` gives the original's numbers. Statistics are those of a rank's own images, as there.
+"""
+
+from dataclasses import dataclass, fields
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.api import Assigned, Detector, Mean, Outputs, Want, own
+from model.boxes.losses import giou_loss, log_iou_loss, paired_iou, quality_focal_loss, softened_divergence
+from model.boxes.points import inside_own_size
+from model.boxes.select import or_one
+from model.dense.detector import DenseDetector
+from model.dense.head import EPSILON, Towers
+from pipeline.batch import Views
+from train.distill.general import check_dense
+from train.distill.method import Logged, Method
+from train.distill.regions import cells, inside
+from train.distributed import num_ranks
+
+SMALLEST_DEVIATION = 1e-6
+NUM_SIDES = 4
+
+
+class Numbers(NamedTuple):
+    class_weight: float
+    box_weight: float
+    centerness_weight: float
+    before_end: int  # convolutions of the teacher's towers that are used again
+
+
+PUBLISHED = {
+    "gfl": Numbers(1.0, 4.0, 0.0, 1),
+    "retinanet": Numbers(1.0, 1.0, 0.0, 1),
+    "atss": Numbers(1.0, 1.0, 1.0, 1),
+    "fcos": Numbers(0.4, 0.75, 0.0, 2),
+}
+
+
+@dataclass(frozen=True)
+class CrossKdConfig:
+    """Options of CrossKD. A number that is left out is the original's for the kind of detector."""
+
+    kind: ClassVar[str] = "crosskd"
+
+    class_weight: float | None = None
+    """Of the classes: 0.4 for FCOS, 1 for the others."""
+    box_weight: float | None = None
+    """Of the boxes: 4 for GFL, 0.75 for FCOS, 1 for the others."""
+    centerness_weight: float | None = None
+    """Of the centreness: 1 for ATSS. The other kinds compare none."""
+    k: int | None = None
+    """Convolutions of the student's towers before the hand-over; none: all but the teacher's last, of FCOS its last 2
+    (3 and 2 of 4). 0 hands over the pyramid."""
+    faithful: bool = False
+    """The original's statistics and sums: padding counts, and nothing is bounded."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("weight") and value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"distill.crosskd.{field.name} must be 0 or more, got {value}")
+        if self.k is not None and self.k < 0:
+            raise ValueError(f"distill.crosskd.k must be 0 or more, got {self.k}")
+
+
+class CrossKd(Method):
+    same_size = True
+    logged = alike = ("cross_overlap",)
+
+    def __init__(self, config: CrossKdConfig, student: Detector, teacher: Detector, mean: Mean):
+        super().__init__(config, student, teacher, mean)
+        ours, theirs = check_heads(student, teacher)
+        self.name, self.num_ranks = ours.config.kind, num_ranks()
+        published = PUBLISHED[self.name]
+        self.k = hand_over(config.k, ours, theirs, published)
+        self.want_student = self.want_teacher = Want(tower=self.k, dense=True)
+        self.weights = {
+            "crosskd_class": published.class_weight if config.class_weight is None else config.class_weight,
+            "crosskd_box": published.box_weight if config.box_weight is None else config.box_weight,
+        }
+        if published.centerness_weight:
+            given = config.centerness_weight
+            self.weights["crosskd_centerness"] = published.centerness_weight if given is None else given
+        elif config.centerness_weight is not None:
+            raise ValueError(f"distill.crosskd.centerness-weight is for atss, and the student is a {self.name}")
+        self.teacher = (theirs,)  # in a tuple: no child
+        widths = [net.channels if self.k == 0 else net.config.head_channels for net in (ours, theirs)]
+        self.adapters = None
+        if widths[0] != widths[1]:
+            self.adapters = nn.ModuleList(nn.Conv2d(widths[0], widths[1], 1) for _ in ("class", "box"))
+
+    def forward(
+        self, seen: dict[str, Outputs], teacher: Outputs, assigned: dict[str, Assigned], views: Views
+    ) -> tuple[dict[str, Tensor], Logged]:
+        (name,) = seen
+        view, (network,) = getattr(views, name), self.teacher
+        ours, theirs = seen[name].towers, teacher.towers
+        assert ours is not None
+        assert theirs is not None
+        towers = self.hand_over(ours, theirs, view.sizes_B2)
+        cross = network.head_from(towers, self.k)
+        with torch.autocast(view.images_B3HW.device.type, enabled=False):
+            return self.compare(cross, teacher, assigned[name], view.sizes_B2)
+
+    def hand_over(self, student: Towers, teacher: Towers, sizes_B2: Tensor) -> Towers:
+        """The student's maps of every level with the teacher's statistics."""
+        levels = []
+        for ours, theirs, stride in zip(student, teacher, self.teacher[0].strides, strict=True):
+            inside_BHW = None if self.config.faithful else inside(cells(sizes_B2, stride), ours[0].shape[-2:])
+            maps = []
+            for tower, (student_BCHW, teacher_BCHW) in enumerate(zip(ours, theirs, strict=True)):
+                if self.adapters is not None:
+                    student_BCHW = self.adapters[tower](student_BCHW)
+                aligned_BCHW = align(student_BCHW, teacher_BCHW, inside_BHW)
+                maps.append(aligned_BCHW.relu() if self.k else aligned_BCHW)
+            levels.append((maps[0], maps[1]))
+        return tuple(levels)
+
+    def compare(
+        self, cross: Outputs, teacher: Outputs, trained: Assigned, sizes_B2: Tensor
+    ) -> tuple[dict[str, Tensor], Logged]:
+        assert cross.logits is not None
+        assert cross.boxes is not None
+        assert teacher.logits is not None
+        assert teacher.boxes is not None
+        (network,) = self.teacher
+        head, faithful, counts = network.head, self.config.faithful, trained.state_BN >= 0
+        if not faithful:
+            counts = counts & inside_own_size(sizes_B2, teacher.canvas, head.strides, head.per_location, 1)
+        positive_BN = (trained.state_BN == 1) & counts
+        cross_BNC, teacher_BNC = torch.cat(cross.logits, dim=1), torch.cat(teacher.logits, dim=1)
+        class_BN = quality_focal_loss(cross_BNC, teacher_BNC.sigmoid(), beta=1.0).sum(-1)
+        weight_BN = torch.where(counts, teacher_BNC.amax(-1).sigmoid(), 0.0)
+        divisor = self.divisor(trained, positive_BN, sizes_B2) + EPSILON
+        boxes = [torch.cat(decode_levels(network, out), dim=1) for out in (cross, teacher)]
+        if self.name == "gfl":
+            bins = (NUM_SIDES, head.box_width // NUM_SIDES)
+            cross_BN, teacher_BN = (torch.cat(out.boxes or (), dim=1).unflatten(-1, bins) for out in (cross, teacher))
+            box_BN = softened_divergence(cross_BN, teacher_BN).sum(-1).sum(-1) / (NUM_SIDES + EPSILON)
+            box_divisor = weight_BN.sum() if faithful else or_one(self.mean(weight_BN.sum()))
+        else:
+            box_BN = (log_iou_loss if self.name == "fcos" else giou_loss)(*boxes)
+            box_divisor = divisor
+        terms = {
+            "crosskd_class": torch.where(counts, class_BN, 0.0).sum() / divisor,
+            "crosskd_box": (torch.where(counts, box_BN, 0.0) * weight_BN).sum() / box_divisor,
+        }
+        if "crosskd_centerness" in self.weights:
+            ours_BN, theirs_BN = (torch.cat(out.quality or (), dim=1) for out in (cross, teacher))
+            quality_BN = F.binary_cross_entropy_with_logits(ours_BN, theirs_BN.sigmoid(), reduction="none")
+            terms["crosskd_centerness"] = torch.where(positive_BN, quality_BN, 0.0).sum() / divisor
+        overlap_BN = torch.where(positive_BN, paired_iou(*boxes).detach(), 0.0)
+        return terms, {"cross_overlap": (overlap_BN.sum(), positive_BN.sum().float())}
+
+    def divisor(self, trained: Assigned, positive_BN: Tensor, sizes_B2: Tensor) -> Tensor:
+        """P, or C of an FCOS."""
+        faithful = self.config.faithful
+        if self.name == "fcos":
+            total = self.mean(torch.where(positive_BN, trained.weight_BN, 0.0).sum())
+            return total.clamp(min=1e-6 if faithful else 1 / self.num_ranks)
+        present_B = (sizes_B2 > 0).all(dim=1)
+        mean = own if faithful and self.name == "retinanet" else self.mean
+        return or_one(mean((positive_BN.sum(1).clamp(min=1) * present_B).sum().float()))
+
+
+def align(student_BCHW: Tensor, teacher_BCHW: Tensor, inside_BHW: Tensor | None) -> Tensor:
+    """The student's map with the teacher's mean and deviation of every channel, float32.
+
+    Statistics are over the places inside the images; without inside_BHW over all, and nothing is guarded.
+    """
+    with torch.autocast(student_BCHW.device.type, enabled=False):
+        student_BCHW, teacher_BCHW = student_BCHW.float(), teacher_BCHW.float()
+        if inside_BHW is None:
+            dims = (0, 2, 3)
+            means = [maps.mean(dims, keepdim=True) for maps in (student_BCHW, teacher_BCHW)]
+            deviations = [maps.std(dims, keepdim=True) for maps in (student_BCHW, teacher_BCHW)]
+            return (student_BCHW - means[0]) / (deviations[0] + SMALLEST_DEVIATION) * deviations[1] + means[1]
+        mean_1C11, variance_1C11 = moments(student_BCHW, inside_BHW)
+        wanted_mean_1C11, wanted_variance_1C11 = moments(teacher_BCHW, inside_BHW)
+        varies_1C11 = variance_1C11 > SMALLEST_DEVIATION**2
+        # The root of 1 where the channel is constant: a root of 0 would have an infinite gradient.
+        deviation_1C11 = torch.where(varies_1C11, variance_1C11, 1.0).sqrt() + SMALLEST_DEVIATION
+        scaled_BCHW = (student_BCHW - mean_1C11) / deviation_1C11 * wanted_variance_1C11.sqrt()
+        return torch.where(varies_1C11, scaled_BCHW, 0.0) + wanted_mean_1C11
+
+
+def moments(maps_BCHW: Tensor, inside_BHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance (1, C, 1, 1) over the places inside."""
+    inside_B1HW = inside_BHW[:, None]
+    count = inside_BHW.sum()
+    mean_1C11 = torch.where(inside_B1HW, maps_BCHW, 0.0).sum((0, 2, 3), keepdim=True) / count.clamp(min=1)
+    centred_BCHW = torch.where(inside_B1HW, maps_BCHW - mean_1C11, 0.0)
+    return mean_1C11, centred_BCHW.square().sum((0, 2, 3), keepdim=True) / (count - 1).clamp(min=1)
+
+
+def decode_levels(network: DenseDetector, out: Outputs) -> tuple[Tensor, ...]:
+    """A level's boxes (B, N_l, 4) in pixels, with their gradient."""
+    assert out.boxes is not None
+    head = network.head
+    candidates = head.candidates(out.canvas).split(head.level_counts(out.canvas), dim=1)
+    levels = zip(out.boxes, candidates, head.strides, strict=True)
+    return tuple(head.decode(raw_BN, places_1N4, stride) for raw_BN, places_1N4, stride in levels)
+
+
+def check_heads(student: Detector, teacher: Detector) -> tuple[DenseDetector, DenseDetector]:
+    """Both have one kind of dense head with the same candidates, so that their answers stand side by side."""
+    check_dense("crosskd", student, teacher)
+    assert isinstance(student, DenseDetector)
+    assert isinstance(teacher, DenseDetector)
+    names = (
+        "strides", "anchor_base", "anchors_per_octave", "anchor_ratios", "num_bins", "distances", "centerness_from",
+    )  # fmt: skip
+    pairs = ((name, *(getattr(net.config, name, None) for net in (student, teacher))) for name in names)
+    if unequal := [f"{name} {one} and {other}" for name, one, other in pairs if one != other]:
+        raise ValueError(f"crosskd: student and teacher differ in {', '.join(unequal)}; train one like the other")
+    return student, teacher
+
+
+def hand_over(k: int | None, student: DenseDetector, teacher: DenseDetector, published: Numbers) -> int:
+    """Convolutions before the hand-over, of both networks."""
+    most = min(student.config.num_convs, teacher.config.num_convs)
+    if k is None:
+        return min(max(teacher.config.num_convs - published.before_end, 0), most)
+    if k > most:
+        raise ValueError(f"distill.crosskd.k must be 0 to {most}, the convolutions of both networks' towers, got {k}")
+    return k
