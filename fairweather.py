@@ -142,10 +142,10 @@ def read_picture(picture: Picture) -> np.ndarray:
     from PIL import Image, ImageOps
 
     if isinstance(picture, str | Path):
-        from eval.predict import read_image
+        from pipeline.files.pixels import read_rgb
 
         try:
-            return read_image(Path(picture))
+            return read_rgb(Path(picture))
         except ValueError as error:
             raise ValueError(f"{picture} {error}") from None
     if isinstance(picture, Image.Image):

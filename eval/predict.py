@@ -22,9 +22,11 @@ from model.api import Detector
 from model.weights.checkpoint import load_detector
 from pipeline.command.console import Progress, describe_hardware, run_entry, say
 from pipeline.files.own import write_json
-from pipeline.files.pixels import SUFFIXES, decode_rgb, encode, resize, training_size
+from pipeline.files.parse import open_file
+from pipeline.files.pixels import SUFFIXES, encode, read_rgb, resize, training_size
 from pipeline.views import clean_view
 
+MAX_VIDEO_BYTES = 1 << 40
 LEAST_READ = 0.95  # of the frames that a film's header promises: many headers are a few off
 BOX_FORMAT = "[x, y, width, height] in pixels of the original, x and y of the top left corner"
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -109,7 +111,7 @@ def find_inputs(inputs: tuple[str, ...]) -> tuple[list[tuple[Path, Path]], list[
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in (*SUFFIXES, *VIDEOS))
             files += [(p, p.relative_to(path)) for p in inside]
             reason = "" if inside else "the folder holds no image or video"
-        elif path.is_file():
+        elif path.exists():
             files.append((path, Path(path.name)))
             reason = ""
         else:
@@ -158,10 +160,6 @@ def drawn(image: np.ndarray, found: list[dict]) -> np.ndarray:
     return draw_boxes(image, boxes, texts, [class_colour(item["label"]) for item in found])
 
 
-def read_image(path: Path) -> np.ndarray:
-    return decode_rgb(path.read_bytes())
-
-
 def predict_images(predictor: Predictor, files: list[tuple[Path, Path]], options: PredictOptions) -> tuple[list, list]:
     """([entry of predictions.json], [what could not be read])."""
     entries, skipped = [], []
@@ -181,8 +179,8 @@ def predict_images(predictor: Predictor, files: list[tuple[Path, Path]], options
     with Progress("detecting", len(files)) as progress:
         for path, target in files:
             try:
-                image = read_image(path)
-            except (ValueError, OSError) as error:
+                image = read_rgb(path)
+            except ValueError as error:
                 skipped.append(f"{path}: {error}")
                 progress.advance()
                 continue
@@ -198,6 +196,8 @@ def predict_images(predictor: Predictor, files: list[tuple[Path, Path]], options
 
 
 def read_frames(path: Path) -> tuple[cv2.VideoCapture, int, float]:
+    with open_file(path, MAX_VIDEO_BYTES):  # a pipe would never end
+        pass
     video = cv2.VideoCapture(str(path))
     if not video.isOpened():
         raise ValueError("is not a video that OpenCV can read")

@@ -17,7 +17,7 @@ import torch
 import kernels
 from eval.detecting.detect import Pass, Prepare, make_batch
 from pipeline.batch import Batch
-from pipeline.files.pixels import decode_rgb, resize
+from pipeline.files.pixels import read_rgb, resize
 from pipeline.packed.reader import PackedDataset
 from pipeline.views import ViewConfig, ViewMaker, clean_view
 
@@ -47,7 +47,11 @@ def preparation(
                 )
                 continue
             row = dataset.index_of(image_id)
-            image = decode_rgb((originals / dataset.file_names[row]).read_bytes())
+            path = originals / dataset.file_names[row]
+            try:
+                image = read_rgb(path)
+            except ValueError as error:
+                raise ValueError(f"{path} {error}") from None
             image = image if level == 0 else corrupt(image, name, level, image_id, seed, corruptor)
             images.append(resize(image, (h, w)))
         height, width = batch.images_BHW3.shape[1:3]

@@ -9,6 +9,7 @@ from eval.metrics import domains
 from eval.report.charts import tabs
 from eval.report.markup import Html, number, tag
 from eval.results import EvaluatedRun
+from pipeline.files.parse import MAX_IMAGE_BYTES, read_bytes
 
 
 class Album:
@@ -20,7 +21,7 @@ class Album:
 
     def add(self, path: Path, size: list[int]) -> str:
         """The id to show a picture by."""
-        content = path.read_bytes()
+        content = read_bytes(path, MAX_IMAGE_BYTES)
         name = f"picture-{hashlib.sha256(content).hexdigest()[:20]}"
         if name not in self.images:
             data = base64.b64encode(content).decode()

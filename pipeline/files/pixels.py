@@ -6,6 +6,7 @@ silently as grey blocks. Everything else goes through Pillow.
 
 import io
 import warnings
+from pathlib import Path
 from typing import BinaryIO
 
 import cv2
@@ -13,7 +14,10 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from pipeline.files.parse import MAX_IMAGE_BYTES, read_bytes
+
 MAX_PIXELS = 100_000_000
+MAX_SCANS = 100  # of a progressive JPEG, ten or so in practice; thousands decode for minutes out of a few kilobytes
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
@@ -66,6 +70,11 @@ def read_size(file: BinaryIO) -> tuple[tuple[int, int], tuple[int, int]]:
     return (first, second) if image.format == "TIFF" else (second, first)  # Pillow turns TIFF itself, its size too
 
 
+def read_rgb(path: Path) -> np.ndarray:
+    """`decode_rgb` of a regular file of bounded size."""
+    return decode_rgb(read_bytes(path, MAX_IMAGE_BYTES))
+
+
 def decode_rgb(data: bytes) -> np.ndarray:
     """uint8 RGB (h, w, 3), EXIF rotation applied. Cut or damaged data is a ValueError, never a grey block.
 
@@ -74,23 +83,29 @@ def decode_rgb(data: bytes) -> np.ndarray:
     image = _open(io.BytesIO(data))
     orientation = _orientation(image)
     try:
-        if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-            rgb = simplejpeg.decode_jpeg(data, "RGB", strict=True)
-        elif image.mode.startswith("I;16"):
-            grey = np.asarray(image, dtype=np.uint16)
-            rgb = np.repeat(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
-        elif image.mode in ("F", "I"):
-            raise ValueError(
-                f"has {image.mode} pixels (32 bits a channel), whose range is unknown; convert it to 8 bits"
-            )
-        else:
-            indexed = image.mode == "P" and "transparency" in image.info
-            rgb = np.asarray((image.convert("RGBA") if indexed else image).convert("RGB"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rgb = _decode(image, data)
     except Exception as error:  # ValueError of libjpeg; Pillow: OSError when cut, SyntaxError, struct.error ...
         raise ValueError(f"cannot be decoded ({error})") from None
     if orientation in ROTATIONS and image.format != "TIFF":  # which Pillow has turned already
         rgb = ROTATIONS[orientation](rgb)
     return np.ascontiguousarray(rgb)
+
+
+def _decode(image: Image.Image, data: bytes) -> np.ndarray:
+    if image.format in ("JPEG", "MPO"):
+        if (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+            raise ValueError(f"it has {scans} scans, more than the {MAX_SCANS} allowed here")
+        if image.mode in ("RGB", "L"):
+            return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image, dtype=np.uint16)
+        return np.repeat(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
+    if image.mode in ("F", "I"):
+        raise ValueError(f"has {image.mode} pixels (32 bits a channel), whose range is unknown; convert it to 8 bits")
+    indexed = image.mode == "P" and "transparency" in image.info
+    return np.asarray((image.convert("RGBA") if indexed else image).convert("RGB"))
 
 
 def training_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:

@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files.own import checksum
-from pipeline.files.parse import MAX_IMAGE_BYTES, read_bytes
-from pipeline.files.pixels import decode_rgb, encode, resize, training_size
+from pipeline.files.pixels import encode, read_rgb, resize, training_size
 from pipeline.files.problems import Problem
 from pipeline.files.replace import replacing
 from pipeline.packed.output_folder import WORK, replace_file, temporary
@@ -143,7 +142,7 @@ class TarWriter:
 
 def pack_picture(record: Record, encoding: Encoding) -> tuple[tuple[int, int], bytes]:
     """((h, w), the encoded picture), from the original's bytes alone."""
-    image = decode_rgb(read_bytes(Path(record.path), MAX_IMAGE_BYTES))
+    image = read_rgb(Path(record.path))
     if image.shape[:2] != record.size:
         raise ValueError(f"decodes to {image.shape[:2]} where its header says {record.size} (h, w)")
     size = training_size(record.size, encoding.short_side, encoding.long_side)

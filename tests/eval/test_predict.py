@@ -1,6 +1,7 @@
 """eval.predict on files, folders, globs and films; what cannot be read is named and skipped, as the exit code says."""
 
 import json
+import os
 import sys
 
 import cv2
@@ -61,15 +62,20 @@ def test_a_folder_gives_drawings_and_boxes_in_original_pixels(scored, pictures, 
 def test_what_cannot_be_read_is_named_and_skipped(scored, pictures, tmp_path, monkeypatch, capsys):
     (pictures / "broken.jpg").write_bytes((pictures / "grey.jpg").read_bytes()[:200])
     (pictures / "film.mp4").write_bytes(b"not a film")
-    assert (
-        call(monkeypatch, *sized(scored, [pictures, tmp_path / "nowhere", tmp_path / "*.none"], tmp_path / "out")) == 1
-    )
+    for name in ("pipe.jpg", "pipe.mp4"):  # nobody writes to it: opening it would wait for ever
+        os.mkfifo(pictures / name)
+    os.mkfifo(tmp_path / "pipe.png")
+    (pictures / "endless.jpg").symlink_to("/dev/zero")
+    inputs = [pictures, tmp_path / "nowhere", tmp_path / "*.none", tmp_path / "pipe.png"]
+    assert call(monkeypatch, *sized(scored, inputs, tmp_path / "out")) == 1
     printed = capsys.readouterr().out
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert len(content["images"]) == 4
-    assert len(content["skipped"]) == 4
+    assert len(content["skipped"]) == 8
     for name in ("broken.jpg", "film.mp4", "nowhere", "*.none"):
         assert name in printed
+    for name in ("pipe.jpg", "pipe.mp4", "pipe.png", "endless.jpg"):
+        assert f"{name}: is not a regular file" in printed
     (tmp_path / "empty").mkdir()
     for name, reason in (
         ("nowhere", "does not exist"),

@@ -142,3 +142,51 @@ def test_packed_records(tools, size):
     assert np.abs(pixels.decode_packed(memoryview(data)).astype(int) - rgb).max() <= 6
     with pytest.raises(ValueError, match="neither JPEG nor PPM"):
         pixels.decode_packed(memoryview(b"GIF89a"))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "TIFF"])
+@pytest.mark.parametrize("size", [(9000, 9050), (9900, 10000)])
+@pytest.mark.filterwarnings("error")
+def test_pictures_just_below_the_limit_decode(format, size):
+    """81 and 99 megapixels: Pillow warns from 89 on, for TIFF when it decodes."""
+    data = encode(Image.new("L", size[::-1], 30), format)
+    image = pixels.decode_rgb(data)
+    assert image.shape == (*size, 3)
+    assert image[0, 0].tolist() == image[-1, -1].tolist() == [30, 30, 30]
+
+
+def many_scans(h: int, w: int, scans: int) -> bytes:
+    """A legal progressive JPEG, grey 128, that refines every coefficient bit by bit, each in a scan of a few bytes."""
+
+    def segment(marker: int, data: bytes) -> bytes:
+        return b"\xff" + bytes([marker]) + (len(data) + 2).to_bytes(2) + data
+
+    def packed(bits: str) -> bytes:
+        bits += "1" * (-len(bits) % 8)
+        return int(bits, 2).to_bytes(len(bits) // 8).replace(b"\xff", b"\xff\0")
+
+    left = blocks = -(-h // 8) * -(-w // 8)
+    nothing = ""  # ends of blocks, up to 2 ** 15 - 1 at once: the number of bits, then the bits below the first
+    while left:
+        run = min(left, 2**15 - 1)
+        bits = run.bit_length() - 1
+        nothing += f"{bits:04b}" + f"{run:b}"[1:]
+        left -= run
+    tables = segment(0xC4, bytes([0x00, 1] + [0] * 15 + [0]))
+    tables += segment(0xC4, bytes([0x10, 0, 0, 0, 15] + [0] * 12 + [bits << 4 for bits in range(15)]))
+    frame = segment(0xC2, bytes([8]) + h.to_bytes(2) + w.to_bytes(2) + bytes([1, 1, 0x11, 0]))
+    head = b"\xff\xd8" + segment(0xDB, bytes([0] + [1] * 64)) + frame + tables
+    parts = [segment(0xDA, bytes([1, 1, 0, 0, 0, 0])) + packed("0" * blocks)]
+    for place in range(1, 64):
+        for low in range(13, -1, -1):
+            high = 0 if low == 13 else low + 1
+            parts.append(segment(0xDA, bytes([1, 1, 0, place, place, high << 4 | low])) + packed(nothing))
+    return head + b"".join(parts[:scans]) + b"\xff\xd9"
+
+
+def test_a_picture_of_very_many_scans_is_refused():
+    """20 kB that would decode for minutes at the largest size."""
+    assert (pixels.decode_rgb(many_scans(100, 333, 100)) == 128).all()
+    assert (pixels.decode_rgb(many_scans(3000, 3000, 3)) == 128).all()
+    with pytest.raises(ValueError, match="it has 883 scans, more than the 100 allowed here"):
+        pixels.decode_rgb(many_scans(9900, 10000, 883))
