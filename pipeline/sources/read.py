@@ -14,7 +14,7 @@ from pipeline.files.parse import MAX_IMAGE_BYTES, open_file
 from pipeline.files.pixels import read_size
 from pipeline.files.problems import Problem
 from pipeline.sources import diverse_weather
-from pipeline.sources.annotated import Annotated, AnnotatedBox, relative
+from pipeline.sources.annotated import Annotated, AnnotatedBox, class_name, relative
 from pipeline.sources.bdd import read_bdd
 from pipeline.sources.choice import Choice
 from pipeline.sources.classes import build_class_table, parse_renames
@@ -108,7 +108,7 @@ def read_source(
         raise ValueError(f"--yaml {options.yaml} is for YOLO, and --format is {format}: leave one of them out")
     if options.unlabelled != "auto" and format in ("coco", "bdd"):
         raise ValueError(f"--unlabelled is for formats with a label file for each picture, not for {format}")
-    choice = Choice(options, domain, root.name)
+    choice = Choice(options, class_name(domain, "--domain") if domain else "", root.name)
     problems: list[Problem] = []
     listed: list[str] = []
     if format == "voc":

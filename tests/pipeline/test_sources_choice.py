@@ -185,3 +185,8 @@ def test_packed_domains_are_chosen_by_the_same_patterns():
     names = ["daytime_clear", "night_clear", "dawn/dusk_rainy"]
     assert choose_domains(("*_clear",), names, "x") == names[:2]
     assert choose_domains(("dawn/dusk_rainy", "night*"), names, "x") == names[1:]
+
+
+def test_a_domain_that_nothing_could_write_down(bdd):
+    with pytest.raises(ValueError, match=r"--domain 'd\\ud800' has a control character or half a character"):
+        chosen(bdd, domain="d\ud800")
