@@ -221,7 +221,8 @@ def test_ranks_together_are_one_and_rows_that_fill_up_count_nothing(network, sce
     """The mean over ranks of their terms is the term of the whole batch, whose images do not change each other."""
     student, teacher, _, _ = scene
     counts = []
-    whole = call(make(network, options, lambda count: counts.append(count) or count), *scene)
+    method = make(network, options, lambda count: counts.append(count) or count)
+    whole, logged = method({"corrupted": student}, teacher, {"corrupted": scene[2]}, scene[3])
     ranks = []
     for images in ([0], [1, 2, 2]):
         sizes = [SIZES[i] for i in images[:2]] + [(0, 0)] * (len(images) - 2)
@@ -229,9 +230,11 @@ def test_ranks_together_are_one_and_rows_that_fill_up_count_nothing(network, sce
         part = [cut(out, images) for out in (student, teacher)]
         means = iter(counts)
         method = make(network, options, lambda count: next(means) / 2)  # noqa: B023
-        ranks.append(call(method, *part, train_on(network, part[0], views), views))
+        ranks.append(method({"corrupted": part[0]}, part[1], {"corrupted": train_on(network, part[0], views)}, views))
     for name, value in whole.items():
-        torch.testing.assert_close(torch.stack([rank[name] for rank in ranks]).mean(), value)
+        torch.testing.assert_close(torch.stack([terms[name] for terms, _ in ranks]).mean(), value)
+    for name, values in logged.items():
+        torch.testing.assert_close(torch.tensor([rank[name] for _, rank in ranks]).sum(0), torch.tensor(values))
 
 
 @pytest.mark.parametrize("boxes", [[[], []], [[(5.0, 5.0, 5.0, 30.0)], []]])

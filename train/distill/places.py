@@ -162,11 +162,11 @@ def mean_square(pair: Pair, mask_BHW: Tensor, mean: Mean) -> Tensor:
 
 
 def cosine(pairs: list[Pair], masks: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """(sum, count) of one number: the cosine of the two networks' features at the marked places."""
+    """(sum, count) over images of the cosine of the two networks' features at the marked places of all levels."""
     parts = []
     for pair, mask_BHW in zip(pairs, masks, strict=True):
         a, b = (torch.where(mask_BHW[:, None], each.detach(), 0.0) for each in (pair.student_BCHW, pair.teacher_BCHW))
-        parts.append(torch.stack(((a * b).sum(), a.square().sum(), b.square().sum())))
-    product, one, other = torch.stack(parts).sum(0).unbind()
-    norm = (one * other).sqrt()
-    return product / or_one(norm), (norm > 0).float()
+        parts.append(torch.stack([each.sum((1, 2, 3)) for each in (a * b, a.square(), b.square())]))
+    product_B, one_B, other_B = torch.stack(parts).sum(0).unbind()
+    norm_B = (one_B * other_B).sqrt()
+    return (product_B / or_one(norm_B)).sum(), (norm_B > 0).sum().float()
