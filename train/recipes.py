@@ -5,7 +5,8 @@ plain_*          The same run under the name it has in the ablation: a detector 
 corrupt_only_*   Corrupted and downscaled images, no teacher.
 cdfkd_*          Corrupted and downscaled images and the teacher's features. --distill.beta 0 keeps only L_global,
                  --distill.alpha 0 only L_instance.
-ld_*, imitation_*, gfl_*   The rows of LD's tables on COCO, with the figures that its authors published.
+divalign_*       Clean and corrupted images in one step, 16 corruptions, no downscaling, no teacher.
+ld_*, imitation_*, fgd_*, gfl_*   The rows of LD's and FGD's tables on COCO, with the figures that they published.
 
 *_r101  the paper's network, *_r50 a lighter one, *_small a MobileNetV2 for the sample world on two CPU cores.
 """
@@ -20,7 +21,7 @@ from model.config import ModelConfig, small_model
 from model.dense.config import GflConfig
 from pipeline.views import ViewConfig
 from train.config import Config, OptimizerConfig
-from train.distill import CdFkdConfig, ImitationConfig, LdConfig, MethodConfig
+from train.distill import CdFkdConfig, DivAlignConfig, FgdConfig, ImitationConfig, LdConfig, MethodConfig
 from train.distill.imitation import Region
 
 # The teacher sees the image as it is; only the flip remains.
@@ -77,10 +78,28 @@ def cdfkd(base: Callable[[], Config]) -> Callable[[], Config]:
     return lambda: replace(base(), views=ViewConfig(), distill=(CdFkdConfig(strides=strides),), teacher=MISSING)
 
 
+# What the authors of DivAlign train on. The last two only they have.
+DIVALIGN = ViewConfig(
+    corruptions=(
+        *("defocus_blur", "glass_blur", "gaussian_blur", "motion_blur"),
+        *("speckle_noise", "shot_noise", "impulse_noise", "gaussian_noise"),
+        *("jpeg_compression", "pixelate", "elastic_transform", "brightness", "saturate", "contrast"),
+        *("high_pass_filter", "phase_scaling"),
+    ),
+    ratio_range=(1.0, 1.0),
+    flip_probability=0.0,
+)
+
+
+def divalign(base: Callable[[], Config]) -> Callable[[], Config]:
+    return lambda: replace(base(), views=DIVALIGN, distill=(DivAlignConfig(),))
+
+
 KINDS = {
     "teacher": (clean, "detector on clean images, to be the frozen teacher"),
     "plain": (clean, "detector on clean images only (the ablation's first row)"),
     "corrupt_only": (corrupt_only, "detector on corrupted and downscaled images, no teacher"),
+    "divalign": (divalign, "DivAlign: clean and corrupted images, the same said of both; no teacher"),
     "cdfkd": (cdfkd, "CD-FKD student: corrupted and downscaled images and the teacher's features"),
 }
 SIZES = {"r101": (r101, "ResNet-101-FPN"), "r50": (r50, "ResNet-50-FPN"), "small": (small, "MobileNetV2-FPN, CPU")}
@@ -127,6 +146,10 @@ for size, figure in SELF_LD_FIGURES.items():
     network = f"resnet{size[1:]}"
     text = f"LD from a teacher of the student's kind, gfl_{size}; published {figure} AP"
     RECIPES[f"self_ld_{size}"] = (text, taught(network, LdConfig()))
+RECIPES["fgd_r50"] = (
+    "FGD, resnet50; published 43.5 AP, there the student's pyramid and head start from the teacher's",
+    lambda: replace(taught("resnet50", FgdConfig())(), optimizer=OptimizerConfig(learning_rate=0.01)),
+)
 for region, figure in IMITATION_FIGURES.items():
     text = f"feature imitation, region {region}, resnet50; published {figure} AP"
     RECIPES[f"imitation_{region}_r50"] = (text, taught("resnet50", ImitationConfig(region=region)))

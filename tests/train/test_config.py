@@ -241,3 +241,13 @@ def test_several_datasets_and_weights_on_the_command_line():
     again = replace(config, data_weights=(1.0, 2.0), data=(Path("c"), Path("d")))
     told = ["data_weights: [1.0, 2.5] in the run, [1.0, 2.0] requested"]
     assert differences(to_json(config), to_json(again)) == told
+
+
+def test_divalign_trains_on_its_authors_corruptions():
+    """The names that the golden case of its images records."""
+    case = Path(__file__).parents[1] / "golden" / "oracles" / "distillation" / "divalign_images.json"
+    config = RECIPES["divalign_r50"][1]()
+    assert list(config.views.corruptions) == json.loads(case.read_text())["config"]["corruptions"]
+    assert config.views.flip_probability == 0
+    assert config.views.ratio_range == (1.0, 1.0)
+    assert config.teacher is None

@@ -188,7 +188,7 @@ def test_a_run_needs_no_teacher(begin, student_config):
     average = replace(config, teacher=None, teacher_policy="average", optimizer=optimizer)
     with pytest.raises(ValueError, match="no method of this run looks at a teacher"):
         begin(average)
-    trainer = begin(replace(config, teacher=None))
+    trainer = begin(replace(config, teacher=None, views=RECIPES["divalign_small"][1]().views))
     assert trainer.task.teacher is None
     assert not [name for name in trainer.task.parameters if name.startswith("method.")]
     assert trainer.train() == 0
