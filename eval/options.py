@@ -15,7 +15,7 @@ class EvaluationOptions:
     """Score a detector on one or more domains and write figures, detections and a report."""
 
     run: Annotated[Path | None, tyro.conf.Positional] = None
-    """A run, a checkpoint, a torchvision Faster R-CNN state dict; not needed with --detections and --out."""
+    """A run, a checkpoint, torchvision's or mmdetection's weights; not needed with --detections and --out."""
     data: tuple[Path, ...] = ()
     """Packed datasets, one or more domains."""
     domains: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class EvaluationOptions:
     source: str | None = None
     """The domain that was trained on; daytime_clear, or the first."""
     classes: tuple[str, ...] = ()
-    """Class names of a bare state dict, in its order, without background."""
+    """Class names of weights that name none, in their order, without background."""
     map: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Rename a class of the detector: --map motorcycle=motor, as often as needed."""
     allow_other_classes: bool = False
@@ -95,7 +95,7 @@ def check_paths(options: EvaluationOptions) -> None:
     run = options.run
     if run is not None and not options.detections:
         if not run.exists():
-            raise ValueError(f"no checkpoint at {run}: give a run, a checkpoint directory or a state dict file")
+            raise ValueError(f"no checkpoint at {run}: give a run, a checkpoint directory or a weight file")
         if run.is_dir() and not (run / "model.json").is_file() and not (run / "checkpoints").is_dir():
             raise ValueError(f"{run}: neither model.json nor checkpoints in it; give a run or a checkpoint of one")
     for option, paths in (("compare", options.compare), ("detections", options.detections)):

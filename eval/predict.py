@@ -35,7 +35,7 @@ class PredictOptions:
     """Detect in images, folders, globs and videos; write drawn copies and predictions.json."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
-    """A run, a checkpoint, or a torchvision Faster R-CNN state dict."""
+    """A run, a checkpoint, or torchvision's or mmdetection's weights."""
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Images, folders of images, globs, videos."""
     out: Path
@@ -47,7 +47,7 @@ class PredictOptions:
     long_side: int | None = None
     """As above; else 1000."""
     classes: tuple[str, ...] = ()
-    """Class names of a bare state dict, in its order, without background."""
+    """Class names of weights that name none, in their order, without background."""
     batch_size: int = 4
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

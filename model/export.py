@@ -147,13 +147,13 @@ class Options:
     """Write a checkpoint for another tool."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
-    """A run, a checkpoint directory, or a torchvision state dict."""
+    """A run, a checkpoint directory, or torchvision's or mmdetection's weights."""
     to: Literal["onnx", "torch", "torchvision"]
     """onnx: ONNX Runtime and others. torch: torch.export.load. torchvision: a plain state dict."""
     canvas: tuple[int, int] = (608, 1024)
     """Height and width of the images, multiples of 32 (onnx and torch)."""
     classes: tuple[str, ...] | None = None
-    """Class names without background, for a state dict that is not COCO's."""
+    """Class names without background, of weights that name none."""
     out: Path | None = None
     """Default: the checkpoint's name beside it, with the tool's suffix."""
 

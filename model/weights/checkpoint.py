@@ -1,4 +1,4 @@
-"""Where weights come from and go to: ImageNet backbones, Fairweather checkpoints, torchvision state dicts."""
+"""Whole detectors in files: our own checkpoints, torchvision's state dicts, mmdetection's checkpoints."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +9,9 @@ from torch import Tensor
 from torchvision.models._meta import _COCO_CATEGORIES
 
 from model.api import Detector
-from model.backbones.table import BACKBONES, find_backbone, recognise_backbone
 from model.build import DetectorConfig, new_detector
-from model.config import ModelConfig
 from model.weights.files import MARKER, find_damage, read_state, resolve_checkpoint, save_tensors
+from model.weights.foreign import Foreign, read_foreign
 from pipeline.files.fields import from_json, to_json
 from pipeline.files.own import ANY, Each, OneOf, Whole, json_text, read_json
 
@@ -58,17 +57,16 @@ def check_classes(detector: Detector, classes: Sequence[str], where: Path) -> No
 def load_detector(
     path: Path | str, device: torch.device | str = "cpu", classes: Sequence[str] | None = None
 ) -> tuple[Detector, Card]:
-    """A detector in eval mode and its card. The path is a checkpoint directory, a run directory or a state dict file of
-    torchvision's Faster R-CNN. Of a run the best checkpoint is read; without one, the newest complete one. A state dict
-    has no class names: give `classes`, or COCO's are used if it has 91.
+    """A detector in eval mode and its card. The path is a checkpoint directory, a run directory, or a file of
+    torchvision's or mmdetection's. Of a run the best checkpoint is read; without one, the newest complete one. A file
+    that names no classes needs `classes`; without them COCO's are used if it has as many.
     """
     path = Path(path)
     if not path.exists():
-        raise ValueError(f"no checkpoint at {path}: give a run, a checkpoint directory or a state dict file")
+        raise ValueError(f"no checkpoint at {path}: give a run, a checkpoint directory or a weight file")
     if path.is_file():
-        state = read_state(path)
-        config, num_classes = infer_config(state, path)
-        card = Card(infer_classes(num_classes, classes, path), config)
+        foreign = read_foreign(path, None if classes is None else len(classes))
+        card, state = Card(complete(foreign, classes, path), foreign.config, foreign.extra), foreign.state
     else:
         directory = resolve_checkpoint(path)
         if (directory / MARKER).is_file() and (damage := find_damage(directory, ("model.json", "model.safetensors"))):
@@ -78,18 +76,7 @@ def load_detector(
             raise ValueError(f"{directory}: its classes are {', '.join(card.classes)}; got {', '.join(classes)}")
         path = directory / "model.safetensors"
         state = read_state(path)
-        num_classes = len(card.classes) + 1
-    with torch.device("meta"):  # what a card asks for takes no memory before the weights are seen to be there
-        expected = new_detector(card.config, num_classes).state_dict()
-    state = {name: state[name] for name in state if name in expected or not name.endswith("num_batches_tracked")}
-    wrong = sorted(expected.keys() ^ state.keys())
-    wrong += [name for name in expected if name in state and state[name].shape != expected[name].shape]
-    if wrong:
-        raise ValueError(
-            f"{path}: the weights do not fit {card.config.backbone}: {', '.join(wrong[:5])}; {len(wrong)} differ"
-        )
-    detector = new_detector(card.config, num_classes)
-    detector.load_state_dict(state)
+    detector = fit(card, state, path)
     detector = detector.to(device).to(memory_format=torch.channels_last).eval()
     return detector, card
 
@@ -104,61 +91,47 @@ def read_card(directory: Path) -> Card:
     return Card(tuple(content["classes"]), config, content["extra"])
 
 
-def infer_classes(num_classes: int, classes: Sequence[str] | None, path: Path) -> tuple[str, ...]:
-    if classes is None and num_classes == len(_COCO_CATEGORIES):
-        classes = _COCO_CATEGORIES[1:]
-    if classes is None or len(classes) != num_classes - 1:
+def complete(foreign: Foreign, given: Sequence[str] | None, path: Path) -> tuple[str, ...]:
+    """The class names of a file of somebody else's, without background: its own, given, or COCO's where as many."""
+    coco = tuple(_COCO_CATEGORIES[1:])
+    if foreign.classes is not None and given is not None and tuple(given) != foreign.classes:
+        raise ValueError(f"{path}: its classes are {', '.join(foreign.classes)}; got {', '.join(given)}")
+    names = foreign.classes or given
+    for usual in (coco, tuple(name for name in coco if name != "N/A")):
+        if names is None and foreign.num_classes == len(usual):
+            names = usual
+    if names is None or len(names) != foreign.num_classes:
         raise ValueError(
-            f"{path}: a state dict of {num_classes - 1} classes without background; name them in order "
-            f"(got {'none' if classes is None else len(classes)})"
+            f"{path}: weights of {foreign.num_classes} classes without background; name them in order "
+            f"(got {'none' if names is None else len(names)})"
         )
-    return tuple(classes)
+    return tuple(names)
 
 
-def find_body(state: Mapping[str, Tensor], path: Path) -> str:
-    """The backbone of a detector's state dict, by the names and shapes of its weights."""
-    prefix = "backbone.body."
-    shapes = {key.removeprefix(prefix): tuple(value.shape) for key, value in state.items() if key.startswith(prefix)}
-    backbone = recognise_backbone(shapes)
-    if backbone is None:
-        raise ValueError(f"{path}: the backbone's weights are of none that we know; known: {', '.join(BACKBONES)}")
-    return backbone
-
-
-def stored_norm(state: Mapping[str, Tensor], backbone: str) -> str:
-    """Frozen norms keep no counter of batches."""
-    if find_backbone(backbone).norm == "layer":
-        return "auto"
-    return "batch" if any(key.endswith("num_batches_tracked") for key in state) else "frozen"
-
-
-def infer_config(state: Mapping[str, Tensor], path: Path) -> tuple[ModelConfig, int]:
-    """The configuration that a torchvision Faster R-CNN state dict was built with, as far as its shapes tell."""
-    if "roi_heads.box_predictor.cls_score.weight" not in state or "roi_heads.box_head.fc6.weight" not in state:
-        raise ValueError(
-            f"{path}: not the state dict of a Faster R-CNN with pyramid and two-layer box head "
-            "(no roi_heads.box_head.fc6.weight); torchvision's _v2 detectors and other families are not supported"
-        )
-
-    backbone = find_body(state, path)
-    norm = stored_norm(state, backbone)
-    num_classes = state["roi_heads.box_predictor.cls_score.weight"].shape[0]
-    representation_size = state["roi_heads.box_head.fc7.weight"].shape[0]
-    fpn_channels = state["roi_heads.box_head.fc6.weight"].shape[1] // 49
-    config = ModelConfig(
-        backbone=backbone,
-        weights="none",
-        norm=norm,
-        # torchvision sets epsilon to 0 for exactly this file (faster_rcnn.py, overwrite_eps).
-        norm_epsilon=0.0 if path.name.startswith("fasterrcnn_resnet50_fpn_coco") else 1e-5,
-        fpn_channels=fpn_channels,
-        representation_size=representation_size,
-    )
-    num_anchors = state["rpn.head.cls_logits.weight"].shape[0]
-    usual = len(config.resolved_anchor_sizes[0]) * len(config.anchor_ratios)
-    if num_anchors != usual:
-        raise ValueError(
-            f"{path}: {num_anchors} anchors per place, {backbone}'s usual number is {usual}; "
-            "give a checkpoint directory with model.json, which says which anchors they are"
-        )
-    return config, num_classes
+def fit(card: Card, state: Mapping[str, Tensor], path: Path) -> Detector:
+    """The detector with these weights, all of them; counters of batches that it does not keep are left out."""
+    num_classes = len(card.classes) + 1
+    with torch.device("meta"):  # what a card asks for takes no memory before the weights are seen to be there
+        expected = new_detector(card.config, num_classes).state_dict()
+    state = {name: value for name, value in state.items() if name in expected or not name.endswith("batches_tracked")}
+    # Swin's numbers of a window's cells follow from its side.
+    given = {name for name in expected if name.endswith("relative_position_index")}
+    missing = [name for name in expected if name not in state and name not in given]
+    unknown = [name for name in state if name not in expected]
+    shapes = [
+        f"{name} is {tuple(state[name].shape)} for {tuple(expected[name].shape)}"
+        for name in expected
+        if name in state and name not in given and state[name].shape != expected[name].shape
+    ]
+    if missing or unknown or shapes:
+        parts = [
+            f"{len(names)} {words}, first {names[0]}"
+            for words, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
+            if names
+        ]
+        kind = f"{card.config.kind} with {card.config.backbone}"
+        raise ValueError(f"{path}: the weights do not fit a {kind}: {'; '.join(parts)}")
+    detector = new_detector(card.config, num_classes)
+    own = detector.state_dict()
+    detector.load_state_dict({**state, **{name: own[name] for name in given}})
+    return detector

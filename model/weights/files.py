@@ -8,12 +8,13 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.weights.unpickle import load_plain
 from pipeline.files.own import SHA256, Each, Whole, checksum, read_json
 
 STATE_SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -33,21 +34,39 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from .pth, .pt or .safetensors; nothing in the file is ever executed."""
+class Contents(NamedTuple):
+    """Of a weight file."""
+
+    state: dict[str, Tensor]
+    meta: dict[str, Any]  # what mmdetection writes beside the weights
+
+
+def read_contents(path: Path) -> Contents:
+    """A state dict from .pth, .pt or .safetensors, alone or in a checkpoint; nothing in the file is ever executed."""
     if path.suffix not in STATE_SUFFIXES:
         raise ValueError(f"{path}: not a weight file; allowed: {', '.join(STATE_SUFFIXES)}")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_file(path) if path.suffix == ".safetensors" else load_plain(path)
+    except ValueError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: cannot be read as weights (ValueError: {error})") from error
     except Exception as error:  # a truncated file raises any of a dozen types
         raise ValueError(f"{path}: cannot be read as weights ({type(error).__name__}: {error})") from error
-    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
-        state = state["model"]  # torchvision's reference scripts save {"model": ..., "optimizer": ...}
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    meta: Any = {}
+    if isinstance(content, Mapping):
+        meta = content.get("meta")
+        # torchvision's reference scripts save {"model": ..., "optimizer": ...}, mmdetection {"state_dict": ...}.
+        content = next(
+            (content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), content
+        )
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path}: holds no state dict; give a file made by torch.save(model.state_dict(), ...)")
-    return dict(state)
+    return Contents(dict(content), dict(meta) if isinstance(meta, Mapping) else {})
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    return read_contents(path).state
 
 
 def step_of(folder: Path) -> int | None:

@@ -12,6 +12,7 @@ from torch import nn
 from model.backbones import timm_body
 from model.backbones.config import BackboneConfig
 from model.weights.files import read_state, resolve_checkpoint
+from model.weights.foreign import check_sees_alike, is_foreign, read_foreign
 
 
 def load_backbone_weights(detector: Any, config: BackboneConfig) -> None:
@@ -29,10 +30,14 @@ def load_backbone_weights(detector: Any, config: BackboneConfig) -> None:
         raise ValueError(
             f"{type(config).__name__}.weights: no file or folder {path}; allowed: none, imagenet, or a path that exists"
         )
-    if path.is_file() and not any(key.startswith("backbone.") for key in read_state(path)):
+    if path.is_file() and not any(key.startswith(("backbone.", "module.backbone.")) for key in read_state(path)):
         load_body(detector.backbone.body, path, config.backbone)
         return
     state = read_state(resolve_checkpoint(path) / "model.safetensors" if path.is_dir() else path)
+    if is_foreign(state):
+        foreign = read_foreign(path)
+        check_sees_alike(config, foreign.config, path)
+        state = foreign.state
     own = detector.state_dict()
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     if not any(key.startswith("backbone.body.") for key in fitting):

@@ -1,14 +1,29 @@
-"""Configurations and names of mmdetection's dense detectors."""
+"""mmdetection's checkpoints: configurations, names of weights, whole files."""
 
+import sys
+import types
+from collections import OrderedDict
 from dataclasses import replace
 
 import pytest
 import torch
 
 from model.api import Want
+from model.build import new_detector
 from model.dense.config import AtssConfig, GflConfig, RetinaNetConfig
 from model.dense.detector import DenseDetector
-from model.weights.mmdetection import Unsupported, detector_config, rename_detector
+from model.weights.checkpoint import load_detector
+from model.weights.config_text import read_assignments
+from model.weights.files import read_contents
+from model.weights.mmdetection import (
+    Unsupported,
+    class_names,
+    detector_config,
+    merged_order,
+    read_values,
+    scaled_to,
+)
+from model.weights.unpickle import load_plain
 
 ANCHORS = {"octave_base_scale": 8, "scales_per_octave": 1, "ratios": [1.0]}
 GFL = {"type": "GFLHead", "stacked_convs": 1, "feat_channels": 32, "reg_max": 7, "anchor_generator": ANCHORS}
@@ -20,9 +35,10 @@ def model(**changes) -> dict:
         "neck": {"type": "FPN", "out_channels": 16, "start_level": 1, "num_outs": 5, "add_extra_convs": "on_output"},
         "bbox_head": GFL,
         "train_cfg": {"assigner": {"topk": 5}},
+        "data_preprocessor": {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "bgr_to_rgb": True},
         "test_cfg": {"score_thr": 0.1, "nms_pre": 77, "nms": {"iou_threshold": 0.6}, "max_per_img": 9},
     }
-    return usual | changes
+    return {"model": {"type": "GFL"} | usual | changes}
 
 
 def test_a_configuration_is_read_from_plain_data():
@@ -48,7 +64,7 @@ def test_a_configuration_is_read_from_plain_data():
     head = GFL | {"type": "ATSSHead", "norm_cfg": {"type": "GN", "num_groups": 4}}
     assert detector_config(model(bbox_head=head)).norm_groups == 4
     assert isinstance(detector_config(model(bbox_head=head)), AtssConfig)
-    neck = model()["neck"] | {"add_extra_convs": "on_input"}
+    neck = model()["model"]["neck"] | {"add_extra_convs": "on_input"}
     retina = GFL | {"type": "RetinaHead"}
     config = detector_config(model(bbox_head=retina, neck=neck, train_cfg=None))
     assert isinstance(config, RetinaNetConfig)
@@ -84,7 +100,11 @@ def test_variants_of_fcos_and_caffe_strides_are_options():
     [
         ({"bbox_head": GFL | {"type": "VFNetHead"}}, "head 'VFNetHead': we have RetinaHead, FCOSHead"),
         ({"bbox_head": GFL | {"type": "FCOSHead", "dcn_on_last_conv": True}}, "FCOSHead with dcn_on_last_conv"),
-        ({"backbone": {"type": "SwinTransformer"}}, "backbone SwinTransformer"),
+        ({"backbone": {"type": "SwinTransformer", "embed_dims": 128}}, "we have Swin-T and Swin-S"),
+        ({"backbone": {"type": "ResNeXt", "depth": 50}}, "backbone ResNeXt-50: we have ResNet-18"),
+        ({"backbone": {"type": "ResNet", "depth": 50, "dcn": {"type": "DCN"}}}, "ResNet with dcn="),
+        ({"data_preprocessor": None}, "without data_preprocessor"),
+        ({"test_cfg": {"score_thr": 0.1}}, "lacks 'nms_pre'"),
         ({"neck": {"type": "PAFPN"}}, "PAFPN"),
     ],
 )
@@ -93,33 +113,285 @@ def test_what_we_do_not_have_is_named(changes, message):
         detector_config(model(**changes))
 
 
-def test_every_weight_of_a_detector_has_a_name_of_theirs():
-    detector = DenseDetector(detector_config(model()), 4)
-    theirs = {}
+def test_normalisation_and_sizes_of_both_versions():
+    caffe = {"mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0]}
+    config = detector_config(model(data_preprocessor=caffe | {"bgr_to_rgb": False}))
+    assert (config.pixel_order, config.pixel_mean) == ("bgr", (103.53, 116.28, 123.675))
+    bare = {key: value for key, value in model()["model"].items() if key != "data_preprocessor"}
+    assert detector_config({"model": bare, "img_norm_cfg": caffe | {"to_rgb": False}}) == config
+    step = {"type": "Normalize", **caffe, "to_rgb": False}
+    flip = {"type": "MultiScaleFlipAug", "img_scale": (1333, 800), "transforms": [step]}
+    assert detector_config({"model": bare, "data": {"test": {"pipeline": [flip]}}}) == config
+    assert scaled_to({"data": {"test": {"pipeline": [flip]}}}) == {"short_side": 800, "long_side": 1333}
+    assert scaled_to({"test_pipeline": [{"type": "Resize", "scale": (96, 128)}]}) == {
+        "short_side": 96,
+        "long_side": 128,
+    }
+    assert scaled_to({}) == {}
+
+
+def their_name(name: str) -> str:
+    """The inverse of our renaming, written by hand."""
+    for ours, theirs in (
+        ("backbone.body.", "backbone."),
+        ("backbone.fpn.inner_blocks.", "neck.lateral_convs."),
+        ("backbone.fpn.layer_blocks.", "neck.fpn_convs."),
+        ("backbone.fpn.extra_blocks.p6", "neck.fpn_convs.3.conv"),
+        ("backbone.fpn.extra_blocks.p7", "neck.fpn_convs.4.conv"),
+        ("head.class_tower.0.0", "bbox_head.cls_convs.0.conv"),
+        ("head.class_tower.0.1", "bbox_head.cls_convs.0.gn"),
+        ("head.box_tower.0.0", "bbox_head.reg_convs.0.conv"),
+        ("head.box_tower.0.1", "bbox_head.reg_convs.0.gn"),
+        ("head.class_output", "bbox_head.gfl_cls"),
+        ("head.box_output", "bbox_head.gfl_reg"),
+        ("head.scales.", "bbox_head.scales."),
+        ("rpn.head.conv.0.0", "rpn_head.rpn_conv"),
+        ("rpn.head.cls_logits", "rpn_head.rpn_cls"),
+        ("rpn.head.bbox_pred", "rpn_head.rpn_reg"),
+        ("roi_heads.box_head.fc6", "roi_head.bbox_head.shared_fcs.0"),
+        ("roi_heads.box_head.fc7", "roi_head.bbox_head.shared_fcs.1"),
+        ("roi_heads.box_predictor.cls_score", "roi_head.bbox_head.fc_cls"),
+        ("roi_heads.box_predictor.bbox_pred", "roi_head.bbox_head.fc_reg"),
+    ):
+        if name.startswith(ours):
+            new = name.replace(ours, theirs)
+            if theirs in ("neck.lateral_convs.", "neck.fpn_convs."):
+                level, _, kind = new.removeprefix(theirs).split(".")
+                new = f"{theirs}{level}.conv.{kind}"
+            return f"{new}.scale" if ours == "head.scales." else new
+    raise AssertionError(name)
+
+
+def as_text(value) -> str:
+    if isinstance(value, dict):
+        return f"dict({', '.join(f'{name}={as_text(item)}' for name, item in value.items())})"
+    return f"[{', '.join(map(as_text, value))}]" if isinstance(value, list) else repr(value)
+
+
+def checkpoint(values: dict, classes: tuple[str, ...], version: int = 3) -> tuple[dict, torch.nn.Module]:
+    """What mmdetection would save of a detector with random weights, and the detector."""
+    torch.manual_seed(0)
+    config = detector_config(values)
+    detector = new_detector(config, len(classes) + 1).eval()
+    theirs = OrderedDict()
     for name, value in detector.state_dict().items():
-        new = name.replace("backbone.body.", "backbone.")
-        new = new.replace("backbone.fpn.inner_blocks.", "neck.lateral_convs.").replace(
-            "backbone.fpn.layer_blocks.", "neck.fpn_convs."
-        )
-        if new.startswith("neck."):
-            new = new.replace(".0.weight", ".conv.weight").replace(".0.bias", ".conv.bias")
-            new = new.replace("convs.conv", "convs.0.conv")
-        for level, extra in ((3, "p6"), (4, "p7")):
-            new = new.replace(f"backbone.fpn.extra_blocks.{extra}", f"neck.fpn_convs.{level}.conv")
-        for ours, original in (
-            ("class_tower.0.0", "cls_convs.0.conv"),
-            ("class_tower.0.1", "cls_convs.0.gn"),
-            ("box_tower.0.0", "reg_convs.0.conv"),
-            ("box_tower.0.1", "reg_convs.0.gn"),
-            ("class_output", "gfl_cls"),
-            ("box_output", "gfl_reg"),
-        ):
-            new = new.replace(f"head.{ours}.", f"bbox_head.{original}.")
-        if new.startswith("head.scales."):
-            new = new.replace("head.", "bbox_head.") + ".scale"
-        theirs[new] = value
-    theirs["bbox_head.integral.project"] = torch.arange(8.0)
-    theirs["backbone.bn1.num_batches_tracked"] = torch.tensor(0)
-    renamed = rename_detector(theirs)
-    assert renamed.keys() == detector.state_dict().keys()
-    detector.load_state_dict(renamed)
+        theirs[their_name(name)] = value.clone()
+    for name in ("weight", "bias"):
+        if f"roi_head.bbox_head.fc_cls.{name}" in theirs:
+            theirs[f"roi_head.bbox_head.fc_cls.{name}"] = theirs[f"roi_head.bbox_head.fc_cls.{name}"].roll(-1, 0)
+            theirs[f"roi_head.bbox_head.fc_reg.{name}"] = theirs[f"roi_head.bbox_head.fc_reg.{name}"][4:].clone()
+    theirs["backbone.bn1.num_batches_tracked"] = torch.tensor(3)
+    text = "".join(f"{name} = {as_text(value)}\n" for name, value in values.items())
+    meta = {"cfg": text, "dataset_meta": {"classes": classes}} if version == 3 else {"config": text, "CLASSES": classes}
+    return {"meta": meta, "state_dict": theirs}, detector
+
+
+def assert_same_answers(detector, other):
+    image, sizes = torch.randn(1, 3, 160, 192), torch.tensor([[150, 190]])
+    for one, two in zip(detector.detect(image, sizes), other.detect(image, sizes), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_is_read_by_its_content(tmp_path, version, legacy):
+    values = model() | {"test_pipeline": [{"type": "Resize", "scale": (160, 96)}]}
+    content, expected = checkpoint(values, ("cat", "dog"), version)
+    content["state_dict"]["bbox_head.integral.project"] = torch.arange(8.0)
+    content["state_dict"]["ema_backbone_conv1_weight"] = torch.zeros(3)  # mmcv 1's second copy
+    path = tmp_path / "published.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    detector, card = load_detector(path)
+    assert card.classes == ("cat", "dog")
+    assert card.extra == {"short_side": 96, "long_side": 160}
+    assert_same_answers(detector, expected)
+    with pytest.raises(ValueError, match="its classes are cat, dog; got a, b"):
+        load_detector(path, classes=("a", "b"))
+    content["state_dict"] = {f"module.{name}": value for name, value in content["state_dict"].items()}
+    torch.save(content, path)
+    assert_same_answers(load_detector(path)[0], expected)
+
+
+def test_classes_that_do_not_fit_the_weights_are_asked_for(tmp_path):
+    content, _ = checkpoint(model(), ("cat", "dog"))
+    content["meta"]["dataset_meta"]["classes"] = tuple("abcde")  # a run that kept its base's names
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"weights of 2 classes without background; name them in order \(got none\)"):
+        load_detector(tmp_path / "x.pth")
+    assert load_detector(tmp_path / "x.pth", classes=("cat", "dog"))[1].classes == ("cat", "dog")
+
+
+RCNN = {
+    "type": "FasterRCNN",
+    "neck": {"type": "FPN", "out_channels": 16, "num_outs": 5},
+    "rpn_head": {
+        "type": "RPNHead",
+        "anchor_generator": {"scales": [8], "ratios": [0.5, 1.0, 2.0], "strides": [4, 8, 16, 32, 64]},
+    },
+    "roi_head": {
+        "type": "StandardRoIHead",
+        "bbox_roi_extractor": {"roi_layer": {"type": "RoIAlign", "output_size": 7, "sampling_ratio": 0}},
+        "bbox_head": {
+            "type": "Shared2FCBBoxHead",
+            "fc_out_channels": 24,
+            "bbox_coder": {"target_stds": [0.1, 0.1, 0.2, 0.2]},
+        },
+    },
+    "test_cfg": {
+        "rpn": {"nms_pre": 50, "max_per_img": 40, "nms": {"type": "nms", "iou_threshold": 0.7}},
+        "rcnn": {"score_thr": 0.01, "nms": {"type": "nms", "iou_threshold": 0.4}, "max_per_img": 30},
+    },
+}
+
+
+def test_faster_rcnn_with_its_background_last(tmp_path):
+    content, expected = checkpoint(model(**RCNN), ("cat", "dog"))
+    expected.roi_heads.box_predictor.bbox_pred.weight.data[:4] = 0  # they have none of the background
+    expected.roi_heads.box_predictor.bbox_pred.bias.data[:4] = 0
+    torch.save(content, tmp_path / "x.pth")
+    detector, card = load_detector(tmp_path / "x.pth")
+    config = card.config
+    assert (config.style, config.representation_size, config.anchor_sizes[0]) == ("mmdetection", 24, (32,))
+    assert (config.rpn_pre_nms_test, config.rpn_post_nms_test, config.nms_threshold) == (50, 40, 0.4)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(detector.state_dict()[name], value), name
+    assert_same_answers(detector, expected)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (("roi_head", "bbox_roi_extractor", "roi_layer", "sampling_ratio"), 2, "sampling_ratio 0"),
+        (("roi_head", "mask_head"), {"type": "FCNMaskHead"}, "mask head"),
+        (("roi_head", "bbox_head", "type"), "DoubleConvFCBBoxHead", "Shared2FCBBoxHead"),
+        (("neck", "num_outs"), 4, "num_outs 5"),
+    ],
+)
+def test_other_faster_rcnns_are_named(place, value, words):
+    def changed(facts, place):
+        first, *rest = place
+        return facts | {first: changed(facts[first], rest) if rest else value}
+
+    with pytest.raises(Unsupported, match=words):
+        detector_config(model(**changed(RCNN, place)))
+
+
+def test_swins_merging_takes_the_other_order():
+    """Theirs: channel * 4 + 2 * row + column. torchvision: blocks (0,0), (1,0), (0,1), (1,1), each of all channels."""
+    cells = ((0, 0), (0, 1), (1, 0), (1, 1))
+    theirs = torch.tensor([100 * channel + 10 * row + column for channel in range(3) for row, column in cells])
+    blocks = ((0, 0), (1, 0), (0, 1), (1, 1))
+    expected = [100 * channel + 10 * row + column for row, column in blocks for channel in range(3)]
+    assert merged_order(theirs).tolist() == expected
+    assert merged_order(theirs.expand(5, -1))[4].tolist() == expected
+
+
+def test_a_missing_configuration_is_asked_for_beside_the_file(tmp_path):
+    content, expected = checkpoint(model(), ("cat", "dog"))
+    text, path = content["meta"].pop("cfg"), tmp_path / "x.pth"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"carries no configuration.*as x\.py"):
+        load_detector(path)
+    (tmp_path / "x.py").write_text("_base_ = './gfl.py'\n")
+    with pytest.raises(ValueError, match="inherits from _base_"):
+        load_detector(path)
+    (tmp_path / "x.py").write_text("model = dict(\n")
+    with pytest.raises(ValueError, match="no Python"):
+        load_detector(path)
+    marker = tmp_path / "ran"
+    (tmp_path / "x.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\nother = len([1])\n{text}")
+    assert_same_answers(load_detector(path)[0], expected)
+    assert not marker.exists()
+
+
+def test_configurations_are_parsed_and_never_run():
+    text = "a = dict(x=-1.5, y=[1, (2, 'b')], z={'k': None})\nb = a\nc = open('f')\nd = dict(**a)\ne = b\nb: int = 3\n"
+    known = read_assignments(text, "here")
+    assert known == {"a": {"x": -1.5, "y": [1, (2, "b")], "z": {"k": None}}, "b": known["a"], "e": known["a"]}
+    with pytest.raises(ValueError, match="the model of its configuration is not plain data"):
+        read_values({"cfg": "model = build()\n"}, types.SimpleNamespace(with_suffix=lambda _: Missing))
+
+
+class Missing:
+    name = "x.py"
+
+    @staticmethod
+    def is_file():
+        return False
+
+
+def test_weights_that_do_not_fit_are_counted_and_named(tmp_path):
+    content, _ = checkpoint(model(), ("cat", "dog"))
+    state = content["state_dict"]
+    del state["neck.lateral_convs.0.conv.bias"]
+    state["bbox_head.extra.weight"] = torch.zeros(2)
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(
+        ValueError, match=r"1 missing, first backbone\.fpn\.inner_blocks\.0\.0\.bias; 1 unknown, first bbox"
+    ):
+        load_detector(tmp_path / "x.pth")
+    state["neck.lateral_convs.0.conv.bias"] = torch.zeros(5)
+    del state["bbox_head.extra.weight"]
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"1 of another shape, first .*bias is \(5,\) for \(16,\)"):
+        load_detector(tmp_path / "x.pth")
+    del state["bbox_head.gfl_cls.bias"]
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"lacks the weight head\.class_output\.bias of a gfl"):
+        load_detector(tmp_path / "x.pth")
+
+
+@pytest.fixture
+def history(monkeypatch):
+    """A class of mmengine's name that a training file's log is made of, gone again before the file is read."""
+    package, module = types.ModuleType("mmengine"), types.ModuleType("mmengine.logging")
+
+    class HistoryBuffer:
+        ran = 0
+
+        def __setstate__(self, state):
+            HistoryBuffer.ran += 1
+
+    HistoryBuffer.__module__ = "mmengine.logging"
+    HistoryBuffer.__qualname__ = "HistoryBuffer"
+    module.HistoryBuffer = HistoryBuffer
+    monkeypatch.setitem(sys.modules, "mmengine", package)
+    monkeypatch.setitem(sys.modules, "mmengine.logging", module)
+    return HistoryBuffer
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_training_files_log_is_left_out_and_never_run(tmp_path, history, legacy):
+    content, expected = checkpoint(model(), ("cat", "dog"))
+    log = history()
+    log.values = torch.zeros(2).numpy()
+    content["message_hub"] = {"loss": log, "last": log.values[0]}
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
+    assert_same_answers(load_detector(tmp_path / "x.pth")[0], expected)
+    assert history.ran == 0
+
+
+class Runs:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return exec, (f"open({str(self.marker)!r}, 'w')",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_with_code_is_refused_with_the_command_that_strips_it(tmp_path, legacy):
+    content, _ = checkpoint(model(), ("cat", "dog"))
+    content["meta"]["hook"] = Runs(tmp_path / "ran")
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(
+        ValueError, match=r"holds (builtins|__builtin__)\.exec.*python -c .*and give x-bare\.pth"
+    ) as caught:
+        load_detector(tmp_path / "x.pth")
+    assert not (tmp_path / "ran").exists()
+    command = str(caught.value).split('python -c "')[1].split('", and give')[0]
+    del content["meta"]["hook"]
+    torch.save(content, tmp_path / "x.pth")
+    compile(command, "command", "exec")
+    assert load_plain(tmp_path / "x.pth")["meta"].keys() == content["meta"].keys()
+    assert class_names(read_contents(tmp_path / "x.pth").meta) == ("cat", "dog")

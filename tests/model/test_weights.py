@@ -17,9 +17,10 @@ from model.backbones.torchvision_fpn import build_layers, build_torchvision
 from model.build import build_detector
 from model.config import ModelConfig, small_model
 from model.faster_rcnn.detector import FasterRcnn
-from model.weights.checkpoint import infer_config, load_detector, save_detector
+from model.weights.checkpoint import load_detector, save_detector
 from model.weights.files import resolve_checkpoint, save_tensors
 from model.weights.pretrained import find_imagenet_file, find_packaged_mobilenet, load_body
+from model.weights.torchvision_detectors import infer_config
 from tests.model.stock import compare_detections, stock_detections
 
 CLASSES = ("car", "bus", "truck")
@@ -64,7 +65,7 @@ def test_run_directory_gives_its_best_else_its_newest_complete_checkpoint(tmp_pa
     ("change", "said"),
     [
         (lambda card: card["model"].update(detections_per_image=10**9), "detections_per_image: got 1000000000"),
-        (lambda card: card["model"].update(representation_size=10_000), "the weights do not fit mobilenet_v2"),
+        (lambda card: card["model"].update(representation_size=10_000), "do not fit a faster_rcnn with mobilenet_v2"),
         (lambda card: card["model"].update(detections_per_image="8"), "model.detections_per_image must be of type int"),
         (lambda card: card["model"].update(anchor_sizes=[8]), "model.anchor_sizes must be a list, got 8"),
         (lambda card: card["model"].update(later=1), r"model has \['later'\], which this version"),
@@ -73,7 +74,7 @@ def test_run_directory_gives_its_best_else_its_newest_complete_checkpoint(tmp_pa
         (lambda card: card.update(classes="car"), "classes is 'car', not a list"),
         (lambda card: card.update(extra=[]), "extra is .* not an object"),
         (lambda card: card["extra"].update(short_side=-1), "extra.short_side is '-1', not a whole number"),
-        (lambda card: card["classes"].pop(), "the weights do not fit mobilenet_v2"),
+        (lambda card: card["classes"].pop(), "do not fit a faster_rcnn with mobilenet_v2"),
     ],
 )
 def test_a_card_that_is_wrong_is_named(tmp_path, change, said):

@@ -1,7 +1,10 @@
 """Whole detectors: weights remade from their rule, images through backbone, pyramid, head and detection."""
 
+import tempfile
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.launch.resize import DEVIATION, MEAN
-from model.api import Want
-from model.build import new_detector
-from model.dense.detector import DenseDetector
-from model.weights.mmdetection import Unsupported, detector_config, rename_detector
-from train.golden.cases import Bound, Case, Check, NotRunnable
+from model.api import Detector, Outputs, Want
+from model.backbones.pixels import convert_pixels
+from model.faster_rcnn.detector import FasterRcnn
+from model.weights.checkpoint import load_detector
+from train.golden.cases import EXACT, OUTPUT, Bound, Case, Check
 from train.golden.infer import compare_detections, real_detections
 
+INPUT = Bound("each", 1e-5)
 MAP = Bound("relative", 1e-4)  # of samples: sums over thousands of products, layer upon layer
 
 
@@ -52,37 +56,89 @@ def compare_samples(case: Case, quantity: str, maps: list[Tensor], image: int, f
         yield Check(quantity, level_map.flatten()[index], case[f"{quantity}.{level}.{image}.val"], MAP)
 
 
+def as_text(value: Any) -> str:
+    """As mmengine writes a configuration."""
+    if isinstance(value, dict):
+        return f"dict({', '.join(f'{name}={as_text(item)}' for name, item in value.items())})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_text, value))}]"
+    return repr(value)
+
+
+def read_detector(case: Case) -> Detector:
+    """Write the checkpoint that mmdetection would publish, and read it as any other."""
+    num_classes = case.facts["num_classes"]
+    classes = tuple(f"class {number}" for number in range(num_classes))
+    meta = {"cfg": f"model = {as_text(case.facts['model_config'])}\n", "dataset_meta": {"classes": classes}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{case.name}.pth"
+        torch.save({"meta": meta, "state_dict": make_weights(case)}, path)
+        detector, card = load_detector(path)
+    if card.classes != classes:
+        raise ValueError(f"{case.title}: the classes of the file were read as {card.classes}")
+    return detector
+
+
+def compare_rows(
+    case: Case, quantity: str, levels: tuple[Tensor, ...], sizes: list[tuple[int, int]], image: int
+) -> Iterator[Check]:
+    maps = [to_map(level, size) for level, size in zip(levels, sizes, strict=True)]
+    yield from compare_samples(case, quantity, maps, image)
+
+
+def compare_regions(case: Case, detector: FasterRcnn, out: Outputs, image: int) -> Iterator[Check]:
+    """Proposals as a set, then the box head on the original's, whose order its samples are in."""
+    assert out.rois is not None
+    boxes_P4 = case[f"proposals.{image}"]
+    ours_P4 = out.rois.boxes_BR4[0][out.rois.real_BR[0]]
+    yield Check("proposals.count", torch.tensor(len(ours_P4)), torch.tensor(len(boxes_P4)), EXACT)
+    # Relative: an error of a delta counts as many pixels as its anchor has.
+    distance_PP = torch.cdist(ours_P4, boxes_P4, p=torch.inf)
+    yield Check("proposals.boxes", ours_P4[distance_PP.argmin(0)], boxes_P4, OUTPUT)
+    yield Check("proposals.boxes", ours_P4, boxes_P4[distance_PP.argmin(1)], OUTPUT)
+    rois = detector.place(boxes_P4[None], torch.ones(1, len(boxes_P4), dtype=torch.bool))
+    with torch.no_grad():
+        crops = detector.crops(out.neck, rois)
+        logits_BRK, deltas_BRK4 = detector.box_head(out.neck, rois)
+    # The background is their last class, and has no box.
+    found = {"roi_feats": crops, "roi_cls": logits_BRK[0].roll(-1, 1), "roi_reg": deltas_BRK4[0, :, 1:].flatten(1)}
+    for quantity, value in found.items():
+        index = case[f"{quantity}.{image}.idx"].long()
+        yield Check(quantity, value.flatten()[index], case[f"{quantity}.{image}.val"], MAP)
+
+
 def run_full(case: Case) -> Iterator[Check]:
-    model = case.facts["model_config"]
-    if "rpn_head" in model:
-        raise NotRunnable("there is no reader of mmdetection's Faster R-CNN")
-    try:
-        config = detector_config(model)
-    except Unsupported as error:
-        raise NotRunnable(str(error)) from error
-    detector = new_detector(config, case.facts["num_classes"] + 1).eval()
-    assert isinstance(detector, DenseDetector)
-    detector.load_state_dict(rename_detector(make_weights(case)))
+    detector = read_detector(case)
     inputs = []
     for image, size in enumerate(case.facts["image_sizes_hw"]):
-        expected = case[f"input.{image}"]
-        canvas = (expected.shape[-2], expected.shape[-1])
-        if case.facts["preprocessing"]["channel_order_of_input"] == "RGB":  # caffe's input is nothing that we make
-            yield Check("input", normalise(case[f"image.{image}"], canvas), expected, Bound("absolute", 1e-5))
-        inputs.append(expected)  # what the original saw to the last bit, or the rounding of both would add up
+        sizes_B2 = torch.tensor([size])
+        inputs.append(normalise(case[f"image.{image}"], (-(-size[0] // 32) * 32, -(-size[1] // 32) * 32)))
+        seen = convert_pixels(inputs[-1], sizes_B2, detector.config)
+        if f"input.{image}" in case:
+            yield Check("input", seen, case[f"input.{image}"], INPUT)
+        else:
+            index = case[f"input.{image}.idx"].long()
+            yield Check("input", seen.flatten()[index], case[f"input.{image}.val"], INPUT)
         with torch.no_grad():
-            stages = list(detector.backbone.body(inputs[-1]).values())
-            out = detector.look(inputs[-1], torch.tensor([size]), Want(dense=True, found=True))
+            stages = list(detector.get_submodule("backbone.body")(seen).values())
+            out = detector.look(
+                inputs[-1], sizes_B2, Want(dense=True, rois=isinstance(detector, FasterRcnn), found=True)
+            )
         assert out.logits is not None
         assert out.boxes is not None
-        sizes = [(level.shape[-2], level.shape[-1]) for level in out.neck if level is not None]
-        yield from compare_samples(case, "backbone", stages, image, first=1)
-        yield from compare_samples(case, "fpn", [level for level in out.neck if level is not None], image)
-        rows = {"cls": out.logits, "reg": out.boxes, "ctr": out.quality}
-        for quantity, levels in rows.items():
-            if levels is not None:
-                maps = [to_map(level, level_size) for level, level_size in zip(levels, sizes, strict=True)]
-                yield from compare_samples(case, quantity, maps, image)
+        sizes = [(level.shape[-2], level.shape[-1]) for level in out.neck]
+        first = 0 if f"backbone.{len(stages)}.{image}.idx" not in case else 1
+        yield from compare_samples(case, "backbone", stages, image, first=first)
+        yield from compare_samples(case, "fpn", list(out.neck), image)
+        if isinstance(detector, FasterRcnn):
+            yield from compare_rows(case, "rpn_cls", out.logits, sizes, image)
+            yield from compare_rows(case, "rpn_reg", out.boxes, sizes, image)
+            yield from compare_regions(case, detector, out, image)
+        else:
+            yield from compare_rows(case, "cls", out.logits, sizes, image)
+            yield from compare_rows(case, "reg", out.boxes, sizes, image)
+            if out.quality is not None:
+                yield from compare_rows(case, "ctr", out.quality, sizes, image)
         assert out.found is not None
         yield from compare_detections("detections", case, "det", image, real_detections(out.found, 0))
     if "batch_det.boxes.0" in case:

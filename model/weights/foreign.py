@@ -1,0 +1,72 @@
+"""Detectors of torchvision's and mmdetection's in files: told apart by the names of their weights, under our names."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from model.backbones.config import BackboneConfig
+from model.config import ModelConfig
+from model.dense.config import AnyDense
+from model.weights import mmdetection
+from model.weights.files import read_contents
+from model.weights.torchvision_detectors import infer_config, infer_dense, is_dense, with_current_names
+
+# What weights were trained with and do not show.
+SEEN = ("stride_in_1x1", "pixel_order", "pixel_mean", "pixel_deviation")
+
+
+class Foreign(NamedTuple):
+    state: dict[str, Tensor]
+    config: ModelConfig | AnyDense
+    num_classes: int  # without background
+    classes: tuple[str, ...] | None  # where the file names as many
+    extra: dict[str, Any]
+
+
+def is_foreign(state: Mapping[str, Tensor]) -> bool:
+    """Whether the weights have other names than ours. torchvision's Faster R-CNN has ours."""
+    return mmdetection.is_mmdetection(state) or is_dense(state)
+
+
+def read_foreign(path: Path, num_classes: int | None = None) -> Foreign:
+    """`num_classes` without background, where the user says it."""
+    state, meta = read_contents(path)
+    if mmdetection.is_mmdetection(state):
+        return read_mmdetection(path, state, meta)
+    if is_dense(state):
+        config, count, state = infer_dense(state, num_classes, path)
+        return Foreign(state, config, count, None, {})
+    state = with_current_names(state)
+    two_stage, count = infer_config(state, path)
+    return Foreign(state, two_stage, count - 1, None, {})
+
+
+def read_mmdetection(path: Path, state: dict[str, Tensor], meta: dict[str, Any]) -> Foreign:
+    values = mmdetection.read_values(meta, path)
+    try:
+        config = mmdetection.detector_config(values)
+    except mmdetection.Unsupported as error:
+        raise ValueError(f"{path}: {error}") from None
+    state = mmdetection.rename_detector(state, config)
+    count = mmdetection.count_classes(state, config, path)
+    names = mmdetection.class_names(meta)
+    if names is not None and len(names) != count:
+        names = None  # a run that was not told its classes keeps COCO's
+    return Foreign(state, config, count, names, dict(mmdetection.scaled_to(values)))
+
+
+def check_sees_alike(config: BackboneConfig, source: BackboneConfig, path: Path) -> None:
+    """A network goes on from weights that were trained with the same input, strides and conventions."""
+    names = (*SEEN, "style") if type(config) is type(source) and hasattr(config, "style") else SEEN
+    wanted = {name: getattr(source, name) for name in names if getattr(source, name) != getattr(config, name)}
+    if wanted:
+        options = " ".join(as_option(name.replace("_", "-"), value) for name, value in wanted.items())
+        raise ValueError(f"{path}: its weights were trained with other options than this run has; give {options}")
+
+
+def as_option(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--model.{'' if value else 'no-'}{name}"
+    return f"--model.{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
