@@ -13,6 +13,7 @@ from model.api import Detector
 from model.build import build_detector, new_detector
 from model.weights.checkpoint import load_detector
 from model.weights.files import resolve_checkpoint
+from model.weights.foreign import check_sees_alike
 from model.weights.partial import take_what_fits
 from pipeline.command.console import say
 from pipeline.command.ranks import World
@@ -121,6 +122,7 @@ def make_student(config: Config, classes: tuple[str, ...], world: World, newest:
         if path is newest:
             student.load_state_dict(source.state_dict())
         else:
+            check_sees_alike(config.model, card.config, path)
             started = take_what_fits(student, source, card.config, card.classes == tuple(classes), path)
             if world.first:
                 say(started)
