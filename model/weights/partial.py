@@ -6,7 +6,6 @@ import torch
 
 from model.api import Detector
 from model.build import DetectorConfig, new_detector
-from model.weights.foreign import check_sees_alike
 
 LONGEST_LIST = 6  # names that are printed of each
 
@@ -17,7 +16,6 @@ def take_what_fits(student: Detector, source: Detector, config: DetectorConfig, 
     With other classes the layers whose shape depends on their number keep their new draw, also where the numbers are
     equal by chance: their rows mean other things. config: the source's.
     """
-    check_sees_alike(student.config, config, path)
     own, given = student.state_dict(), source.state_dict()
     of_classes = set() if same_classes else class_layers(config, source.num_classes)
     taken = {
