@@ -1,4 +1,10 @@
-"""Whole runs with the methods that compare locations: eager, and compiled to one graph."""
+"""Whole runs with the methods that compare locations: eager, compiled to one graph, on two ranks."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,10 +13,13 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from model.build import new_detector
 from model.weights.checkpoint import save_detector
 from pipeline.command.ranks import World
+from pipeline.files.fields import to_json
 from tests.train.conftest import CLASSES, make_trainer
+from train.record.checkpoint import write_json
 from train.record.logs import read_log
 from train.run import read_command, train
 
+ROOT = Path(__file__).resolve().parents[2]
 WORLD = World(0, 1, torch.device("cpu"))
 REST = ["--loader.name", "cpu", "--loader.threads", "1", "--device", "cpu", "--steps", "2", "--log-every", "1"]
 NARROW = ["--model.weights", "none", "--model.fpn-channels", "16"]
@@ -72,3 +81,24 @@ def test_a_compiled_step_is_one_graph_and_equals_the_eager_one(command, tmp_path
     for name, gradient in gradients.items():
         torch.testing.assert_close(task.parameters[name].grad, gradient, rtol=1e-3, atol=1e-4 * gradient.abs().max())
     torch._dynamo.reset()
+
+
+@pytest.mark.long
+def test_two_ranks_are_one(command, tmp_path):
+    """Losses and gradient norms of two steps. Batch norm is frozen: its statistics would be those of a rank."""
+    _, arguments = command
+    logs = []
+    for ranks in (1, 2):
+        config = read_command([*arguments, "--model.norm", "frozen", "--out", str(tmp_path / f"ranks{ranks}")])
+        write_json(
+            tmp_path / "config.json", to_json(replace(config, optimizer=replace(config.optimizer, learning_rate=1e-5)))
+        )
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone", "train/run.py"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        run = [sys.executable, *launcher, str(tmp_path / "config.json")]
+        subprocess.run(run, cwd=ROOT, env=environment, check=True, timeout=300)
+        logs.append([line for line in read_log(config.out / "log.jsonl") if "losses" in line])
+    for one, two in zip(*logs, strict=True):
+        assert two["losses"] == pytest.approx(one["losses"], rel=1e-4, abs=1e-7)
+        assert two["logged"] == pytest.approx(one["logged"], rel=1e-4, abs=1e-7)
+        assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-4)

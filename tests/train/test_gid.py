@@ -231,5 +231,5 @@ def test_other_heads_are_errors(network):
 
 
 def test_senseless_options_are_errors():
-    with pytest.raises(ValueError, match=r"distill.gid.box_weight must be 0 or more"):
+    with pytest.raises(ValueError, match=r"--distill.gid.box-weight must be 0 or more"):
         GidConfig(box_weight=-1.0)

@@ -443,5 +443,5 @@ def test_general_instances_need_one_kind_of_head(network):
     ],
 )
 def test_senseless_options_are_errors(kind, wrong):
-    with pytest.raises(ValueError, match=f"distill.{kind.kind}.{next(iter(wrong))}"):
+    with pytest.raises(ValueError, match=f"--distill.{kind.kind}.{next(iter(wrong))}".replace("_", "-")):
         kind(**wrong)

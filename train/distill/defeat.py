@@ -73,8 +73,8 @@ class DefeatConfig:
 
     def __post_init__(self) -> None:
         names = ("inside_weight", "outside_weight", "class_inside_weight", "class_outside_weight")
-        check_weights(self, "distill.defeat", *names)
-        check_strides(self.strides, "distill.defeat.strides")
+        check_weights(self, "--distill.defeat", *names)
+        check_strides(self.strides, "--distill.defeat.strides")
 
 
 class Defeat(Method):
@@ -84,7 +84,7 @@ class Defeat(Method):
     def __init__(self, config: DefeatConfig, student: Detector, teacher: Detector, mean: Mean):
         super().__init__(config, student, teacher, own if config.faithful else mean)
         self.networks = (student, teacher)  # held so that they are no children
-        self.strides = common_strides(config.strides, student, teacher, "distill.defeat.strides")
+        self.strides = common_strides(config.strides, student, teacher, "--distill.defeat.strides")
         self.weights = {"defeat_inside": config.inside_weight, "defeat_outside": config.outside_weight}
         self.want_student = self.want_teacher = Want(neck=self.strides)
         self.scores = config.class_inside_weight > 0 or config.class_outside_weight > 0
@@ -172,8 +172,8 @@ def check_box_heads(student: Detector, teacher: Detector) -> None:
     for who, detector in (("student", student), ("teacher", teacher)):
         if not isinstance(detector, FasterRcnn):
             raise ValueError(
-                f"defeat: the {who} is a {detector.config.kind} without a box head; leave out class_inside_weight and "
-                "class_outside_weight, or give --model faster_rcnn"
+                f"defeat: the {who} is a {detector.config.kind} without a box head; leave out "
+                "--distill.defeat.class-inside-weight and class-outside-weight, or give --model faster_rcnn"
             )
     if (student.strides, student.num_classes) != (teacher.strides, teacher.num_classes):
         raise ValueError(

@@ -59,8 +59,8 @@ class FineGrainedConfig:
     """As the original: padding counts, and boxes and anchors are a pixel larger."""
 
     def __post_init__(self) -> None:
-        check_weights(self, "distill.fine_grained", "weight")
-        check_strides(self.strides, "distill.fine_grained.strides")
+        check_weights(self, "--distill.fine-grained", "weight")
+        check_strides(self.strides, "--distill.fine-grained.strides")
 
 
 class FineGrained(Method):
@@ -71,7 +71,7 @@ class FineGrained(Method):
         super().__init__(config, student, teacher, own if config.faithful else mean)
         check_anchors("fine_grained", student)
         self.networks = (student, teacher)  # held so that they are no children
-        self.strides = common_strides(config.strides, student, teacher, "distill.fine_grained.strides")
+        self.strides = common_strides(config.strides, student, teacher, "--distill.fine-grained.strides")
         self.weights = {"fine_grained": config.weight}
         self.want_student = Want(neck=self.strides, dense=True)
         self.want_teacher = Want(neck=self.strides)

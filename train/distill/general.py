@@ -33,9 +33,7 @@ def check_dense(who: str, student: Detector, teacher: Detector) -> None:
     """Both have the same dense head: class scores and boxes at the same candidates."""
     for detector in (student, teacher):
         if not isinstance(detector, DenseDetector):
-            raise ValueError(
-                f"{who} needs a dense head, and a {detector.config.kind} has none; choose a dense detector"
-            )
+            raise ValueError(f"{who} needs a dense head, and a {detector.config.kind} has none; give --model gfl")
     kinds = [detector.config.kind for detector in (student, teacher)]
     heads = [
         (detector.strides, detector.head.per_location, detector.head.box_width)

@@ -70,8 +70,8 @@ class GidConfig:
     """The port's pairs across images, counts of a rank, and crops that read the padding."""
 
     def __post_init__(self) -> None:
-        check_weights(self, "distill.gid", "feature_weight", "relation_weight", "class_weight", "box_weight")
-        check_strides(self.strides, "distill.gid.strides")
+        check_weights(self, "--distill.gid", "feature_weight", "relation_weight", "class_weight", "box_weight")
+        check_strides(self.strides, "--distill.gid.strides")
 
 
 class Gid(Method):
@@ -82,7 +82,7 @@ class Gid(Method):
         super().__init__(config, student, teacher, own if config.faithful else mean)
         check_dense("gid", student, teacher)
         self.networks = (student, teacher)  # held so that they are no children
-        self.strides = common_strides(config.strides, student, teacher, "distill.gid.strides")
+        self.strides = common_strides(config.strides, student, teacher, "--distill.gid.strides")
         self.weights = {"gid_class": config.class_weight, "gid_box": config.box_weight}
         self.want_student = self.want_teacher = Want(dense=True)
         self.adapters = None

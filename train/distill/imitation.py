@@ -66,8 +66,8 @@ class ImitationConfig:
     """As the original: padding counts, levels without positives do not, and images are mixed for `general`."""
 
     def __post_init__(self) -> None:
-        check_weights(self, "distill.imitation", "weight")
-        check_strides(self.strides, "distill.imitation.strides")
+        check_weights(self, "--distill.imitation", "weight")
+        check_strides(self.strides, "--distill.imitation.strides")
 
 
 class Imitation(Method):
@@ -77,11 +77,13 @@ class Imitation(Method):
     def __init__(self, config: ImitationConfig, student: Detector, teacher: Detector, mean: Mean):
         super().__init__(config, student, teacher, own if config.faithful else mean)
         self.networks = (student, teacher)  # held so that they are no children
-        self.strides = common_strides(config.strides, student, teacher, "distill.imitation.strides")
+        self.strides = common_strides(config.strides, student, teacher, "--distill.imitation.strides")
         dense = isinstance(student, DenseDetector)
         if not dense and (config.faithful or config.region == "main"):
             what = "faithful, as the original," if config.faithful else "the region main"
-            raise ValueError(f"imitation: {what} needs a dense head; choose a dense detector or another region")
+            raise ValueError(
+                f"imitation: {what} needs a dense head; give --model gfl or another --distill.imitation.region"
+            )
         if config.region == "fine_grained":
             check_anchors("imitation's region fine_grained", student)
         if config.region == "general":

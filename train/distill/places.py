@@ -55,12 +55,12 @@ def check_strides(strides: tuple[int, ...], option: str) -> None:
 def check_weights(config: object, option: str, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(config, name) < float("inf"):
-            raise ValueError(f"{option}.{name} must be 0 or more, got {getattr(config, name)}")
+            raise ValueError(f"{option}.{name.replace('_', '-')} must be 0 or more, got {getattr(config, name)}")
 
 
 def check_anchors(who: str, student: Detector) -> None:
     if isinstance(student.config, FcosConfig):
-        raise ValueError(f"{who} needs anchors, and FCOS has points; choose another detector")
+        raise ValueError(f"{who} needs anchors, and FCOS has points; give another --model")
 
 
 def make_wide_adapters(student: Detector, teacher: Detector, num: int, relu: bool) -> nn.ModuleList:
