@@ -2,10 +2,12 @@
 
 from train.distill.cd_fkd import CdFkd, CdFkdConfig
 from train.distill.crosskd import CrossKd, CrossKdConfig
+from train.distill.crosskd_roi import CrossKdRoi, CrossKdRoiConfig
 from train.distill.defeat import Defeat, DefeatConfig
 from train.distill.divalign import DivAlign, DivAlignConfig
 from train.distill.fgd import Fgd, FgdConfig
 from train.distill.fine_grained import FineGrained, FineGrainedConfig
+from train.distill.head import Head, HeadConfig
 from train.distill.imitation import Imitation, ImitationConfig
 from train.distill.ld import Ld, LdConfig
 from train.distill.method import Method
@@ -14,10 +16,12 @@ from train.distill.pkd import Pkd, PkdConfig
 MethodConfig = (
     CdFkdConfig
     | CrossKdConfig
+    | CrossKdRoiConfig
     | DefeatConfig
     | DivAlignConfig
     | FgdConfig
     | FineGrainedConfig
+    | HeadConfig
     | ImitationConfig
     | LdConfig
     | PkdConfig
@@ -25,10 +29,12 @@ MethodConfig = (
 METHODS: dict[type, type[Method]] = {
     CdFkdConfig: CdFkd,
     CrossKdConfig: CrossKd,
+    CrossKdRoiConfig: CrossKdRoi,
     DefeatConfig: Defeat,
     DivAlignConfig: DivAlign,
     FgdConfig: Fgd,
     FineGrainedConfig: FineGrained,
+    HeadConfig: Head,
     ImitationConfig: Imitation,
     LdConfig: Ld,
     PkdConfig: Pkd,

@@ -18,6 +18,7 @@ from train.golden.cases import Case, Check, NotRunnable, find_cases, judge, read
 from train.golden.crosskd import run_crosskd
 from train.golden.divalign import run_divalign
 from train.golden.fgd import run_fgd
+from train.golden.frcnn import run_frcnn
 from train.golden.full import run_full
 from train.golden.heads import run_heads
 from train.golden.imitation import run_defeat, run_finegrained
@@ -35,6 +36,7 @@ RUNNERS: dict[str, Runner] = {
     "divalign": run_divalign,
     "fgd": run_fgd,
     "finegrained": run_finegrained,
+    "frcnn": run_frcnn,
     "full": run_full,
     "heads": run_heads,
     "infer": run_infer,
