@@ -151,7 +151,7 @@ def make_learner(
 ) -> tuple[Learner, Teacher | None]:
     methods = make_methods(config, student, teacher)
     dtype = choose_dtype(config.precision, world.device)
-    learner = Learner(student, methods, dtype, distributed.mean)
+    learner = Learner(student, methods, dtype, distributed.mean, config.distill_warmup_steps > 0)
     return learner, None if teacher is None else Teacher(teacher, list(methods.values()), dtype)
 
 

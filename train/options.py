@@ -100,8 +100,10 @@ def choose_methods(
 
 
 def name_method(argument: str, methods: tuple[MethodConfig, ...]) -> str:
-    """`--distill.alpha` with one method is `--distill.cd-fkd.alpha`."""
+    """`--distill.alpha` with one method is `--distill.cd-fkd.alpha`; `--distill.warmup-steps` is of all methods."""
     prefix, _, rest = argument.partition("distill.")
+    if prefix == "--" and rest.partition("=")[0].replace("_", "-") == "warmup-steps":
+        return f"--distill-{rest}"
     if prefix != "--" or not rest or not methods:
         return argument
     first = rest.partition("=")[0].split(".")[0].replace("-", "_")

@@ -47,9 +47,15 @@ class Layout(NamedTuple):
 class Learner(nn.Module):
     """Views and the teacher's outputs -> (total loss, every scalar of the layout), in one graph."""
 
-    def __init__(self, student: Detector, methods: dict[str, Method], dtype: torch.dtype, mean: Mean):
+    share: Tensor | None  # of the methods' weights that counts now; none: all of it
+
+    def __init__(
+        self, student: Detector, methods: dict[str, Method], dtype: torch.dtype, mean: Mean, warms_up: bool = False
+    ):
         super().__init__()
         self.student, self.methods, self.dtype, self.mean = student, nn.ModuleDict(methods), dtype, mean
+        share = torch.ones((), device=next(student.parameters()).device) if warms_up else None
+        self.register_buffer("share", share, persistent=False)
         self.all_methods = tuple(methods.values())  # as they are; ModuleDict owns them
         self.sees = tuple(dict.fromkeys(view for method in methods.values() for view in method.student_sees))
         self.sees = self.sees or ("corrupted",)
@@ -83,14 +89,21 @@ class Learner(nn.Module):
                 terms = terms | distilled
                 sums += [logged[name][0] for name in method.logged]
                 counts += [logged[name][1] for name in method.logged]
-        total = weigh(terms, self.weights)
+        total = weigh(terms, self.weights, self.share)
         scalars = [*({**terms, "total": total}[name] for name in self.layout.losses), *sums, *counts]
         return total, torch.stack([scalar.detach().float() for scalar in scalars])
 
 
-def weigh(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """Sum of weight * term; detection terms weigh 1, as in Faster R-CNN. A term of weight 0 is left out entirely."""
-    weighted = [weights.get(name, 1.0) * term for name, term in terms.items() if weights.get(name, 1.0) != 0]
+def weigh(terms: dict[str, Tensor], weights: dict[str, float], share: Tensor | None = None) -> Tensor:
+    """Sum of weight * term; detection terms weigh 1, as in Faster R-CNN. A term of weight 0 is left out entirely.
+
+    share: of the weights that are given.
+    """
+    weighted = []
+    for name, term in terms.items():
+        if weights.get(name, 1.0) != 0:
+            value = weights.get(name, 1.0) * term
+            weighted.append(value if share is None or name not in weights else value * share)
     return sum(weighted[1:], start=weighted[0])
 
 

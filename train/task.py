@@ -83,6 +83,8 @@ class DetectionTask:
         )  # fmt: skip
 
     def one_step(self, views: Views, step: int, stop: bool) -> None:
+        if self.learner.share is not None:
+            self.learner.share.fill_(min(1.0, (step + 1) / self.config.distill_warmup_steps))
         self.step(views, step, self.rate_at(step), stop)
 
     def rate_at(self, step: int) -> float:
@@ -116,6 +118,8 @@ class DetectionTask:
         )
         if optimizer.warmup_steps >= self.total:
             say(f"warning: the warm-up is as long as the run, so the rate never reaches {self.rate:g}")
+        if config.distill_warmup_steps >= self.total:
+            say("warning: --distill.warmup-steps is as long as the run, so the distillation weights rise to its end")
 
     def begin(self) -> None:
         """Before the first step: say how good the teacher is, and warn when it is no better than chance."""

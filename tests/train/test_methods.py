@@ -160,6 +160,34 @@ def test_pkd_alone_and_with_cd_fkd(student_config, tmp_path):
     assert terms == [{"pkd"}, {"global", "instance", "pkd"}]
 
 
+def test_the_methods_weights_rise(begin, student_config):
+    """(detection + share * distillation) of each step, also after continuing; a run without has no share."""
+    config = replace(student_config, distill=(PkdConfig(weight=2.0),), distill_warmup_steps=4, steps=6, log_every=1)
+    trainer = begin(config)
+    one_step = trainer.task.one_step
+
+    def step_and_stop(views, step, stop):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        one_step(views, step, stop)
+
+    trainer.task.one_step = step_and_stop
+    assert trainer.train() == STOPPED
+    assert begin(config).train() == 0
+    lines = [line["losses"] for line in read_log(config.out / "log.jsonl") if "losses" in line]
+    for line, share in zip(lines, (0.25, 0.5, 0.75, 1.0, 1.0, 1.0), strict=True):
+        detection = sum(line[name] for name in ("rpn_class", "rpn_box", "roi_class", "roi_box"))
+        assert line["total"] == pytest.approx(detection + share * 2 * line["pkd"], rel=1e-5)
+
+
+def test_the_warm_up_is_an_option_of_all_methods():
+    config = read_command(["cdfkd_small", *NEEDED, "--distill", "cd_fkd", "pkd", "--distill.warmup-steps", "20"])
+    assert config.distill_warmup_steps == 20
+    assert read_command(["cdfkd_small", *NEEDED, "--distill.warmup_steps=7"]).distill_warmup_steps == 7
+    with pytest.raises(ValueError, match="the run has no method; leave it out or give --distill"):
+        replace(read_command(["plain_small", *NEEDED[:4]]), distill_warmup_steps=20)
+
+
 def test_the_students_average_as_teacher(begin, student_config):
     """Its weights are the moving average's own, before and after a step, and after continuing."""
     optimizer = replace(student_config.optimizer, ema_decay=0.9)

@@ -18,6 +18,7 @@ from train.golden.cases import Case, Check, NotRunnable, find_cases, judge, read
 from train.golden.crosskd import run_crosskd
 from train.golden.divalign import run_divalign
 from train.golden.fgd import run_fgd
+from train.golden.frcnn import run_frcnn
 from train.golden.full import run_full
 from train.golden.gid import run_gid
 from train.golden.heads import run_heads
@@ -36,6 +37,7 @@ RUNNERS: dict[str, Runner] = {
     "divalign": run_divalign,
     "fgd": run_fgd,
     "finegrained": run_finegrained,
+    "frcnn": run_frcnn,
     "full": run_full,
     "gid": run_gid,
     "heads": run_heads,

@@ -1,0 +1,176 @@
+"""crosskd_roi and head: values by hand, who gets a gradient, equal networks, empty images, padding, ranks, runs."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model.api import own
+from model.build import build_detector, new_detector
+from model.dense.config import RetinaNetConfig
+from pipeline.batch import Batch
+from pipeline.command.ranks import World
+from pipeline.views import ViewConfig, ViewMaker
+from train.distill.crosskd_roi import CrossKdRoi, CrossKdRoiConfig
+from train.distill.head import Head, HeadConfig, first
+from train.distill.method import annotations
+from train.recipes import RECIPES
+from train.record.logs import read_log
+from train.run import train
+from train.step import Learner, Teacher
+
+METHODS = {"crosskd_roi": (CrossKdRoi, CrossKdRoiConfig), "head": (Head, HeadConfig)}
+# The student's view is a smaller one, as in CD-FKD.
+VIEWS = ViewConfig(ratio_range=(0.5, 0.7), corruptions=("contrast",), flip_probability=0.0)
+BOX = (4.0, 6.0, 30.0, 40.0)
+
+
+@pytest.fixture(scope="module")
+def networks(make_config):
+    config = make_config(RECIPES["plain_small"][1]()).model
+    made = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        made.append(build_detector(config, 3).train())
+        for parameter in made[-1].roi_heads.parameters():
+            parameter.data.mul_(3)
+    return made[0], made[1].eval().requires_grad_(False)
+
+
+def make_views(boxes=(BOX,), num=2, config=VIEWS):
+    generator = torch.Generator().manual_seed(5)
+    boxes_BG4 = torch.tensor(boxes).reshape(-1, 4)[None].repeat(num, 1, 1)
+    labels_BG = boxes_BG4[..., 2].gt(0).long()
+    images = torch.randint(0, 256, (num, 64, 96, 3), generator=generator, dtype=torch.uint8)
+    batch = Batch(
+        images_BHW3=images, sizes_B2=torch.tensor([(64, 96)] * num, dtype=torch.int32), boxes_BG4=boxes_BG4,
+        labels_BG=labels_BG, ignore_BG=labels_BG < 0, ids_B=torch.arange(num), epoch=0, seed=0,
+    )  # fmt: skip
+    return ViewMaker(config, threads=1)(batch, 0)
+
+
+def run(name, student, teacher, views, **options):
+    kind, config = METHODS[name]
+    method = kind(config(**options), student, teacher, own)
+    taught = Teacher(teacher, [method], torch.float32)(views)
+    view = views.corrupted
+    seen = student.look(view.images_B3HW, view.sizes_B2, method.want_student | type(method.want_student)(dense=True))
+    _, trained = student.losses(seen, annotations(views, view))
+    terms, logged = method({"corrupted": seen}, taught, {"corrupted": trained}, views)
+    assert terms.keys() == method.weights.keys()
+    assert logged.keys() == set(method.logged)
+    return method, seen, terms, logged
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("boxes", [(BOX,), ((0.0, 0.0, 0.0, 0.0),)])
+def test_gradients_reach_what_the_method_says(networks, name, boxes):
+    student, teacher = networks
+    student.zero_grad(set_to_none=True)
+    method, _, terms, _ = run(name, student, teacher, make_views(boxes))
+    assert all(0 < term.item() < float("inf") for term in terms.values())
+    sum(terms.values()).backward()
+    reached = {
+        key.split(".")[0] for key, each in student.named_parameters() if each.grad is not None and each.grad.any()
+    }
+    assert reached == {"crosskd_roi": {"backbone"}, "head": {"backbone", "roi_heads"}}[name]
+    assert all(each.grad is None for each in teacher.parameters())
+    assert all(each.grad.isfinite().all() for each in student.parameters() if each.grad is not None)
+    assert not list(method.children())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_equal_networks_and_views_agree(networks, name):
+    _, teacher = networks
+    _, _, terms, logged = run(
+        name, teacher, teacher, make_views(config=replace(VIEWS, ratio_range=(1, 1), corruptions=()))
+    )
+    assert all(abs(term.item()) < 1e-5 for term in terms.values())
+    ((total, count),) = logged.values()
+    assert total.item() == pytest.approx(count.item(), rel=1e-4)
+
+
+def test_cross_terms_by_hand(networks):
+    """Two classes and the background. T = 1. Region 0: c = (1/2, 1/4, 1/4), t = (1/4, 1/2, 1/4): KL = ln 2 / 4, best
+    class 1 of probability 1/2, deltas 1 apart in each of 4. Region 1 is an empty slot.
+    """
+    method = CrossKdRoi(CrossKdRoiConfig(temperature=1.0), *networks, own)
+    cross = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]]).log(), torch.zeros(1, 2, 3, 4)
+    teacher = torch.tensor([[[0.25, 0.5, 0.25], [0.8, 0.1, 0.1]]]).log(), torch.zeros(1, 2, 3, 4)
+    teacher[1][0, 0, 1] = 1.0
+    teacher[1][0, 0, 2] = 7.0
+    terms, _ = method.compare(cross, teacher, torch.tensor([[1, -1]]))
+    kl = 0.25 * torch.tensor(0.5).log() + 0.5 * torch.tensor(2.0).log()
+    assert terms["crosskd_roi_class"].item() == pytest.approx(kl.item(), abs=1e-6)
+    assert terms["crosskd_roi_box"].item() == pytest.approx(1.0)
+    faithful = CrossKdRoi(CrossKdRoiConfig(temperature=1.0, faithful=True), *networks, own)
+    terms, _ = faithful.compare(cross, teacher, torch.tensor([[1, -1]]))
+    assert terms["crosskd_roi_class"].item() == pytest.approx(kl.item() / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_images_without_a_region_add_nothing(networks, name):
+    """Rows that only fill up a batch: no size, no box."""
+    student, teacher = networks
+    views = make_views()
+    _, _, before, _ = run(name, student, teacher, views)
+
+    def fill(rows, value):
+        return torch.cat((rows, torch.full_like(rows[:1], value)))
+
+    sides = {
+        side: replace(
+            view,
+            images_B3HW=fill(view.images_B3HW, 0),
+            sizes_B2=fill(view.sizes_B2, 0),
+            boxes_BG4=fill(view.boxes_BG4, 0),
+        )
+        for side, view in (("clean", views.clean), ("corrupted", views.corrupted))
+    }
+    rows = {
+        key: fill(getattr(views, key), 0)
+        for key in ("ratio_B", "labels_BG", "ignore_BG", "weight_BG", "keys_B", "ids_B")
+    }
+    _, _, after, _ = run(name, student, teacher, replace(views, **sides, **rows))
+    for key, value in before.items():
+        torch.testing.assert_close(after[key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_as_many_regions_as_wanted(networks):
+    views = make_views()
+    method, _, _, _ = run("head", *networks, views, regions=5)
+    rois = Teacher(networks[1], [method], torch.float32)(views).rois
+    assert first(rois, 5).boxes_BR4.shape == (2, 5, 4)
+    assert torch.equal(first(rois, 5).logits_BRK, rois.logits_BRK[:, :5])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_does_not_fit_is_named(networks, name):
+    kind, config = METHODS[name]
+    dense = new_detector(RetinaNetConfig(backbone="resnet18", weights="none"), 3)
+    with pytest.raises(ValueError, match=f"{name} compares box heads, and the teacher is a retinanet: give --model"):
+        kind(config(), networks[0], dense, own)
+    with pytest.raises(ValueError, match=f"{name.replace('_', '-')}.temperature must be above 0"):
+        config(temperature=0.0)
+
+
+def test_a_run_with_both_beside_cd_fkd(student_config):
+    config = replace(student_config, distill=(*student_config.distill, CrossKdRoiConfig(), HeadConfig(regions=20)))
+    assert train(config, World(0, 1, torch.device("cpu"))) == 0
+    line = read_log(config.out / "log.jsonl")[0]
+    assert {"crosskd_roi_class", "crosskd_roi_box", "head_class", "head_box", "global"} < set(line["losses"])
+    assert 0 < line["logged"]["class_overlap"] <= 1
+
+
+def test_one_graph(networks):
+    """Without a graph break, and equal to the eager step."""
+    student, teacher = networks
+    methods = {name: kind(config(), student, teacher, own) for name, (kind, config) in METHODS.items()}
+    views = make_views()
+    learner = Learner(student, methods, torch.float32, own)
+    taught = Teacher(teacher, list(methods.values()), torch.float32)(views)
+    expected, _ = learner(views, taught)
+    torch._dynamo.reset()
+    got, _ = torch.compile(learner, backend="eager", fullgraph=True)(views, taught)
+    torch.testing.assert_close(got, expected)
+    torch._dynamo.reset()
