@@ -20,6 +20,7 @@ import cv2
 
 from pipeline.command.console import Progress, run_entry, say
 from pipeline.command.workers import WorkerPool, deaths_explained, end_with_parent
+from pipeline.files.own import ANY, Each, read_json
 from pipeline.world.picture import LabelledObject, draw_picture
 from pipeline.world.traffic import CLASSES
 from pipeline.world.weather import DOMAINS
@@ -126,10 +127,7 @@ def check_same_world(out: Path, settings: dict) -> None:
     """Refuse to continue a folder that was begun with another seed, size or version."""
     path = out / "world.json"
     if path.exists():
-        try:
-            found = dict(json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: not readable as JSON ({error}); remove {out} and run again") from error
+        found = read_json(path, Each(ANY), f"remove {out} and run again")
         if found != settings:
             changed = ", ".join(
                 f"{key} {found.get(key)} (now {value})" for key, value in settings.items() if found.get(key) != value

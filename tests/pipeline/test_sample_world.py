@@ -201,10 +201,10 @@ def test_refuses_to_mix_worlds(tmp_path):
     with pytest.raises(ValueError, match=r"width 64 \(now 80\)"):
         make_sample_world(replace(config, size="80x64"), quiet=True)
     (tmp_path / "world.json").write_text("7")
-    with pytest.raises(ValueError, match="not readable as JSON"):
+    with pytest.raises(ValueError, match=r"world\.json: it is '7', not an object; remove"):
         make_sample_world(config, quiet=True)
     (tmp_path / "world.json").write_text("{")
-    with pytest.raises(ValueError, match="not readable as JSON"):
+    with pytest.raises(ValueError, match=r"world\.json is not JSON"):
         make_sample_world(config, quiet=True)
 
 

@@ -82,7 +82,7 @@ def try_run(folder: Path, summed: bool) -> None:
             for name in ("model", "training"):
                 assert load_file(newest / f"{name}.safetensors")["weight"].tolist() == [step] * 50
             assert json.loads((newest / "model.json").read_text())["extra"] == {"step": step, "AP50": float(step)}
-        assert resolve_checkpoint(folder) == newest
+        assert resolve_checkpoint(folder) in checkpoints.complete()
     finally:
         for aside in folder.glob("checkpoints/*.set-aside"):
             aside.rename(aside.with_suffix(""))
