@@ -47,9 +47,13 @@ def check_classes(data: Path, data_classes: tuple[str, ...], other: object, othe
         )
 
 
+def needs_teacher(config: Config) -> bool:
+    return any(METHODS[type(method)].needs_teacher for method in config.distill)
+
+
 def load_teacher(config: Config, classes: tuple[str, ...], world: World) -> tuple[Detector | None, Any]:
     """The frozen teacher of a distilling run and its card."""
-    if not any(METHODS[type(method)].needs_teacher for method in config.distill):
+    if not needs_teacher(config):
         if config.teacher_policy == "average":
             raise ValueError("--teacher-policy is average, but no method of this run looks at a teacher; leave it out")
         if config.teacher is not None and config.student_init != "teacher":
@@ -94,7 +98,7 @@ def checksum(path: Path) -> str:
 
 def identify(config: Config, data: Mixture) -> dict[str, str | None]:
     """What a run is continued with must be what it was begun with."""
-    teacher = checksum(config.teacher) if config.distill and config.teacher else None
+    teacher = checksum(config.teacher) if config.teacher and needs_teacher(config) else None
     return {"data_checksum": data.checksum, "teacher_checksum": teacher}
 
 

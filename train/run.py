@@ -132,7 +132,7 @@ def check_finished(stored: Config, config: Config, newest: Path) -> None:
     from pipeline.packed.reader import PackedDataset
     from train.load import identify
 
-    data = Mixture([PackedDataset(path) for path in config.data], config.data_weights)
+    data = Mixture([PackedDataset(path, config.domains) for path in config.data], config.data_weights)
     check_identity(newest, identify(config, data), config)
 
 
