@@ -79,7 +79,7 @@ def test_run_directory_gives_its_best_else_its_newest_complete_checkpoint(tmp_pa
     ("change", "said"),
     [
         (lambda card: card["model"].update(detections_per_image=10**9), "detections-per-image: got 1000000000"),
-        (lambda card: card["model"].update(representation_size=10_000), "the weights do not fit mobilenet_v2"),
+        (lambda card: card["model"].update(representation_size=10_000), "the weights do not fit a faster_rcnn with mobilenet_v2"),
         (lambda card: card["model"].update(detections_per_image="8"), "model.detections_per_image must be of type int"),
         (lambda card: card["model"].update(anchor_sizes=[8]), "model.anchor_sizes must be a list, got 8"),
         (lambda card: card["model"].update(later=1), r"model has \['later'\], which this version"),
@@ -88,7 +88,7 @@ def test_run_directory_gives_its_best_else_its_newest_complete_checkpoint(tmp_pa
         (lambda card: card.update(classes="car"), "classes is 'car', not a list"),
         (lambda card: card.update(extra=[]), "extra is .* not an object"),
         (lambda card: card["extra"].update(short_side=-1), "extra.short_side is '-1', not a whole number"),
-        (lambda card: card["classes"].pop(), "the weights do not fit mobilenet_v2"),
+        (lambda card: card["classes"].pop(), "the weights do not fit a faster_rcnn with mobilenet_v2"),
     ],
 )
 def test_a_card_that_is_wrong_is_named(tmp_path, change, said):
