@@ -1,45 +1,46 @@
 """Detect in anybody's pictures and films: `python -m eval.predict CHECKPOINT IMAGES|FOLDER|GLOB|VIDEO... --out DIR`.
 
+A number is a camera, and an address such as rtsp://HOST/PATH a stream.
+
 DIR gets every picture or film with its boxes drawn, and predictions.json with boxes (x, y, width, height) in pixels of
 the original. What cannot be read, or not to its end, is named and skipped; the exit code is then 1.
 """
 
 import glob
-from collections.abc import Iterator
+from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import cv2
 import numpy as np
 import torch
 import tyro
 
 from eval.detecting.detect import choose_dtype, make_batch
 from eval.examples.draw import class_colour, draw_boxes
+from eval.examples.film import FilmWriter, batches_of_frames, describe_encoder, is_stream, open_film, stream_name
 from eval.results import read_results_json, score_for_pictures
 from model.api import Detector
 from model.weights.checkpoint import load_detector
-from pipeline.command.console import Progress, describe_hardware, run_entry, say
+from pipeline.command.console import Progress, counted, describe_hardware, run_entry, say
 from pipeline.files.own import write_json
-from pipeline.files.parse import open_file
 from pipeline.files.pixels import SUFFIXES, encode, read_rgb, resize, training_size
 from pipeline.views import clean_view
 
-MAX_VIDEO_BYTES = 1 << 40
 LEAST_READ = 0.95  # of the frames that a film's header promises: many headers are a few off
 BOX_FORMAT = "[x, y, width, height] in pixels of the original, x and y of the top left corner"
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Detect in images, folders, globs and videos; write drawn copies and predictions.json."""
+    """Detect in images, folders, globs, videos and streams; write drawn copies and predictions.json."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
     """A run, a checkpoint, or torchvision's or mmdetection's weights."""
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Images, folders of images, globs, videos."""
+    """Images, folders of images, globs, videos, the number of a camera, or an address such as rtsp://HOST/PATH."""
     out: Path
     """Folder for the results."""
     score: float | None = None
@@ -53,6 +54,8 @@ class PredictOptions:
     classes: tuple[str, ...] = ()
     """Class names of weights that name none, in their order, without background."""
     batch_size: int = 4
+    max_frames: int | None = None
+    """End a film or stream after so many frames; a stream without it ends with Ctrl-C."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
@@ -133,6 +136,28 @@ def find_inputs(inputs: tuple[str, ...]) -> tuple[list[tuple[Path, Path]], list[
     return list(unique.items()), missing
 
 
+def other_files(inputs: tuple[str, ...]) -> list[str]:
+    """What else lies in the folders, by kind: a reader should know that it was not looked at."""
+    lines = []
+    for path in filter(Path.is_dir, map(Path, inputs)):
+        kinds = Counter(
+            p.suffix.lower() or "without a suffix"
+            for p in path.rglob("*")
+            if p.is_file() and p.suffix.lower() not in (*SUFFIXES, *VIDEOS)
+        )
+        if kinds:
+            listed = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(5))
+            lines.append(f"{path}: {counted(sum(kinds.values()), 'file')} of other kinds ({listed})")
+    return lines
+
+
+def stream_targets(streams: list[str]) -> list[tuple[str, Path]]:
+    return [
+        (text, Path(f"camera-{text}.mp4" if text.isdigit() else f"stream-{number}.mp4"))
+        for number, text in enumerate(dict.fromkeys(streams), 1)
+    ]
+
+
 def open_predictor(options: PredictOptions) -> Predictor:
     device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
     if options.device == "cuda" and device.type != "cuda":
@@ -143,6 +168,8 @@ def open_predictor(options: PredictOptions) -> Predictor:
         results = options.checkpoint / "eval" / "results.json"
         score, why = score_for_pictures(read_results_json(results) if results.is_file() else None)
         say(f"--score {score:.2f}: {why}")
+    if options.max_frames is not None and options.max_frames < 1:
+        raise ValueError(f"--max-frames {options.max_frames}: give 1 or more, or leave it out")
     if not 0 <= score <= 1:
         raise ValueError(f"--score {score}: a score lies between 0 and 1")
     short_side = options.short_side or card.extra.get("short_side") or 600
@@ -195,60 +222,47 @@ def predict_images(predictor: Predictor, files: list[tuple[Path, Path]], options
     return entries, skipped
 
 
-def read_frames(path: Path) -> tuple[cv2.VideoCapture, int, float]:
-    with open_file(path, MAX_VIDEO_BYTES):  # a pipe would never end
-        pass
-    video = cv2.VideoCapture(str(path))
-    if not video.isOpened():
-        raise ValueError("is not a video that OpenCV can read")
-    return video, int(video.get(cv2.CAP_PROP_FRAME_COUNT)), video.get(cv2.CAP_PROP_FPS) or 25.0
+def predict_film(
+    predictor: Predictor, source: Path | str, target: Path, options: PredictOptions
+) -> tuple[dict, str | None]:
+    """Draw a film or a stream (text): (its entry of predictions.json, one list of detections a frame; what is missing).
 
-
-def batches_of_frames(video: cv2.VideoCapture, size: int) -> Iterator[list[np.ndarray]]:
-    frames: list[np.ndarray] = []
-    while True:
-        good, frame = video.read()
-        if not good:
-            break
-        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-        if len(frames) == size:
-            yield frames
-            frames = []
-    if frames:
-        yield frames
-
-
-def predict_video(predictor: Predictor, path: Path, target: Path, options: PredictOptions) -> tuple[dict, str | None]:
-    """Draw a film: (its entry of predictions.json, with one list of detections a frame; what is missing of it)."""
-    video, total, rate = read_frames(path)
+    Ctrl-C ends a stream; what was seen until then is kept.
+    """
+    film, total, rate = open_film(source)
+    name = stream_name(source) if isinstance(source, str) else str(source)
     place = options.out / target
     place.parent.mkdir(parents=True, exist_ok=True)
-    writer = None
     frames: list[list[dict]] = []
     size = (0, 0)
+    expected = min(total, options.max_frames) if total and options.max_frames else options.max_frames or total
     try:
-        with Progress(f"detecting in {path.name}", total, "frames") as progress:
-            for images in batches_of_frames(video, options.batch_size):
-                if writer is None:
-                    size = (images[0].shape[1], images[0].shape[0])
-                    writer = cv2.VideoWriter(str(place), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
-                    if not writer.isOpened():
-                        raise ValueError(f"the film cannot be written to {place}: OpenCV has no mp4 encoder here")
-                for image, found in zip(images, predictor(images), strict=True):
-                    writer.write(cv2.cvtColor(drawn(image, found), cv2.COLOR_RGB2BGR))
-                    frames.append(found)
-                progress.advance(len(images))
+        description = f"detecting in {Path(name).name}"
+        if not expected:
+            say(f"detecting in {name} until it ends, or Ctrl-C")
+        with Progress(description, expected, "frames", quiet=not expected) as progress, ExitStack() as stack:
+            try:
+                for images in batches_of_frames(film, options.batch_size, options.max_frames):
+                    if not frames:
+                        size = (images[0].shape[1], images[0].shape[0])
+                        writer = stack.enter_context(FilmWriter(place, rate, size))
+                    for image, found in zip(images, predictor(images), strict=True):
+                        writer.write(drawn(image, found))
+                        frames.append(found)
+                    progress.advance(len(images))
+            except KeyboardInterrupt:
+                if not isinstance(source, str) or not frames:
+                    raise
+                say(f"stopped {name} after {len(frames)} frames")
     finally:
-        video.release()
-        if writer is not None:
-            writer.release()
+        film.release()
     if not frames:
         raise ValueError("holds no frame that can be read")
     missing = None
-    if len(frames) < LEAST_READ * total:
-        missing = f"{path}: only {len(frames)} of about {total} frames could be read; the film seems to be cut short"
+    if len(frames) < LEAST_READ * expected:
+        missing = f"{name}: only {len(frames)} of about {expected} frames could be read; the film seems to be cut short"
     entry = {
-        "file": str(path),
+        "file": name,
         "drawn": str(place),
         "width": size[0],
         "height": size[1],
@@ -261,8 +275,10 @@ def predict_video(predictor: Predictor, path: Path, target: Path, options: Predi
 def main() -> int:
     options = tyro.cli(PredictOptions)
     say(describe_hardware())
-    files, skipped = find_inputs(options.inputs)
-    if not files:
+    streams = stream_targets([text for text in options.inputs if is_stream(text) and not Path(text).exists()])
+    names = tuple(text for text in options.inputs if text not in dict(streams))
+    files, skipped = find_inputs(names)
+    if not files and not streams:
         raise ValueError(f"nothing to look at: {'; '.join(skipped) or 'no input was named'}")
     originals = {path.resolve() for path, _ in files}
     lost = [path for path in (options.out / target for _, target in files) if path.resolve() in originals]
@@ -272,15 +288,20 @@ def main() -> int:
         )
     predictor = open_predictor(options)
     options.out.mkdir(parents=True, exist_ok=True)
-    films = [item for item in files if item[0].suffix.lower() in VIDEOS]
+    for line in other_files(names):
+        say(f"not looked at: {line}")
+    films: list[tuple[Path | str, Path]] = [item for item in files if item[0].suffix.lower() in VIDEOS]
     entries, unreadable = predict_images(predictor, [item for item in files if item not in films], options)
-    for path, target in films:
+    films += streams
+    if films:
+        say(describe_encoder())
+    for source, target in films:
         try:
-            entry, missing = predict_video(predictor, path, target, options)
+            entry, missing = predict_film(predictor, source, target, options)
             entries.append(entry)
             unreadable += [missing] if missing else []
         except ValueError as error:
-            unreadable.append(f"{path}: {error}")
+            unreadable.append(f"{stream_name(source) if isinstance(source, str) else source}: {error}")
     skipped += unreadable
     content = {
         "checkpoint": str(options.checkpoint),

@@ -11,6 +11,7 @@ from PIL import Image
 
 from eval import predict
 from eval.examples.draw import draw_boxes, place_labels
+from eval.examples.film import FilmWriter, describe_encoder, h264_encoder, is_stream
 from eval.predict import PredictOptions, find_inputs, main, open_predictor
 
 
@@ -193,3 +194,100 @@ def test_labels_hide_little_and_do_not_lie_on_each_other():
             assert hidden <= 0.25 * w * h + 1e-6
     assert place_labels(np.empty((0, 4)), [], (10, 10)) == []
     assert place_labels(np.array([[0.0, 0, 0, 0]]), [size], (5, 5)) == [None]
+
+
+def frames_of(path) -> tuple[int, str]:
+    """(frames, codec) of a film."""
+    film = cv2.VideoCapture(str(path))
+    codec = int(film.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode()
+    count = 0
+    while film.read()[0]:
+        count += 1
+    return count, codec
+
+
+@pytest.mark.parametrize("h264", [False, True])
+def test_films_are_h264_where_ffmpeg_can(tmp_path, monkeypatch, h264):
+    """Odd sides too, which H.264 cannot halve."""
+    h264_encoder.cache_clear()
+    if not h264:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    elif h264_encoder() is None:
+        pytest.skip("no ffmpeg with H.264 on this machine; Debian and Ubuntu: apt install ffmpeg")
+    with FilmWriter(tmp_path / "a:b.mp4", 12.5, (81, 61)) as writer:
+        for number in range(7):
+            writer.write(np.full((61, 81, 3), 30 * number, np.uint8))
+    assert frames_of(tmp_path / "a:b.mp4") == (7, "h264" if h264 else "FMP4")
+    assert ("H.264 (" in describe_encoder()) == h264
+
+    def write_nowhere() -> None:
+        with FilmWriter(tmp_path / "none" / "a.mp4", 5, (8, 8)) as writer:
+            for _ in range(100):
+                writer.write(np.zeros((8, 8, 3), np.uint8))
+
+    with pytest.raises(ValueError, match="cannot be written"):
+        write_nowhere()
+    h264_encoder.cache_clear()
+
+
+def test_an_animated_gif_is_a_film(scored, pictures, tmp_path, monkeypatch, capsys):
+    frames = [Image.open(pictures / "deep" / "0.png").resize((90, 60)).rotate(k) for k in range(4)]
+    frames[0].save(pictures / "deep" / "moving.gif", save_all=True, append_images=frames[1:], duration=100)
+    for name in ("notes.txt", "more.TXT", "README"):
+        (pictures / name).write_text("nothing to see")
+    assert call(monkeypatch, *sized(scored, [pictures], tmp_path / "out")) == 0
+    entries = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
+    (film,) = [entry for entry in entries if "frames" in entry]
+    assert (len(film["frames"]), film["frames_per_second"], film["width"]) == (4, 10.0, 90)
+    assert frames_of(film["drawn"])[0] == 4
+    printed = capsys.readouterr().out
+    assert "3 files of other kinds (.txt 2, without a suffix 1)" in printed
+    assert "films are written as" in printed
+
+
+def test_a_stream_ends_where_it_is_told(scored, tmp_path, monkeypatch, capsys):
+    film = write_film(scored, tmp_path / "film.avi", 9)
+    address = film.as_uri()  # read as a stream is, by its address
+    assert call(monkeypatch, *sized(scored, [address], tmp_path / "out", "--max-frames", 5, "--batch-size", 2)) == 0
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(content["images"][0]["frames"]) == 5
+    assert frames_of(tmp_path / "out" / "stream-1.mp4")[0] == 5
+    assert call(monkeypatch, *sized(scored, [address], tmp_path / "all")) == 0
+    assert "until it ends, or Ctrl-C" in capsys.readouterr().out
+    assert frames_of(tmp_path / "all" / "stream-1.mp4")[0] == 9
+    closed = "rtsp://user:secret@127.0.0.1:1/street"
+    assert call(monkeypatch, *sized(scored, [closed, film], tmp_path / "closed")) == 1
+    printed = capsys.readouterr().out
+    assert "not read: rtsp://127.0.0.1:1/street: cannot be opened" in printed
+    assert "secret" not in printed + (tmp_path / "closed" / "predictions.json").read_text()
+
+
+class Camera:
+    """Gives pictures without an end; the user presses Ctrl-C while the fifth is looked at."""
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    def read(self):
+        self.given += 1
+        if self.given > 5:
+            raise KeyboardInterrupt
+        return True, np.full((60, 90, 3), 20 * self.given, np.uint8)
+
+    def release(self) -> None:
+        self.given = -1
+
+
+def test_a_camera_is_watched_until_the_user_stops(scored, tmp_path, monkeypatch, capsys):
+    camera = Camera()
+    monkeypatch.setattr(predict, "open_film", lambda source: (camera, 0, 10.0) if source == "0" else None)
+    assert call(monkeypatch, *sized(scored, ["0"], tmp_path / "out", "--batch-size", 2)) == 0
+    assert "stopped camera 0 after 4 frames" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert content["images"][0]["file"] == "camera 0"
+    assert frames_of(tmp_path / "out" / "camera-0.mp4")[0] == 4
+    assert camera.given == -1  # released
+    assert is_stream("rtsp://a/b")
+    assert not is_stream("0.jpg")
+    with pytest.raises(ValueError, match="--max-frames 0"):
+        call(monkeypatch, *sized(scored, ["0"], tmp_path / "out", "--max-frames", 0))
