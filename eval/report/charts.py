@@ -159,9 +159,7 @@ def heat_cell(value: float | None, low: float, high: float, digits: int = 1, sig
         style, kind = f"--share:{share:.3f}", "heat gain" if value >= 0 else "heat loss"
         return tag("td", number(value, digits, "+"), class_=kind, style=style)
     share = min(1.0, max(0.0, (value - low) / max(high - low, 1e-9)))
-    return tag(
-        "td", number(value, digits), class_="heat" + (" strong" if share > 0.55 else ""), style=f"--share:{share:.3f}"
-    )
+    return tag("td", number(value, digits), class_="heat", style=f"--share:{share:.3f}")
 
 
 def table(heads: Sequence, rows: Sequence[Sequence], class_: str = "", caption: str | None = None) -> Html:

@@ -463,6 +463,39 @@ def test_on_a_phone(browser, page_file, scheme):
     assert troubles == []
 
 
+# Each text's contrast with the nearest ground behind it (WCAG 2.1), where that is less than 4.5. Skies are pictures.
+POOR_CONTRAST = """() => {
+  const pen = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const rgba = (colour) => {
+    pen.clearRect(0, 0, 1, 1);
+    pen.fillStyle = colour;
+    pen.fillRect(0, 0, 1, 1);
+    return [...pen.getImageData(0, 0, 1, 1).data];
+  };
+  const part = (v) => (v / 255 <= 0.03928 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
+  const light = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+  const found = [];
+  for (const element of document.querySelectorAll("main *")) {
+    const words = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!words || element.closest(".sky, svg") || !element.checkVisibility()) continue;
+    let ground = element;
+    while (ground && rgba(getComputedStyle(ground).backgroundColor)[3] < 250) ground = ground.parentElement;
+    const pair = [light(rgba(getComputedStyle(element).color)), light(rgba(getComputedStyle(ground).backgroundColor))];
+    const contrast = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+    if (contrast < 4.5) found.push(`${element.tagName}.${element.className} ${contrast.toFixed(2)}`);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read(browser, page_file, scheme):
+    page, _ = open_page(browser, page_file, color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(one => (one.open = true))")
+    assert page.evaluate(POOR_CONTRAST) == []
+
+
 @pytest.mark.long
 def test_without_scripts_everything_shows(browser, page_file):
     context = browser.new_context(java_script_enabled=False)
