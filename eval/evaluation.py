@@ -78,7 +78,7 @@ def evaluate_one(
     evaluation = evaluate(subject, truths, datasets, options, world)
     if evaluation is not None:
         mark_trained(evaluation.figures, truths, trained)
-        evaluation.working_score = working_score({n: f["f1_by_score"] for n, f in evaluation.figures.items()})
+        evaluation.working_score = working_score(evaluation.f1_by_score)
         write_results_of(evaluation, truths, subject, trained, source, options, folder / "eval")
     if options.corruptions != "none":
         measure_robustness(truths, subject, datasets, home, options, world, folder)
@@ -192,7 +192,9 @@ def write_results_of(
     for domain, detections in evaluation.detections.items():
         write_results(folder / f"detections-{safe_name(domain)}.json", detections)
     errors = {
-        name: errors_at(truths[name][0], evaluation.detections[name], evaluation.working_score) for name in truths
+        name: {"f1_by_score": evaluation.f1_by_score[name]}
+        | errors_at(truths[name][0], evaluation.detections[name], evaluation.working_score)
+        for name in truths
     }
     write_json(folder / "errors.json", errors)
     write_json(folder / "curves.json", evaluation.curves)

@@ -18,7 +18,6 @@ DOMAIN = {
     "area": MEAN,
     "coco": MEAN | SIZES,
     "best_score": {"score": float},
-    "f1_by_score?": [float],
     "checksum": str,
     "trained_images?": int,
     "data?": Each(ANY),
@@ -47,6 +46,7 @@ RESULTS = {
 ERRORS = Each(
     {
         "score": float,
+        "f1_by_score": [float],
         "errors": dict.fromkeys(("wrong_class", "badly_placed", "both", "duplicate", "background", "missed"), int),
         "classes": Each({"right": int, "false": int, "not_found": int}),
         "confusions": [(int, int, int)],

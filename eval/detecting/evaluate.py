@@ -29,6 +29,7 @@ class Evaluation:
     figures: dict[str, dict] = field(default_factory=dict)
     curves: dict[str, dict] = field(default_factory=dict)
     samples: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    f1_by_score: dict[str, list[float]] = field(default_factory=dict)
     speed: dict = field(default_factory=dict)
     working_score: float = 0.0  # from which on errors are counted and pictures show detections
 
@@ -62,6 +63,7 @@ def evaluate(
                 seed=options.seed,
                 side_offset=options.voc_side_offset,
             )
+            evaluation.f1_by_score[domain] = figures.pop("f1_by_score")
             evaluation.detections[domain], evaluation.curves[domain] = detections, curves
             evaluation.figures[domain], evaluation.samples[domain] = figures, samples
             figures["checksum"], figures["path"] = dataset.checksum, str(dataset.path)

@@ -37,10 +37,9 @@ def f1_by_score(matches: Matches, verdict_D: np.ndarray) -> list[float]:
     """F1 = 2 right / (found + objects), in percent, of all classes together from each of SCORES on."""
     counts_D = verdict_D != IGNORED
     num_objects = int((~matches.ignore_M).sum())
-    scores_D, right_D = matches.scores_D[counts_D], verdict_D[counts_D] == TRUE
-    found = [int((scores_D >= score).sum()) for score in SCORES]
-    right = [int((right_D & (scores_D >= score)).sum()) for score in SCORES]
-    return [round(200 * r / max(f + num_objects, 1), 3) for r, f in zip(right, found, strict=True)]
+    found_D, right_D = (np.sort(matches.scores_D[kept]) for kept in (counts_D, verdict_D == TRUE))
+    found, right = (len(scores) - np.searchsorted(scores, SCORES) for scores in (found_D, right_D))
+    return [round(float(value), 3) for value in 200 * right / np.maximum(found + num_objects, 1)]
 
 
 def working_score(f1_of: Mapping[str, list[float]]) -> float:

@@ -35,7 +35,8 @@ def evaluated(
         parts[domain] = truth, found
         figures[domain], curves[domain], samples[domain] = score_domain(truth, found)
         figures[domain] |= {"checksum": domain, "path": domain}
-    score = working_score({name: part["f1_by_score"] for name, part in figures.items()})
+    f1 = {name: part.pop("f1_by_score") for name, part in figures.items()}
+    score = working_score(f1)
     mean, _ = mean_of_targets(figures, {worlds[0]}, samples)
     results = {
         "format": 1, "run": str(folder), "evaluated": "2026-01-01T00:00:00+00:00", "classes": list(classes),
@@ -44,7 +45,8 @@ def evaluated(
     }  # fmt: skip
     (folder / "eval").mkdir(parents=True)
     write_json(folder / "eval" / "curves.json", curves)
-    write_json(folder / "eval" / "errors.json", {name: errors_at(*part, score) for name, part in parts.items()})
+    errors = {name: {"f1_by_score": f1[name]} | errors_at(*part, score) for name, part in parts.items()}
+    write_json(folder / "eval" / "errors.json", errors)
     write_json(folder / "eval" / "results.json", results | (extra or {}))
     return load_run(folder)
 
