@@ -36,7 +36,9 @@ def high_pass(library: Any, pixels_3HW: Any, share: float) -> Any:
 
 def scale_phase(library: Any, pixels_3HW: Any, factor: float) -> Any:
     spectrum_3HV = library.fft.rfft2(pixels_3HW)
-    turned_3HV = library.abs(spectrum_3HV) * library.exp(1j * factor * library.angle(spectrum_3HV))
+    phase_3HV = factor * library.angle(spectrum_3HV)
+    # Not exp(1j * phase): NumPy's takes ten times as long.
+    turned_3HV = library.abs(spectrum_3HV) * (library.cos(phase_3HV) + 1j * library.sin(phase_3HV))
     return library.fft.irfft2(turned_3HV, s=pixels_3HW.shape[1:])
 
 
