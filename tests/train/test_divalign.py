@@ -159,6 +159,7 @@ def test_in_a_smaller_view_a_region_shrinks_and_keeps_its_level(student, monkeyp
     assert named["divalign_class"] > 0
 
 
+@pytest.mark.long
 def test_it_is_one_graph(student):
     views = ViewMaker(SAME, threads=1)(make_batch(), 0)
     learner = make_learner(student)

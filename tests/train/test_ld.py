@@ -229,5 +229,5 @@ def test_other_heads_are_errors(student, teacher, message):
 
 @pytest.mark.parametrize("wrong", [{"main_weight": -1.0}, {"temperature": 0.0}, {"gamma": 1.0}])
 def test_senseless_options_are_errors(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", "-")):
+    with pytest.raises(ValueError, match="--distill.ld." + next(iter(wrong)).replace("_", "-")):
         LdConfig(**wrong)
