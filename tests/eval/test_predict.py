@@ -206,7 +206,7 @@ def frames_of(path) -> tuple[int, str]:
     return count, codec
 
 
-@pytest.mark.parametrize("h264", [False, True])
+@pytest.mark.parametrize("h264", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_films_are_h264_where_ffmpeg_can(tmp_path, monkeypatch, h264):
     """Odd sides too, which H.264 cannot halve."""
     h264_encoder.cache_clear()
