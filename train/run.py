@@ -4,23 +4,24 @@ The first argument is a recipe (see train/recipes.py) or the config.json of an e
 The same command on a run directory continues it; a finished run prints that it is finished and does nothing.
 """
 
+from __future__ import annotations
+
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.command.console import run_entry, say
-from pipeline.command.memory import is_out_of_memory
-from pipeline.command.ranks import World, joined
 from pipeline.command.suggest import nearest
 from pipeline.files.fields import from_json, to_json
 from pipeline.files.own import ANY, Each, read_json, write_json
-from train.config import Config, differences, upgrade
-from train.options import parse_options
-from train.recipes import RECIPES
-from train.record.checkpoint import MARKER, Checkpoints, lock, read_state
-from train.record.trackers import check_installed
+
+if TYPE_CHECKING:  # torch, which these need, takes seconds: mistakes in the command are answered before
+    from pipeline.command.ranks import World
+    from train.config import Config
+    from train.record.checkpoint import Checkpoints
 
 SLOWEST_WAIT = timedelta(minutes=10)  # of one rank for another: compiling, scoring
 
@@ -36,8 +37,28 @@ recipes:
 run may stand in the place of RECIPE and repeats that run."""
 
 
+def check_paths(arguments: list[str]) -> None:
+    """Name a wrong path; what else is wrong with the command is found later."""
+    option = ""
+    for argument in arguments:
+        option = argument if argument.startswith("-") else option
+        path = Path(argument)
+        if argument in (option, "None"):
+            continue
+        if option in ("--data", "--val") and not (path / "dataset.json").is_file():
+            from pipeline.packed.reader import PackedDataset
+
+            PackedDataset(path)  # says what is there instead
+        if option == "--teacher" and not path.exists():
+            raise ValueError(f"--teacher {path}: there is no such run or checkpoint")
+
+
 def read_command(arguments: list[str]) -> Config:
     """A recipe's or a config file's values, overridden by options."""
+    from train.options import parse_options
+    from train.recipes import RECIPES
+    from train.record.trackers import check_installed
+
     name = arguments[0] if arguments else ""
     if name in ("", "-h", "--help"):
         print(HELP.format(recipes="\n".join(f"  {key:<20}{text}" for key, (text, _) in RECIPES.items())))
@@ -64,11 +85,16 @@ def check_validation(config: Config) -> None:
 
 
 def read_config(path: Path) -> Config:
+    from train.config import Config, upgrade
+
     return from_json(Config, upgrade(read_json(path, Each(ANY), "give the config.json of a run directory")), str(path))
 
 
 def open_run(config: Config) -> Checkpoints:
     """The run directory, made or found to hold this very run; rank 0, holding its lock."""
+    from train.config import differences
+    from train.record.checkpoint import Checkpoints
+
     checkpoints = Checkpoints(config.out, config.keep)
     checkpoints.tidy()
     path = config.out / "config.json"
@@ -87,6 +113,8 @@ def open_run(config: Config) -> Checkpoints:
 
 def find_newest(config: Config, checkpoints: Checkpoints, world: World) -> Path | None:
     """The checkpoint to continue from. Rank 0 decides, so that all ranks start from the same one."""
+    from train.record.checkpoint import MARKER
+
     newest: Path | None = world.share(checkpoints.newest() if world.first else None)
     needed = config.out / "config.json" if newest is None else newest / MARKER
     if not needed.exists():
@@ -98,6 +126,9 @@ def find_newest(config: Config, checkpoints: Checkpoints, world: World) -> Path 
 
 
 def train(config: Config, world: World) -> int:
+    from pipeline.command.memory import is_out_of_memory
+    from train.record.checkpoint import Checkpoints, lock, read_state
+
     held = lock(config.out) if world.first else nullcontext()
     with held:
         checkpoints = open_run(config) if world.first else Checkpoints(config.out, config.keep)
@@ -106,7 +137,6 @@ def train(config: Config, world: World) -> int:
             if world.first:
                 say(f"{config.out} is finished ({newest.name}); give another --out to train again")
             return 0
-        # Imported late, so that mistakes in the command are answered at once.
         from train.trainer import Trainer
 
         try:
@@ -136,6 +166,9 @@ def advise_memory(config: Config, world: World, saved: bool, error: Exception) -
 
 
 def main() -> int:
+    check_paths(sys.argv[1:])
+    from pipeline.command.ranks import joined
+
     config = read_command(sys.argv[1:])
     with joined(config.device, SLOWEST_WAIT) as world:
         return train(config, world)
