@@ -39,7 +39,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: not a weight file; allowed: {', '.join(STATE_SUFFIXES)}")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return without_wrappers(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a truncated file raises any of a dozen types
         raise ValueError(f"{path}: cannot be read as weights ({type(error).__name__}: {error})") from error
@@ -47,7 +47,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = state["model"]  # torchvision's reference scripts save {"model": ..., "optimizer": ...}
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path}: holds no state dict; give a file made by torch.save(model.state_dict(), ...)")
-    return dict(state)
+    return without_wrappers(dict(state))
+
+
+def without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what DistributedDataParallel and torch.compile put before every name, in whatever order."""
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def step_of(folder: Path) -> int | None:
