@@ -4,6 +4,7 @@ import time
 import zlib
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from eval import schema
 from eval.compared import find_compared
@@ -19,7 +20,7 @@ from eval.metrics.scoring import mean_of_targets
 from eval.options import EvaluationOptions
 from eval.report.page import write_report
 from eval.report.sheets import write_sheets
-from eval.results import FORMAT, describe_versions, distinct, load_run, training_folder
+from eval.results import FORMAT, describe_versions, distinct, has_results, load_run, training_folder
 from eval.table import domain_table, show
 from eval.trained_on import TrainingData
 from pipeline.command.console import describe_hardware, say
@@ -47,7 +48,11 @@ def run(options: EvaluationOptions, world: World) -> None:
             if world.first:
                 say(f"{one.path} was not evaluated on {', '.join(one.missing)}: evaluating it first, into {one.folder}")
             evaluate_one(one.options(options), one.folder, truths, datasets, world)
-    evaluate_one(options, folder, truths, datasets, world, subject)
+    if world.share(already_evaluated(options, folder, truths, subject) if world.first else None):
+        if world.first:
+            say(f"{folder} was evaluated with these weights, data and options; remove {folder / 'eval'} to do it again")
+    else:
+        evaluate_one(options, folder, truths, datasets, world, subject)
     if world.first:
         others = [load_run(one.folder, one.path.resolve().name) for one in compared]
         others = others or [load_run(path) for path in distilled_from(options.run)]
@@ -84,6 +89,29 @@ def evaluate_one(
         measure_robustness(truths, subject, datasets, home, options, world, folder)
     if evaluation is not None and options.pictures:
         save_examples(evaluation, truths, subject, home, options, world, folder / "eval" / "pictures")
+
+
+def already_evaluated(options: EvaluationOptions, folder: Path, truths: Truths, subject: Subject) -> bool:
+    """Whether doing it again, on this machine and with these versions, would write what is there.
+
+    Robustness is not asked about here: it keeps what was measured of it by itself.
+    """
+    if subject.weights is None or options.corruptions != "none" or not has_results(folder):
+        return False
+    found = load_run(folder).results
+    same_data = {name: part.get("checksum") for name, part in found["domains"].items()} == {
+        name: home.checksum for name, (_, home) in truths.items()
+    }
+    same = (found.get("weights"), found["settings"], found["versions"], found.get("hardware")) == (
+        subject.weights, describe_settings(options), describe_versions(), describe_hardware(),
+    )  # fmt: skip
+    pictures = not options.pictures or (folder / "eval" / "pictures" / "pictures.json").is_file()
+    return same_data and same and pictures
+
+
+def describe_settings(options: EvaluationOptions) -> dict[str, Any]:
+    names = ("resamples", "seed", "scorer", "voc_side_offset", "precision", "source", "allow_other_classes")
+    return {name: getattr(options, name) for name in names} | {"map": list(options.map)}
 
 
 def output_folder(options: EvaluationOptions) -> Path:
@@ -177,14 +205,7 @@ def write_results_of(
         "working_score": evaluation.working_score,
         "weights": subject.weights,
         "detector": subject.about,
-        "settings": {
-            "resamples": options.resamples,
-            "seed": options.seed,
-            "scorer": options.scorer,
-            "voc_side_offset": options.voc_side_offset,
-            "precision": options.precision,
-            "map": list(options.map),
-        },
+        "settings": describe_settings(options),
         "speed": evaluation.speed,
         "versions": describe_versions(),
         "hardware": describe_hardware(),

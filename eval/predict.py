@@ -6,27 +6,29 @@ DIR gets every picture or film with its boxes drawn, and predictions.json with b
 the original. What cannot be read, or not to its end, is named and skipped; the exit code is then 1.
 """
 
+from __future__ import annotations
+
 import glob
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import torch
 import tyro
 
-from eval.detecting.detect import choose_dtype, make_batch
 from eval.examples.draw import class_colour, draw_boxes
 from eval.examples.film import FilmWriter, batches_of_frames, describe_encoder, is_stream, open_film, stream_name
 from eval.results import read_results_json, score_for_pictures
-from model.api import Detector
-from model.weights.checkpoint import load_detector
 from pipeline.command.console import Progress, counted, describe_hardware, run_entry, say
 from pipeline.files.own import write_json
 from pipeline.files.pixels import SUFFIXES, encode, read_rgb, resize, training_size
-from pipeline.views import clean_view
+
+if TYPE_CHECKING:  # torch takes seconds: mistakes in the command are answered before
+    import torch
+
+    from model.api import Detector
 
 LEAST_READ = 0.95  # of the frames that a film's header promises: many headers are a few off
 BOX_FORMAT = "[x, y, width, height] in pixels of the original, x and y of the top left corner"
@@ -72,14 +74,18 @@ class Predictor:
     device: torch.device
     dtype: torch.dtype
 
-    @torch.no_grad()
     def __call__(self, images: list[np.ndarray]) -> list[list[dict]]:
         """Detections of RGB images that scale to one canvas, best first."""
+        import torch
+
+        from eval.detecting.detect import make_batch
+        from pipeline.views import clean_view
+
         sizes = [training_size((image.shape[0], image.shape[1]), self.short_side, self.long_side) for image in images]
         small = [resize(image, size) for image, size in zip(images, sizes, strict=True)]
         batch = make_batch(small, list(range(len(images))), canvas_of(sizes[0]), self.device)
         views_B3HW, sizes_B2 = clean_view(batch, self.dtype)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             found = [value.cpu().numpy() for value in self.detector.detect(views_B3HW, sizes_B2)]
         results = []
         for image, (h, w), boxes, scores, labels, count in zip(images, sizes, *found, strict=True):
@@ -159,6 +165,11 @@ def stream_targets(streams: list[str]) -> list[tuple[str, Path]]:
 
 
 def open_predictor(options: PredictOptions) -> Predictor:
+    import torch
+
+    from eval.detecting.detect import choose_dtype
+    from model.weights.checkpoint import load_detector
+
     device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
     if options.device == "cuda" and device.type != "cuda":
         raise ValueError("--device cuda: torch sees no GPU; use --device cpu, or fix the driver")
@@ -274,7 +285,10 @@ def predict_film(
 
 def main() -> int:
     options = tyro.cli(PredictOptions)
-    say(describe_hardware())
+    if not options.checkpoint.exists():
+        raise ValueError(
+            f"no checkpoint at {options.checkpoint}: give a run, a checkpoint directory or a state dict file"
+        )
     streams = stream_targets([text for text in options.inputs if is_stream(text) and not Path(text).exists()])
     names = tuple(text for text in options.inputs if text not in dict(streams))
     files, skipped = find_inputs(names)
@@ -286,6 +300,7 @@ def main() -> int:
         raise ValueError(
             f"--out {options.out}: {lost[0]} is one of the inputs and would be lost; choose another folder"
         )
+    say(describe_hardware())
     predictor = open_predictor(options)
     options.out.mkdir(parents=True, exist_ok=True)
     for line in other_files(names):

@@ -22,7 +22,7 @@ from torch.distributed.run import get_args_parser
 
 from pipeline.files.fields import to_json
 from pipeline.files.own import write_json
-from train.run import read_command
+from train.start import read_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -1,6 +1,8 @@
 """Which folder may import which, and that no two files import each other in a circle."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("kernels", "pipeline", "model", "train", "eval")
 # Commands may look further: they print with pipeline's console, and one times the views.
-COMMANDS = {"kernels.bench": ("pipeline",), "model.export": ("pipeline", "kernels")}
+COMMANDS = {"kernels.bench": ("pipeline",), "model.export": ("pipeline",), "model.deployed": ("pipeline", "kernels")}
 ALLOWED = {
     "kernels": ("kernels",),
     "pipeline": ("kernels", "pipeline"),
@@ -101,3 +103,29 @@ def test_every_folder_with_code_is_packaged():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     folders = {".".join(path.parent.relative_to(ROOT).parts) for path in find_modules().values()}
     assert sorted(listed) == sorted(folders)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train.run teacher_small --data {0} --out {0}/run",
+        "train.run cdfkd_small --teacher {0} --out {0}/run",
+        "eval.predict {0} {0} --out {0}",
+        "eval.run {0} --data {0}",
+        "model.export {0} --to onnx",
+    ],
+)
+def test_a_wrong_path_is_named_before_torch_is_imported(command, tmp_path):
+    """Torch and what needs it take seconds to import."""
+    module, *arguments = command.format(tmp_path / "nowhere").split()
+    script = (
+        "import runpy, sys\n"
+        "sys.argv[1:] = sys.argv[2:]\n"
+        f"try: runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
+        "finally: print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, module, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (2, "False"), done.stdout + done.stderr
+    assert "nowhere" in done.stderr

@@ -5,188 +5,33 @@ The same command on a run directory continues it; a finished run prints that it 
 """
 
 import sys
-from contextlib import nullcontext
-from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
-from pipeline.command.console import run_entry, say
-from pipeline.command.memory import is_out_of_memory
-from pipeline.command.ranks import World, joined
-from pipeline.command.suggest import nearest
-from pipeline.files.fields import from_json, to_json
-from pipeline.files.own import ANY, Each, read_json, write_json
-from train.config import Config, differences, upgrade
-from train.optimizer import rate_factor
-from train.options import parse_options
-from train.recipes import RECIPES
-from train.record.checkpoint import MARKER, Checkpoints, lock, read_state
-from train.record.resume import check_identity
-from train.record.trackers import check_installed
-
-SLOWEST_WAIT = timedelta(minutes=10)  # of one rank for another: compiling, scoring
-
-HELP = """usage: python -m train.run RECIPE --data DIR --out runs/NAME [--teacher runs/TEACHER] [options]
-
-Train a detector on clear-day images so that it works at night, in rain and in fog. Two phases: a teacher recipe
-first, then a cdfkd recipe with --teacher. The same command continues an interrupted run.
-
-recipes:
-{recipes}
-
-`python -m train.run RECIPE --help` lists every option of a recipe with its default. The config.json of an earlier
-run may stand in the place of RECIPE and repeats that run."""
+from pipeline.command.console import run_entry
 
 
-def read_command(arguments: list[str]) -> Config:
-    """A recipe's or a config file's values, overridden by options."""
-    name = arguments[0] if arguments else ""
-    if name in ("", "-h", "--help"):
-        print(HELP.format(recipes="\n".join(f"  {key:<20}{text}" for key, (text, _) in RECIPES.items())))
-        sys.exit(0 if name else 2)
-    if name.endswith(".json"):
-        description, default = f"The run of {name}", read_config(Path(name))
-    elif name in RECIPES:
-        description, make = RECIPES[name]
-        default = make()
-    else:
-        raise ValueError(f"no recipe {name!r}{nearest(name, RECIPES)}; python -m train.run --help lists them")
-    config = parse_options(default, arguments[1:], f"python -m train.run {name}", description)
-    check_validation(config)
-    check_installed(config.log)
-    return config
+def check_paths(arguments: list[str]) -> None:
+    """Name a wrong path; what else is wrong with the command is found later."""
+    option = ""
+    for argument in arguments:
+        option = argument if argument.startswith("-") else option
+        path = Path(argument)
+        if argument in (option, "None"):
+            continue
+        if option in ("--data", "--val") and not (path / "dataset.json").is_file():
+            from pipeline.packed.reader import PackedDataset
 
-
-def check_validation(config: Config) -> None:
-    """Options about measuring have an effect only with data to measure on."""
-    for name in ("val_every", "val_images"):
-        if config.val is None and (value := getattr(config, name)):
-            option = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{option} is {value}, but nothing is measured without --val DIR; give it too")
-
-
-def read_config(path: Path) -> Config:
-    return from_json(Config, upgrade(read_json(path, Each(ANY), "give the config.json of a run directory")), str(path))
-
-
-def open_run(config: Config) -> Checkpoints:
-    """The run directory, made or found to hold this very run; rank 0, holding its lock."""
-    checkpoints = Checkpoints(config.out, config.keep)
-    checkpoints.tidy()
-    path = config.out / "config.json"
-    # Without a checkpoint there is nothing yet that another configuration could spoil.
-    if path.exists() and checkpoints.newest() is not None:
-        stored = read_config(path)
-        # Read through Config, so that options that are newer than the run have their defaults.
-        if changed := differences(to_json(replace(stored, steps=config.steps, epochs=config.epochs)), to_json(config)):
-            raise ValueError(
-                f"{config.out} holds a run with another configuration:\n  " + "\n  ".join(changed) + "\n"
-                f"choose another --out, remove the folder, or continue it as it was: python -m train.run {path}"
-            )
-        newest = checkpoints.choose(config.from_step)
-        if newest is not None:
-            check_length(stored, config, newest)
-            if is_finished(config, newest):
-                check_finished(stored, config, newest)
-    write_json(path, to_json(replace(config, from_step=None)))
-    return checkpoints
-
-
-def is_finished(config: Config, newest: Path) -> bool:
-    """A longer run than the one that was finished is not."""
-    state = read_state(newest)
-    return state["finished"] and state["step"] >= config.steps
-
-
-def check_length(stored: Config, config: Config, newest: Path) -> None:
-    """Another length is allowed where the learning rates so far would have been the same."""
-    if (stored.steps, stored.epochs) == (config.steps, config.epochs):
-        return
-    state = read_state(newest)
-    before = stored.steps or (state["step"] if state["finished"] else 0)
-    now = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
-    fix = f"start another run from its weights: --student-init {config.out} --out ANOTHER"
-    if not before or not config.steps:
-        raise ValueError(
-            f"{config.out} was begun for {stored.steps or f'{stored.epochs:g} epochs'}, {now} requested: only a "
-            f"length in steps can be changed, and one in epochs only after the end, with --steps N --epochs 0; or {fix}"
-        )
-    if config.steps < state["step"]:
-        raise ValueError(f"{config.out} has {state['step']} steps already, {now} requested; choose another --out")
-    for step in range(state["step"]):
-        rates = [rate_factor(config.optimizer, step, total) for total in (before, config.steps)]
-        if rates[0] != rates[1]:
-            raise ValueError(
-                f"{config.out} was begun for {before} steps, {now} requested: with the {config.optimizer.schedule} "
-                f"schedule step {step} had {rates[0]:g} of the learning rate and would have {rates[1]:g}, so it cannot "
-                f"be made longer; {fix}"
-            )
-
-
-def check_finished(stored: Config, config: Config, newest: Path) -> None:
-    """Nothing is left to do, but other data or another teacher than it was trained with would be a mistake."""
-    places = {*config.data, config.teacher} - {None}
-    if places <= {*stored.data, stored.teacher} and not all(place.exists() for place in places if place is not None):
-        return  # removed after the training
-    from pipeline.loading.mixture import Mixture
-    from pipeline.packed.reader import PackedDataset
-    from train.load import identify
-
-    data = Mixture([PackedDataset(path, config.domains) for path in config.data], config.data_weights)
-    check_identity(newest, identify(config, data), config)
-
-
-def find_newest(config: Config, checkpoints: Checkpoints, world: World) -> Path | None:
-    """The checkpoint to continue from. Rank 0 decides, so that all ranks start from the same one."""
-    newest: Path | None = world.share(checkpoints.newest() if world.first else None)
-    needed = config.out / "config.json" if newest is None else newest / MARKER
-    if not needed.exists():
-        raise ValueError(
-            f"rank {world.rank} does not see {needed}, which rank 0 does: --out must be on a file system that all "
-            "nodes share"
-        )
-    return newest
-
-
-def train(config: Config, world: World) -> int:
-    held = lock(config.out) if world.first else nullcontext()
-    with held:
-        checkpoints = open_run(config) if world.first else Checkpoints(config.out, config.keep)
-        newest = find_newest(config, checkpoints, world)
-        if newest is not None and is_finished(config, newest):
-            if world.first:
-                say(f"{config.out} is finished ({newest.name}); give another --out to train again")
-            return 0
-        # Imported late, so that mistakes in the command are answered at once.
-        from train.trainer import Trainer
-
-        try:
-            return Trainer(config, world, checkpoints, newest).train()
-        except (ValueError, OSError):
-            raise  # has its own sentence, which may name a file of any name
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            raise ValueError(advise_memory(config, world, checkpoints.newest() is not None, error)) from None
-
-
-def advise_memory(config: Config, world: World, saved: bool, error: Exception) -> str:
-    strides = {method.kind: getattr(method, "strides", ()) for method in config.distill}
-    fewer = "".join(f", fewer --distill.{kind}.strides (now {some})" for kind, some in strides.items() if some)
-    regions = "".join(
-        f", --model.{name.replace('_', '-')} (now {getattr(config.model, name)})"
-        for name in ("regions_per_image", "rpn_post_nms_train", "candidates_per_level")
-        if hasattr(config.model, name)
-    )
-    other = " This run is saved with its settings: give other ones another --out." if saved else ""
-    return (
-        f"out of memory with {config.batch_size // world.size} images on a rank. Lower --batch-size (now "
-        f"{config.batch_size} over {world.size} ranks; the learning rate follows){regions}"
-        f"{fewer}, or pack the images smaller.{other} {str(error)[:1000]}"
-    )
+            PackedDataset(path)  # says what is there instead
+        if option == "--teacher" and not path.exists():
+            raise ValueError(f"--teacher {path}: there is no such run or checkpoint")
 
 
 def main() -> int:
+    check_paths(sys.argv[1:])
+    # Torch takes seconds to import: a wrong path is named before.
+    from pipeline.command.ranks import joined
+    from train.start import SLOWEST_WAIT, read_command, train
+
     config = read_command(sys.argv[1:])
     with joined(config.device, SLOWEST_WAIT) as world:
         return train(config, world)

@@ -65,11 +65,20 @@ def read_contents(path: Path) -> Contents:
         )
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path}: holds no state dict; give a file made by torch.save(model.state_dict(), ...)")
-    return Contents(dict(content), dict(meta) if isinstance(meta, Mapping) else {})
+    state = without_wrappers(dict(content))
+    return Contents(state, dict(meta) if isinstance(meta, Mapping) else {})
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     return read_contents(path).state
+
+
+def without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what DistributedDataParallel and torch.compile put before every name, in whatever order."""
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def step_of(folder: Path) -> int | None:

@@ -17,6 +17,13 @@ def test_scorers_are_timed_only_when_they_agree(monkeypatch):
         time_scorers(options)
 
 
+@pytest.mark.parametrize("name", bench.OTHERS)
+def test_other_scorers_agree(name):
+    pytest.importorskip(name, reason=f"{name} is not installed; the extra bench has it")
+    seconds = bench.time_others(*make_world(60, 30))
+    assert seconds[name].keys() == seconds["ours"].keys() == {"read", "score"}
+
+
 def test_memory_is_read_before_pycocotools_runs(monkeypatch):
     order = []
     real = bench.timed

@@ -54,6 +54,18 @@ def evaluated(scored, tmp_path_factory):
     return load_run(out, "ours")
 
 
+def test_what_was_evaluated_is_not_evaluated_again(scored, evaluated, tmp_path, capsys):
+    """The same weights, data and options; anything else, or a missing folder, is measured."""
+    shutil.copytree(evaluated.folder, tmp_path / "eval")
+    written = (tmp_path / "eval" / "results.json").read_bytes()
+    run(options_for(scored, tmp_path), ALONE)
+    assert f"remove {tmp_path / 'eval'} to do it again" in capsys.readouterr().out
+    assert (tmp_path / "eval" / "results.json").read_bytes() == written
+    run(options_for(scored, tmp_path, resamples=0), ALONE)
+    assert "to do it again" not in capsys.readouterr().out
+    assert load_run(tmp_path).results["settings"]["resamples"] == 0
+
+
 def test_figures_are_those_of_torchvisions_own_inference_with_our_weights(scored, evaluated):
     stock = stock_twin(scored.detector)
     for domain in scored.data:

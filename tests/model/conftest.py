@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from model.api import Detector
+from model.api import Detector, Want
 from model.build import build_detector
 from model.config import ModelConfig
+from model.dense.config import DenseConfig
 
 
 def make_lively_detector(config: ModelConfig, num_classes: int = 4, seed: int = 0) -> Detector:
@@ -37,6 +38,28 @@ def make_lively_detector(config: ModelConfig, num_classes: int = 4, seed: int = 
     for hook in hooks:
         hook.remove()
     return detector.train()
+
+
+def make_lively_dense(config: DenseConfig, num_classes: int = 4, seed: int = 0) -> Detector:
+    """Random weights, each layer scaled so that what it first says has a deviation of 1."""
+    torch.manual_seed(seed)
+    detector = build_detector(config, num_classes).eval()
+
+    def scale(layer: nn.Module, _: tuple, out: torch.Tensor) -> torch.Tensor:
+        hooks.pop(layer).remove()
+        factor = 1 / out.std()
+        layer.weight.mul_(factor)
+        return out * factor
+
+    layers = [module for module in detector.modules() if isinstance(module, nn.Conv2d)]
+    hooks = {layer: layer.register_forward_hook(scale) for layer in layers}
+    with torch.no_grad():
+        for layer in layers:
+            if layer.bias is not None:
+                layer.bias.zero_()  # that of the classes makes every score about 0.01
+        detector.look(torch.randn(1, 3, 128, 128), torch.tensor([[128, 128]]), Want(dense=True))
+    assert not hooks
+    return detector
 
 
 def make_random_batch(generator: torch.Generator, num_images: int, canvas: tuple[int, int], num_boxes: int = 6):
@@ -84,3 +107,8 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def lively_dense():
+    return make_lively_dense

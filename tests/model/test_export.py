@@ -1,6 +1,8 @@
 """Exported detectors answer the same in the other tool."""
 
+import copy
 import json
+import re
 import subprocess
 import sys
 
@@ -9,10 +11,11 @@ import torch
 
 from kernels.detection import nms as nms_module
 from model.backbones.torchvision_fpn import build_torchvision
-from model.build import new_detector
+from model.build import CONFIGS, new_detector
 from model.config import ModelConfig, small_model
 from model.dense.config import AtssConfig, FcosConfig, GflConfig, RetinaNetConfig
-from model.export import Deployed, Options, export, loading_code, torchvision_constructor
+from model.deployed import Deployed, canvas_of, check_same, export_onnx, loading_code, torchvision_constructor
+from model.export import Options, export
 from model.weights.checkpoint import Card, save_detector
 
 CANVAS = (96, 128)
@@ -67,6 +70,75 @@ def test_onnx_runtime_finds_the_same_in_any_batch(checkpoint, recwarn):
         images, sizes = pictures(num_images)
         got = session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})
         assert_same(got, deployed(images, sizes))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["retinanet", "fcos", "atss", "gfl"])
+def test_dense_detectors_answer_the_same_in_both_forms(kind, lively_dense, tmp_path, capsys):
+    """Post-processing is inside and the batch is free; the export itself compares in ONNX Runtime and says so."""
+    pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+    widths = {"fpn_channels": 16, "head_channels": 16, "norm_groups": 0, "num_convs": 1}
+    config = CONFIGS[kind](
+        backbone="resnet18", weights="none", norm="frozen", candidates_per_level=50, detections_per_image=20,
+        score_threshold=0.5, **widths,
+    )  # fmt: skip
+    detector = lively_dense(config)
+    save_detector(tmp_path / "run", detector, config, CLASSES, {"short_side": 90, "long_side": 120})
+    export(Options(tmp_path / "run", "onnx"))
+    told = re.search(r"canvas of 96 x 128.*checked in ONNX Runtime: (\d+) detections", capsys.readouterr().out, re.S)
+    assert int(told[1]) > 30
+    program = torch.export.load(export(Options(tmp_path / "run", "torch"))).module()
+    for num_images in (1, 3):
+        images, sizes = pictures(num_images)
+        assert_same(program(images, sizes), Deployed(detector)(images, sizes))
+
+
+def test_the_check_finds_what_is_wrong_and_leaves_out_what_rounding_may_do():
+    """Two images, three slots; the least score is 0.5."""
+    boxes = torch.tensor([[[0.0, 0, 9, 9], [5, 5, 20, 30], [1, 1, 2, 2]], [[3, 3, 7, 8], [0, 0, 0, 0], [0, 0, 0, 0]]])
+    scores = torch.tensor([[0.9, 0.7, 0.6], [0.8, 0.5004, 0.0]])
+    labels = torch.tensor([[1, 2, 1], [3, 1, 0]])
+    wanted = (boxes, scores, labels, torch.tensor([3, 2]))
+    assert check_same(wanted, wanted, 0.5).startswith("3 detections are the same; boxes within 0 pixels")
+    lost = (boxes, scores, labels, torch.tensor([3, 1]))
+    assert check_same(lost, wanted, 0.5).startswith("3 detections")  # 0.5004 may have been 0.4999
+    swapped = tuple(torch.stack((v[0, [1, 0, 2]], v[1])) for v in wanted[:3])
+    assert check_same((*swapped, wanted[3]), wanted, 0.5).startswith("3 detections")
+    for wrong in (
+        (boxes + torch.tensor([0.0, 0, 0.1, 0]), *wanted[1:]),
+        (boxes, scores + 0.01, *wanted[2:]),
+        (boxes, scores, labels.flip(0), wanted[3]),
+        (*wanted[:3], torch.tensor([3, 0])),
+    ):
+        for pair in ((wrong, wanted), (wanted, wrong)):
+            with pytest.raises(ValueError, match=r"^the exported model answers otherwise than"):
+                check_same(*pair, 0.5)
+
+
+def test_a_wrong_export_is_not_kept(checkpoint, monkeypatch, tmp_path):
+    """An exporter that drops a layer's bias, which no error tells."""
+    pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+    directory, _ = checkpoint
+    path = tmp_path / "wrong.onnx"
+    path.write_bytes(b"the one before")
+
+    def wrong(detector, card, canvas, place):
+        changed = copy.deepcopy(detector)
+        changed.roi_heads.box_predictor.cls_score.bias.data += torch.tensor([0.0, 0.5, 0, 0])
+        export_onnx(changed, card, canvas, place)
+
+    monkeypatch.setattr("model.deployed.export_onnx", wrong)
+    with pytest.raises(ValueError, match="answers otherwise than the detector, so it is not kept: the class"):
+        export(Options(directory, "onnx", canvas=CANVAS, out=path))
+    assert [file.name for file in tmp_path.iterdir()] == ["wrong.onnx"]
+    assert path.read_bytes() == b"the one before"
+
+
+def test_the_canvas_is_that_of_the_training():
+    card = Card(CLASSES, small_model(), {"short_side": 200, "long_side": 352})
+    assert canvas_of(card) == (224, 352)
+    with pytest.raises(ValueError, match="give --canvas HEIGHT WIDTH"):
+        canvas_of(Card(CLASSES, small_model()))
 
 
 @pytest.mark.long
@@ -195,7 +267,7 @@ def test_sentence_of_zero_epsilon_does_not_name_a_constructor_that_has_another()
 
 def test_missing_exporter_is_named(checkpoint, monkeypatch):
     monkeypatch.setattr("model.export.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install onnx onnxscript"):
+    with pytest.raises(ValueError, match="pip install onnx onnxscript onnxruntime"):
         export(Options(checkpoint[0], "onnx", canvas=CANVAS))
 
 

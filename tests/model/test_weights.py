@@ -20,7 +20,7 @@ from model.build import build_detector
 from model.config import ModelConfig, small_model
 from model.faster_rcnn.detector import FasterRcnn
 from model.weights.checkpoint import load_detector, save_detector
-from model.weights.files import resolve_checkpoint, save_tensors
+from model.weights.files import read_state, resolve_checkpoint, save_tensors
 from model.weights.pretrained import find_imagenet_file, find_packaged_mobilenet, load_body
 from model.weights.torchvision_detectors import infer_config
 from tests.model.stock import compare_detections, stock_detections
@@ -139,6 +139,27 @@ def test_torchvisions_own_detector_evaluates_as_is(tmp_path, suffix):
     assert compare_detections(found, stock_detections(stock, image, sizes)) < 1e-4
     with pytest.raises(ValueError, match="90 classes"):
         load_detector(path, classes=CLASSES)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_wrappers_put_before_the_names_is_taken_off(suffix, tmp_path):
+    """torch.compile itself, and what DistributedDataParallel calls its child, around each other in both orders."""
+    body = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    wrapped = (
+        torch.nn.ModuleDict({"module": body}),
+        torch.compile(body),
+        torch.nn.ModuleDict({"module": torch.compile(body)}),
+        torch.compile(torch.nn.ModuleDict({"module": body})),
+    )
+    for module in wrapped:
+        assert module.state_dict().keys() != body.state_dict().keys()
+        (torch.save if suffix == ".pth" else save_file)(module.state_dict(), tmp_path / f"a{suffix}")
+        found = read_state(tmp_path / f"a{suffix}")
+        assert found.keys() == body.state_dict().keys()
+        assert all(torch.equal(found[name], value) for name, value in body.state_dict().items())
+    mixed = {"module.weight": torch.ones(1), "other.bias": torch.zeros(1)}
+    (torch.save if suffix == ".pth" else save_file)(mixed, tmp_path / f"a{suffix}")
+    assert read_state(tmp_path / f"a{suffix}").keys() == mixed.keys()
 
 
 def test_ours_loads_into_torchvisions_own_constructor(lively_detector):

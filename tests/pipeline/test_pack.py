@@ -58,6 +58,14 @@ def test_shards_are_plain_webdataset_tars_and_the_index_points_into_them(options
     assert not (options.out / ".work").exists()
 
 
+def test_a_relative_folder_may_have_a_colon(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = Path("2026-11-28 22:08")
+    pack(replace(options, out=out))
+    with PackedDataset(out) as dataset:
+        assert len(dataset) == 40
+
+
 def test_webdataset_itself_reads_the_shards(options):
     webdataset = pytest.importorskip("webdataset")
     pack(options)

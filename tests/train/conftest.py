@@ -16,7 +16,7 @@ from train.config import Config, LoaderConfig, OptimizerConfig
 from train.distill import CdFkdConfig
 from train.recipes import RECIPES
 from train.record.checkpoint import Checkpoints
-from train.run import train
+from train.start import train
 from train.trainer import Trainer
 
 CLASSES = ("car", "person")

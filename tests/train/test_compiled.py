@@ -11,7 +11,7 @@ from pipeline.command.ranks import World
 from pipeline.views import ViewConfig
 from train.ahead import views_ahead
 from train.record.logs import read_log
-from train.run import train
+from train.start import train
 
 WORLD = World(0, 1, torch.device("cpu"))
 

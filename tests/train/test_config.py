@@ -13,7 +13,7 @@ from pipeline.views import ViewConfig
 from train.config import Config, differences
 from train.options import ELSEWHERE
 from train.recipes import RECIPES
-from train.run import read_command
+from train.start import read_command
 
 NEEDED = ["--data", "d", "--out", "o"]
 

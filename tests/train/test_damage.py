@@ -29,7 +29,7 @@ from train.config import differences
 from train.recipes import RECIPES
 from train.record.checkpoint import Checkpoints, read_state
 from train.record.logs import read_log
-from train.run import read_config
+from train.start import read_config
 
 COUNT = int(os.environ.get("FAIRWEATHER_FUZZ", "400"))
 RUN = ("state.json", "COMPLETE", "model.json", "model.safetensors", "training.safetensors", "best.json")

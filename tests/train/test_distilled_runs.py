@@ -17,7 +17,7 @@ from pipeline.files.fields import to_json
 from tests.train.conftest import CLASSES, make_trainer
 from train.record.checkpoint import write_json
 from train.record.logs import read_log
-from train.run import read_command, train
+from train.start import read_command, train
 
 ROOT = Path(__file__).resolve().parents[2]
 WORLD = World(0, 1, torch.device("cpu"))

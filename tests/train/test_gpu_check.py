@@ -19,7 +19,7 @@ import pipeline.bench
 import pipeline.pack
 import pipeline.sample_world
 import train.bench
-from train.run import read_command
+from train.start import read_command
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "gpu_check.sh"
 TYPES = (

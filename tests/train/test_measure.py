@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from pipeline.command.ranks import World
 from train.record.checkpoint import Checkpoints, read_state
 from train.record.logs import read_log
-from train.run import train
+from train.start import train
 from train.task import DetectionTask
 from train.trainer import STOPPED, Trainer
 

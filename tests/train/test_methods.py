@@ -23,7 +23,7 @@ from train.distill import METHODS, CdFkdConfig, PkdConfig
 from train.distill.method import Method
 from train.record.checkpoint import Checkpoints
 from train.record.logs import read_log
-from train.run import read_command, train
+from train.start import read_command, train
 from train.trainer import STOPPED
 
 WORLD = World(0, 1, torch.device("cpu"))

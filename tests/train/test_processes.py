@@ -21,7 +21,7 @@ from tests.jobs import KILLED, Job, free_port
 from train.recipes import RECIPES
 from train.record.checkpoint import Checkpoints, read_state
 from train.record.logs import read_log
-from train.run import train
+from train.start import train
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow

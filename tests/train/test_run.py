@@ -18,7 +18,7 @@ from train.recipes import CLEAN, RECIPES
 from train.record.checkpoint import Checkpoints, read_state
 from train.record.logs import read_log
 from train.record.trace import TracePlan
-from train.run import read_command, train
+from train.start import read_command, train
 from train.task import DetectionTask
 
 WORLD = World(0, 1, torch.device("cpu"))

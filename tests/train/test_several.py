@@ -16,7 +16,7 @@ from train.config import Config
 from train.recipes import RECIPES
 from train.record.checkpoint import Checkpoints, read_state
 from train.record.logs import read_log
-from train.run import train
+from train.start import train
 from train.trainer import STOPPED
 
 

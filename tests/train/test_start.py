@@ -13,7 +13,7 @@ from pipeline.command.ranks import World
 from train.load import make_views
 from train.record.checkpoint import Checkpoints, lock
 from train.record.logs import read_log
-from train.run import find_newest, train
+from train.start import find_newest, train
 from train.trainer import STOPPED, Trainer
 
 WORLD = World(0, 1, torch.device("cpu"))

@@ -11,7 +11,7 @@ import pytest
 
 from train.record.logs import RunLog, read_log
 from train.record.trackers import Tracker, check_installed, texts
-from train.run import read_command
+from train.start import read_command
 
 INSTALLED = [
     pytest.param(name, marks=pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"{name} is missing"))

@@ -16,7 +16,7 @@ from train.distill.head import Head, HeadConfig, first
 from train.distill.method import annotations
 from train.recipes import RECIPES
 from train.record.logs import read_log
-from train.run import train
+from train.start import train
 from train.step import Learner, Teacher
 
 METHODS = {"crosskd_roi": (CrossKdRoi, CrossKdRoiConfig), "head": (Head, HeadConfig)}
