@@ -167,10 +167,16 @@ def export(options: Options) -> Path:
     path = options.out or base.with_name(base.name + "-export" + SUFFIX[options.to])
     if any(side < 32 or side % 32 for side in options.canvas):
         raise ValueError(f"--canvas: got {options.canvas}; both sides must be multiples of 32")
-    if options.to == "torchvision" and not isinstance(card.config, ModelConfig):
-        raise ValueError(
-            f"--to torchvision writes a Faster R-CNN; this is a {card.config.kind}: use --to onnx or torch"
-        )
+    if options.to == "torchvision":
+        if not isinstance(card.config, ModelConfig):
+            raise ValueError(
+                f"--to torchvision writes a Faster R-CNN; this is a {card.config.kind}: use --to onnx or torch"
+            )
+        if card.config.style != "torchvision" or not card.config.sees_imagenet:
+            raise ValueError(
+                "--to torchvision: this detector has mmdetection's anchors and regions, or takes other pixels than "
+                "torchvision's; use --to onnx or torch"
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     if options.to == "torchvision":
         torch.save({name: value.contiguous() for name, value in detector.state_dict().items()}, path)

@@ -5,7 +5,7 @@ from typing import Any
 
 
 class NotPlain(ValueError):
-    """An expression that is more than data."""
+    """Something that is more than data, or less."""
 
 
 def evaluate(node: ast.expr, known: dict[str, Any]) -> Any:
@@ -34,14 +34,12 @@ def evaluate(node: ast.expr, known: dict[str, Any]) -> Any:
     raise NotPlain(f"line {node.lineno}: {ast.unparse(node)[:60]}")
 
 
-def read_assignments(text: str, where: str) -> dict[str, Any]:
+def read_assignments(text: str) -> dict[str, Any]:
     """{name: value} of the assignments whose value is plain data; the others are left out."""
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{where}: its configuration is no Python ({error}); give one that mmdetection wrote"
-        ) from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise NotPlain(f"is no Python ({error})") from None
     known: dict[str, Any] = {}
     for statement in tree.body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):

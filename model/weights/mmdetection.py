@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.dense.config import AnyDense, AtssConfig, FcosConfig, GflConfig, RetinaNetConfig
-from model.weights.config_text import read_assignments
+from model.weights.config_text import NotPlain, read_assignments
 
 HEAD_RULES = (
     (r"cls_convs\.(\d+)\.conv\.", r"class_tower.\1.0."),
@@ -355,12 +355,16 @@ def read_values(meta: dict, path: Path) -> dict[str, Any]:
     """The configuration that a checkpoint carries as text (`cfg`, `config`), or that lies beside it as NAME.py."""
     beside = path.with_suffix(".py")
     text = meta.get("cfg") or meta.get("config")
-    where = str(path)
+    where = path
     if beside.is_file():
-        text, where = beside.read_text(), str(beside)
-    values = read_assignments(text, where) if isinstance(text, str) else {}
+        text, where = beside.read_text(), beside
+    values, why = {}, "carries no configuration"
+    if isinstance(text, str):
+        try:
+            values, why = read_assignments(text), "the model of its configuration is not plain data"
+        except NotPlain as error:
+            why = f"its configuration {error}"
     if not isinstance(values.get("model"), dict):
-        why = "carries no configuration" if not text else "the model of its configuration is not plain data"
         if "_base_" in values:
             why = "its configuration inherits from _base_"
         raise ValueError(

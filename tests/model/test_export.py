@@ -9,7 +9,9 @@ import torch
 
 from kernels.detection import nms as nms_module
 from model.backbones.torchvision_fpn import build_torchvision
+from model.build import new_detector
 from model.config import ModelConfig, small_model
+from model.dense.config import AtssConfig, FcosConfig, GflConfig, RetinaNetConfig
 from model.export import Deployed, Options, export, loading_code, torchvision_constructor
 from model.weights.checkpoint import Card, save_detector
 
@@ -120,6 +122,54 @@ def test_what_is_printed_for_an_unusual_detector_loads_it(tmp_path):
     got = names["detector"].state_dict()
     assert got.keys() == state.keys()
     assert all(torch.equal(got[name], value) for name, value in state.items())
+
+
+NARROW = {"backbone": "resnet18", "weights": "none", "norm": "frozen", "fpn_channels": 32, "detections_per_image": 20}
+HEAD = {"head_channels": 32, "num_convs": 1, "score_threshold": 0.02, "candidates_per_level": 50, "nms_threshold": 0.9}
+CAFFE = {"pixel_order": "bgr", "pixel_mean": (103.53, 116.28, 123.675), "pixel_deviation": (1.0, 1.0, 1.0)}
+DENSE = (
+    RetinaNetConfig(**NARROW, **HEAD),
+    RetinaNetConfig(**NARROW, **HEAD, style="torchvision"),
+    FcosConfig(**NARROW, **HEAD, norm_groups=4, **CAFFE),
+    FcosConfig(**NARROW, **HEAD, norm_groups=4, style="torchvision"),
+    AtssConfig(**NARROW, **HEAD, norm_groups=4),
+    GflConfig(**NARROW, **HEAD, norm_groups=4),
+)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("config", DENSE, ids=lambda config: f"{config.kind} {getattr(config, 'style', '')}")
+def test_onnx_of_every_dense_detector(config, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+    torch.manual_seed(0)
+    detector = new_detector(config, 4).eval()
+    torch.nn.init.normal_(detector.head.class_output.weight, std=0.2)
+    torch.nn.init.constant_(detector.head.class_output.bias, -1.0)
+    save_detector(tmp_path / "run", detector, config, CLASSES)
+    path = export(Options(tmp_path / "run", "onnx", canvas=CANVAS))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for num_images in (1, 3):
+        images, sizes = pictures(num_images)
+        got = session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})
+        assert_same(got, Deployed(detector)(images, sizes))
+    with pytest.raises(ValueError, match="--to torchvision writes a Faster R-CNN"):
+        export(Options(tmp_path / "run", "torchvision"))
+
+
+@pytest.mark.long
+def test_onnx_of_mmdetections_regions(lively_detector, tmp_path):
+    """Aligned regions with as many samples as they have pixels; and torchvision, which has others, is refused."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+    config = ModelConfig(backbone="resnet18", style="mmdetection", **SMALL)
+    detector = lively_detector(config).eval()
+    save_detector(tmp_path / "run", detector, config, CLASSES)
+    path = export(Options(tmp_path / "run", "onnx", canvas=CANVAS))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    images, sizes = pictures(3)
+    got = session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})
+    assert_same(got, Deployed(detector)(images, sizes))
+    with pytest.raises(ValueError, match="has mmdetection's anchors and regions"):
+        export(Options(tmp_path / "run", "torchvision"))
 
 
 def test_suppression_for_export_equals_the_operator():

@@ -4,12 +4,15 @@ import sys
 import types
 from collections import OrderedDict
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from model.api import Want
-from model.build import new_detector
+from model.backbones.config import IMAGENET_DEVIATION, IMAGENET_MEAN
+from model.backbones.pixels import convert_pixels
+from model.build import build_detector, new_detector
 from model.dense.config import AtssConfig, GflConfig, RetinaNetConfig
 from model.dense.detector import DenseDetector
 from model.weights.checkpoint import load_detector
@@ -21,6 +24,7 @@ from model.weights.mmdetection import (
     detector_config,
     merged_order,
     read_values,
+    rename_detector,
     scaled_to,
 )
 from model.weights.unpickle import load_plain
@@ -296,7 +300,7 @@ def test_a_missing_configuration_is_asked_for_beside_the_file(tmp_path):
     with pytest.raises(ValueError, match="inherits from _base_"):
         load_detector(path)
     (tmp_path / "x.py").write_text("model = dict(\n")
-    with pytest.raises(ValueError, match="no Python"):
+    with pytest.raises(ValueError, match=r"its configuration is no Python \(.*as x\.py"):
         load_detector(path)
     marker = tmp_path / "ran"
     (tmp_path / "x.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\nother = len([1])\n{text}")
@@ -306,18 +310,10 @@ def test_a_missing_configuration_is_asked_for_beside_the_file(tmp_path):
 
 def test_configurations_are_parsed_and_never_run():
     text = "a = dict(x=-1.5, y=[1, (2, 'b')], z={'k': None})\nb = a\nc = open('f')\nd = dict(**a)\ne = b\nb: int = 3\n"
-    known = read_assignments(text, "here")
+    known = read_assignments(text)
     assert known == {"a": {"x": -1.5, "y": [1, (2, "b")], "z": {"k": None}}, "b": known["a"], "e": known["a"]}
     with pytest.raises(ValueError, match="the model of its configuration is not plain data"):
-        read_values({"cfg": "model = build()\n"}, types.SimpleNamespace(with_suffix=lambda _: Missing))
-
-
-class Missing:
-    name = "x.py"
-
-    @staticmethod
-    def is_file():
-        return False
+        read_values({"cfg": "model = build()\n"}, Path("nowhere.pth"))
 
 
 def test_weights_that_do_not_fit_are_counted_and_named(tmp_path):
@@ -395,3 +391,70 @@ def test_a_file_with_code_is_refused_with_the_command_that_strips_it(tmp_path, l
     compile(command, "command", "exec")
     assert load_plain(tmp_path / "x.pth")["meta"].keys() == content["meta"].keys()
     assert class_names(read_contents(tmp_path / "x.pth").meta) == ("cat", "dog")
+
+
+STORED = Path(__file__).parents[1] / "golden" / "oracles" / "checkpoints"
+
+
+@pytest.mark.parametrize("version", ["v2_published", "v2_training", "v3_published", "v3_training"])
+def test_files_that_mmdetection_wrote(version):
+    """Real files, cut to a few tensors and, in version 2, without their configuration."""
+    path = STORED / f"checkpoint_{version}.pth"
+    state, meta = read_contents(path)
+    assert state["bbox_head.retina_cls.bias"].shape == (27,)
+    assert class_names(meta) == ("cat", "dog", "bird")
+    if version.startswith("v2"):
+        with pytest.raises(ValueError, match="its configuration is no Python"):
+            load_detector(path)
+        return
+    values = read_values(meta, path)
+    config = detector_config(values)
+    assert isinstance(config, RetinaNetConfig)
+    assert (config.backbone, config.coarse_from, config.anchors_per_octave) == ("resnet18", "c5", 3)
+    assert scaled_to(values) == {"short_side": 800, "long_side": 1333}
+    own = new_detector(config, 4).state_dict()
+    renamed = rename_detector(state, config)
+    assert {name: value.shape for name, value in renamed.items()} == {name: own[name].shape for name in renamed}
+    assert len(renamed) == 7
+    with pytest.raises(ValueError, match="do not fit a retinanet with resnet18: 129 missing"):
+        load_detector(path)
+
+
+def test_a_detector_starts_from_their_file_when_it_sees_the_same(tmp_path, capsys):
+    caffe = {"mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0], "bgr_to_rgb": False}
+    content, expected = checkpoint(model(data_preprocessor=caffe), ("cat", "dog"))
+    path = tmp_path / "x.pth"
+    torch.save(content, path)
+    config = replace(expected.config, weights=str(path))
+    detector = build_detector(config, 6)
+    own = detector.state_dict()
+    assert torch.equal(own["backbone.body.conv1.weight"], expected.state_dict()["backbone.body.conv1.weight"])
+    assert torch.equal(own["head.box_output.weight"], expected.state_dict()["head.box_output.weight"])
+    assert "new: head.class_output.bias, head.class_output.weight" in capsys.readouterr().out
+    words = r"give --model\.pixel-order bgr --model\.pixel-mean 103\.53 116\.28 123\.675 --model\.pixel-deviation 1\.0"
+    usual = {"pixel_order": "rgb", "pixel_mean": IMAGENET_MEAN, "pixel_deviation": IMAGENET_DEVIATION}
+    with pytest.raises(ValueError, match=words):
+        build_detector(replace(config, **usual), 6)
+
+
+def test_pixels_are_what_the_network_was_trained_on():
+    """By hand: a pixel of RGB 10, 20, 30 in caffe's order is B - 103.53, G - 116.28, R - 123.675; the padding is 0."""
+    config = RetinaNetConfig(
+        weights="none", pixel_order="bgr", pixel_mean=(103.53, 116.28, 123.675), pixel_deviation=(1.0, 1.0, 2.0)
+    )
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    given = torch.zeros(2, 3, 2, 3)
+    given[0, :, :1, :2] = (torch.tensor([10.0, 20.0, 30.0])[:, None, None] - mean) / deviation
+    seen = convert_pixels(given, torch.tensor([[1, 2], [0, 0]]), config)
+    wanted = torch.zeros(2, 3, 2, 3)
+    wanted[0, :, :1, :2] = torch.tensor([30 - 103.53, 20 - 116.28, (10 - 123.675) / 2])[:, None, None]
+    torch.testing.assert_close(seen, wanted, rtol=0, atol=1e-4)
+    assert convert_pixels(given, torch.tensor([[1, 2], [0, 0]]), RetinaNetConfig(weights="none")) is given
+    for changes, words in (
+        ({"pixel_order": "grb"}, "got 'grb'; allowed: rgb, bgr"),
+        ({"pixel_mean": (1.0,)}, "three numbers each"),
+        ({"pixel_deviation": (1.0, 0.0, 1.0)}, "deviations above 0"),
+        ({"style": "caffe"}, "style: got 'caffe'; allowed: mmdetection, torchvision"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            replace(config, **changes)
