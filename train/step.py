@@ -73,6 +73,13 @@ class Learner(nn.Module):
         self.find_truth = labellers[0].truth if labellers else None
 
     def forward(self, views: Views, teacher: Outputs | None) -> tuple[Tensor, Tensor]:
+        terms, logged = self.terms(views, teacher)
+        total = weigh(terms, self.weights, self.share)
+        scalars = [*({**terms, "total": total}[name] for name in self.layout.losses), *logged]
+        return total, torch.stack([scalar.detach().float() for scalar in scalars])
+
+    def terms(self, views: Views, teacher: Outputs | None) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Every term, not yet weighed; sums, then counts, of what is logged."""
         with torch.autocast(views.keys_B.device.type, self.dtype, enabled=self.dtype != torch.float32):
             seen, assigned = {}, {}
             terms: dict[str, Tensor] = {}
@@ -89,9 +96,7 @@ class Learner(nn.Module):
                 terms = terms | distilled
                 sums += [logged[name][0] for name in method.logged]
                 counts += [logged[name][1] for name in method.logged]
-        total = weigh(terms, self.weights, self.share)
-        scalars = [*({**terms, "total": total}[name] for name in self.layout.losses), *sums, *counts]
-        return total, torch.stack([scalar.detach().float() for scalar in scalars])
+        return terms, [*sums, *counts]
 
 
 def weigh(terms: dict[str, Tensor], weights: dict[str, float], share: Tensor | None = None) -> Tensor:

@@ -23,6 +23,7 @@ from train.optimizer import Ema, Optimizer, kinds_of, rate_factor, scaled_rate
 from train.record.resume import check_identity, strip
 from train.record.trace import Canvases
 from train.record.window import Window
+from train.shares import measure_shares, say_shares
 from train.step import Step
 
 CHANCE_AP50 = 1.0  # a teacher below this has learned nothing
@@ -83,6 +84,10 @@ class DetectionTask:
         )  # fmt: skip
 
     def one_step(self, views: Views, step: int, stop: bool) -> None:
+        if step == 0 and self.learner.weights:
+            shares = measure_shares(self.learner, self.teacher, views)
+            if self.world.first:
+                say_shares(shares)
         if self.learner.share is not None:
             self.learner.share.fill_(min(1.0, (step + 1) / self.config.distill_warmup_steps))
         self.step(views, step, self.rate_at(step), stop)

@@ -23,6 +23,7 @@ from train.distill import METHODS, CdFkdConfig, PkdConfig
 from train.distill.method import Method
 from train.record.checkpoint import Checkpoints
 from train.record.logs import read_log
+from train.shares import Term, measure_shares, say_shares
 from train.start import read_command, train
 from train.trainer import STOPPED
 
@@ -178,6 +179,31 @@ def test_the_methods_weights_rise(begin, student_config):
     for line, share in zip(lines, (0.25, 0.5, 0.75, 1.0, 1.0, 1.0), strict=True):
         detection = sum(line[name] for name in ("rpn_class", "rpn_box", "roi_class", "roi_box"))
         assert line["total"] == pytest.approx(detection + share * 2 * line["pkd"], rel=1e-5)
+
+
+def test_shares_of_the_gradient_and_nothing_else_changes(begin, student_config, capsys):
+    """Two terms of which one is twice the other; random state, weights, gradients and buffers stay."""
+    config = replace(student_config, distill=(PkdConfig(weight=2.0),))
+    task = begin(config).task
+    with task.loader:
+        views = task.maker(next(task.loader), 0)
+    before = {name: value.clone() for name, value in task.learner.state_dict().items()}
+    random = torch.get_rng_state()
+    shares = measure_shares(task.learner, task.teacher, views)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(before[name], value) for name, value in task.learner.state_dict().items())
+    assert all(value.grad is None for value in task.parameters.values())
+    assert list(shares) == ["detection", "pkd"]
+    assert sum(term.share for term in shares.values()) == pytest.approx(1)
+    task.learner.weights["pkd"] = 4.0
+    more = measure_shares(task.learner, task.teacher, views)
+    assert more["pkd"].size == pytest.approx(2 * shares["pkd"].size)
+    ratios = [each["pkd"].share / each["detection"].share for each in (shares, more)]
+    assert ratios[1] == pytest.approx(2 * ratios[0], rel=1e-4)
+    say_shares({"detection": Term(1.0, 0.3), "large": Term(9.0, 0.6995), "small": Term(0.1, 0.0005)})
+    said = " ".join(capsys.readouterr().out.split())
+    assert "large makes more than half of the student's gradient" in said
+    assert "small makes less than a thousandth of the student's gradient" in said
 
 
 def test_the_warm_up_is_an_option_of_all_methods():

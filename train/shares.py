@@ -1,0 +1,70 @@
+"""How large each term of a distilling run is before the first update, and its share of the student's gradient.
+
+A share is the norm of the weighted term's gradient over the sum of all such norms, the detection loss counted as one
+term. It is measured on a few images of the first batch, without the compiler, and changes nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.batch import View, Views
+from pipeline.command.console import say
+from train.step import Learner, Teacher, weigh
+
+NUM_IMAGES = 2
+LARGE, SMALL = 0.5, 0.001
+DETECTION = "detection"
+
+
+class Term(NamedTuple):
+    size: float  # weighted
+    share: float
+
+
+def first_images(views: Views, num: int) -> Views:
+    parts = {}
+    for field in fields(views):
+        value = getattr(views, field.name)
+        if isinstance(value, View):
+            value = View(*(getattr(value, part.name)[:num] for part in fields(value)))
+        elif isinstance(value, Tensor):
+            value = value[:num]
+        parts[field.name] = value
+    return replace(views, **parts)
+
+
+def measure_shares(learner: Learner, teacher: Teacher | None, views: Views) -> dict[str, Term]:
+    """By the names of the terms, "detection" first. Every rank calls it, as terms count over ranks."""
+    views = first_images(views, NUM_IMAGES)
+    before = [buffer.clone() for buffer in learner.buffers()]  # statistics of norms, say
+    weights = [parameter for parameter in learner.student.parameters() if parameter.requires_grad]
+    device = views.keys_B.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        terms, _ = learner.terms(views, None if teacher is None else teacher(views))
+        parts = {DETECTION: weigh({name: terms[name] for name in learner.student.terms}, {})}
+        parts |= {name: weight * terms[name] for name, weight in learner.weights.items() if weight != 0}
+        norms = {}
+        for name, part in parts.items():
+            gradients: Sequence[Tensor | None] = ()  # a term may be a constant
+            if part.requires_grad:
+                gradients = torch.autograd.grad(part, weights, retain_graph=True, allow_unused=True)
+            squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
+            norms[name] = torch.stack(squares).sum().sqrt().item() if squares else 0.0
+    with torch.no_grad():
+        for buffer, value in zip(learner.buffers(), before, strict=True):
+            buffer.copy_(value)
+    whole = sum(norms.values()) or 1.0
+    return {name: Term(part.item(), norms[name] / whole) for name, part in parts.items()}
+
+
+def say_shares(terms: dict[str, Term]) -> None:
+    listed = ", ".join(f"{name} {term.size:.3g} ({100 * term.share:.2g} %)" for name, term in terms.items())
+    say(f"weighted terms at step 0, with their share of the student's gradient: {listed}")
+    for name, term in terms.items():
+        if name != DETECTION and not SMALL <= term.share <= LARGE:
+            much = "more than half" if term.share > LARGE else "less than a thousandth"
+            say(f"warning: {name} makes {much} of the student's gradient; look at its weight under --distill")
