@@ -25,6 +25,7 @@ import torch.distributed as dist
 from pipeline.command.console import explain
 
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when the one that started it ends
+NOTICED_S = 5  # seconds in which the launcher surely notices a failed rank, and ends the others
 PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 
 
@@ -79,9 +80,9 @@ def joined(device: str, timeout: timedelta) -> Iterator[World]:
     try:
         yield world
     except BaseException as error:
-        sentence = explain(error)
+        sentence, peer_gone = explain(error), False
         if sentence is None and isinstance(error, RuntimeError) and any(words in str(error) for words in PEER_GONE):
-            sentence = "another rank ended; its own message says why"
+            sentence, peer_gone = "another rank ended; its own message says why", True
         elif sentence is not None:
             tell_launcher(sentence)
         if sentence is None:
@@ -90,6 +91,8 @@ def joined(device: str, timeout: timedelta) -> Iterator[World]:
         else:
             print(f"error (rank {rank}): {sentence}", file=sys.stderr)
         sys.stderr.flush()
+        if peer_gone:
+            time.sleep(NOTICED_S)  # else the launcher may take this rank for the first that failed
         # A clean exit would wait for the other ranks, which wait for this one.
         os._exit(1 if sentence is None else 2)
     dist.barrier()

@@ -257,16 +257,16 @@ def test_configuration_mistakes_say_what_where_and_what_is_allowed(lively_detect
     for changes, words in (
         ({"backbone": "resnet19"}, "resnet18"),
         ({"norm": "none"}, "frozen"),
-        ({"rpn_nms_threshold": 1.5}, "rpn_nms_threshold"),
-        ({"regions_per_image": 2}, "regions_per_image"),
-        ({"detections_per_image": 0}, "detections_per_image"),
-        ({"anchor_sizes": ((32,), (64,))}, "anchor_sizes"),
-        ({"anchor_sizes": ((32,), (64,), (128,), (256,), (512, 600))}, "anchor_sizes"),
+        ({"rpn_nms_threshold": 1.5}, "--model.rpn-nms-threshold"),
+        ({"regions_per_image": 2}, "--model.regions-per-image"),
+        ({"detections_per_image": 0}, "--model.detections-per-image"),
+        ({"anchor_sizes": ((32,), (64,))}, "--model.anchor-sizes"),
+        ({"anchor_sizes": ((32,), (64,), (128,), (256,), (512, 600))}, "--model.anchor-sizes"),
     ):
         with pytest.raises(ValueError, match=words):
             narrow(**changes)
     for changes, words in (
-        ({"trainable_layers": 9}, "trainable_layers"),
+        ({"trainable_layers": 9}, "--model.trainable-layers"),
         ({"returned_layers": (0, 1, 2, 3)}, "1 to 4"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -273,7 +273,7 @@ def test_a_configuration_of_before_still_reads():
         del old["optimizer"][rule]
     for distill, expected in ((method, config.distill), (None, ())):
         assert from_json(Config, upgrade(old | {"distill": distill})) == replace(config, distill=expected)
-    with pytest.raises(ValueError, match=r"config.distill.kind is 'crossdk'; allowed: cd_fkd, "):
+    with pytest.raises(ValueError, match=r"config.distill.kind is 'crossdk' \(nearest: crosskd\); allowed: cd_fkd, "):
         from_json(Config, old | {"distill": [{"kind": "crossdk"}]})
 
 

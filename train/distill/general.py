@@ -15,6 +15,10 @@ from model.boxes.boxes import clip, has_sides
 from model.boxes.select import take
 from model.dense.detector import DenseDetector
 
+# What decides which candidates a head has, and how it writes boxes.
+CANDIDATES = (
+    "strides", "anchor_base", "anchors_per_octave", "anchor_ratios", "num_bins", "distances", "centerness_from",
+)  # fmt: skip
 OVERLAP = 0.3
 NUM_KEPT = 10
 NUM_LOOKED_AT = 3000
@@ -35,17 +39,14 @@ def check_dense(who: str, student: Detector, teacher: Detector) -> None:
         if not isinstance(detector, DenseDetector):
             raise ValueError(f"{who} needs a dense head, and a {detector.config.kind} has none; give --model gfl")
     kinds = [detector.config.kind for detector in (student, teacher)]
-    heads = [
-        (detector.strides, detector.head.per_location, detector.head.box_width)
-        for detector in (student, teacher)
-        if isinstance(detector, DenseDetector)
-    ]
-    if kinds[0] != kinds[1] or student.num_classes != teacher.num_classes or heads[0] != heads[1]:
+    if kinds[0] != kinds[1] or student.num_classes != teacher.num_classes:
         raise ValueError(
             f"{who}: the student is a {kinds[0]} of {student.num_classes - 1} classes and the teacher a {kinds[1]} of "
-            f"{teacher.num_classes - 1}; both must be one kind of detector with the same "
-            "classes, anchors and bins"
+            f"{teacher.num_classes - 1}; both must be one kind of detector with the same classes"
         )
+    pairs = ((name, *(getattr(net.config, name, None) for net in (student, teacher))) for name in CANDIDATES)
+    if unequal := [f"{name} {one} and {other}" for name, one, other in pairs if one != other]:
+        raise ValueError(f"{who}: student and teacher differ in {', '.join(unequal)}; train one like the other")
 
 
 @torch.no_grad()
