@@ -190,9 +190,11 @@ class Config:
                 "--teacher-policy is average: the student's moving average teaches a distilling run, so give "
                 "--optimizer.ema-decay 0.999 and a method, and --teacher None"
             )
-        require(self.distill_warmup_steps >= 0, "distill_warmup_steps", "0 or more", self.distill_warmup_steps)
+        require(self.distill_warmup_steps >= 0, "distill.warmup_steps", "0 or more", self.distill_warmup_steps)
         if self.distill_warmup_steps and not self.distill:
-            raise ValueError("distill_warmup_steps is given, but the run has no method; leave it out or give --distill")
+            raise ValueError(
+                "--distill.warmup-steps is given, but the run has no method; leave it out or give --distill"
+            )
         for name in ("log_every", "save_every", "keep"):
             require(getattr(self, name) > 0, name, "at least 1", getattr(self, name))
         require(len(set(self.log)) == len(self.log), "log", "names, each once", " ".join(self.log))

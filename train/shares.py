@@ -62,9 +62,9 @@ def measure_shares(learner: Learner, teacher: Teacher | None, views: Views) -> d
 
 
 def say_shares(terms: dict[str, Term]) -> None:
-    listed = ", ".join(f"{name} {term.size:.3g} ({100 * term.share:.2g} %)" for name, term in terms.items())
+    listed = ", ".join(f"{name} {term.size:.3g} ({100 * term.share:.3g} %)" for name, term in terms.items())
     say(f"weighted terms at step 0, with their share of the student's gradient: {listed}")
     for name, term in terms.items():
         if name != DETECTION and not SMALL <= term.share <= LARGE:
             much = "more than half" if term.share > LARGE else "less than a thousandth"
-            say(f"warning: {name} makes {much} of the student's gradient; look at its weight under --distill")
+            say(f"warning: {name} makes {much} of the student's gradient; its options under --distill change that")

@@ -37,8 +37,9 @@ run may stand in the place of RECIPE and repeats that run."""
 def read_command(arguments: list[str]) -> Config:
     """A recipe's or a config file's values, overridden by options."""
     name = arguments[0] if arguments else ""
-    if name in ("", "-h", "--help"):
-        print(HELP.format(recipes="\n".join(f"  {key:<20}{text}" for key, (text, _) in RECIPES.items())))
+    if name in ("", "-h", "--help", "--list"):
+        wide = max(map(len, RECIPES)) + 2
+        print(HELP.format(recipes="\n".join(f"  {key:<{wide}}{text}" for key, (text, _) in RECIPES.items())))
         sys.exit(0 if name else 2)
     if name.endswith(".json"):
         description, default = f"The run of {name}", read_config(Path(name))

@@ -129,21 +129,26 @@ def recognise_backbone(shapes: dict[str, tuple[int, ...]]) -> str | None:
     return max(fitting, key=lambda name: len(shapes_of(name)), default=None)  # a ResNet-50 is a part of a ResNet-101
 
 
-@cache
 def find_backbone(name: str) -> Backbone:
     """The entry of a name: one of the table, or `timm:` and a network of timm's."""
     if name.startswith(timm_body.PREFIX):
-        channels, strides, ends, begins, batch_norm = timm_body.describe(name)
-        return Backbone(
-            lambda norm_layer, frozen: timm_body.layers(name, frozen),
-            ends,
-            begins,
-            channels,
-            strides,
-            tuple(stage for stage, stride in enumerate(strides) if 4 <= stride <= 32),
-            "batch" if batch_norm else "layer",
-            stages=timm_body.TimmStages,
-        )
+        return describe_timm(name)
     if name not in BACKBONES:
         raise ValueError(f"got {name!r}; allowed: {', '.join(BACKBONES)}, or timm:NAME of the package timm")
     return BACKBONES[name]
+
+
+@cache
+def describe_timm(name: str) -> Backbone:
+    """As timm itself says."""
+    channels, strides, ends, begins, batch_norm = timm_body.describe(name)
+    return Backbone(
+        lambda norm_layer, frozen: timm_body.layers(name, frozen),
+        ends,
+        begins,
+        channels,
+        strides,
+        tuple(stage for stage, stride in enumerate(strides) if 4 <= stride <= 32),
+        "batch" if batch_norm else "layer",
+        stages=timm_body.TimmStages,
+    )

@@ -202,6 +202,7 @@ def test_shares_of_the_gradient_and_nothing_else_changes(begin, student_config, 
     assert ratios[1] == pytest.approx(2 * ratios[0], rel=1e-4)
     say_shares({"detection": Term(1.0, 0.3), "large": Term(9.0, 0.6995), "small": Term(0.1, 0.0005)})
     said = " ".join(capsys.readouterr().out.split())
+    assert "detection 1 (30 %), large 9 (70 %), small 0.1 (0.05 %)" in said
     assert "large makes more than half of the student's gradient" in said
     assert "small makes less than a thousandth of the student's gradient" in said
 

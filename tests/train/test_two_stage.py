@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_named(networks, name):
     dense = new_detector(RetinaNetConfig(backbone="resnet18", weights="none"), 3)
     with pytest.raises(ValueError, match=f"{name} compares box heads, and the teacher is a retinanet: give --model"):
         kind(config(), networks[0], dense, own)
-    with pytest.raises(ValueError, match=f"{name.replace('_', '-')}.temperature must be above 0"):
+    with pytest.raises(ValueError, match=f"--distill.{name.replace('_', '-')}.temperature must be above 0"):
         config(temperature=0.0)
 
 

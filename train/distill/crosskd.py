@@ -85,9 +85,10 @@ class CrossKdConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name.endswith("weight") and value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"distill.crosskd.{field.name} must be 0 or more, got {value}")
+                option = f"--distill.crosskd.{field.name.replace('_', '-')}"
+                raise ValueError(f"{option} must be 0 or more, got {value}")
         if self.k is not None and self.k < 0:
-            raise ValueError(f"distill.crosskd.k must be 0 or more, got {self.k}")
+            raise ValueError(f"--distill.crosskd.k must be 0 or more, got {self.k}")
 
 
 class CrossKd(Method):
@@ -109,7 +110,7 @@ class CrossKd(Method):
             given = config.centerness_weight
             self.weights["crosskd_centerness"] = published.centerness_weight if given is None else given
         elif config.centerness_weight is not None:
-            raise ValueError(f"distill.crosskd.centerness-weight is for atss, and the student is a {self.name}")
+            raise ValueError(f"--distill.crosskd.centerness-weight is for atss, and the student is a {self.name}")
         self.teacher = (theirs,)  # in a tuple: no child
         widths = [net.channels if self.k == 0 else net.config.head_channels for net in (ours, theirs)]
         self.adapters = None
@@ -243,5 +244,5 @@ def hand_over(k: int | None, student: DenseDetector, teacher: DenseDetector, pub
     if k is None:
         return min(max(teacher.config.num_convs - published.before_end, 0), most)
     if k > most:
-        raise ValueError(f"distill.crosskd.k must be 0 to {most}, the convolutions of both networks' towers, got {k}")
+        raise ValueError(f"--distill.crosskd.k must be 0 to {most}, the convolutions of both networks' towers, got {k}")
     return k

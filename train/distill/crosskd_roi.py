@@ -47,9 +47,9 @@ class CrossKdRoiConfig:
     """The original's divisors: of each rank alone."""
 
     def __post_init__(self) -> None:
-        check_weights(self, "distill.crosskd-roi", "class_weight", "box_weight")
+        check_weights(self, "--distill.crosskd-roi", "class_weight", "box_weight")
         if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"distill.crosskd-roi.temperature must be above 0, got {self.temperature}")
+            raise ValueError(f"--distill.crosskd-roi.temperature must be above 0, got {self.temperature}")
 
 
 class CrossKdRoi(Method):

@@ -45,11 +45,11 @@ class HeadConfig:
     """The teacher's best regions of an image that are compared."""
 
     def __post_init__(self) -> None:
-        check_weights(self, "distill.head", "class_weight", "box_weight")
+        check_weights(self, "--distill.head", "class_weight", "box_weight")
         if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"distill.head.temperature must be above 0, got {self.temperature}")
+            raise ValueError(f"--distill.head.temperature must be above 0, got {self.temperature}")
         if self.regions < 1:
-            raise ValueError(f"distill.head.regions must be at least 1, got {self.regions}")
+            raise ValueError(f"--distill.head.regions must be at least 1, got {self.regions}")
 
 
 class Head(Method):
