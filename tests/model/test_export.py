@@ -86,7 +86,7 @@ def test_dense_detectors_answer_the_same_in_both_forms(kind, lively_dense, tmp_p
     save_detector(tmp_path / "run", detector, config, CLASSES, {"short_side": 90, "long_side": 120})
     export(Options(tmp_path / "run", "onnx"))
     told = re.search(r"canvas of 96 x 128.*checked in ONNX Runtime: (\d+) detections", capsys.readouterr().out, re.S)
-    assert int(told[1]) > 30
+    assert int(told[1]) > 10
     program = torch.export.load(export(Options(tmp_path / "run", "torch"))).module()
     for num_images in (1, 3):
         images, sizes = pictures(num_images)
