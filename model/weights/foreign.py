@@ -1,6 +1,5 @@
 """Detectors of torchvision's and mmdetection's in files: told apart by the names of their weights, under our names."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +22,6 @@ class Foreign(NamedTuple):
     num_classes: int  # without background
     classes: tuple[str, ...] | None  # where the file names as many
     extra: dict[str, Any]
-
-
-def is_foreign(state: Mapping[str, Tensor]) -> bool:
-    """Whether the weights have other names than ours. torchvision's Faster R-CNN has ours."""
-    return mmdetection.is_mmdetection(state) or is_dense(state)
 
 
 def read_foreign(path: Path, num_classes: int | None = None) -> Foreign:

@@ -10,9 +10,10 @@ from model.backbones import swin, timm_body
 from model.backbones.stages import NormedStages
 from model.backbones.table import BACKBONES
 from model.backbones.torchvision_fpn import build_backbone
-from model.build import build_detector, new_detector
+from model.build import build_detector
 from model.config import ModelConfig
 from model.dense.config import FcosConfig, RetinaNetConfig
+from model.detectors import new_detector
 from model.weights.pretrained import load_body
 
 

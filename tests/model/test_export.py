@@ -11,10 +11,10 @@ import torch
 
 from kernels.detection import nms as nms_module
 from model.backbones.torchvision_fpn import build_torchvision
-from model.build import CONFIGS, new_detector
 from model.config import ModelConfig, small_model
 from model.dense.config import FcosConfig, RetinaNetConfig
 from model.deployed import Deployed, canvas_of, check_same, export_onnx, loading_code, torchvision_constructor
+from model.detectors import CONFIGS, new_detector
 from model.export import Options, export
 from model.weights.checkpoint import Card, save_detector
 

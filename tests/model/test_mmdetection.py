@@ -12,9 +12,10 @@ import torch
 from model.api import Want
 from model.backbones.config import IMAGENET_DEVIATION, IMAGENET_MEAN
 from model.backbones.pixels import convert_pixels
-from model.build import build_detector, new_detector
+from model.build import build_detector
 from model.dense.config import AtssConfig, GflConfig, RetinaNetConfig
 from model.dense.detector import DenseDetector
+from model.detectors import new_detector
 from model.weights.checkpoint import load_detector
 from model.weights.config_text import read_assignments
 from model.weights.files import read_contents
@@ -430,7 +431,7 @@ def test_a_detector_starts_from_their_file_when_it_sees_the_same(tmp_path, capsy
     own = detector.state_dict()
     assert torch.equal(own["backbone.body.conv1.weight"], expected.state_dict()["backbone.body.conv1.weight"])
     assert torch.equal(own["head.box_output.weight"], expected.state_dict()["head.box_output.weight"])
-    assert "new: head.class_output.bias, head.class_output.weight" in capsys.readouterr().out
+    assert "drawn anew: head.class_output.bias, head.class_output.weight" in capsys.readouterr().out
     words = r"give --model\.pixel-order bgr --model\.pixel-mean 103\.53 116\.28 123\.675 --model\.pixel-deviation 1\.0"
     usual = {"pixel_order": "rgb", "pixel_mean": IMAGENET_MEAN, "pixel_deviation": IMAGENET_DEVIATION}
     with pytest.raises(ValueError, match=words):
