@@ -13,7 +13,7 @@ from model.weights.files import read_contents
 from model.weights.torchvision_detectors import infer_config, infer_dense, is_dense, with_current_names
 
 # What weights were trained with and do not show.
-SEEN = ("stride_in_1x1", "pixel_order", "pixel_mean", "pixel_deviation")
+SEEN = ("norm_epsilon", "stride_in_1x1", "pixel_order", "pixel_mean", "pixel_deviation")
 
 
 class Foreign(NamedTuple):

@@ -207,9 +207,12 @@ def test_torchvisions_old_names_are_read_as_starting_weights(tmp_path, capsys):
     }
     assert "backbone.fpn.inner_blocks.0.weight" in old
     assert "rpn.head.conv.weight" in old
-    path = tmp_path / "fasterrcnn_old.pth"
+    path = tmp_path / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"  # torchvision's norms of this file have no epsilon
     torch.save(old, path)
-    detector = build_detector(replace(tiny(norm="frozen"), weights=str(path)), 4)
+    config = replace(tiny(norm="frozen"), weights=str(path))
+    with pytest.raises(ValueError, match=r"give --model\.norm-epsilon 0\.0$"):
+        build_detector(config, 4)
+    detector = build_detector(replace(config, norm_epsilon=0.0), 4)
     for name, value in source.state_dict().items():
         assert torch.equal(detector.state_dict()[name], value), name
     told = capsys.readouterr().out
