@@ -139,8 +139,10 @@ def make_methods(config: Config, student: Detector, teacher: Detector | None) ->
                 f"{wanted.kind} compares locations, so both networks must see images of one size: give "
                 f"--views.ratio-range 1 1 (now {config.views.ratio_range})"
             )
-        # Without a weight no gradient reaches its layers, and DDP would wait for one.
-        method.requires_grad_(any(method.weights.values()))
+        # Without a weight no gradient reaches its layers, and DDP would wait for one. Layers of some terms only are
+        # switched off by the method itself.
+        if not any(method.weights.values()):
+            method.requires_grad_(False)
         methods[wanted.kind] = method.to(next(student.parameters()).device)
     return methods
 
