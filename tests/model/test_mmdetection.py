@@ -217,6 +217,36 @@ def test_a_file_is_read_by_its_content(tmp_path, version, legacy):
     assert_same_answers(load_detector(path)[0], expected)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"neck": [{"type": "FPN"}, {"type": "DyHead"}]},
+        {"bbox_head": "GFLHead"},
+        {"bbox_head": GFL | {"reg_max": "16"}},
+        {"backbone": {"type": "ResNet", "depth": 18, "norm_cfg": "BN"}},
+        {"test_cfg": ["score"]},
+    ],
+)
+def test_a_value_of_another_type_is_one_sentence(changes):
+    with pytest.raises(Unsupported, match="configuration of a GFL holds a value of another type than we know"):
+        detector_config(model(**changes))
+
+
+def test_a_configuration_without_a_type_says_what_it_lacks():
+    with pytest.raises(Unsupported, match="lacks 'type'"):
+        detector_config({"model": {}})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"model = '\xff'", "is not UTF-8 text"), (b"#" * ((4 << 20) + 1), "more than the 4194304 allowed")],
+)
+def test_a_configuration_beside_the_weights_is_short_text(tmp_path, content, words):
+    (tmp_path / "x.py").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"x\.py: the configuration of x\.pth .*({words})"):
+        read_values({}, tmp_path / "x.pth")
+
+
 def test_classes_that_do_not_fit_the_weights_are_asked_for(tmp_path):
     content, _ = checkpoint(model(), ("cat", "dog"))
     content["meta"]["dataset_meta"]["classes"] = tuple("abcde")  # a run that kept its base's names
