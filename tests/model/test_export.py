@@ -264,7 +264,9 @@ def test_sentence_of_zero_epsilon_does_not_name_a_constructor_that_has_another()
 
 def test_missing_exporter_is_named(checkpoint, monkeypatch):
     monkeypatch.setattr("model.export.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install onnx onnxscript onnxruntime"):
+    with pytest.raises(
+        ValueError, match=r"onnx and onnxscript and .*; pip install -c constraints\.txt -e '\.\[export\]'"
+    ):
         export(Options(checkpoint[0], "onnx", canvas=CANVAS))
 
 

