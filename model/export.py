@@ -44,7 +44,7 @@ def export(options: Options) -> Path:
         )
     missing = [name for name in PACKAGES if options.to == "onnx" and find_spec(name) is None]
     if missing:
-        raise ValueError(f"--to onnx needs {' and '.join(missing)}; pip install {' '.join(missing)}")
+        raise ValueError(f"--to onnx needs {' and '.join(missing)}; pip install -c constraints.txt -e '.[export]'")
     if options.canvas is not None and any(side < 32 or side % 32 for side in options.canvas):
         raise ValueError(f"--canvas: got {options.canvas}; both sides must be multiples of 32")
     # Torch takes seconds to import: mistakes in the command are answered before.

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from model.build import DetectorConfig
 from model.config import ModelConfig
+from model.detectors import DetectorConfig
 from pipeline.views import ViewConfig
 from train.distill import MethodConfig
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from eval.detecting.detect import choose_compile, choose_dtype
 from model.api import Detector
-from model.build import build_detector, new_detector
+from model.build import build_detector
+from model.detectors import new_detector
 from model.weights.checkpoint import load_detector
 from model.weights.files import resolve_checkpoint
-from model.weights.foreign import check_sees_alike
-from model.weights.partial import take_what_fits
+from model.weights.partial import start_from
 from pipeline.command.console import say
 from pipeline.command.ranks import World
 from pipeline.files.own import checksum as file_checksum
@@ -115,15 +115,14 @@ def make_student(config: Config, classes: tuple[str, ...], world: World, newest:
         if path is None:
             raise ValueError("--student-init is teacher, but no --teacher is given")
     # The backbone's weights, which may have to be downloaded, are only loaded where nothing replaces them.
-    make = build_detector if path is None else new_detector
-    student = make(config.model, len(classes) + 1)
-    if path is not None:
-        source, card = load_detector(path, "cpu")
+    if path is None:
+        student = build_detector(config.model, len(classes) + 1, classes)
+    else:
+        student = new_detector(config.model, len(classes) + 1)
         if path is newest:
-            student.load_state_dict(source.state_dict())
+            student.load_state_dict(load_detector(path, "cpu")[0].state_dict())
         else:
-            check_sees_alike(config.model, card.config, path)
-            started = take_what_fits(student, source, card.config, card.classes == tuple(classes), path)
+            started = start_from(student, path, config.model, classes, "--student-init")
             if world.first:
                 say(started)
     return student.to(world.device).to(memory_format=torch.channels_last).train()
@@ -140,8 +139,10 @@ def make_methods(config: Config, student: Detector, teacher: Detector | None) ->
                 f"{wanted.kind} compares locations, so both networks must see images of one size: give "
                 f"--views.ratio-range 1 1 (now {config.views.ratio_range})"
             )
-        # Without a weight no gradient reaches its layers, and DDP would wait for one.
-        method.requires_grad_(any(method.weights.values()))
+        # Without a weight no gradient reaches its layers, and DDP would wait for one. Layers of some terms only are
+        # switched off by the method itself.
+        if not any(method.weights.values()):
+            method.requires_grad_(False)
         methods[wanted.kind] = method.to(next(student.parameters()).device)
     return methods
 

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import tyro
 
-from model.build import CONFIGS, DetectorConfig
+from model.detectors import CONFIGS, DetectorConfig
 from pipeline.command.suggest import nearest
 from train.config import Config
 from train.distill import MethodConfig

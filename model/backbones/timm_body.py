@@ -26,7 +26,7 @@ class TimmStages(nn.Module):
 def make_network(name: str, **options: Any) -> Any:
     """timm's own network, its maps only. `name` has the prefix."""
     if find_spec("timm") is None:
-        raise ValueError(f"{name}: timm is not installed; pip install 'fairweather[timm]', or timm")
+        raise ValueError(f"{name}: timm is not installed; pip install -c constraints.txt -e '.[timm]'")
     import timm
 
     short = name.removeprefix(PREFIX)

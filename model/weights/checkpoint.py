@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.models._meta import _COCO_CATEGORIES
 
 from model.api import Detector
-from model.build import DetectorConfig, new_detector
+from model.detectors import DetectorConfig, new_detector
 from model.weights.files import MARKER, find_damage, read_state, resolve_checkpoint, save_tensors
 from model.weights.foreign import Foreign, read_foreign
 from pipeline.files.fields import from_json, to_json
@@ -76,7 +76,7 @@ def load_detector(
             raise ValueError(f"{directory}: its classes are {', '.join(card.classes)}; got {', '.join(classes)}")
         path = directory / "model.safetensors"
         state = read_state(path)
-    detector = fit(card, state, path)
+    detector = fit(card.config, len(card.classes) + 1, state, path)
     detector = detector.to(device).to(memory_format=torch.channels_last).eval()
     return detector, card
 
@@ -93,13 +93,9 @@ def read_card(directory: Path) -> Card:
 
 def complete(foreign: Foreign, given: Sequence[str] | None, path: Path) -> tuple[str, ...]:
     """The class names of a file of somebody else's, without background: its own, given, or COCO's where as many."""
-    coco = tuple(_COCO_CATEGORIES[1:])
     if foreign.classes is not None and given is not None and tuple(given) != foreign.classes:
         raise ValueError(f"{path}: its classes are {', '.join(foreign.classes)}; got {', '.join(given)}")
-    names = foreign.classes or given
-    for usual in (coco, tuple(name for name in coco if name != "N/A")):
-        if names is None and foreign.num_classes == len(usual):
-            names = usual
+    names = foreign.classes or given or usual_classes(foreign.num_classes)
     if names is None or len(names) != foreign.num_classes:
         raise ValueError(
             f"{path}: weights of {foreign.num_classes} classes without background; name them in order "
@@ -108,11 +104,20 @@ def complete(foreign: Foreign, given: Sequence[str] | None, path: Path) -> tuple
     return tuple(names)
 
 
-def fit(card: Card, state: Mapping[str, Tensor], path: Path) -> Detector:
-    """The detector with these weights, all of them; counters of batches that it does not keep are left out."""
-    num_classes = len(card.classes) + 1
+def usual_classes(num_classes: int) -> tuple[str, ...] | None:
+    """COCO's names, with or without the gaps in its numbers, where they are as many."""
+    coco = tuple(_COCO_CATEGORIES[1:])
+    lists = (coco, tuple(name for name in coco if name != "N/A"))
+    return next((names for names in lists if len(names) == num_classes), None)
+
+
+def fit(config: DetectorConfig, num_classes: int, state: Mapping[str, Tensor], path: Path) -> Detector:
+    """The detector with these weights, all of them; counters of batches that it does not keep are left out.
+
+    num_classes counts the background.
+    """
     with torch.device("meta"):  # what a card asks for takes no memory before the weights are seen to be there
-        expected = new_detector(card.config, num_classes).state_dict()
+        expected = new_detector(config, num_classes).state_dict()
     state = {name: value for name, value in state.items() if name in expected or not name.endswith("batches_tracked")}
     # Swin's numbers of a window's cells follow from its side.
     given = {name for name in expected if name.endswith("relative_position_index")}
@@ -129,9 +134,9 @@ def fit(card: Card, state: Mapping[str, Tensor], path: Path) -> Detector:
             for words, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
             if names
         ]
-        kind = f"{card.config.kind} with {card.config.backbone}"
+        kind = f"{config.kind} with {config.backbone}"
         raise ValueError(f"{path}: the weights do not fit a {kind}: {'; '.join(parts)}")
-    detector = new_detector(card.config, num_classes)
+    detector = new_detector(config, num_classes)
     own = detector.state_dict()
     detector.load_state_dict({**state, **{name: own[name] for name in given}})
     return detector

@@ -1,6 +1,5 @@
 """Detectors of torchvision's and mmdetection's in files: told apart by the names of their weights, under our names."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from model.weights.files import read_contents
 from model.weights.torchvision_detectors import infer_config, infer_dense, is_dense, with_current_names
 
 # What weights were trained with and do not show.
-SEEN = ("stride_in_1x1", "pixel_order", "pixel_mean", "pixel_deviation")
+SEEN = ("norm_epsilon", "stride_in_1x1", "pixel_order", "pixel_mean", "pixel_deviation")
 
 
 class Foreign(NamedTuple):
@@ -23,11 +22,6 @@ class Foreign(NamedTuple):
     num_classes: int  # without background
     classes: tuple[str, ...] | None  # where the file names as many
     extra: dict[str, Any]
-
-
-def is_foreign(state: Mapping[str, Tensor]) -> bool:
-    """Whether the weights have other names than ours. torchvision's Faster R-CNN has ours."""
-    return mmdetection.is_mmdetection(state) or is_dense(state)
 
 
 def read_foreign(path: Path, num_classes: int | None = None) -> Foreign:

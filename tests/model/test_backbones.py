@@ -10,9 +10,10 @@ from model.backbones import swin, timm_body
 from model.backbones.stages import NormedStages
 from model.backbones.table import BACKBONES
 from model.backbones.torchvision_fpn import build_backbone
-from model.build import build_detector, new_detector
+from model.build import build_detector
 from model.config import ModelConfig
 from model.dense.config import FcosConfig, RetinaNetConfig
+from model.detectors import new_detector
 from model.weights.pretrained import load_body
 
 
@@ -115,7 +116,10 @@ def test_layer_norms_have_no_statistics_to_freeze():
 
 def test_without_timm_one_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setattr(timm_body, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"--model\.backbone: timm:resnet18_: timm is not installed; pip install"):
+    with pytest.raises(
+        ValueError,
+        match=r"backbone: timm:resnet18_: .*; pip install -c constraints\.txt -e '\.\[timm\]'",
+    ):
         RetinaNetConfig(backbone="timm:resnet18_", weights="none")
 
 

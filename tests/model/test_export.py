@@ -11,10 +11,10 @@ import torch
 
 from kernels.detection import nms as nms_module
 from model.backbones.torchvision_fpn import build_torchvision
-from model.build import CONFIGS, new_detector
 from model.config import ModelConfig, small_model
 from model.dense.config import FcosConfig, RetinaNetConfig
 from model.deployed import Deployed, canvas_of, check_same, export_onnx, loading_code, torchvision_constructor
+from model.detectors import CONFIGS, new_detector
 from model.export import Options, export
 from model.weights.checkpoint import Card, save_detector
 
@@ -264,7 +264,9 @@ def test_sentence_of_zero_epsilon_does_not_name_a_constructor_that_has_another()
 
 def test_missing_exporter_is_named(checkpoint, monkeypatch):
     monkeypatch.setattr("model.export.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install onnx onnxscript onnxruntime"):
+    with pytest.raises(
+        ValueError, match=r"onnx and onnxscript and .*; pip install -c constraints\.txt -e '\.\[export\]'"
+    ):
         export(Options(checkpoint[0], "onnx", canvas=CANVAS))
 
 

@@ -12,9 +12,10 @@ import torch
 from model.api import Want
 from model.backbones.config import IMAGENET_DEVIATION, IMAGENET_MEAN
 from model.backbones.pixels import convert_pixels
-from model.build import build_detector, new_detector
+from model.build import build_detector
 from model.dense.config import AtssConfig, GflConfig, RetinaNetConfig
 from model.dense.detector import DenseDetector
+from model.detectors import new_detector
 from model.weights.checkpoint import load_detector
 from model.weights.config_text import read_assignments
 from model.weights.files import read_contents
@@ -214,6 +215,36 @@ def test_a_file_is_read_by_its_content(tmp_path, version, legacy):
     content["state_dict"] = {f"module.{name}": value for name, value in content["state_dict"].items()}
     torch.save(content, path)
     assert_same_answers(load_detector(path)[0], expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"neck": [{"type": "FPN"}, {"type": "DyHead"}]},
+        {"bbox_head": "GFLHead"},
+        {"bbox_head": GFL | {"reg_max": "16"}},
+        {"backbone": {"type": "ResNet", "depth": 18, "norm_cfg": "BN"}},
+        {"test_cfg": ["score"]},
+    ],
+)
+def test_a_value_of_another_type_is_one_sentence(changes):
+    with pytest.raises(Unsupported, match="configuration of a GFL holds a value of another type than we know"):
+        detector_config(model(**changes))
+
+
+def test_a_configuration_without_a_type_says_what_it_lacks():
+    with pytest.raises(Unsupported, match="lacks 'type'"):
+        detector_config({"model": {}})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"model = '\xff'", "is not UTF-8 text"), (b"#" * ((4 << 20) + 1), "more than the 4194304 allowed")],
+)
+def test_a_configuration_beside_the_weights_is_short_text(tmp_path, content, words):
+    (tmp_path / "x.py").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"x\.py: the configuration of x\.pth .*({words})"):
+        read_values({}, tmp_path / "x.pth")
 
 
 def test_classes_that_do_not_fit_the_weights_are_asked_for(tmp_path):
@@ -430,7 +461,7 @@ def test_a_detector_starts_from_their_file_when_it_sees_the_same(tmp_path, capsy
     own = detector.state_dict()
     assert torch.equal(own["backbone.body.conv1.weight"], expected.state_dict()["backbone.body.conv1.weight"])
     assert torch.equal(own["head.box_output.weight"], expected.state_dict()["head.box_output.weight"])
-    assert "new: head.class_output.bias, head.class_output.weight" in capsys.readouterr().out
+    assert "drawn anew: head.class_output.bias, head.class_output.weight" in capsys.readouterr().out
     words = r"give --model\.pixel-order bgr --model\.pixel-mean 103\.53 116\.28 123\.675 --model\.pixel-deviation 1\.0"
     usual = {"pixel_order": "rgb", "pixel_mean": IMAGENET_MEAN, "pixel_deviation": IMAGENET_DEVIATION}
     with pytest.raises(ValueError, match=words):

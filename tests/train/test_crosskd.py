@@ -1,6 +1,7 @@
 """CrossKD against a plain form; who gets its gradient; what agrees gives 0; padding, ranks and empty images."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from model.dense.config import AtssConfig, FcosConfig, GflConfig, RetinaNetConfi
 from model.dense.detector import DenseDetector
 from tests.train.placed import call, make_views, train_on
 from train.distill.crosskd import CrossKd, CrossKdConfig, align
+from train.load import make_methods
+from train.step import weigh
 
 KINDS = {"gfl": GflConfig(num_bins=5), "retinanet": RetinaNetConfig(), "atss": AtssConfig(), "fcos": FcosConfig()}
 SIZES, CANVAS = [(64, 96), (33, 70)], (64, 96)
@@ -176,6 +179,28 @@ def test_a_wider_teacher_gets_adapters():
     assert [tuple(adapter.weight.shape) for adapter in method.adapters] == [(10, 6, 1, 1)] * 2
     assert all(adapter.weight.grad.abs().max() > 0 for adapter in method.adapters)
     assert neck[0].grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "learns"),
+    [
+        ("gfl", {"class_weight": 0.0}, [False, True]),
+        ("gfl", {"box_weight": 0.0}, [True, False]),
+        ("atss", {"box_weight": 0.0}, [True, True]),
+        ("atss", {"box_weight": 0.0, "centerness_weight": 0.0}, [True, False]),
+        ("fcos", {"class_weight": 0.0, "box_weight": 0.0}, [False, False]),
+    ],
+)
+def test_an_adapter_learns_where_a_gradient_reaches_it(kind, options, learns):
+    """DDP waits for a gradient of everything that learns."""
+    _, student, _, seen, taught, views = scene(kind, teacher=(teacher := make(kind, 2, channels=10)))
+    config = SimpleNamespace(seed=0, distill=(CrossKdConfig(**options),), views=SimpleNamespace(ratio_range=(1.0, 1.0)))
+    (method,) = make_methods(config, student, teacher).values()
+    assert [adapter.weight.requires_grad for adapter in method.adapters] == learns
+    if any(learns):
+        weigh(terms_of(method, student, seen, taught, views), method.weights).backward()
+        for parameter in method.parameters():
+            assert (parameter.grad is not None) == parameter.requires_grad
 
 
 def test_where_the_hand_over_is():

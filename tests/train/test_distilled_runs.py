@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from model.build import new_detector
+from model.detectors import new_detector
 from model.weights.checkpoint import save_detector
 from pipeline.command.ranks import World
 from pipeline.files.fields import to_json

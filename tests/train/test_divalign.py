@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from model.api import own
-from model.build import build_detector, new_detector
+from model.build import build_detector
 from model.dense.config import RetinaNetConfig
+from model.detectors import new_detector
 from pipeline.batch import Batch
 from pipeline.views import ViewConfig, ViewMaker
 from train.distill import PkdConfig

@@ -1,5 +1,7 @@
 """Feature imitation against plain forms that take one image, one level and one box at a time."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,7 @@ from train.distill.fine_grained import FineGrainedConfig
 from train.distill.imitation import Imitation, ImitationConfig
 from train.distill.method import annotations
 from train.distill.places import levels_of_boxes, pair_up
+from train.load import make_methods
 
 SIZES = [(64, 96), (33, 70), (50, 41)]
 BOXES = [
@@ -203,6 +206,16 @@ def test_an_adapter_that_changes_nothing_gives_zero(network, scene, options):
         torch.nn.init.zeros_(adapter[0].bias)
     terms = call(method, student, student, trained, views)
     assert all(term.item() == 0 for term in terms.values())
+
+
+def test_defeats_adapters_learn_only_with_a_weight_on_maps():
+    """DDP waits for a gradient of everything that learns; scores do not pass the adapters."""
+    detector = build_detector(small_model(weights="none", fpn_channels=8, representation_size=8), NUM_CLASSES)
+    for inside, outside in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
+        options = DefeatConfig(inside_weight=inside, outside_weight=outside, class_inside_weight=1.0)
+        config = SimpleNamespace(seed=0, distill=(options,), views=SimpleNamespace(ratio_range=(1.0, 1.0)))
+        (method,) = make_methods(config, detector, detector).values()
+        assert {value.requires_grad for value in method.parameters()} == {inside + outside > 0}
 
 
 @every_method

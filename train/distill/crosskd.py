@@ -116,6 +116,11 @@ class CrossKd(Method):
         self.adapters = None
         if widths[0] != widths[1]:
             self.adapters = nn.ModuleList(nn.Conv2d(widths[0], widths[1], 1) for _ in ("class", "box"))
+            # Each tower's adapter learns from its own terms; without a weight no gradient would reach it.
+            self.adapters[0].requires_grad_(self.weights["crosskd_class"] > 0)
+            self.adapters[1].requires_grad_(
+                any(weight > 0 for name, weight in self.weights.items() if name != "crosskd_class")
+            )
 
     def forward(
         self, seen: dict[str, Outputs], teacher: Outputs, assigned: dict[str, Assigned], views: Views

@@ -97,6 +97,8 @@ class Defeat(Method):
             self.want_student = Want(neck=self.strides, dense=True)
             self.want_teacher = Want(neck=self.strides, rois=True)
         self.adapters = make_wide_adapters(student, teacher, len(self.strides), False)
+        # The terms on class scores do not pass the adapters: without a weight on maps no gradient would reach them.
+        self.adapters.requires_grad_(config.inside_weight > 0 or config.outside_weight > 0)
 
     def forward(
         self, seen: dict[str, Outputs], teacher: Outputs, assigned: dict[str, Assigned], views: Views

@@ -1,0 +1,19 @@
+"""Which class a detector's configuration asks for."""
+
+from typing import get_args
+
+from model.api import Detector
+from model.backbones.config import BackboneConfig
+from model.config import ModelConfig
+from model.dense.config import AnyDense
+from model.dense.detector import HEADS, DenseDetector
+from model.faster_rcnn.detector import FasterRcnn
+
+DetectorConfig = ModelConfig | AnyDense
+DETECTORS: dict[type, type[Detector]] = {ModelConfig: FasterRcnn, **dict.fromkeys(HEADS, DenseDetector)}
+CONFIGS: dict[str, type[DetectorConfig]] = {config.kind: config for config in get_args(DetectorConfig)}
+
+
+def new_detector(config: BackboneConfig, num_classes: int) -> Detector:
+    """With weights as torch draws them. num_classes counts the background."""
+    return DETECTORS[type(config)](config, num_classes)
