@@ -116,6 +116,8 @@ class Detector:
         from eval.predict import canvas_of
         from pipeline.files.pixels import training_size
 
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size}: give 1 or more")
         if not isinstance(pictures, list | tuple):
             return self.predict([pictures])[0]
         images = [read_picture(picture) for picture in pictures]

@@ -158,6 +158,15 @@ def test_options_that_cannot_work_say_so(scored, tmp_path):
         with pytest.raises(ValueError, match=message):
             open_predictor(PredictOptions(scored.checkpoint, ("a",), tmp_path, device="cpu", **changes))
     assert predict.canvas_of((64, 97)) == (64, 128)
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"--batch-size {size}: give 1 or more"):
+            PredictOptions(scored.checkpoint, ("a",), tmp_path, batch_size=size)
+
+
+def test_a_number_that_no_camera_has_is_named(scored, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="camera 99999999999999999999: no camera has such a number"):
+        call(monkeypatch, *sized(scored, ["9" * 20], tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_boxes_are_drawn_at_their_edges_and_outside_ones_do_no_harm():
