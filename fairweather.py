@@ -204,12 +204,12 @@ def evaluate(run: str | Path, *data: str | Path, **options: Any) -> dict[str, An
     """Evaluate a run on packed datasets and return what results.json holds, such as
     ["domains"]["night"]["voc07"]["mAP"]. The options are those of `python -m eval.run`, with underscores."""
     from eval.evaluation import run as evaluate_run
-    from eval.options import EvaluationOptions, check_paths
+    from eval.options import EvaluationOptions, as_declared, check_paths
     from eval.results import load_run
     from eval.run import BETWEEN_MEETINGS
     from pipeline.command.ranks import joined
 
-    chosen = EvaluationOptions(Path(run), tuple(map(Path, data)), **options)
+    chosen = EvaluationOptions(Path(run), tuple(map(Path, data)), **as_declared(options))
     check_paths(chosen)
     with joined(chosen.device, BETWEEN_MEETINGS) as world:
         evaluate_run(chosen, world)
