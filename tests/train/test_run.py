@@ -325,6 +325,11 @@ def test_a_damaged_checkpoint_costs_only_its_steps(student_config, capsys, tmp_p
     assert_same_run(student_config.out, whole)
 
 
+def test_a_step_of_a_folder_without_checkpoint_is_refused(student_config):
+    with pytest.raises(ValueError, match=r"--from-step 3: .* has no checkpoint"):
+        train(replace(student_config, from_step=3), WORLD)
+
+
 def test_a_damaged_checkpoint_is_not_used_as_a_teacher(begin, student_config, teacher_run, tmp_path):
     teacher = tmp_path / "teacher"
     shutil.copytree(teacher_run, teacher)
