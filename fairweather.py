@@ -116,6 +116,8 @@ class Detector:
         from eval.predict import canvas_of
         from pipeline.files.pixels import training_size
 
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size}: give 1 or more")
         if not isinstance(pictures, list | tuple):
             return self.predict([pictures])[0]
         images = [read_picture(picture) for picture in pictures]
@@ -202,12 +204,12 @@ def evaluate(run: str | Path, *data: str | Path, **options: Any) -> dict[str, An
     """Evaluate a run on packed datasets and return what results.json holds, such as
     ["domains"]["night"]["voc07"]["mAP"]. The options are those of `python -m eval.run`, with underscores."""
     from eval.evaluation import run as evaluate_run
-    from eval.options import EvaluationOptions, check_paths
+    from eval.options import EvaluationOptions, as_declared, check_paths
     from eval.results import load_run
     from eval.run import BETWEEN_MEETINGS
     from pipeline.command.ranks import joined
 
-    chosen = EvaluationOptions(Path(run), tuple(map(Path, data)), **options)
+    chosen = EvaluationOptions(Path(run), tuple(map(Path, data)), **as_declared(options))
     check_paths(chosen)
     with joined(chosen.device, BETWEEN_MEETINGS) as world:
         evaluate_run(chosen, world)

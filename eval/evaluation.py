@@ -103,15 +103,17 @@ def already_evaluated(options: EvaluationOptions, folder: Path, truths: Truths, 
         name: home.checksum for name, (_, home) in truths.items()
     }
     same = (found.get("weights"), found["settings"], found["versions"], found.get("hardware")) == (
-        subject.weights, describe_settings(options), describe_versions(), describe_hardware(),
+        subject.weights, describe_settings(options, subject), describe_versions(), describe_hardware(),
     )  # fmt: skip
     pictures = not options.pictures or (folder / "eval" / "pictures" / "pictures.json").is_file()
     return same_data and same and pictures
 
 
-def describe_settings(options: EvaluationOptions) -> dict[str, Any]:
+def describe_settings(options: EvaluationOptions, subject: Subject) -> dict[str, Any]:
+    """What figures of the same weights and data depend on; the order of the classes gives the labels their meaning."""
     names = ("resamples", "seed", "scorer", "voc_side_offset", "precision", "source", "allow_other_classes")
-    return {name: getattr(options, name) for name in names} | {"map": list(options.map)}
+    lists = {"map": list(options.map), "classes": list(subject.classes)}
+    return {name: getattr(options, name) for name in names} | lists
 
 
 def output_folder(options: EvaluationOptions) -> Path:
@@ -205,7 +207,7 @@ def write_results_of(
         "working_score": evaluation.working_score,
         "weights": subject.weights,
         "detector": subject.about,
-        "settings": describe_settings(options),
+        "settings": describe_settings(options, subject),
         "speed": evaluation.speed,
         "versions": describe_versions(),
         "hardware": describe_hardware(),

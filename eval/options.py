@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import tyro
 
@@ -88,6 +88,24 @@ class EvaluationOptions:
             idle = [f"--{name.replace('_', '-')}" for name in names if name in given]
             if idle and not needed:
                 raise ValueError(f"{', '.join(idle)}: this evaluation {why}")
+
+
+def as_declared(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as Python is given them, in the types of EvaluationOptions: paths may be text, several one or a list."""
+    kinds = get_type_hints(EvaluationOptions)
+    if unknown := sorted(set(options) - set(kinds)):
+        raise ValueError(f"no option {', '.join(unknown)}; python -m eval.run --help lists them, there with dashes")
+    result = dict(options)
+    for name, value in options.items():
+        if value is None:
+            continue
+        inner = get_args(kinds[name])
+        if Ellipsis in inner:
+            several = (value,) if isinstance(value, str | Path) else value
+            result[name] = tuple(inner[0](item) for item in several)
+        elif Path in inner:
+            result[name] = Path(value)
+    return result
 
 
 def check_paths(options: EvaluationOptions) -> None:

@@ -61,6 +61,10 @@ class PredictOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size {self.batch_size}: give 1 or more")
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -158,6 +162,9 @@ def other_files(inputs: tuple[str, ...]) -> list[str]:
 
 
 def stream_targets(streams: list[str]) -> list[tuple[str, Path]]:
+    for text in streams:
+        if text.isdigit() and len(text) > 9:  # OpenCV takes what fits in 32 bits
+            raise ValueError(f"camera {text}: no camera has such a number; the first one is 0")
     return [
         (text, Path(f"camera-{text}.mp4" if text.isdigit() else f"stream-{number}.mp4"))
         for number, text in enumerate(dict.fromkeys(streams), 1)

@@ -24,7 +24,6 @@ from PIL import Image
 
 from pipeline.command.console import counted, run_entry, say, track
 from pipeline.files.pixels import decode_packed
-from pipeline.files.problems import printable
 from pipeline.packed.reader import PackedDataset
 from pipeline.sources.annotated import class_name
 from pipeline.sources.choice import choose_domains
@@ -145,7 +144,8 @@ def write_coco(dataset: PackedDataset, rows: list[int], out: Path, split: str) -
 
 def xml_text(text: str) -> str:
     """Escaped, without the characters that XML cannot hold."""
-    return escape(re.sub("[\ufffe\uffff]", "?", printable(text)))
+    shown = re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], text)
+    return escape(re.sub("[\ufffe\uffff]", "?", shown))
 
 
 def write_voc(dataset: PackedDataset, rows: list[int], out: Path, split: str) -> int:

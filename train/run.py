@@ -5,13 +5,21 @@ The same command on a run directory continues it; a finished run prints that it 
 """
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from pipeline.command.console import run_entry
 
 
 def check_paths(arguments: list[str]) -> None:
-    """Name a wrong path; what else is wrong with the command is found later."""
+    """Name a wrong path; what else is wrong with the command is found later.
+
+    So is everything about a folder that holds a run: that may be finished, and its data and teacher removed since.
+    """
+    outs = [after for before, after in pairwise(arguments) if before == "--out"]
+    outs += [argument.removeprefix("--out=") for argument in arguments if argument.startswith("--out=")]
+    if any((Path(out) / "config.json").is_file() for out in outs):
+        return
     option = ""
     for argument in arguments:
         option = argument if argument.startswith("-") else option

@@ -80,11 +80,15 @@ def open_run(config: Config) -> Checkpoints:
                 f"{config.out} holds a run with another configuration:\n  " + "\n  ".join(changed) + "\n"
                 f"choose another --out, remove the folder, or continue it as it was: python -m train.run {path}"
             )
-        newest = checkpoints.choose(config.from_step)
-        if newest is not None:
+
+        def check(newest: Path) -> None:
             check_length(stored, config, newest)
             if is_finished(config, newest):
                 check_finished(stored, config, newest)
+
+        checkpoints.choose(config.from_step, check)
+    elif config.from_step is not None:
+        raise ValueError(f"--from-step {config.from_step}: {config.out} has no checkpoint; leave the option out")
     write_json(path, to_json(replace(config, from_step=None)))
     return checkpoints
 

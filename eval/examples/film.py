@@ -4,6 +4,7 @@ import functools
 import math
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -103,8 +104,10 @@ class FilmWriter:
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", f"{rate:.6f}", "-i", "-"]
         even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"]  # H.264 halves the colours' sides
         command = [program, "-v", "error", "-y", *source, "-c:v", name, *even, "-movflags", "+faststart"]
+        # A pipe that nobody reads until the end would fill up and stop ffmpeg.
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115 (closed in _end)
         self.process = subprocess.Popen(
-            [*command, f"file:{place.resolve()}"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            [*command, f"file:{place.resolve()}"], stdin=subprocess.PIPE, stderr=self.said, start_new_session=True
         )
 
     def __enter__(self) -> "FilmWriter":
@@ -131,7 +134,10 @@ class FilmWriter:
         process, self.process = self.process, None
         if process is None:
             return
-        _, said = process.communicate()
+        process.communicate()
+        with self.said:
+            self.said.seek(0)
+            said = self.said.read()
         if process.returncode != 0 or broken:
             lines = said.decode(errors="replace").strip().splitlines()
             raise ValueError(f"the film cannot be written to {self.place}: {lines[-1] if lines else 'ffmpeg failed'}")

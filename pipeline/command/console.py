@@ -38,6 +38,11 @@ def printable(text: str) -> str:
     return CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
+def printable_line(text: str) -> str:
+    """As `printable`, for a name that must not begin a line of its own."""
+    return printable(text).replace("\n", "\\n")
+
+
 def say(text: str) -> None:
     """Print a line at once, so that logs of a batch system show it as it happens."""
     print(printable(text), flush=True)

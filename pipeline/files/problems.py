@@ -1,19 +1,12 @@
 """What is wrong with someone's data, collected and shown together: file, place, fault and fix."""
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.command.console import counted
+from pipeline.command.console import counted, printable_line
 
 SHOWN = 40
-
-
-def printable(text: str) -> str:
-    """Untrusted text for terminals and UTF-8 files: control characters and lone surrogates as \\x1b and \\ud800."""
-    bad = {letter for letter in text if unicodedata.category(letter) in ("Cc", "Cs")}
-    return "".join(ascii(letter)[1:-1] if letter in bad else letter for letter in text) if bad else text
 
 
 @dataclass(frozen=True, order=True)
@@ -28,7 +21,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.file}, {self.where}" if self.where else self.file
-        return printable(f"{place}: {self.what}; {self.fix}")
+        return printable_line(f"{place}: {self.what}; {self.fix}")
 
 
 SKIP_TEXT = {"image": "the image is left out", "box": "the box is left out", "clip": "the box is clipped"}

@@ -10,9 +10,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pipeline.command.console import counted, say
+from pipeline.command.console import counted, printable_line, say
 from pipeline.command.suggest import nearest
-from pipeline.files.problems import printable
 from pipeline.sources.classes import split_names
 from pipeline.sources.options import ReadOptions
 
@@ -33,7 +32,7 @@ def choose_domains(patterns: Sequence[str], names: Sequence[str], where: str) ->
     """The names that fit any of the patterns, in their own order; a pattern that fits none is an error."""
     for pattern in patterns:
         if not any(fits(name, (pattern,)) for name in names):
-            shown = ", ".join(printable(name) for name in names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
+            shown = ", ".join(printable_line(name) for name in names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
             raise ValueError(f"--domains {pattern}: {where} has {shown or 'no images'}{nearest(pattern, names)}")
     return [name for name in names if fits(name, patterns)]
 
@@ -112,7 +111,7 @@ class Choice:
             # BDD100K's own word for what it does not know.
             return attributes.get(spelled(match[1]), "undefined").replace(" ", "_")[:40]
 
-        return printable(re.sub(r"\{([^{}]*)\}", value, rule))
+        return printable_line(re.sub(r"\{([^{}]*)\}", value, rule))
 
     def check(self, root: Path) -> None:
         if not self.num_seen:
@@ -124,7 +123,7 @@ class Choice:
         ):
             for name in names:
                 if not self.names[name]:
-                    known = [printable(other) for other, _ in self.names.most_common(SHOWN)]
+                    known = [printable_line(other) for other, _ in self.names.most_common(SHOWN)]
                     raise ValueError(
                         f"{option}: no image of {root} has the attribute {name!r}{nearest(name, known)}; "
                         f"there are {', '.join(known)}"
@@ -135,7 +134,7 @@ class Choice:
                 without = [pattern for pattern in patterns if not any(fits(value, (pattern,)) for value in values)]
                 if not without:
                     continue
-                common = [(self.seen[name, value], printable(value)) for value in values]
+                common = [(self.seen[name, value], printable_line(value)) for value in values]
                 shown = ", ".join(f"{value} ({count})" for count, value in sorted(common, reverse=True)[:SHOWN])
                 what = f"no image has this value{nearest(without[0], values)}; {name} is {shown}"
                 if option == "--where" and len(without) == len(patterns):

@@ -8,9 +8,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pipeline.command.console import counted, say
+from pipeline.command.console import counted, printable_line, say
 from pipeline.files.parse import finite, read_json
-from pipeline.files.problems import Problem, printable
+from pipeline.files.problems import Problem
 from pipeline.sources.annotated import Annotated, AnnotatedBox, choose_splits, class_name, relative
 from pipeline.sources.choice import Choice, plain_attributes
 from pipeline.sources.json_files import find_json, find_picture
@@ -101,7 +101,8 @@ def without_group(values: list[Any], annotations: list[Any], path: Path) -> list
         return values
     if any(isinstance(row, dict) and row.get("category_id") == 0 for row in annotations):
         return values
-    say(f"{path.name}: category 0 {printable(str(groups[0].get('name'))[:40])!r} is the group of the others: left out")
+    name = printable_line(str(groups[0].get("name"))[:40])
+    say(f"{path.name}: category 0 {name!r} is the group of the others: left out")
     return others
 
 

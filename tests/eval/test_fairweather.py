@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import fairweather
+from eval.options import as_declared
 from eval.predict import PredictOptions, open_predictor
 from kernels import corrupt
 
@@ -88,12 +89,34 @@ def test_another_picture_is_one_sentence(detector, picture, message):
         detector.predict(picture)
 
 
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_of_no_picture_is_one_sentence(detector, pictures, size):
+    with pytest.raises(ValueError, match=f"batch_size {size}: give 1 or more"):
+        detector.predict(pictures, batch_size=size)
+
+
+def test_options_may_be_text_and_lists():
+    made = as_declared({
+        "out": "results", "compare": ["runs/a", Path("runs/b")], "originals": "x", "domains": "night", "classes": ["a"],
+        "map": "a=b", "detections": "found.json", "source": "clear", "threads": 2, "seed": 3, "pictures": False,
+    })  # fmt: skip
+    assert made == {
+        "out": Path("results"), "compare": (Path("runs/a"), Path("runs/b")), "originals": Path("x"),
+        "domains": ("night",), "classes": ("a",), "map": ("a=b",), "detections": (Path("found.json"),),
+        "source": "clear", "threads": 2, "seed": 3, "pictures": False,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="no option ot, resample;"):
+        as_declared({"ot": 1, "resample": 2})
+
+
 def test_corrupt_and_evaluate_are_those_of_the_entries(scored, tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
     made = fairweather.corrupt(image, 3, "fog", seed=5)
     np.testing.assert_array_equal(made, corrupt(image, 3, "fog", seed=5))
     options = {"resamples": 0, "pictures": False, "report": False, "batch_size": 2, "device": "cpu"}
-    results = fairweather.evaluate(scored.checkpoint, *scored.data.values(), out=tmp_path / "out", **options)
+    texts = {"out": str(tmp_path / "out"), "domains": "night*"}
+    results = fairweather.evaluate(str(scored.checkpoint), str(scored.data["night_rainy"]), **texts, **options)
+    assert list(results["domains"]) == ["night_rainy"]
     assert results["domains"]["night_rainy"]["voc07"]["mAP"] > 20
     with pytest.raises(ValueError, match="no checkpoint at"):
         fairweather.evaluate(tmp_path / "nothing", *scored.data.values())

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from eval import predict
+from eval.examples import film as film_module
 from eval.examples.draw import draw_boxes, place_labels
 from eval.examples.film import FilmWriter, describe_encoder, h264_encoder, is_stream
 from eval.predict import PredictOptions, find_inputs, main, open_predictor
@@ -158,6 +159,15 @@ def test_options_that_cannot_work_say_so(scored, tmp_path):
         with pytest.raises(ValueError, match=message):
             open_predictor(PredictOptions(scored.checkpoint, ("a",), tmp_path, device="cpu", **changes))
     assert predict.canvas_of((64, 97)) == (64, 128)
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"--batch-size {size}: give 1 or more"):
+            PredictOptions(scored.checkpoint, ("a",), tmp_path, batch_size=size)
+
+
+def test_a_number_that_no_camera_has_is_named(scored, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="camera 99999999999999999999: no camera has such a number"):
+        call(monkeypatch, *sized(scored, ["9" * 20], tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_boxes_are_drawn_at_their_edges_and_outside_ones_do_no_harm():
@@ -228,6 +238,25 @@ def test_films_are_h264_where_ffmpeg_can(tmp_path, monkeypatch, h264):
     with pytest.raises(ValueError, match="cannot be written"):
         write_nowhere()
     h264_encoder.cache_clear()
+
+
+def test_an_encoder_may_say_much(tmp_path, monkeypatch):
+    """More than a pipe holds, before it reads a frame: both would wait for each other."""
+    program = tmp_path / "ffmpeg"
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.stderr.write('x' * 300_000 + '\\nthe last line')\nsys.stderr.flush()\n"
+        "sys.stdin.buffer.read()\nsys.exit(1)\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(film_module, "h264_encoder", lambda: (str(program), "libx264"))
+
+    def write() -> None:
+        with FilmWriter(tmp_path / "a.mp4", 5, (300, 200)) as writer:
+            for _ in range(3):
+                writer.write(np.zeros((200, 300, 3), np.uint8))
+
+    with pytest.raises(ValueError, match=r"cannot be written to .*: the last line"):
+        write()
 
 
 def test_an_animated_gif_is_a_film(scored, pictures, tmp_path, monkeypatch, capsys):

@@ -358,7 +358,13 @@ def test_a_bare_torchvision_state_dict_evaluates(scored, tmp_path):
     with pytest.raises(ValueError, match="add --out"):
         run(options, ALONE)
     run(replace(options, out=tmp_path / "out"), ALONE)
+    measured = load_run(tmp_path / "out").results
     assert load_run(tmp_path / "out").figure("night_rainy") > 0
+    # A corrected order of the names is another meaning of the labels: measured again.
+    run(replace(options, out=tmp_path / "out", classes=("person", "auto", "bus")), ALONE)
+    corrected = load_run(tmp_path / "out").results
+    assert corrected["settings"]["classes"] == ["person", "auto", "bus"]
+    assert corrected["domains"] != measured["domains"]
 
 
 def entry(**changes):

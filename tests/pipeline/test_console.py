@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 from pipeline.command import console
 from pipeline.command.console import Progress
+from pipeline.files.problems import Problem
 
 
 class Clock:
@@ -44,3 +45,8 @@ def test_the_rate_is_that_of_the_last_minute(monkeypatch):
         clock.work(progress, 300, 3)
         clock.work(progress, 300, 6)
         assert progress.rate() == 6 / 300
+
+
+def test_a_name_in_a_problem_neither_turns_the_line_nor_begins_one():
+    text = str(Problem("a\u202e.jpg", "b\nc", "d\x1b\u2066", "e\ud800"))
+    assert text == r"a\u202e.jpg, b\nc: d\x1b\u2066; e\ud800"

@@ -152,6 +152,38 @@ def test_a_step_can_be_chosen(tmp_path, capsys):
     assert checkpoints.best() == {"checkpoint": "step-00000002", "score": 2.0}
 
 
+def test_going_back_to_a_step_is_done_once(tmp_path, capsys):
+    """A batch system repeats the command after each time limit: the run goes on from what it saved since."""
+    checkpoints = Checkpoints(tmp_path, 5)
+    for step in (1, 2, 3):
+        save(checkpoints, step)
+    assert checkpoints.choose(2).name == "step-00000002"
+    save(checkpoints, 3)
+    capsys.readouterr()
+    assert checkpoints.choose(2).name == "step-00000003"
+    assert "--from-step 2 was done before" in capsys.readouterr().out
+    assert checkpoints.choose(1).name == "step-00000001"  # another step is another wish
+    assert (checkpoints.folder / "step-00000003.set-aside").is_dir()
+    assert (checkpoints.folder / "step-00000003.set-aside-2").is_dir()  # what was kept before still is
+    save(checkpoints, 2)
+    assert checkpoints.choose().name == "step-00000002"
+    assert checkpoints.choose(1).name == "step-00000001"  # and so is the same step after a command without it
+
+
+def test_who_is_refused_finds_all_checkpoints_in_their_place(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 5)
+    for step in (1, 2, 3):
+        save(checkpoints, step)
+
+    def refuse(path):
+        raise ValueError(f"{path.name} has another length")
+
+    with pytest.raises(ValueError, match="step-00000001 has another length"):
+        checkpoints.choose(1, refuse)
+    assert len(names(checkpoints)) == 3
+    assert not (tmp_path / "rewound.json").exists()
+
+
 def test_what_was_measured_is_written_and_summed(tmp_path):
     checkpoints = Checkpoints(tmp_path, 2)
 

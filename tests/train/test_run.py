@@ -18,6 +18,7 @@ from train.recipes import CLEAN, RECIPES
 from train.record.checkpoint import Checkpoints, read_state
 from train.record.logs import read_log
 from train.record.trace import TracePlan
+from train.run import main
 from train.start import read_command, train
 from train.task import DetectionTask
 
@@ -174,6 +175,28 @@ def test_a_finished_run_of_other_data_or_another_teacher_is_refused(
     assert capsys.readouterr().out.count("is finished") == 2
 
 
+def test_the_command_of_a_finished_run_needs_neither_data_nor_teacher(
+    student_config, packed, tmp_path, monkeypatch, capsys
+):
+    data, teacher = tmp_path / "data", tmp_path / "teacher"
+    shutil.copytree(packed, data)
+    shutil.copytree(student_config.teacher, teacher)
+    config = replace(student_config, steps=1, data=(data,), teacher=teacher)
+    assert train(config, WORLD) == 0
+    shutil.rmtree(data)
+    shutil.rmtree(teacher)
+    recipe = shutil.copy(config.out / "config.json", tmp_path / "again.json")
+    command = [str(recipe), "--data", str(data), "--teacher", str(teacher), "--device", "cpu"]
+    capsys.readouterr()
+    for out in (["--out", str(config.out)], [f"--out={config.out}"]):
+        monkeypatch.setattr("sys.argv", ["train.run", *command, *out])
+        assert main() == 0
+        assert "is finished" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["train.run", *command, "--out", str(tmp_path / "new")])
+    with pytest.raises(ValueError, match="data is not a packed dataset"):
+        main()
+
+
 def test_a_finished_run_is_made_longer_to_the_bit_where_the_schedule_allows(student_config, tmp_path):
     optimizer = replace(student_config.optimizer, schedule="step", milestones=())
     whole = replace(student_config, optimizer=optimizer, out=tmp_path / "whole")
@@ -300,6 +323,11 @@ def test_a_damaged_checkpoint_costs_only_its_steps(student_config, capsys, tmp_p
     assert "continuing" in said
     assert "from step 3" in said
     assert_same_run(student_config.out, whole)
+
+
+def test_a_step_of_a_folder_without_checkpoint_is_refused(student_config):
+    with pytest.raises(ValueError, match=r"--from-step 3: .* has no checkpoint"):
+        train(replace(student_config, from_step=3), WORLD)
 
 
 def test_a_damaged_checkpoint_is_not_used_as_a_teacher(begin, student_config, teacher_run, tmp_path):

@@ -6,6 +6,7 @@
         state.json                      step, place in the data, score, the data's checksum, versions
         COMPLETE                        sizes and checksums of these files, written last (model/weights/files.py)
     best.json                           {"checkpoint": name, "score": AP50}
+    rewound.json                        {"from_step": N} after --from-step N, until a command without it
 
 Files are written under a temporary name, flushed to the disk, renamed, and only then marked COMPLETE. Every random
 draw of a run is a function of seed, epoch, step and image id, so there is no generator state to save. What was
@@ -57,14 +58,42 @@ class Checkpoints:
     def newest(self) -> Path | None:
         return next(reversed(self.complete()), None)
 
-    def choose(self, from_step: int | None = None) -> Path | None:
-        """The newest sound checkpoint, or the one of a step; what is damaged or newer is set aside, and said."""
+    def choose(self, from_step: int | None = None, check: Callable[[Path], None] = lambda path: None) -> Path | None:
+        """The newest sound checkpoint, or the one of a step; what is damaged or newer is set aside, and said.
+
+        `check` may refuse the chosen one: nothing is changed then. Going back to a step is noted in rewound.json and
+        done once: where a batch system repeats the command, the run continues from what it has saved since. A command
+        without a step ends that.
+        """
+        if from_step is not None and self.rewound_to() == from_step:
+            say(
+                f"--from-step {from_step} was done before: continuing from the newest checkpoint; to go back again, "
+                f"remove {self.rewound}"
+            )
+            return self._choose(None, check)
+        chosen = self._choose(from_step, check)
+        if from_step is not None:
+            write_json(self.rewound, {"from_step": from_step})
+        else:
+            self.rewound.unlink(missing_ok=True)
+        return chosen
+
+    @property
+    def rewound(self) -> Path:
+        return self.run / "rewound.json"
+
+    def rewound_to(self) -> int | None:
+        return read_json(self.rewound, {"from_step": Whole(0)})["from_step"] if self.rewound.is_file() else None
+
+    def _choose(self, from_step: int | None, check: Callable[[Path], None]) -> Path | None:
         by_step = {step_of(path): path for path in self.complete()}
         if from_step is not None:
             if from_step not in by_step:
                 raise ValueError(f"--from-step {from_step}: {self.run} has checkpoints of steps {list(by_step)}")
             if damage := damage_of(by_step[from_step]):
                 raise ValueError(f"--from-step {from_step}: {by_step[from_step]} is damaged: {damage}; choose another")
+        reasons: dict[Path, str] = {}
+        newest = None
         for step, path in reversed(by_step.items()):
             if from_step is None:
                 damage = damage_of(path)
@@ -72,12 +101,14 @@ class Checkpoints:
             else:
                 why = f"comes after step {from_step}" if step != from_step else ""
             if not why:
+                newest = path
+                check(path)
                 break
-            aside = path.with_name(f"{path.name}.set-aside")
-            remove(aside)
+            reasons[path] = why
+        for path, why in reasons.items():
+            aside = free_name(path.with_name(f"{path.name}.set-aside"))
             path.rename(aside)
             say(f"{path} {why}; it is kept as {aside.name}")
-        newest = self.newest()
         if by_step and newest is None:
             say(f"warning: {self.run} has no sound checkpoint and starts anew")
         self.update_best()
@@ -175,6 +206,15 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
             "belong to this folder; give another checkpoint"
         )
     return state
+
+
+def free_name(path: Path) -> Path:
+    """The path itself, or with -2, -3 ... where it exists."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
 
 
 def remove(path: Path) -> None:
