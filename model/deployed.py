@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kernels.launch.resize import DEVIATION, MEAN
 from model.api import Detector
+from model.backbones.config import IMAGENET_DEVIATION, IMAGENET_MEAN
 from model.backbones.torchvision_fpn import rcnn_numbers
 from model.config import ModelConfig
 from model.weights.checkpoint import Card, load_detector
-from pipeline.command.console import say
 from pipeline.files.replace import replacing
 
 INPUTS = ("images", "sizes")
@@ -33,8 +32,9 @@ class Deployed(nn.Module):
     def __init__(self, detector: Detector):
         super().__init__()
         self.detector = detector.eval()
-        self.register_buffer("mean_3", torch.tensor(MEAN) * 255)
-        self.register_buffer("deviation_3", torch.tensor(DEVIATION) * 255)
+        # Rounded to float32 between 0 and 1, as the views and torchvision have them: the last bit moves boxes.
+        for name, values in (("mean_3", IMAGENET_MEAN), ("deviation_3", IMAGENET_DEVIATION)):
+            self.register_buffer(name, torch.tensor([value / 255 for value in values]) * 255)
 
     def forward(self, images_B3HW: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         height, width = images_B3HW.shape[-2:]
@@ -202,8 +202,11 @@ def loading_code(card: Card, path: Path) -> str:
 
 def write(
     checkpoint: Path, to: str, canvas: tuple[int, int] | None, classes: tuple[str, ...] | None, path: Path
-) -> None:
-    """Write a checkpoint for another tool. An ONNX model that answers otherwise than the detector is not kept."""
+) -> Iterator[str]:
+    """Write a checkpoint for another tool. An ONNX model that answers otherwise than the detector is not kept.
+
+    Yields what to tell the user, when it is so.
+    """
     detector, card = load_detector(checkpoint, classes=classes)
     path.parent.mkdir(parents=True, exist_ok=True)
     if to == "torchvision":
@@ -217,18 +220,19 @@ def write(
                 "torchvision's; use --to onnx or torch"
             )
         torch.save({name: value.contiguous() for name, value in detector.state_dict().items()}, path)
-        say(f"load it with:\n\n{loading_code(card, path)}\n")
+        yield f"load it with:\n\n{loading_code(card, path)}\n"
         if "short_side" not in card.extra:
-            say("torchvision resizes images itself, to 800 x 1333 unless transform.min_size and max_size say otherwise")
-        say(f"wrote {path}; classes: {', '.join(card.classes)}")
+            yield "torchvision resizes images itself: 800 x 1333 unless transform.min_size and max_size say otherwise"
+        yield f"wrote {path}; classes: {', '.join(card.classes)}"
         return
     canvas = canvas or canvas_of(card)
-    say(f"exporting for a canvas of {canvas[0]} x {canvas[1]}; this takes about a minute")
+    yield f"exporting for a canvas of {canvas[0]} x {canvas[1]}; this takes about a minute"
     if to == "torch":
         torch.export.save(export_program(detector, canvas), path)
-        say("load it with: import torch, torchvision; torch.export.load(path).module()")
+        yield "load it with: import torch, torchvision; torch.export.load(path).module()"
     else:
         with replacing(path) as temporary:
             export_onnx(detector, card, canvas, temporary)
-            say(f"checked in ONNX Runtime: {check_onnx(temporary, detector, canvas, card.config.score_threshold)}")
-    say(f"wrote {path}; classes: {', '.join(card.classes)}")
+            checked = check_onnx(temporary, detector, canvas, card.config.score_threshold)
+        yield f"checked in ONNX Runtime: {checked}"
+    yield f"wrote {path}; classes: {', '.join(card.classes)}"

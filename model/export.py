@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pipeline.command.console import run_entry
+from pipeline.command.console import run_entry, say
 
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2", "torchvision": ".pth"}
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -52,7 +52,8 @@ def export(options: Options) -> Path:
 
     base = options.checkpoint if options.checkpoint.is_dir() else options.checkpoint.with_suffix("")
     path = options.out or base.with_name(base.name + "-export" + SUFFIX[options.to])
-    write(options.checkpoint, options.to, options.canvas, options.classes, path)
+    for text in write(options.checkpoint, options.to, options.canvas, options.classes, path):
+        say(text)
     return path
 
 

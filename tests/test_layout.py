@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("kernels", "pipeline", "model", "train", "eval")
 # Commands may look further: they print with pipeline's console, and one times the views.
-COMMANDS = {"kernels.bench": ("pipeline",), "model.export": ("pipeline",), "model.deployed": ("pipeline", "kernels")}
+COMMANDS = {"kernels.bench": ("pipeline",), "model.export": ("pipeline",)}
 ALLOWED = {
     "kernels": ("kernels",),
     "pipeline": ("kernels", "pipeline"),
