@@ -25,6 +25,8 @@ class Source(NamedTuple):
 
 def read_source(path: Path) -> Source:
     """Of whatever `load_detector` reads; the classes of a file need no names."""
+    if not path.exists():
+        raise ValueError(f"no checkpoint at {path}: give a run, a checkpoint directory or a state dict file")
     if path.is_dir():
         detector, card = load_detector(path)
         return Source(detector, card.config, card.classes)
