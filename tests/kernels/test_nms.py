@@ -160,6 +160,7 @@ for case in sys.argv[1:]:
 """
 
 
+@pytest.mark.long
 def test_simulated_cuda_kernel_equals_cpu(tmp_path):
     """Two rows, one partly missing; fewer and more candidates than a tile; slots that run out. One process for all."""
     expected = {}

@@ -58,6 +58,7 @@ def pool() -> Pool:
     return Pool((HEIGHT, WIDTH), NEED_MASK, (2, 5), size=2, margin=4)
 
 
+@pytest.mark.long
 def test_the_simulator_gives_what_compiled_code_gives(new_task, pool, tmp_path):
     image = np.random.default_rng(4).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     paths = []

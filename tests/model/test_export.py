@@ -115,6 +115,7 @@ def test_the_check_finds_what_is_wrong_and_leaves_out_what_rounding_may_do():
                 check_same(*pair, 0.5)
 
 
+@pytest.mark.long
 def test_a_wrong_export_is_not_kept(checkpoint, monkeypatch, tmp_path):
     """An exporter that drops a layer's bias, which no error tells."""
     pytest.importorskip("onnxruntime", reason="the export extra is not installed")

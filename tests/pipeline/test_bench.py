@@ -58,7 +58,7 @@ def test_a_wrong_loader_fails_the_command(monkeypatch, tmp_path, capsys):
     assert pipeline.bench.main() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("break_cpu", [False, True])
 def test_bench_of_a_few_pictures_marks_what_is_wrong(monkeypatch, tmp_path, break_cpu):
     """Through `bench` itself: a wrong loader is entered as wrong and not timed; a missing FFCV is not wrong."""

@@ -321,6 +321,7 @@ def memory_in_use() -> int:
     return psutil.Process().memory_info().rss
 
 
+@pytest.mark.long
 def test_fifty_rounds_of_opening_and_closing_leave_nothing(make_packed, name, device):
     """Two datasets in turn, batches of 7 MB: one batch kept in each round would be 90 MB in each quarter.
 

@@ -126,7 +126,7 @@ def test_the_teacher_looks_at_its_taps_only(networks, batch):
             torch.testing.assert_close(value, expected)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_step_is_one_graph_forward_and_backward(networks, batch):
     """fullgraph=True fails on a graph break; AOT autograd traces the backward too. Canvases: test_compiled.py."""
     learner, teacher = make_learner(networks)
@@ -178,7 +178,7 @@ def test_inductors_code_computes_the_eager_losses_and_gradients(networks, batch,
     torch._dynamo.reset()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_under_bfloat16_autocast_it_is_one_graph_too(networks, batch):
     learner, teacher = make_learner(networks, dtype=torch.bfloat16)
     views = ViewMaker(ViewConfig(), threads=1)(batch, 0)
