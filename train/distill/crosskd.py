@@ -39,7 +39,7 @@ from model.boxes.select import or_one
 from model.dense.detector import DenseDetector
 from model.dense.head import EPSILON, Towers
 from pipeline.batch import Views
-from train.distill.general import check_dense
+from train.distill.general import check_dense, decoded
 from train.distill.method import Logged, Method
 from train.distill.regions import cells, inside
 from train.distributed import num_ranks
@@ -165,7 +165,7 @@ class CrossKd(Method):
         class_BN = quality_focal_loss(cross_BNC, teacher_BNC.sigmoid(), beta=1.0).sum(-1)
         weight_BN = torch.where(counts, teacher_BNC.amax(-1).sigmoid(), 0.0)
         divisor = self.divisor(trained, positive_BN, sizes_B2) + EPSILON
-        boxes = [torch.cat(decode_levels(network, out), dim=1) for out in (cross, teacher)]
+        boxes = [torch.cat(decoded(network, out), dim=1) for out in (cross, teacher)]
         if self.name == "gfl":
             bins = (NUM_SIDES, head.box_width // NUM_SIDES)
             cross_BN, teacher_BN = (torch.cat(out.boxes or (), dim=1).unflatten(-1, bins) for out in (cross, teacher))
@@ -224,15 +224,6 @@ def moments(maps_BCHW: Tensor, inside_BHW: Tensor) -> tuple[Tensor, Tensor]:
     mean_1C11 = torch.where(inside_B1HW, maps_BCHW, 0.0).sum((0, 2, 3), keepdim=True) / count.clamp(min=1)
     centred_BCHW = torch.where(inside_B1HW, maps_BCHW - mean_1C11, 0.0)
     return mean_1C11, centred_BCHW.square().sum((0, 2, 3), keepdim=True) / (count - 1).clamp(min=1)
-
-
-def decode_levels(network: DenseDetector, out: Outputs) -> tuple[Tensor, ...]:
-    """A level's boxes (B, N_l, 4) in pixels, with their gradient."""
-    assert out.boxes is not None
-    head = network.head
-    candidates = head.candidates(out.canvas).split(head.level_counts(out.canvas), dim=1)
-    levels = zip(out.boxes, candidates, head.strides, strict=True)
-    return tuple(head.decode(raw_BN, places_1N4, stride) for raw_BN, places_1N4, stride in levels)
 
 
 def check_heads(student: Detector, teacher: Detector) -> tuple[DenseDetector, DenseDetector]:

@@ -42,12 +42,12 @@ from train.distill.places import (
     cosine,
     cover,
     grow,
+    images_of,
     levels_of_boxes,
     make_wide_adapters,
     mean_square,
     pair_up,
 )
-from train.distill.regions import cells, inside
 
 ENOUGH = 0.5  # overlap of a region that is in a box
 
@@ -110,7 +110,7 @@ class Defeat(Method):
         with torch.autocast(view.images_B3HW.device.type, enabled=False):
             known = annotated(annotations(views, view))
             within = self.places(pairs, known)
-            images = self.images(pairs, view.sizes_B2)
+            images = images_of(pairs, view.sizes_B2, self.config.faithful)
             within = [mask_BHW & image_BHW for mask_BHW, image_BHW in zip(within, images, strict=True)]
             outside = [image_BHW & ~mask_BHW for mask_BHW, image_BHW in zip(within, images, strict=True)]
             terms = {"defeat_inside": self.part(pairs, within), "defeat_outside": self.part(pairs, outside)}
@@ -143,12 +143,6 @@ class Defeat(Method):
     def part(self, pairs: list[Pair], masks: list[Tensor]) -> Tensor:
         each = [mean_square(pair, mask_BHW, self.mean) for pair, mask_BHW in zip(pairs, masks, strict=True)]
         return torch.stack(each).mean() / 2
-
-    def images(self, pairs: list[Pair], sizes_B2: Tensor) -> list[Tensor]:
-        """(B, H, W) of every level: the places that are no padding."""
-        if self.config.faithful:
-            return [torch.ones_like(pair.student_BCHW[:, 0], dtype=torch.bool) for pair in pairs]
-        return [inside(cells(sizes_B2, pair.stride), pair.size) for pair in pairs]
 
     @torch.no_grad()
     def places(self, pairs: list[Pair], known: Annotated) -> list[Tensor]:

@@ -26,8 +26,7 @@ from model.api import Assigned, Detector, Mean, Outputs, Want
 from model.faster_rcnn.detector import FasterRcnn
 from pipeline.batch import Views
 from train.distill.method import Logged, Method
-
-BETA = 1 / 9  # where smooth-L1 turns from square to straight
+from train.distill.two_stage import BETA, grow_with, of_class
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,7 @@ class DivAlign(Method):
         assert views.clean is not None
         assert views.corrupted is not None
         rois = student.place(regions.candidates_BN4, regions.state_BN >= 0)
-        ratio_B2 = views.corrupted.sizes_B2 / views.clean.sizes_B2.clamp(min=1)
-        small = rois._replace(boxes_BR4=rois.boxes_BR4 * ratio_B2.flip(1).repeat(1, 2)[:, None])
+        small = grow_with(rois, views.clean, views.corrupted)
         logits_BRK, deltas_BRK4 = student.box_head(seen["clean"].neck, rois)
         other_BRK, other_BRK4 = student.box_head(seen["corrupted"].neck, small)
         foreground_BR = regions.state_BN == 1
@@ -93,6 +91,5 @@ def class_distances(logits_NK: Tensor, other_NK: Tensor) -> Tensor:
 
 def box_distances(deltas_NK4: Tensor, other_NK4: Tensor, labels_N: Tensor) -> Tensor:
     """The sum of smooth-L1 over the four deltas of each region's class."""
-    index_N14 = labels_N[..., None, None].expand(*labels_N.shape, 1, 4)
-    own_N4, other_N4 = (each.gather(-2, index_N14)[..., 0, :] for each in (deltas_NK4, other_NK4))
+    own_N4, other_N4 = of_class(deltas_NK4, labels_N), of_class(other_NK4, labels_N)
     return F.smooth_l1_loss(own_N4, other_N4, reduction="none", beta=BETA).sum(-1)

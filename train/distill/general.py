@@ -1,7 +1,7 @@
 """General instances (Dai et al., CVPR 2021, arXiv 2103.02340): the places where student and teacher disagree most.
 
 Each candidate's score is how far the two networks' class probabilities are apart. Its box is that of the network which
-is surer. Overlapping boxes are thinned out, and the best few are left. Nothing here carries a gradient.
+is surer. Overlapping boxes are thinned out, and the best few are left. The choice carries no gradient.
 """
 
 from typing import NamedTuple
@@ -49,9 +49,8 @@ def check_dense(who: str, student: Detector, teacher: Detector) -> None:
         raise ValueError(f"{who}: student and teacher differ in {', '.join(unequal)}; train one like the other")
 
 
-@torch.no_grad()
 def decoded(detector: Detector, out: Outputs) -> tuple[Tensor, ...]:
-    """A level's boxes (B, N_l, 4) in pixels, from raw predictions."""
+    """A level's boxes (B, N_l, 4) in pixels, from raw predictions, with their gradient."""
     assert isinstance(detector, DenseDetector)
     assert out.boxes is not None
     head = detector.head

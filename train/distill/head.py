@@ -24,9 +24,7 @@ from model.boxes.select import or_one
 from pipeline.batch import Views
 from train.distill.method import Logged, Method
 from train.distill.places import check_weights
-from train.distill.two_stage import check_two_stage, grow_with, of_class
-
-BETA = 1 / 9  # where smooth-L1 turns from square to straight
+from train.distill.two_stage import BETA, check_two_stage, grow_with, of_class
 
 
 @dataclass(frozen=True)

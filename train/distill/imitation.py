@@ -37,6 +37,7 @@ from train.distill.places import (
     check_weights,
     common_strides,
     cosine,
+    images_of,
     inside_boxes,
     inside_candidates,
     mean_square,
@@ -44,7 +45,6 @@ from train.distill.places import (
     pair_up,
     spread,
 )
-from train.distill.regions import cells, inside
 
 Region = Literal["all", "inside", "main", "fine_grained", "decoupled", "general"]
 OUTSIDE_WEIGHT = 2.0
@@ -110,7 +110,8 @@ class Imitation(Method):
         """(L,) parts that add up to the term."""
         losses = [mean_square(pair, mask_BHW, self.mean) for pair, mask_BHW in zip(pairs, masks, strict=True)]
         if self.config.region == "decoupled":
-            for level, (pair, image_BHW) in enumerate(zip(pairs, self.images(pairs, sizes_B2), strict=True)):
+            images = images_of(pairs, sizes_B2, self.config.faithful)
+            for level, (pair, image_BHW) in enumerate(zip(pairs, images, strict=True)):
                 outside = mean_square(pair, image_BHW & ~masks[level], self.mean)
                 losses[level] = losses[level] + OUTSIDE_WEIGHT * outside
         losses_L = torch.stack(losses)
@@ -119,18 +120,12 @@ class Imitation(Method):
             losses_L = torch.where(some_L, losses_L, 0.0)
         return losses_L
 
-    def images(self, pairs: list[Pair], sizes_B2: Tensor) -> list[Tensor]:
-        """(B, H, W) of every level: the places that are no padding."""
-        if self.config.faithful:
-            return [torch.ones_like(pair.student_BCHW[:, 0], dtype=torch.bool) for pair in pairs]
-        return [inside(cells(sizes_B2, pair.stride), pair.size) for pair in pairs]
-
     @torch.no_grad()
     def places(
         self, pairs: list[Pair], outs: tuple[Outputs, Outputs], trained: Assigned, known: Annotated, sizes_B2: Tensor
     ) -> list[Tensor]:
         """(B, H, W) of every chosen level: the places of the region."""
-        region, images = self.config.region, self.images(pairs, sizes_B2)
+        region, images = self.config.region, images_of(pairs, sizes_B2, self.config.faithful)
         if region == "all":
             return images
         if region in ("inside", "decoupled"):

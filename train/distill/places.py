@@ -170,3 +170,10 @@ def cosine(pairs: list[Pair], masks: list[Tensor]) -> tuple[Tensor, Tensor]:
     product_B, one_B, other_B = torch.stack(parts).sum(0).unbind()
     norm_B = (one_B * other_B).sqrt()
     return (product_B / or_one(norm_B)).sum(), (norm_B > 0).sum().float()
+
+
+def images_of(pairs: list[Pair], sizes_B2: Tensor, padding_counts: bool) -> list[Tensor]:
+    """(B, H, W) of every level: the places that are no padding; with padding_counts all, as the originals have it."""
+    if padding_counts:
+        return [torch.ones_like(pair.student_BCHW[:, 0], dtype=torch.bool) for pair in pairs]
+    return [inside(cells(sizes_B2, pair.stride), pair.size) for pair in pairs]

@@ -7,6 +7,8 @@ from model.api import Detector, Rois
 from model.faster_rcnn.detector import FasterRcnn
 from pipeline.batch import View
 
+BETA = 1 / 9  # of smooth-L1 between deltas: where it turns from square to straight
+
 
 def check_two_stage(who: str, student: Detector, teacher: Detector) -> tuple[FasterRcnn, FasterRcnn]:
     """Both are Faster R-CNNs with the same levels and classes."""
