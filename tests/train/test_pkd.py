@@ -7,7 +7,7 @@ import torch
 
 from model.api import Outputs, own
 from pipeline.batch import View, Views
-from train.distill.pkd import Pkd, PkdConfig, distance_inside, pkd_loss
+from train.distill.pkd import Pkd, PkdConfig, distances_inside, pkd_loss
 
 STRIDES = (8, 16)
 
@@ -94,10 +94,11 @@ def test_a_constant_channel_teaches_nothing():
     student, teacher = (torch.randn(2, 3, 4, 5).requires_grad_() for _ in range(2))
     dead = torch.cat((student[:, :2], torch.zeros(2, 1, 4, 5)), dim=1)
     whole = torch.ones(2, 4, 5, dtype=torch.bool)
-    loss, known = distance_inside(dead, teacher, whole)
-    assert known.tolist() == [True, True, False]
-    torch.testing.assert_close(loss, distance_inside(student[:, :2], teacher[:, :2], whole)[0] * 2 / 3)
-    loss.backward()
+    loss, share = distances_inside([dead], [teacher], [whole], own)
+    assert share.item() == pytest.approx(2 / 3)
+    without, _ = distances_inside([student[:, :2]], [teacher[:, :2]], [whole], own)
+    torch.testing.assert_close(loss, without * 2 / 3)
+    loss.sum().backward()
     assert student.grad.isfinite().all()
     assert student.grad.abs().max() < 1
 

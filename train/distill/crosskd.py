@@ -22,10 +22,12 @@ each tower comes before the alignment.
 Differs from the original where it must. Padding and what the detection loss leaves out are in no statistic and in no
 sum, and sums are over the global batch. A channel that is constant in the student has the teacher's mean and teaches
 nothing; the original's gradient there is of order 1e6. C is at least 1: without boxes the original divides by 1e-6.
-`faithful` gives the original's numbers. Statistics are those of a rank's own images, as there.
+The teacher's convolutions read a little of the padding beside an image, as a detector's do.
+Statistics too are those of the global batch, so that the number of ranks changes nothing. The original takes a rank's
+own images; `faithful` gives its numbers.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -41,7 +43,9 @@ from model.dense.head import EPSILON, Towers
 from pipeline.batch import Views
 from train.distill.general import check_dense, decoded
 from train.distill.method import Logged, Method
+from train.distill.places import check_weights
 from train.distill.regions import cells, inside
+from train.distill.statistics import Moments, moments
 from train.distributed import num_ranks
 
 SMALLEST_DEVIATION = 1e-6
@@ -82,11 +86,7 @@ class CrossKdConfig:
     """The original's statistics and sums: padding counts, and nothing is bounded."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name.endswith("weight") and value is not None and not 0 <= value < float("inf"):
-                option = f"--distill.crosskd.{field.name.replace('_', '-')}"
-                raise ValueError(f"{option} must be 0 or more, got {value}")
+        check_weights(self, "--distill.crosskd", "class_weight", "box_weight", "centerness_weight")
         if self.k is not None and self.k < 0:
             raise ValueError(f"--distill.crosskd.k must be 0 or more, got {self.k}")
 
@@ -111,16 +111,19 @@ class CrossKd(Method):
             self.weights["crosskd_centerness"] = published.centerness_weight if given is None else given
         elif config.centerness_weight is not None:
             raise ValueError(f"--distill.crosskd.centerness-weight is for atss, and the student is a {self.name}")
+        weights = list(self.weights.values())  # of the class, then of what the box tower answers
+        if self.k > 0:
+            parts = (("class_tower", weights[:1]), ("box_tower", weights[1:]))
+            self.teaches += tuple(f"head.{tower}.{n}" for tower, some in parts if any(some) for n in range(self.k))
+        self.entropies = ("crosskd_centerness",)
         self.teacher = (theirs,)  # in a tuple: no child
         widths = [net.channels if self.k == 0 else net.config.head_channels for net in (ours, theirs)]
         self.adapters = None
         if widths[0] != widths[1]:
             self.adapters = nn.ModuleList(nn.Conv2d(widths[0], widths[1], 1) for _ in ("class", "box"))
             # Each tower's adapter learns from its own terms; without a weight no gradient would reach it.
-            self.adapters[0].requires_grad_(self.weights["crosskd_class"] > 0)
-            self.adapters[1].requires_grad_(
-                any(weight > 0 for name, weight in self.weights.items() if name != "crosskd_class")
-            )
+            self.adapters[0].requires_grad_(any(weights[:1]))
+            self.adapters[1].requires_grad_(any(weights[1:]))
 
     def forward(
         self, seen: dict[str, Outputs], teacher: Outputs, assigned: dict[str, Assigned], views: Views
@@ -137,17 +140,21 @@ class CrossKd(Method):
 
     def hand_over(self, student: Towers, teacher: Towers, sizes_B2: Tensor) -> Towers:
         """The student's maps of every level with the teacher's statistics."""
-        levels = []
-        for ours, theirs, stride in zip(student, teacher, self.teacher[0].strides, strict=True):
-            inside_BHW = None if self.config.faithful else inside(cells(sizes_B2, stride), ours[0].shape[-2:])
-            maps = []
-            for tower, (student_BCHW, teacher_BCHW) in enumerate(zip(ours, theirs, strict=True)):
-                if self.adapters is not None:
-                    student_BCHW = self.adapters[tower](student_BCHW)
-                aligned_BCHW = align(student_BCHW, teacher_BCHW, inside_BHW)
-                maps.append(aligned_BCHW.relu() if self.k else aligned_BCHW)
-            levels.append((maps[0], maps[1]))
-        return tuple(levels)
+        ours = [map_BCHW for level in student for map_BCHW in level]
+        theirs = [map_BCHW for level in teacher for map_BCHW in level]
+        if self.adapters is not None:
+            ours = [self.adapters[index % 2](map_BCHW) for index, map_BCHW in enumerate(ours)]
+        insides = None
+        if not self.config.faithful:
+            strides = [stride for stride in self.teacher[0].strides for _ in range(2)]
+            insides = [
+                inside(cells(sizes_B2, stride), map_BCHW.shape[-2:])
+                for stride, map_BCHW in zip(strides, ours, strict=True)
+            ]
+        aligned = align(ours, theirs, insides, self.mean)
+        if self.k:
+            aligned = [map_BCHW.relu() for map_BCHW in aligned]
+        return tuple(zip(aligned[::2], aligned[1::2], strict=True))
 
     def compare(
         self, cross: Outputs, teacher: Outputs, trained: Assigned, sizes_B2: Tensor
@@ -196,34 +203,35 @@ class CrossKd(Method):
         return or_one(mean((positive_BN.sum(1).clamp(min=1) * present_B).sum().float()))
 
 
-def align(student_BCHW: Tensor, teacher_BCHW: Tensor, inside_BHW: Tensor | None) -> Tensor:
-    """The student's map with the teacher's mean and deviation of every channel, float32.
+def align(ours: list[Tensor], theirs: list[Tensor], insides: list[Tensor] | None, mean: Mean) -> list[Tensor]:
+    """Each of the student's maps with the mean and deviation of every channel of the teacher's, float32.
 
-    Statistics are over the places inside the images; without inside_BHW over all, and nothing is guarded.
+    Statistics are over the places inside the images; without `insides` over all of a rank, and nothing is guarded.
     """
-    with torch.autocast(student_BCHW.device.type, enabled=False):
-        student_BCHW, teacher_BCHW = student_BCHW.float(), teacher_BCHW.float()
-        if inside_BHW is None:
-            dims = (0, 2, 3)
-            means = [maps.mean(dims, keepdim=True) for maps in (student_BCHW, teacher_BCHW)]
-            deviations = [maps.std(dims, keepdim=True) for maps in (student_BCHW, teacher_BCHW)]
-            return (student_BCHW - means[0]) / (deviations[0] + SMALLEST_DEVIATION) * deviations[1] + means[1]
-        mean_1C11, variance_1C11 = moments(student_BCHW, inside_BHW)
-        wanted_mean_1C11, wanted_variance_1C11 = moments(teacher_BCHW, inside_BHW)
-        varies_1C11 = variance_1C11 > SMALLEST_DEVIATION**2
-        # The root of 1 where the channel is constant: a root of 0 would have an infinite gradient.
-        deviation_1C11 = torch.where(varies_1C11, variance_1C11, 1.0).sqrt() + SMALLEST_DEVIATION
-        scaled_BCHW = (student_BCHW - mean_1C11) / deviation_1C11 * wanted_variance_1C11.sqrt()
-        return torch.where(varies_1C11, scaled_BCHW, 0.0) + wanted_mean_1C11
+    with torch.autocast(ours[0].device.type, enabled=False):
+        ours, theirs = [each.float() for each in ours], [each.float() for each in theirs]
+        if insides is None:
+            return [align_as_original(*pair) for pair in zip(ours, theirs, strict=True)]
+        found = moments([*ours, *theirs], [*insides, *insides], mean)
+        return [give(*each) for each in zip(ours, found[: len(ours)], found[len(ours) :], strict=True)]
 
 
-def moments(maps_BCHW: Tensor, inside_BHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance (1, C, 1, 1) over the places inside."""
-    inside_B1HW = inside_BHW[:, None]
-    count = inside_BHW.sum()
-    mean_1C11 = torch.where(inside_B1HW, maps_BCHW, 0.0).sum((0, 2, 3), keepdim=True) / count.clamp(min=1)
-    centred_BCHW = torch.where(inside_B1HW, maps_BCHW - mean_1C11, 0.0)
-    return mean_1C11, centred_BCHW.square().sum((0, 2, 3), keepdim=True) / (count - 1).clamp(min=1)
+def align_as_original(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
+    dims = (0, 2, 3)
+    means = [maps.mean(dims, keepdim=True) for maps in (student_BCHW, teacher_BCHW)]
+    deviations = [maps.std(dims, keepdim=True) for maps in (student_BCHW, teacher_BCHW)]
+    return (student_BCHW - means[0]) / (deviations[0] + SMALLEST_DEVIATION) * deviations[1] + means[1]
+
+
+def give(student_BCHW: Tensor, student: Moments, teacher: Moments) -> Tensor:
+    """The student's map, padding too, with the teacher's mean and deviation."""
+    varies_C = student.variance_C > SMALLEST_DEVIATION**2
+    # The root of 1 where the channel is constant: a root of 0 would have an infinite gradient.
+    deviation_C = torch.where(varies_C, student.variance_C, 1.0).sqrt() + SMALLEST_DEVIATION
+    numbers = (varies_C, student.mean_C, deviation_C, teacher.variance_C.sqrt(), teacher.mean_C)
+    varies_C11, mean_C11, deviation_C11, wanted_C11, wanted_mean_C11 = (each_C[:, None, None] for each_C in numbers)
+    scaled_BCHW = (student_BCHW - mean_C11) / deviation_C11 * wanted_C11
+    return torch.where(varies_C11, scaled_BCHW, 0.0) + wanted_mean_C11
 
 
 def check_heads(student: Detector, teacher: Detector) -> tuple[DenseDetector, DenseDetector]:

@@ -30,6 +30,8 @@ class Method(nn.Module):
     weights: dict[str, float]  # of its terms in the total loss
     logged: tuple[str, ...] = ()  # names of what it logs
     alike: tuple[str, ...] = ()  # those that are 1 where teacher and student agree
+    entropies: tuple[str, ...] = ()  # terms that are least, but not 0, where teacher and student agree
+    teaches: tuple[str, ...] = ("backbone",)  # what of the student its gradient reaches: how parameters' names begin
 
     def __init__(self, config: Any, student: Detector, teacher: Any, mean: Mean):
         super().__init__()

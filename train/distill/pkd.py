@@ -11,8 +11,9 @@ number of channels is equal, no adapter. Where heights differ one of the two map
 
 Differs from the original where it must. Each image's own region is resized and the statistics leave the padding out.
 The original, mmrazor's, resizes whole canvases when their heights differ. A channel that is constant on either side
-teaches nothing. The original divides by 1e-6 there: a term of 0.5, gradients of order 1e6. `faithful` gives the
-original's numbers. Statistics are those of a rank's own images, as there.
+teaches nothing. The original divides by 1e-6 there: a term of 0.5, gradients of order 1e6. Statistics are
+those of the global batch, so that the number of ranks changes nothing; the original takes a rank's own images.
+`faithful` gives the original's numbers.
 """
 
 from dataclasses import dataclass
@@ -23,9 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.api import Assigned, Detector, Mean, Outputs, Want
+from model.boxes.select import or_one
 from pipeline.batch import Views
 from train.distill.method import Logged, Method, levels_of, make_adapters
+from train.distill.places import check_strides, check_weights, common_strides
 from train.distill.regions import cells, inside, resize
+from train.distill.statistics import Moments, moments
 
 EPSILON = 1e-6
 
@@ -46,10 +50,8 @@ class PkdConfig:
     """The original's statistics: padding counts, and a constant channel is divided by 1e-6."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight < float("inf"):
-            raise ValueError(f"--distill.pkd.weight must be 0 or more, got {self.weight}")
-        if list(self.strides) != sorted(set(self.strides)):
-            raise ValueError(f"--distill.pkd.strides must be rising numbers, such as 8 16 32, got {self.strides}")
+        check_weights(self, "--distill.pkd", "weight")
+        check_strides(self.strides, "--distill.pkd.strides")
 
 
 class Pkd(Method):
@@ -57,10 +59,7 @@ class Pkd(Method):
 
     def __init__(self, config: PkdConfig, student: Detector, teacher: Detector, mean: Mean):
         super().__init__(config, student, teacher, mean)
-        common = [stride for stride in student.strides if student.strides.count(stride) == 1]
-        self.strides = config.strides or tuple(s for s in common if teacher.strides.count(s) == 1)
-        if not self.strides:
-            raise ValueError(f"pkd: no level is common to the strides {student.strides} and {teacher.strides}")
+        self.strides = common_strides(config.strides, student, teacher, "--distill.pkd.strides")
         self.weights = {"pkd": config.weight}
         self.want_student = self.want_teacher = Want(neck=self.strides)
         self.levels = levels_of(self.strides, student, teacher, "--distill.pkd.strides")
@@ -71,32 +70,32 @@ class Pkd(Method):
     ) -> tuple[dict[str, Tensor], Logged]:
         (name,) = seen
         small, full = getattr(views, name), getattr(views, self.teacher_sees)
-        distances, correlations, counts = [], [], []
         with torch.autocast(small.images_B3HW.device.type, enabled=False):
-            for index, (stride, (ours, theirs)) in enumerate(zip(self.strides, self.levels, strict=True)):
-                student_map, teacher_map = seen[name].neck[ours].float(), teacher.neck[theirs].float()
+            ours, theirs = [], []
+            for index, (student_level, teacher_level) in enumerate(self.levels):
+                ours.append(seen[name].neck[student_level].float())
+                theirs.append(teacher.neck[teacher_level].float())
                 if self.adapters is not None:
-                    student_map = self.adapters[index](student_map)
-                if self.config.faithful:
-                    distances.append(pkd_loss(student_map, teacher_map, self.config.resize_student))
-                    correlations.append(1 - distances[-1].detach())
-                    counts.append(torch.ones_like(correlations[-1]))
-                    continue
-                student_cells_B2, teacher_cells_B2 = cells(small.sizes_B2, stride), cells(full.sizes_B2, stride)
-                if self.config.resize_student:
-                    student_map = resize(student_map, student_cells_B2, teacher_cells_B2, teacher_map.shape[-2:])
-                    inside_BHW = inside(teacher_cells_B2, teacher_map.shape[-2:])
-                else:
-                    teacher_map = resize(teacher_map, teacher_cells_B2, student_cells_B2, student_map.shape[-2:])
-                    inside_BHW = inside(student_cells_B2, student_map.shape[-2:])
-                distance, known_C = distance_inside(student_map, teacher_map, inside_BHW)
-                distances.append(distance)
-                # The mean over the channels that vary; where none does there is nothing to say.
-                counts.append(known_C.any().float())
-                share = known_C.float().mean().clamp(min=EPSILON)
-                correlations.append(torch.where(known_C.any(), 1 - distance.detach() / share, 0.0))
-        logged = (torch.stack(correlations).sum(), torch.stack(counts).sum())
-        return {"pkd": torch.stack(distances).sum()}, {"correlation": logged}
+                    ours[-1] = self.adapters[index](ours[-1])
+            if self.config.faithful:
+                pairs = zip(ours, theirs, strict=True)
+                distance_L = torch.stack([pkd_loss(*pair, self.config.resize_student) for pair in pairs])
+                share_L = torch.ones_like(distance_L)
+            else:
+                insides = []
+                for index, stride in enumerate(self.strides):
+                    ours_B2, theirs_B2 = cells(small.sizes_B2, stride), cells(full.sizes_B2, stride)
+                    student_map, teacher_map = ours[index], theirs[index]
+                    if self.config.resize_student:
+                        ours[index] = resize(student_map, ours_B2, theirs_B2, teacher_map.shape[-2:])
+                        insides.append(inside(theirs_B2, teacher_map.shape[-2:]))
+                    else:
+                        theirs[index] = resize(teacher_map, theirs_B2, ours_B2, student_map.shape[-2:])
+                        insides.append(inside(ours_B2, student_map.shape[-2:]))
+                distance_L, share_L = distances_inside(ours, theirs, insides, self.mean)
+        # The mean over the channels that vary; where none does there is nothing to say.
+        correlation_L = torch.where(share_L > 0, 1 - distance_L.detach() / share_L.clamp(min=EPSILON), 0.0)
+        return {"pkd": distance_L.sum()}, {"correlation": (correlation_L.sum(), (share_L > 0).sum().float())}
 
 
 def pkd_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, resize_student: bool = True) -> Tensor:
@@ -122,23 +121,27 @@ def standardise(maps_BCHW: Tensor) -> Tensor:
     return rows_CN.reshape(channels, num, height, width).permute(1, 0, 2, 3)
 
 
-def distance_inside(student_BCHW: Tensor, teacher_BCHW: Tensor, inside_BHW: Tensor) -> tuple[Tensor, Tensor]:
-    """(distance, which channels vary in both networks) of one level, weight 1, over the places inside the images.
+def distances_inside(
+    ours: list[Tensor], theirs: list[Tensor], insides: list[Tensor], mean: Mean
+) -> tuple[Tensor, Tensor]:
+    """(distance_L, share_L of the channels that vary in both networks), weight 1, over the places inside the images.
 
     A channel that is constant in either network adds 0.
     """
-    inside_B1HW = inside_BHW[:, None]
-    count = inside_BHW.sum()
-    normal, known = [], []
-    for maps_BCHW in (student_BCHW, teacher_BCHW):
-        mean_C11 = torch.where(inside_B1HW, maps_BCHW, 0.0).sum((0, 2, 3))[:, None, None] / count.clamp(min=1)
-        centred_BCHW = torch.where(inside_B1HW, maps_BCHW - mean_C11, 0.0)
-        variance_C = centred_BCHW.square().sum((0, 2, 3)) / (count - 1).clamp(min=1)
-        varies_C = variance_C > EPSILON**2
-        # The root of 1 where the channel is constant: a root of 0 would have an infinite gradient.
-        deviation_C = torch.where(varies_C, variance_C, 1.0).sqrt() + EPSILON
-        normal.append(centred_BCHW / deviation_C[:, None, None])
-        known.append(varies_C)
-    squares_C = (normal[0] - normal[1]).square().sum((0, 2, 3))
-    known_C = known[0] & known[1]
-    return torch.where(known_C, squares_C, 0.0).sum() / (2 * count.clamp(min=1) * len(squares_C)), known_C
+    found = moments([*ours, *theirs], [*insides, *insides], mean)
+    distances, shares = [], []
+    for student, teacher in zip(found[: len(ours)], found[len(ours) :], strict=True):
+        normal, known = zip(*(normalised(each) for each in (student, teacher)), strict=True)
+        known_C = known[0] & known[1]
+        squares_C = (normal[0] - normal[1]).square().sum((0, 2, 3))
+        distances.append(torch.where(known_C, squares_C, 0.0).sum() / (2 * or_one(student.count) * len(squares_C)))
+        shares.append(known_C.float().mean())
+    return torch.stack(distances), torch.stack(shares)
+
+
+def normalised(found: Moments) -> tuple[Tensor, Tensor]:
+    """(map of deviation 1, which channels vary)"""
+    varies_C = found.variance_C > EPSILON**2
+    # The root of 1 where the channel is constant: a root of 0 would have an infinite gradient.
+    deviation_C = torch.where(varies_C, found.variance_C, 1.0).sqrt() + EPSILON
+    return found.centred_BCHW / deviation_C[:, None, None], varies_C

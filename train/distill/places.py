@@ -53,9 +53,11 @@ def check_strides(strides: tuple[int, ...], option: str) -> None:
 
 
 def check_weights(config: object, option: str, *names: str) -> None:
+    """None is left out."""
     for name in names:
-        if not 0 <= getattr(config, name) < float("inf"):
-            raise ValueError(f"{option}.{name.replace('_', '-')} must be 0 or more, got {getattr(config, name)}")
+        weight = getattr(config, name)
+        if weight is not None and not 0 <= weight < float("inf"):
+            raise ValueError(f"{option}.{name.replace('_', '-')} must be 0 or more, got {weight}")
 
 
 def check_anchors(who: str, student: Detector) -> None:

@@ -43,7 +43,7 @@ def compare_held(case: Case, student: Towers, teacher: Towers) -> Iterator[Check
     for level, maps in enumerate(zip(student, teacher, strict=True)):
         for tower, name in enumerate(("cls", "reg")):
             ours, theirs = maps[0][tower], maps[1][tower]
-            named = {"student": ours, "teacher": theirs, "aligned": align(ours, theirs, None)}
+            named = {"student": ours, "teacher": theirs, "aligned": align([ours], [theirs], None, own)[0]}
             for who, got in named.items():
                 if f"hold.{who}.{name}.{level}" in case:
                     yield Check(f"hold.{who}", got, case[f"hold.{who}.{name}.{level}"], OUTPUT)
