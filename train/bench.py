@@ -34,10 +34,11 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from eval.detecting.detect import choose_compile
 from kernels.launch.resize import DEVIATION, MEAN
-from model.api import own
+from model.api import Detector, own
 from model.backbones.table import BACKBONES
 from model.build import build_detector
 from model.config import ModelConfig, small_model
+from model.detectors import CONFIGS, DetectorConfig
 from model.faster_rcnn.detector import FasterRcnn
 from model.faster_rcnn.parity import stock_twin
 from pipeline.batch import Batch, Views
@@ -63,6 +64,8 @@ class BenchOptions:
     """Measure the training step against torchvision's."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    model: Literal[tuple(CONFIGS)] = "faster_rcnn"  # type: ignore[valid-type]
+    """The detector."""
     backbone: Literal[tuple(BACKBONES)] | None = None  # type: ignore[valid-type]
     """Default: resnet101 on a GPU; on a CPU mobilenet_v2 as in the small recipes."""
     canvas: tuple[int, int] | None = None
@@ -80,10 +83,21 @@ class BenchOptions:
     """Steps of each variant in a round; 0: 20 on a GPU, 2 on a CPU."""
     json: Path | None = None
     """Write the result here."""
+    distill: tuple[str, ...] = ()
+    """Measure what these distillation methods cost instead (train/bench_distill.py)."""
 
 
 def main() -> int:
     options = tyro.cli(BenchOptions, prog="python -m train.bench")
+    if options.distill:
+        from train import bench_distill  # which stands on this file
+
+        result = bench_distill.measure(options)
+        say(bench_distill.describe(result))
+        write(options, result)
+        return 0
+    if options.model != "faster_rcnn":
+        raise ValueError(f"--model {options.model}: torchvision's loop is that of faster_rcnn; give --distill too")
     result = measure(options)
     say(json.dumps(result, indent=1))
     write(options, result)
@@ -116,6 +130,8 @@ def measure(options: BenchOptions) -> dict[str, Any]:
 
     batch = make_batch(num_images, height, width, device)
     student, teacher = make_network(model, batch, seed=0), make_network(model, batch, seed=1)
+    assert isinstance(student, FasterRcnn)
+    assert isinstance(teacher, FasterRcnn)
     parity = check_parity(student, batch)
     result: dict[str, Any] = {
         "command": {key: str(value) for key, value in asdict(options).items()},
@@ -258,11 +274,10 @@ def describe(name: str, seconds: dict[str, list[float]], memory: float | None, n
     return described
 
 
-def make_network(model: ModelConfig, batch: Batch, seed: int) -> FasterRcnn:
+def make_network(model: DetectorConfig, batch: Batch, seed: int) -> Detector:
     """Random weights whose frozen norms are calibrated to these images, so that activations neither die nor grow."""
     torch.manual_seed(seed)
-    detector = build_detector(model, NUM_CLASSES)
-    assert isinstance(detector, FasterRcnn)
+    detector: Any = build_detector(model, NUM_CLASSES)
 
     def calibrate(norm: FrozenBatchNorm2d, inputs: tuple[Tensor]) -> None:
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
@@ -276,7 +291,8 @@ def make_network(model: ModelConfig, batch: Batch, seed: int) -> FasterRcnn:
         hook.remove()
     # Scores that differ from place to place, as a trained network's do, yet are far from where sigmoid rounds to 1.
     # torchvision's order of equal scores is not defined.
-    nn.init.normal_(detector.rpn.head.cls_logits.weight, std=0.02)
+    if isinstance(detector, FasterRcnn):
+        nn.init.normal_(detector.rpn.head.cls_logits.weight, std=0.02)
     return detector.train()
 
 

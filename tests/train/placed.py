@@ -1,4 +1,4 @@
-"""Outputs of dense heads without a network, and the same images in a larger canvas: what tests of methods need."""
+"""Outputs of dense heads without a network: what tests of methods need."""
 
 from dataclasses import replace
 
@@ -59,38 +59,6 @@ def train_on(network, out: Outputs, views: Views) -> Assigned:
 
 def call(method, student: Outputs, teacher: Outputs, assigned: Assigned, views: Views) -> dict[str, Tensor]:
     return method({"corrupted": student}, teacher, {"corrupted": assigned}, views)[0]
-
-
-def widen(values: Tensor, per_location: int, small, large, fill: float) -> Tensor:
-    """A level's rows (B, N, ...) of a small map as the top left of a large one."""
-    grid = values.unflatten(1, (*small, per_location))
-    wide = torch.full((len(values), *large, *grid.shape[3:]), fill, dtype=values.dtype)
-    if fill and values.is_floating_point():
-        wide = wide * torch.randn(wide.shape, generator=torch.Generator().manual_seed(9))
-    wide[:, : small[0], : small[1]] = grid
-    return wide.flatten(1, 3)
-
-
-def in_larger_canvas(network, out: Outputs, trained: Assigned, canvas) -> tuple[Outputs, Assigned]:
-    """The same answers with others around them, in the padding."""
-    head, sizes = network.head, (map_sizes(out.canvas, network.strides), map_sizes(canvas, network.strides))
-    counts, num = head.level_counts(out.canvas), head.per_location
-
-    def rows(levels, fill=30.0):
-        return tuple(widen(*each, fill=fill) for each in zip(levels, [num] * len(levels), *sizes, strict=True))
-
-    def flat(values: Tensor) -> Tensor:
-        return torch.cat(rows(values.split(counts, dim=1), fill=0.0), dim=1)
-
-    neck = []
-    for level, small, large in zip(out.neck, *sizes, strict=True):
-        wide = widen(level.permute(0, 2, 3, 1).flatten(1, 2), 1, small, large, 30.0)
-        neck.append(wide.unflatten(1, large).permute(0, 3, 1, 2))
-    quality = None if out.quality is None else rows(out.quality)
-    return (
-        Outputs(canvas, tuple(neck), logits=rows(out.logits), boxes=rows(out.boxes), quality=quality),
-        Assigned(flat(trained.matched_BN), flat(trained.state_BN), flat(trained.weight_BN), head.candidates(canvas)),
-    )
 
 
 def cut(out: Outputs, rows) -> Outputs:

@@ -121,33 +121,6 @@ def test_with_foreground_the_original_is_the_default_on_one_rank(student):
     assert both[0] == pytest.approx(both[1], rel=1e-6)
 
 
-def test_the_batch_changes_nothing(student):
-    """Two images give the mean over the regions of both; a row that only fills up the batch counts for nothing."""
-    whole = make_batch()
-    empty = replace(whole, sizes_B2=torch.tensor([(64, 96), (0, 0)], dtype=torch.int32), ids_B=torch.tensor([0, -1]))
-    empty.images_BHW3[1], empty.labels_BG[1], empty.boxes_BG4[1] = 0, 0, 0
-    whole = make_batch()
-    parts = [
-        replace(whole, **{name: getattr(whole, name)[row : row + 1] for name in ROWS})
-        for row in range(len(whole.ids_B))
-    ]
-    found = []
-    for batch in (whole, empty, *parts):
-        views = ViewMaker(SAME, threads=1)(batch, 0)
-        learner = make_learner(student)
-        look = {name: getattr(views, name) for name in learner.sees}
-        seen = {name: student.look(view.images_B3HW, view.sizes_B2, learner.want) for name, view in look.items()}
-        method = learner.methods["divalign"]
-        _, regions = student.losses(seen["clean"], method.truth(views, None, "clean"), own)
-        terms, _ = method(seen, None, {"clean": regions}, views)
-        found.append((terms, (regions.state_BN >= 0).sum(), (regions.state_BN == 1).sum()))
-    (together, *_), (filled, *_), *alone = found
-    for name, count in (("divalign_class", 1), ("divalign_box", 2)):
-        torch.testing.assert_close(filled[name], alone[0][0][name], rtol=1e-4, atol=1e-7)
-        expected = sum(each[count] * each[0][name] for each in alone) / sum(each[count] for each in alone)
-        torch.testing.assert_close(together[name], expected, rtol=1e-4, atol=1e-7)
-
-
 def test_in_a_smaller_view_a_region_shrinks_and_keeps_its_level(student, monkeypatch):
     views = ViewMaker(replace(SAME, ratio_range=(0.5, 0.5), ratio_buckets=1), threads=1)(make_batch(), 0)
     asked = []
@@ -158,17 +131,6 @@ def test_in_a_smaller_view_a_region_shrinks_and_keeps_its_level(student, monkeyp
     assert torch.equal(small.boxes_BR4, full.boxes_BR4 / 2)
     assert torch.equal(small.level_BR, full.level_BR)
     assert named["divalign_class"] > 0
-
-
-@pytest.mark.long
-def test_it_is_one_graph(student):
-    views = ViewMaker(SAME, threads=1)(make_batch(), 0)
-    learner = make_learner(student)
-    expected, _ = learner(views, None)
-    torch._dynamo.reset()
-    total, _ = torch.compile(learner, fullgraph=True, dynamic=False, backend="aot_eager")(views, None)
-    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-5)
-    torch._dynamo.reset()
 
 
 def test_a_dense_detector_has_no_box_head():

@@ -8,12 +8,10 @@ from torchvision.ops import box_iou, clip_boxes_to_image, nms, roi_align
 from model.api import own
 from model.build import build_detector
 from model.config import small_model
-from model.dense.config import AtssConfig, FcosConfig, GflConfig, RetinaNetConfig
+from model.dense.config import RetinaNetConfig
 from tests.train.placed import (
     NUM_CLASSES,
     call,
-    cut,
-    in_larger_canvas,
     make_network,
     make_outputs,
     make_views,
@@ -129,51 +127,6 @@ def test_gradients_reach_what_a_term_compares(network, scene):
             gradients = torch.autograd.grad(term, leaves, retain_graph=True, materialize_grads=True)
             assert any(each.abs().max() > 0 for each in gradients) == (touched[name] == part)
             assert all(each.isfinite().all() for each in gradients)
-
-
-def test_two_that_agree_give_zero(network, scene):
-    """All scores are 0 then, the regions are what comes first; only the cross entropy has another least value."""
-    student, _, trained, views = scene
-    parts = (tuple(level.detach() for level in part) for part in (student.neck, student.logits, student.boxes))
-    teacher = student._replace(**dict(zip(("neck", "logits", "boxes"), parts, strict=True)))
-    terms = call(make(network), student, teacher, trained, views)
-    assert [terms[name].item() for name in ("gid_feature", "gid_relation", "gid_box")] == [0, 0, 0]
-    (gradient,) = torch.autograd.grad(terms["gid_class"], student.logits[:1], allow_unused=True)
-    assert gradient.abs().max() < 1e-6
-
-
-@pytest.mark.parametrize(
-    "config", [RetinaNetConfig(), AtssConfig(), GflConfig(num_bins=5), FcosConfig()], ids=lambda c: c.kind
-)
-def test_every_dense_head_whatever_the_padding_and_the_ranks(config):
-    torch.manual_seed(0)
-    network = make_network(config)
-    student, teacher, trained, views = make_scene(network)
-    if config.kind == "fcos":  # distances in pixels
-        student, teacher = (
-            out._replace(boxes=tuple(5 + 10 * level.abs() for level in out.boxes)) for out in (student, teacher)
-        )
-    counts = []
-    method = make(network, lambda count: counts.append(count) or count)
-    whole, logged = method({"corrupted": student}, teacher, {"corrupted": trained}, views)
-    assert all(0 < term.item() < 1e4 for term in whole.values())
-    assert logged["gid_score"][1] > 5
-
-    wide = (128, 160)
-    parts = [in_larger_canvas(network, out, trained, wide) for out in (student, teacher)]
-    got = call(make(network), parts[0][0], parts[1][0], parts[0][1], make_views(SIZES, [[], [], []], wide))
-    for name, value in whole.items():
-        torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-6)
-
-    ranks = []
-    for images in ([0], [1, 2, 2]):
-        sizes = [SIZES[i] for i in images[:2]] + [(0, 0)] * (len(images) - 2)
-        own_views = make_views(sizes, [[]] * len(images), CANVAS)
-        part, means = [cut(out, images) for out in (student, teacher)], iter(counts)
-        rank = make(network, lambda count: next(means) / 2)  # noqa: B023
-        ranks.append(call(rank, *part, train_on(network, part[0], own_views), own_views))
-    for name, value in whole.items():
-        torch.testing.assert_close(torch.stack([rank[name] for rank in ranks]).mean(), value, rtol=1e-4, atol=1e-6)
 
 
 def test_images_without_room_for_a_region_give_zero(network):

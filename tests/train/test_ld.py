@@ -9,7 +9,7 @@ from torchvision.ops import box_iou, distance_box_iou
 
 from model.api import own
 from model.dense.config import AtssConfig, GflConfig
-from tests.train.placed import call, cut, in_larger_canvas, make_network, make_outputs, make_views, train_on
+from tests.train.placed import call, cut, make_network, make_outputs, make_views, train_on
 from train.distill.ld import Ld, LdConfig, two_or_more
 from train.distill.method import annotations
 
@@ -128,25 +128,6 @@ def test_gradients_reach_the_students_predictions_where_they_should(network, sce
     assert all(level.grad is None for level in student.neck)
 
 
-def test_two_that_agree_give_zero(network, scene):
-    student, _, trained, views = scene
-    terms, logged = make(network)({"corrupted": student}, student, {"corrupted": trained}, views)
-    assert all(abs(term.item()) < 1e-4 for term in terms.values())  # T^2 = 100 times the rounding of a sum
-    total, count = logged["box_overlap"]
-    assert (total / count).item() == pytest.approx(1)
-
-
-def test_padding_changes_nothing(network, scene):
-    student, teacher, trained, _ = scene
-    expected = call(make(network), *scene)
-    wide = (128, 160)
-    other, assigned = in_larger_canvas(network, student, trained, wide)
-    other_teacher, _ = in_larger_canvas(network, teacher, trained, wide)
-    got = call(make(network), other, other_teacher, assigned, make_views(SIZES, BOXES, wide))
-    for name, value in expected.items():
-        torch.testing.assert_close(got[name], value)
-
-
 def test_the_batch_changes_nothing_by_default_and_the_sums_when_faithful(network, scene):
     """Alone and together; rows of size 0, which fill up a last batch; ranks that have one image each."""
     student, teacher, _, _ = scene
@@ -168,23 +149,6 @@ def test_the_batch_changes_nothing_by_default_and_the_sums_when_faithful(network
     got = call(make(network), *parts, train_on(network, parts[0], filled), filled)
     for name, value in together.items():
         torch.testing.assert_close(got[name], value)
-
-
-def test_ranks_together_are_one(network, scene):
-    """The mean over ranks of their terms is the term of the whole batch."""
-    student, teacher, trained, _ = scene
-    whole = call(make(network), *scene)
-    positives = (trained.state_BN == 1).split(network.head.level_counts(CANVAS), 1)
-    counts_L = torch.stack([part.sum().float() for part in positives])
-    means = {(): torch.tensor(1.5), (5,): counts_L / 2}  # of two ranks
-    ranks = []
-    for images in ([0], [1, 2]):
-        own_views = make_views([SIZES[i] for i in images], [BOXES[i] for i in images], CANVAS)
-        method = Ld(LdConfig(), network, network, lambda count: means[tuple(count.shape)])
-        part = [cut(out, images) for out in (student, teacher)]
-        ranks.append(call(method, *part, train_on(network, part[0], own_views), own_views))
-    for name, value in whole.items():
-        torch.testing.assert_close(torch.stack([rank[name] for rank in ranks]).mean(), value)
 
 
 @pytest.mark.parametrize("boxes", [[[], []], [[(5.0, 5.0, 5.0, 30.0)], []]])

@@ -21,6 +21,7 @@ from torch import Tensor
 from model.api import Assigned, Detector, Mean, Outputs, Want
 from pipeline.batch import Views
 from train.distill.method import Logged, Method, levels_of, make_adapters
+from train.distill.places import check_strides, check_weights
 from train.distill.regions import cells, crop, inside, resize
 from train.distributed import num_ranks
 
@@ -43,11 +44,10 @@ class CdFkdConfig:
     """L_global as the mean of one cosine per location, instead of one cosine of the whole map."""
 
     def __post_init__(self) -> None:
-        if not self.strides or list(self.strides) != sorted(set(self.strides)):
-            raise ValueError(f"--distill.cd-fkd.strides must be rising numbers, such as 8 16 32, got {self.strides}")
-        for name, weight in (("alpha", self.alpha), ("beta", self.beta)):
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"--distill.cd-fkd.{name.replace('_', '-')} must be 0 or more, got {weight}")
+        if not self.strides:
+            raise ValueError("--distill.cd-fkd.strides is empty; give one at least, such as 32")
+        check_strides(self.strides, "--distill.cd-fkd.strides")
+        check_weights(self, "--distill.cd-fkd", "alpha", "beta")
 
 
 class CdFkd(Method):

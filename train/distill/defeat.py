@@ -31,7 +31,6 @@ from model.boxes.annotated import Annotated, annotated
 from model.boxes.assigners import pairwise_iou
 from model.boxes.losses import softened_divergence
 from model.boxes.select import or_one
-from model.faster_rcnn.detector import FasterRcnn
 from pipeline.batch import Views
 from train.distill.method import Logged, Method, annotations
 from train.distill.places import (
@@ -48,6 +47,7 @@ from train.distill.places import (
     mean_square,
     pair_up,
 )
+from train.distill.two_stage import check_two_stage
 
 ENOUGH = 0.5  # overlap of a region that is in a box
 
@@ -89,11 +89,12 @@ class Defeat(Method):
         self.want_student = self.want_teacher = Want(neck=self.strides)
         self.scores = config.class_inside_weight > 0 or config.class_outside_weight > 0
         if self.scores:
-            check_box_heads(student, teacher)
+            check_two_stage("defeat with weights on class scores", student, teacher)
             self.weights |= {
                 "defeat_class_inside": config.class_inside_weight,
                 "defeat_class_outside": config.class_outside_weight,
             }
+            self.teaches += ("roi_heads.box_head", "roi_heads.box_predictor.cls_score")
             self.want_student = Want(neck=self.strides, dense=True)
             self.want_teacher = Want(neck=self.strides, rois=True)
         self.adapters = make_wide_adapters(student, teacher, len(self.strides), False)
@@ -162,17 +163,3 @@ class Defeat(Method):
             mine_BG1 = (known.owner_BG & (level_BG == index))[..., None]
             masks.append(cover((row_H >= top) & (row_H < bottom) & mine_BG1, (column_W >= left) & (column_W < right)))
         return masks
-
-
-def check_box_heads(student: Detector, teacher: Detector) -> None:
-    for who, detector in (("student", student), ("teacher", teacher)):
-        if not isinstance(detector, FasterRcnn):
-            raise ValueError(
-                f"defeat: the {who} is a {detector.config.kind} without a box head; leave out "
-                "--distill.defeat.class-inside-weight and class-outside-weight, or give --model faster_rcnn"
-            )
-    if (student.strides, student.num_classes) != (teacher.strides, teacher.num_classes):
-        raise ValueError(
-            f"defeat: class scores need equal strides and classes; the student has {student.strides} and "
-            f"{student.num_classes - 1}, the teacher {teacher.strides} and {teacher.num_classes - 1}"
-        )

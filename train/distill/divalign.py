@@ -23,9 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.api import Assigned, Detector, Mean, Outputs, Want
+from model.boxes.annotated import annotated
 from model.faster_rcnn.detector import FasterRcnn
 from pipeline.batch import Views
-from train.distill.method import Logged, Method
+from train.distill.method import Logged, Method, annotations
+from train.distill.places import check_weights
 from train.distill.two_stage import BETA, grow_with, of_class
 
 
@@ -43,14 +45,13 @@ class DivAlignConfig:
     """The original's means: of each rank alone, and NaN without a foreground region."""
 
     def __post_init__(self) -> None:
-        for name, weight in (("classes", self.classes), ("boxes", self.boxes)):
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"--distill.divalign.{name.replace('_', '-')} must be 0 or more, got {weight}")
+        check_weights(self, "--distill.divalign", "classes", "boxes")
 
 
 class DivAlign(Method):
     student_sees = ("clean", "corrupted")
     needs_teacher = False
+    teaches = ("backbone", "roi_heads")
 
     def __init__(self, config: DivAlignConfig, student: Detector, teacher: Detector | None, mean: Mean):
         super().__init__(config, student, teacher, mean)
@@ -73,7 +74,8 @@ class DivAlign(Method):
         logits_BRK, deltas_BRK4 = student.box_head(seen["clean"].neck, rois)
         other_BRK, other_BRK4 = student.box_head(seen["corrupted"].neck, small)
         foreground_BR = regions.state_BN == 1
-        labels_BR = torch.where(foreground_BR, views.labels_BG.gather(1, regions.matched_BN), 0)
+        labels_BG = annotated(annotations(views, views.clean)).labels_BG
+        labels_BR = torch.where(foreground_BR, labels_BG.gather(1, regions.matched_BN), 0)
         classes = self._mean(class_distances(logits_BRK, other_BRK), rois.real_BR, 1)
         boxes = self._mean(box_distances(deltas_BRK4, other_BRK4, labels_BR), foreground_BR, 4)
         return {"divalign_class": classes, "divalign_box": boxes}, {}

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from model.api import Assigned, Detector, Mean, Outputs, Want
 from pipeline.batch import View, Views
 from train.distill.method import Logged, Method, levels_of, make_adapters
+from train.distill.places import check_strides, check_weights, common_strides
 from train.distill.regions import cells, inside
 
 
@@ -76,14 +77,10 @@ class FgdConfig:
     """The original's masks and sums: boxes divided by the unpadded image, padding counts."""
 
     def __post_init__(self) -> None:
-        for name in Numbers._fields:
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"--distill.fgd.{name.replace('_', '-')} must be 0 or more, got {value}")
+        check_weights(self, "--distill.fgd", *Numbers._fields)
         if self.temperature == 0:
             raise ValueError("--distill.fgd.temperature must be above 0, got 0")
-        if list(self.strides) != sorted(set(self.strides)):
-            raise ValueError(f"--distill.fgd.strides must be rising numbers, such as 8 16 32, got {self.strides}")
+        check_strides(self.strides, "--distill.fgd.strides")
 
     def numbers(self, kind: str) -> Numbers:
         """The options, and the original's numbers for what is left out."""
@@ -128,10 +125,10 @@ class Fgd(Method):
         self.weights = {f"fgd_{name}": value for name, value in numbers._asdict().items() if name != "temperature"}
         if numbers.relation == 0:
             del self.weights["fgd_relation"]  # and its blocks, which no gradient would reach
-        levels = student.strides[:-1] if kind == "faster_rcnn" else student.strides
-        self.strides = config.strides or tuple(s for s in levels if levels.count(s) == teacher.strides.count(s) == 1)
-        if not self.strides:
-            raise ValueError(f"fgd: no level is common to the strides {student.strides} and {teacher.strides}")
+        pooled = student.strides[-1] if kind == "faster_rcnn" else None
+        self.strides = config.strides or tuple(
+            stride for stride in common_strides((), student, teacher, "--distill.fgd.strides") if stride != pooled
+        )
         self.levels = levels_of(self.strides, student, teacher, "--distill.fgd.strides")
         self.want_student = self.want_teacher = Want(neck=self.strides)
         self.adapters = make_adapters(student, teacher, len(self.strides), "fgd")
@@ -188,7 +185,9 @@ def make_masks(boxes_BG4: Tensor, counts_BG: Tensor, inside_BHW: Tensor) -> Mask
         covers.append((place_N >= first_BG2[..., axis, None]) & (place_N <= last_BG2[..., axis, None]))
     rows_BGH, columns_BGW = covers
     covered_BGHW = rows_BGH[..., None] & columns_BGW[:, :, None] & inside_BHW[:, None]
-    foreground_BHW = torch.where(covered_BGHW, value_BG[..., None, None], 0.0).amax(dim=1)
+    # Beside 0, as a batch without any box may have no room for one either.
+    values_BGHW = F.pad(torch.where(covered_BGHW, value_BG[..., None, None], 0.0), (0, 0, 0, 0, 0, 1))
+    foreground_BHW = values_BGHW.amax(dim=1)
     empty_BHW = (inside_BHW & (foreground_BHW == 0)).float()
     return Masks(foreground_BHW, empty_BHW / empty_BHW.sum((1, 2), keepdim=True).clamp(min=1))
 

@@ -49,6 +49,13 @@ def check_dense(who: str, student: Detector, teacher: Detector) -> None:
         raise ValueError(f"{who}: student and teacher differ in {', '.join(unequal)}; train one like the other")
 
 
+def head_parts(student: Detector, classes: bool, boxes: bool) -> tuple[str, ...]:
+    """What of a dense head's parameters class scores and boxes come from: how their names begin."""
+    parts = [*(("class_tower", "class_output") if classes else ()), *(("box_tower", "box_output") if boxes else ())]
+    scales = ["scales"] if boxes and hasattr(student.head, "scales") else []
+    return tuple(f"head.{part}" for part in [*parts, *scales])
+
+
 def decoded(detector: Detector, out: Outputs) -> tuple[Tensor, ...]:
     """A level's boxes (B, N_l, 4) in pixels, from raw predictions, with their gradient."""
     assert isinstance(detector, DenseDetector)

@@ -33,7 +33,7 @@ from model.boxes.select import or_one
 from model.dense.config import FcosConfig, GflConfig
 from model.dense.detector import DenseDetector
 from pipeline.batch import Views
-from train.distill.general import General, check_dense, general_regions
+from train.distill.general import General, check_dense, general_regions, head_parts
 from train.distill.method import Logged, Method, make_adapters
 from train.distill.places import (
     Pair,
@@ -77,6 +77,7 @@ class GidConfig:
 class Gid(Method):
     same_size = True
     logged = ("gid_score",)
+    entropies = ("gid_class",)
 
     def __init__(self, config: GidConfig, student: Detector, teacher: Detector, mean: Mean):
         super().__init__(config, student, teacher, own if config.faithful else mean)
@@ -84,6 +85,7 @@ class Gid(Method):
         self.networks = (student, teacher)  # held so that they are no children
         self.strides = common_strides(config.strides, student, teacher, "--distill.gid.strides")
         self.weights = {"gid_class": config.class_weight, "gid_box": config.box_weight}
+        self.teaches += head_parts(student, config.class_weight > 0, config.box_weight > 0)
         self.want_student = self.want_teacher = Want(dense=True)
         self.adapters = None
         # Without a weight no gradient would reach the adapters.

@@ -54,6 +54,7 @@ class Head(Method):
     want_teacher = Want(rois=True)
     want_student = Want(dense=True)
     logged = alike = ("class_overlap",)
+    teaches = ("backbone", "roi_heads")
 
     def __init__(self, config: HeadConfig, student: Detector, teacher: Detector, mean: Mean):
         super().__init__(config, student, teacher, mean)

@@ -43,7 +43,9 @@ from model.boxes.points import inside_own_size
 from model.boxes.select import or_one
 from model.dense.config import GflConfig
 from pipeline.batch import Views
+from train.distill.general import head_parts
 from train.distill.method import Logged, Method, annotations
+from train.distill.places import check_weights
 
 NUM_SIDES = 4
 IMAGES_A_GPU = 2  # that the original's weights were tuned with
@@ -73,9 +75,7 @@ class LdConfig:
     """The original's sums over a rank's images, which grow with its batch."""
 
     def __post_init__(self) -> None:
-        for name in ("main_weight", "valuable_weight", "class_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"--distill.ld.{name.replace('_', '-')} must be 0 or more, got {getattr(self, name)}")
+        check_weights(self, "--distill.ld", "main_weight", "valuable_weight", "class_weight")
         for name in ("temperature", "class_temperature"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"--distill.ld.{name.replace('_', '-')} must be above 0, got {getattr(self, name)}")
@@ -96,6 +96,8 @@ class Ld(Method):
             "ld_valuable": config.valuable_weight,
             "ld_class": config.class_weight,
         }
+        on_boxes = config.main_weight > 0 or config.valuable_weight > 0
+        self.teaches += head_parts(student, config.class_weight > 0, on_boxes)
         self.strides, self.head = student.strides, student.config
 
     def forward(
@@ -150,8 +152,6 @@ class Ld(Method):
         """(B, N): the weight v of every location, 0 outside the region."""
         known = annotated(truth)
         valid_BN = inside_own_size(truth.sizes_B2, canvas, self.strides, 1, 32 if self.config.faithful else 1)
-        if known.boxes_BG4.shape[1] == 0:
-            return valid_BN * 0.0
         boxes_BG4 = known.boxes_BG4
         on_ignored_BN = touch_ignored(boxes_BG4, known.ignored_BG, candidates_1N4, self.head.ignore_overlap)
         iou_BGN = pairwise_iou(boxes_BG4, candidates_1N4)

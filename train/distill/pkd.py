@@ -134,7 +134,7 @@ def distances_inside(
         normal, known = zip(*(normalised(each) for each in (student, teacher)), strict=True)
         known_C = known[0] & known[1]
         squares_C = (normal[0] - normal[1]).square().sum((0, 2, 3))
-        distances.append(torch.where(known_C, squares_C, 0.0).sum() / (2 * or_one(student.count) * len(squares_C)))
+        distances.append(torch.where(known_C, squares_C, 0.0).sum() / (2 * or_one(student.num_places) * len(squares_C)))
         shares.append(known_C.float().mean())
     return torch.stack(distances), torch.stack(shares)
 

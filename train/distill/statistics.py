@@ -18,7 +18,7 @@ class Moments(NamedTuple):
     mean_C: Tensor
     variance_C: Tensor
     centred_BCHW: Tensor  # the map without its mean, 0 outside the images
-    count: Tensor  # of places; its mean over ranks
+    num_places: Tensor  # inside the images; their mean over ranks
 
 
 def moments(maps: list[Tensor], insides: list[Tensor], mean: Mean) -> list[Moments]:
