@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from eval.detecting.detect import Pass, match_classes
 from eval.detecting.source_ap import source_ap
+from eval.detecting.subject import fingerprint
+from eval.results import has_results, load_run
 from kernels.corruptions.registry import BY_NAME
 from model.api import Detector
 from model.weights.checkpoint import save_detector
@@ -19,6 +21,8 @@ from pipeline.command.ranks import World
 from pipeline.loading.loader import describe_machine, open_loader
 from train import load
 from train.config import Config
+from train.distributed import is_first
+from train.meetings import say_meetings
 from train.optimizer import Ema, Optimizer, kinds_of, rate_factor, scaled_rate
 from train.record.resume import check_identity, strip
 from train.record.trace import Canvases
@@ -27,6 +31,21 @@ from train.shares import measure_shares, say_shares
 from train.step import Step
 
 CHANCE_AP50 = 1.0  # a teacher below this has learned nothing
+
+
+def recorded_ap50(path: Path, detector: Detector) -> float | None:
+    """Of a run that `python -m eval.run` evaluated with these very weights, on the domain it was trained on."""
+    if not has_results(path):
+        return None
+    try:
+        run = load_run(path)
+    except ValueError as error:
+        if is_first():
+            say(f"note: the teacher's evaluation cannot be read: {error}")
+        return None
+    if run.source is None or run.results.get("weights") != fingerprint(detector):
+        return None
+    return run.figure(run.source)
 
 
 class DetectionTask:
@@ -85,6 +104,8 @@ class DetectionTask:
 
     def one_step(self, views: Views, step: int, stop: bool) -> None:
         if step == 0 and self.learner.weights:
+            if self.world.first:
+                say_meetings(self.learner, self.teacher, views)
             shares = measure_shares(self.learner, self.teacher, views)
             if self.world.first:
                 say_shares(shares)
@@ -131,12 +152,18 @@ class DetectionTask:
         if self.teacher is None or self.config.teacher_policy == "average":
             return
         score = self.teacher_card.extra.get("AP50")
+        if score is None:
+            assert self.config.teacher is not None
+            score = recorded_ap50(self.config.teacher, self.teacher.detector)
         if score is None and self.val is not None:
             score = self.score(self.teacher.detector)["AP50"]
         if not self.world.first:
             return
         if score is None:
-            say("warning: the teacher's AP on its source is not known; give --val DIR to measure it first")
+            say(
+                "warning: the teacher's AP on its source is not known, as neither its training nor python -m eval.run "
+                "recorded it; give --val DIR to measure it first"
+            )
         elif score < CHANCE_AP50:
             say(f"warning: the teacher's AP50 on its source is {score:.1f}, no better than chance: it teaches nothing")
         else:
