@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from train import bench, bench_check
+from train import bench, bench_check, bench_distill
 
 
 @pytest.mark.long
@@ -27,6 +27,29 @@ def test_result_of_a_small_measurement(tmp_path, monkeypatch):
     assert all(share > 0 for share in shares)
     assert sum(shares) < 1
     assert result["synchronisations"] is None  # there is no device to wait for
+
+
+@pytest.mark.parametrize(("kind", "names"), [("faster_rcnn", ["cd-fkd", "divalign"]), ("gfl", ["ld"])])
+def test_what_methods_cost(kind, names, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "bench.json"
+    arguments = ["--device", "cpu", "--canvas", "64", "96", "--batch-size", "2", "--rounds", "2", "--steps", "1"]
+    monkeypatch.setattr("sys.argv", ["bench", *arguments, "--model", kind, "--distill", *names, "--json", str(path)])
+    assert bench.main() == 0
+    result = json.loads(path.read_text())
+    assert list(result["steps"]) == ["alone", "plain", *(name.replace("-", "_") for name in names)]
+    assert result["model"] == kind
+    assert result["steps"]["plain"]["ratios"] == [1, 1]
+    assert all(figures["milliseconds"] > 0 for figures in result["steps"].values())
+    assert result["steps"]["alone"]["launches"] is None  # there is no GPU
+    assert "of plain" in capsys.readouterr().out
+
+
+def test_wrong_methods_are_named():
+    options = bench.BenchOptions(device="cpu", canvas=(64, 96), batch_size=2)
+    with pytest.raises(ValueError, match=r"--distill pdk \(nearest: pkd\): the methods are cd_fkd, "):
+        bench_distill.measure(replace(options, distill=("pdk",)))
+    with pytest.raises(ValueError, match="ld compares distributions of box sides; the student is a faster_rcnn"):
+        bench_distill.measure(replace(options, distill=("ld",)))
 
 
 def test_no_speed_without_parity(monkeypatch):
