@@ -121,6 +121,15 @@ class Mixture:
         dataset, row = self.locate(i)
         return dataset.target(row)
 
+    @property
+    def weighted(self) -> bool:
+        """Whether boxes of any dataset have weights of their own."""
+        return any(dataset.weighted for dataset in self.datasets)
+
+    def box_weights(self, i: int) -> np.ndarray:
+        dataset, row = self.locate(i)
+        return dataset.box_weights(row)
+
     def jpeg(self, i: int) -> memoryview:
         dataset, row = self.locate(i)
         return dataset.jpeg(row)
