@@ -48,8 +48,9 @@ class PackOptions:
     """Folder of the dataset: Pascal VOC, the diverse-weather benchmark, YOLO, COCO, BDD100K or KITTI."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write; made when missing."""
-    format: Literal["auto", "voc", "yolo", "coco", "bdd", "kitti"] = "auto"
-    """How ROOT is annotated; auto recognises it by its files. The diverse-weather benchmark is voc."""
+    format: Literal["auto", "voc", "yolo", "coco", "bdd", "kitti", "pictures"] = "auto"
+    """How ROOT is annotated; auto recognises it by its files. The diverse-weather benchmark is voc. pictures: nobody
+    labelled it, all in it is ignored."""
     split: tyro.conf.UseAppendAction[tuple[Names, ...]] = ()
     """Which lists to read (--split train val); 'all' for every one. Not needed when there is only one."""
     classes: tuple[str, ...] = ()

@@ -104,6 +104,7 @@ class Mixture:
         return [
             f"{dataset.path}: {counted(len(dataset), 'image')}, {weight:g} an epoch each: "
             + ", ".join(f"{name} {count}" for name, count in dataset.domain_counts.items())
+            + (f"; {unlabelled} unlabelled" if (unlabelled := int(dataset.unlabelled_N.sum())) else "")
             for dataset, weight in zip(self.datasets, self.weights, strict=True)
         ]
 
