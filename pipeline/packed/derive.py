@@ -67,11 +67,13 @@ def derive(
     origin: dict[str, Any],
     annotate: Annotate,
     weighted: bool = False,
+    accept: Callable[[dict[str, Any]], None] | None = None,
 ) -> bool:
     """Write the packed dataset `out` of these rows; False where it is there already, made of the same.
 
     origin: what decides the boxes beside the source, in plain values; the card records it. `annotate` is asked for one
-    shard's images at a time, and only for shards that are not made yet.
+    shard's images at a time, and only for shards that are not made yet. `accept` is shown the card before the dataset
+    exists; what it raises leaves it unfinished.
     """
     check_place(dataset, out)
     per_shard = min(512, max(16, -(-len(rows) // 8)))
@@ -99,6 +101,8 @@ def derive(
     source = {"format": "derived", "folder": dataset.path.resolve().name, "checksum": dataset.checksum, **origin}
     lists = list_shards(jobs, shards)
     card = build_card(index, index_file, lists, dataset.classes, encoding._asdict(), source, {}, fingerprint)
+    if accept is not None:
+        accept(card)
     write_card(out, card | ({"weights": True} if weighted else {}))
     clear_work(out)
     say(report(read_card(out), out.resolve().name))
