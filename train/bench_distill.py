@@ -14,8 +14,6 @@ import torch
 
 from eval.detecting.detect import choose_compile
 from model.api import Assigned, Detector, Outputs, Want, own
-from model.config import ModelConfig, small_model
-from model.detectors import CONFIGS
 from pipeline.batch import Views
 from pipeline.command.console import describe_hardware, say
 from pipeline.command.suggest import nearest
@@ -24,7 +22,7 @@ from train import bench
 from train.distill import METHODS
 from train.distill.method import Logged, Method
 from train.load import compile_both
-from train.options import KINDS, sized_as
+from train.options import KINDS
 from train.step import Learner, Teacher
 
 ALONE, PLAIN = "alone", "plain"
@@ -55,10 +53,12 @@ def measure(options: bench.BenchOptions) -> dict[str, Any]:
     canvas = options.canvas or ((608, 1024) if on_gpu else (192, 352))
     num_images = options.batch_size or (16 if on_gpu else 4)
     backbone = options.backbone or ("resnet101" if on_gpu else "mobilenet_v2")
-    model = small_model() if backbone == "mobilenet_v2" else ModelConfig(backbone=backbone)
-    model = replace(model, weights="none", norm="frozen", trainable_layers=model.trainable_layers or 3)
-    if options.model != ModelConfig.kind:
-        model = sized_as(model, CONFIGS[options.model])
+    model = replace(
+        bench.configure(options.model, backbone),
+        weights="none",
+        norm="frozen",
+        trainable_layers=5 if backbone == "mobilenet_v2" else 3,
+    )
     dtype = torch.bfloat16 if on_gpu else torch.float32
     batch = bench.make_batch(num_images, *canvas, device)
     student, teacher = (bench.make_network(model, batch, seed=seed) for seed in (0, 1))
