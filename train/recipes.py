@@ -7,6 +7,8 @@ cdfkd_*          Corrupted and downscaled images and the teacher's features. --d
                  --distill.alpha 0 only L_instance.
 divalign_*       Clean and corrupted images in one step, 16 corruptions, no downscaling, no teacher.
 ld_*, imitation_*, fgd_*, gfl_*   The rows of LD's and FGD's tables on COCO, with the figures that they published.
+domain_crosskd_*  The rows of domain-crossKD's table: a new domain with few labels (docs/new_domain.md). Give --data
+                  several datasets; scripts/new_domain.sh makes them and runs all rows.
 
 *_r101  the paper's network, *_r50 a lighter one, *_small a MobileNetV2 for the sample world on two CPU cores.
 """
@@ -21,7 +23,16 @@ from model.config import ModelConfig, small_model
 from model.dense.config import GflConfig
 from pipeline.views import ViewConfig
 from train.config import Config, OptimizerConfig
-from train.distill import CdFkdConfig, DivAlignConfig, FgdConfig, ImitationConfig, LdConfig, MethodConfig
+from train.distill import (
+    CdFkdConfig,
+    CrossKdConfig,
+    DivAlignConfig,
+    FgdConfig,
+    ImitationConfig,
+    LdConfig,
+    MethodConfig,
+    PseudoConfig,
+)
 from train.distill.imitation import Region
 
 # The teacher sees the image as it is; only the flip remains.
@@ -153,3 +164,43 @@ RECIPES["fgd_r50"] = (
 for region, figure in IMITATION_FIGURES.items():
     text = f"feature imitation, region {region}, resnet50; published {figure} AP"
     RECIPES[f"imitation_{region}_r50"] = (text, taught("resnet50", ImitationConfig(region=region)))
+
+# mAP that domain-crossKD published for BDD100K and India Driving: source, target and all together, or all alone. Its
+# detector is not named. GFL is the one here that all of its methods are defined for.
+DOMAIN_CROSSKD: dict[str, tuple[str, str, tuple[MethodConfig, ...]]] = {
+    "baseline": ("source and a fifth of the target's labels", "48.4 / 55.2 / 51.8", ()),
+    "fitnets": ("FitNets", "all 53.7", (ImitationConfig(region="all"),)),
+    "fgd": ("FGD", "all 54.0", (FgdConfig(),)),
+    "ld": ("LD", "all 55.9", (LdConfig(),)),
+    "crosskd": ("CrossKD", "all 57.7", (CrossKdConfig(),)),
+    "whole": ("translated source, pseudo-labels, CrossKD", "56.7 / 63.7 / 60.2", (CrossKdConfig(),)),
+    "online": ("CrossKD, the teacher labels while training", "none", (CrossKdConfig(), PseudoConfig())),
+    "full": ("all labels of both domains", "all 62.8", ()),
+}
+
+
+def small_gfl(backbone: str, channels: int) -> Config:
+    """GFL on canvases of about 192x352, for two CPU cores."""
+    model = GflConfig(backbone=backbone, fpn_channels=channels, head_channels=channels, norm_groups=16, num_convs=2)
+    return replace(clean(small)(), model=model)
+
+
+def domain_crosskd(row: str, teaches: bool, size: str) -> Config:
+    methods = DOMAIN_CROSSKD[row][2]
+    if size == "small":
+        base = small_gfl("resnet18" if teaches else "mobilenet_v2", 96 if teaches else 64)
+    else:
+        base = gfl("resnet101" if teaches else "resnet50")
+    return replace(base, distill=methods, teacher=MISSING) if methods else base
+
+
+for size, network in (("", "resnet50"), ("_small", "mobilenet_v2, CPU")):
+    name = size.removeprefix("_") or "r50"
+    RECIPES[f"domain_crosskd_teacher{size}"] = (
+        f"the teacher of the rows below; GFL, {'resnet18, CPU' if size else 'resnet101'}",
+        partial(domain_crosskd, "baseline", True, name),
+    )
+    for row, (text, published, _) in DOMAIN_CROSSKD.items():
+        RECIPES[f"domain_crosskd_{row}{size}"] = (
+            f"{text}; GFL, {network}; published {published} mAP", partial(domain_crosskd, row, False, name),
+        )  # fmt: skip
