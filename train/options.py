@@ -9,7 +9,7 @@ from model.detectors import CONFIGS, DetectorConfig
 from pipeline.command.suggest import nearest
 from train.config import Config
 from train.distill import MethodConfig
-from train.published import OPTIMIZERS
+from train.recipes.sizes import OPTIMIZERS
 
 KEPT = ("weights", "norm", "norm_epsilon", "trainable_layers", "fpn_channels")  # by another kind of detector
 # What other trainers call an option of ours. tyro itself suggests what is spelled alike.

@@ -15,8 +15,7 @@ from pipeline.files.own import ANY, Each, read_json, write_json
 from train.config import Config, differences, upgrade
 from train.optimizer import rate_factor
 from train.options import parse_options
-from train.published import TABLES
-from train.recipes import RECIPES
+from train.recipes import RECIPES, TABLES
 from train.record.checkpoint import MARKER, Checkpoints, lock, read_state
 from train.record.resume import check_identity
 from train.record.trackers import check_installed
@@ -61,7 +60,7 @@ def list_recipes() -> str:
     lines = []
     for name, (text, _) in RECIPES.items():
         if name in first:
-            lines += ["", f"published on COCO: {first[name]}"]
+            lines += ["", f"{first[name]}:"]
         lines.append(f"  {name:<{wide}}{text}")
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@ from train.distill.imitation import Imitation, ImitationConfig
 from train.distill.ld import Ld, LdConfig
 from train.distill.method import Method
 from train.distill.pkd import Pkd, PkdConfig
+from train.distill.pseudo import Pseudo, PseudoConfig
 
 MethodConfig = (
     CdFkdConfig
@@ -27,6 +28,7 @@ MethodConfig = (
     | ImitationConfig
     | LdConfig
     | PkdConfig
+    | PseudoConfig
 )
 METHODS: dict[type, type[Method]] = {
     CdFkdConfig: CdFkd,
@@ -41,4 +43,5 @@ METHODS: dict[type, type[Method]] = {
     ImitationConfig: Imitation,
     LdConfig: Ld,
     PkdConfig: Pkd,
+    PseudoConfig: Pseudo,
 }
