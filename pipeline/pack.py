@@ -25,11 +25,12 @@ from pipeline.packed.card import VERSION, build_card, card_bytes, read_card, rep
 from pipeline.packed.fingerprint import check_same, digest, make_fingerprint
 from pipeline.packed.output_folder import WORK, begin, check_output, clear_work, replace_file
 from pipeline.packed.shards import (
-    INDEX_SCHEMA,
+    Aligned,
     Encoding,
     Record,
     ShardJob,
     ShardResult,
+    index_schema,
     make_shard,
     read_shard,
 )
@@ -146,16 +147,28 @@ def plan_shards(source: Source, options: PackOptions) -> Plan:
             tuple(sample.labels_N.tolist()),
             tuple(sample.ignore_N.tolist()),
             sample.domain,
+            tuple(
+                Aligned(member.name, str(path), relative(path, source.root), member.limits)
+                for modality in source.extra
+                for member in modality.members
+                for path in [sample.extra[member.name]]
+            ),
         )
         for sample in source.samples
     ]
+    extra = describe_extra(source)
     per_shard = options.images_per_shard or min(512, max(16, -(-len(records) // 8)))
-    head = (VERSION, encoding, source.classes, per_shard)
+    head = (VERSION, encoding, source.classes, per_shard, *([extra] if extra else []))
     prints, stamps, num_bytes = [], [], []
     for record in records:
         status = os.stat(record.path)
-        prints.append((record.id, *record[2:4], record.boxes.hex(), *record[5:], status.st_size))
-        stamps.append(status.st_mtime_ns)
+        beside = [os.stat(aligned.path) for aligned in record.extra]
+        files = [
+            (aligned.file_name, other.st_size, other.st_mtime_ns)
+            for aligned, other in zip(record.extra, beside, strict=True)
+        ]
+        prints.append((record.id, *record[2:4], record.boxes.hex(), *record[5:8], status.st_size))
+        stamps.append((status.st_mtime_ns, files) if files else status.st_mtime_ns)
         num_bytes.append(status.st_size)
     jobs = []
     for number, start in enumerate(range(0, len(records), per_shard)):
@@ -163,8 +176,22 @@ def plan_shards(source: Source, options: PackOptions) -> Plan:
         fingerprint = digest(head, number, prints[chosen], stamps[chosen])
         jobs.append(ShardJob(str(options.out), number, tuple(records[chosen]), encoding, source.classes, fingerprint))
     problems = [str(problem) for problem in source.problems]
-    named = make_fingerprint(records, num_bytes, encoding, source.classes, per_shard, problems)
+    named = make_fingerprint(records, num_bytes, encoding, source.classes, per_shard, problems, extra)
     return Plan(jobs, named, digest(head, prints, problems))
+
+
+def describe_extra(source: Source) -> list[dict[str, Any]]:
+    """The modalities as dataset.json has them."""
+    return [
+        {
+            "name": modality.name,
+            "members": [
+                {"name": member.name, "channels": source.extra_channels[member.name]} for member in modality.members
+            ],
+            **({"range": list(limits)} if (limits := modality.members[0].limits) else {}),
+        }
+        for modality in source.extra
+    ]
 
 
 _looked_at: Any = None  # in a worker: how many images of each job it has looked at; one writer a place, so no lock
@@ -339,10 +366,9 @@ def run_jobs(jobs: list[ShardJob], source: Source, options: PackOptions) -> list
 
 def finish(shards: list[ShardResult], plan: Plan, source: Source, options: PackOptions) -> None:
     """index.parquet, then dataset.json: with it the dataset exists."""
+    schema = index_schema([member.name for modality in source.extra for member in modality.members])
     index = (
-        pa.concat_tables([shard.table.replace_schema_metadata(None) for shard in shards])
-        .cast(INDEX_SCHEMA)
-        .combine_chunks()
+        pa.concat_tables([shard.table.replace_schema_metadata(None) for shard in shards]).cast(schema).combine_chunks()
     )
     if not len(index):
         raise ValueError(f"{source.root}: no image is left to pack")
@@ -377,6 +403,7 @@ def finish(shards: list[ShardResult], plan: Plan, source: Source, options: PackO
             **{f"objects of dropped class {label}": count for label, count in source.dropped.items()},
         },
         plan.fingerprint,
+        describe_extra(source),
     )
     kept = {shard["file"] for shard in card["shards"]}
     for path in options.out.glob("shard-*.tar"):  # left by an unfinished run over more images

@@ -1,6 +1,7 @@
 """One tar shard: decoded, resized, encoded and written by a worker process; finished when its side table exists.
 
-    OUT/shard-000003.tar            KEY.jpg (or KEY.ppm) and KEY.json of every good image, a plain WebDataset tar
+    OUT/shard-000003.tar            KEY.jpg (or KEY.ppm), KEY.NAME.jpg (or .pgm, .ppm) of each image beside it, and
+                                    KEY.json of every good sample, a plain WebDataset tar
     OUT/.work/shard-000003.parquet  its rows of the index, its problems and its checksum; written last
 
 A kill at any moment leaves either both or something that is made again. Bytes depend on the input alone.
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files.own import checksum
-from pipeline.files.pixels import encode, read_rgb, resize, training_size
+from pipeline.files.pixels import encode, read_extra, read_rgb, resize, training_size
 from pipeline.files.problems import Problem
 from pipeline.files.replace import replacing
 from pipeline.packed.output_folder import WORK, replace_file, temporary
@@ -46,6 +47,14 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
+def index_schema(members: Sequence[str]) -> pa.Schema:
+    """Where each member lies has columns of its own, after those that every dataset has."""
+    types = {"offset": pa.int64(), "length": pa.int64(), "sha256": pa.binary(32)}
+    return pa.schema(
+        [*INDEX_SCHEMA, *(pa.field(f"{name}.{column}", kind) for name in members for column, kind in types.items())]
+    )
+
+
 class Encoding(NamedTuple):
     """What decides the bytes of the packed images."""
 
@@ -55,9 +64,17 @@ class Encoding(NamedTuple):
     chroma: str
     raw: bool
 
-    @property
-    def suffix(self) -> str:
-        return "ppm" if self.raw else "jpg"
+    def suffix(self, channels: int = 3) -> str:
+        return ("pgm" if channels == 1 else "ppm") if self.raw else "jpg"
+
+
+class Aligned(NamedTuple):
+    """A file beside the picture."""
+
+    name: str  # of the member
+    path: str
+    file_name: str
+    limits: tuple[float, float] | None
 
 
 class Record(NamedTuple):
@@ -71,6 +88,7 @@ class Record(NamedTuple):
     labels: tuple[int, ...]
     ignore: tuple[bool, ...]
     domain: str
+    extra: tuple[Aligned, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,6 +168,18 @@ def pack_picture(record: Record, encoding: Encoding) -> tuple[tuple[int, int], b
     return size, encode(resize(image, size), encoding.quality, encoding.chroma, encoding.raw)
 
 
+def pack_extra(record: Record, size: tuple[int, int], encoding: Encoding) -> dict[str, tuple[str, bytes]]:
+    """{member: (suffix, encoded)}, of the packed picture's size. Colours are kept whole: channels may be anything."""
+    packed = {}
+    for aligned in record.extra:
+        try:
+            image = resize(read_extra(Path(aligned.path), aligned.limits), size)
+        except ValueError as error:
+            raise ValueError(f"has {aligned.file_name} beside it, which {error}") from None
+        packed[aligned.name] = encoding.suffix(image.shape[2]), encode(image, encoding.quality, "4:4:4", encoding.raw)
+    return packed
+
+
 def make_shard(job: ShardJob, looked_at: Callable[[], None]) -> None:
     """Write the shard and its side table; `looked_at` is called before each image. Faults go to the table."""
     rows: list[dict[str, Any]] = []
@@ -160,6 +190,7 @@ def make_shard(job: ShardJob, looked_at: Callable[[], None]) -> None:
             looked_at()
             try:
                 size, data = pack_picture(record, job.encoding)
+                extra = pack_extra(record, size, job.encoding)
             except ValueError as error:
                 problems.append(
                     Problem(record.file_name, "", str(error), "replace the picture or take it out of the list")
@@ -168,7 +199,12 @@ def make_shard(job: ShardJob, looked_at: Callable[[], None]) -> None:
             original = np.frombuffer(record.boxes, np.float32).reshape(-1, 4)
             boxes = scale_boxes(original, record.size, size)
             key = f"{record.id:012d}"
-            offset = writer.add(f"{key}.{job.encoding.suffix}", data)
+            offset = writer.add(f"{key}.{job.encoding.suffix()}", data)
+            places: dict[str, Any] = {}
+            for name, (suffix, content) in extra.items():
+                places[f"{name}.offset"] = writer.add(f"{key}.{name}.{suffix}", content)
+                places[f"{name}.length"] = len(content)
+                places[f"{name}.sha256"] = hashlib.sha256(content).digest()
             writer.add(f"{key}.json", describe_record(record, size, boxes, job.classes))
             rows.append(
                 {
@@ -187,6 +223,7 @@ def make_shard(job: ShardJob, looked_at: Callable[[], None]) -> None:
                     "ignore": list(record.ignore),
                     "file_name": record.file_name,
                     "domain": record.domain,
+                    **places,
                 }
             )
         writer.end()
@@ -197,7 +234,8 @@ def make_shard(job: ShardJob, looked_at: Callable[[], None]) -> None:
         "sha256": writer.digest.hexdigest(),
         "problems": [problem.__dict__ for problem in problems],
     }
-    table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA.with_metadata({"fairweather": json.dumps(note)}))
+    schema = index_schema([aligned.name for aligned in job.records[0].extra])
+    table = pa.Table.from_pylist(rows, schema=schema.with_metadata({"fairweather": json.dumps(note)}))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     replace_file(Path(job.out), f"{WORK}/{job.table.name}", sink.getvalue().to_pybytes())
