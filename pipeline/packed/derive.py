@@ -132,7 +132,7 @@ def make(
                 dataset.domain_of(row),
             )
             weight = None if weight_N is None else tuple(np.asarray(weight_N, np.float32).tolist())
-            extra = {name: (suffix, dataset.jpeg(row, name)) for name, suffix in suffixes.items()}
+            extra = {name: (suffix, dataset.encoded(row, name)) for name, suffix in suffixes.items()}
             yield Picture(record, tuple(dataset.sizes_N2[row].tolist()), dataset.jpeg(row), extra, weight)
 
     write_shard(job, pictures(), [], dataset.members, weighted)

@@ -6,7 +6,7 @@ corrupt_only_*   Corrupted and downscaled images, no teacher.
 cdfkd_*          Corrupted and downscaled images and the teacher's features. --distill.beta 0 keeps only L_global,
                  --distill.alpha 0 only L_instance.
 divalign_*       Clean and corrupted images in one step, 16 corruptions, no downscaling, no teacher.
-All others are rows of published tables: published.py (COCO), domain_crosskd.py.
+All others are rows of published tables: published.py (COCO), cmkd.py, domain_crosskd.py.
 
 *_r101  the paper's network, *_r50 a lighter one, *_small a MobileNetV2 for the sample world on two CPU cores.
 """
@@ -19,7 +19,7 @@ from tyro import MISSING
 from pipeline.views import ViewConfig
 from train.config import Config
 from train.distill import CdFkdConfig, DivAlignConfig
-from train.recipes import domain_crosskd, published
+from train.recipes import cmkd, domain_crosskd, published
 from train.recipes.published import Row
 from train.recipes.sizes import CLEAN, r50, r101, small
 
@@ -73,5 +73,5 @@ RECIPES: dict[str, tuple[str, Callable[[], Config]]] = {
 
 
 # The rows of published tables, under their headings.
-TABLES: dict[str, dict[str, Row]] = published.TABLES | domain_crosskd.TABLES
+TABLES: dict[str, dict[str, Row]] = published.TABLES | cmkd.TABLES | domain_crosskd.TABLES
 RECIPES |= {name: (row.text, row.make) for rows in TABLES.values() for name, row in rows.items()}

@@ -66,5 +66,5 @@ def table(suffix: str) -> dict[str, Row]:
 
 TABLES = {
     "A new domain with few labels (domain-crossKD), GFL, published on BDD100K and India Driving": table(""),
-    "The same for two CPU cores": table("_small"),
+    "The same for small images and two CPU cores": table("_small"),
 }

@@ -144,7 +144,7 @@ TABLES: dict[str, dict[str, Row]] = {
             "CrossKD and PKD; 41.8 AP", partial(taught, ATSS_R50, CrossKdConfig(), PkdConfig(weight=1.0)), "atss_r101"
         ),
     },
-    "Published on COCO, Faster R-CNN, 24 epochs (PKD; CrossKD's branch published no figure); the teacher is frcnn_r101": {
+    "Published on COCO, Faster R-CNN, 24 epochs (PKD; CrossKD has no figure); the teacher is frcnn_r101": {
         "frcnn_r101": Row("no teacher; 39.8 AP", partial(alone, FRCNN_R101, 24.0)),
         "frcnn_r50": Row("no teacher; 38.4 AP", partial(alone, FRCNN_R50, 24.0)),
         "pkd_frcnn_r50": Row(
