@@ -33,6 +33,8 @@ def first_images(views: Views, num: int) -> Views:
             value = View(*(getattr(value, part.name)[:num] for part in fields(value)))
         elif isinstance(value, Tensor):
             value = value[:num]
+        elif isinstance(value, dict):
+            value = {name: tensor[:num] for name, tensor in value.items()}
         parts[field.name] = value
     return replace(views, **parts)
 

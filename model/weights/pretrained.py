@@ -7,6 +7,7 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
+import torch.distributed as dist
 import torchvision
 from torch import nn
 
@@ -35,7 +36,13 @@ def load_starting_weights(detector: Any, config: BackboneConfig, classes: Sequen
     if path.is_file() and not any(key.startswith(("backbone.", "module.backbone.")) for key in read_state(path)):
         load_body(detector.backbone.body, path, config.backbone)
         return
-    print(start_from(detector, path, config, classes, "--model.weights"), flush=True)
+    tell(start_from(detector, path, config, classes, "--model.weights"))
+
+
+def tell(text: str) -> None:
+    """Once, however many ranks load the same."""
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        print(text, flush=True)
 
 
 def find_imagenet_file(backbone: str) -> Path:
@@ -48,7 +55,7 @@ def find_imagenet_file(backbone: str) -> Path:
     if packaged is not None:
         return packaged
     try:
-        print(f"weights: downloading {weights.url}", flush=True)
+        tell(f"weights: downloading {weights.url}")
         weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         fix = f"put the file of {weights.url} at {cached}, or give --model.weights a path, or none"
@@ -112,4 +119,4 @@ def load_body(body: nn.Module, path: Path, backbone: str) -> None:
                 f"weights: {path}: {old} has shape {tuple(state[old].shape)}; {backbone} needs {tuple(own[new].shape)}"
             )
     body.load_state_dict({new: state[old] for new, old in pairs.items()}, strict=False)
-    print(f"weights: {backbone} from {path}", flush=True)
+    tell(f"weights: {backbone} from {path}")
