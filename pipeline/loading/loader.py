@@ -114,7 +114,7 @@ class Producer(threading.Thread):
                 sizes_B2.numpy()[b] = self.data.sizes_N2[index]
         ids_B = torch.from_numpy(step.ids_B)
         return Batch(
-            images, sizes_B2, boxes_BG4, labels_BG, ignore_BG, ids_B, step.epoch, self.order.seed, extra, weight_BG
+            images, sizes_B2, boxes_BG4, labels_BG, ignore_BG, ids_B, step.epoch, self.order.seed, weight_BG, extra
         )
 
     def take(self) -> tuple[Step, Batch] | BaseException | None:
@@ -175,14 +175,14 @@ class Loader:
                 tensor.to(self._device, non_blocking=True)
                 for tensor in (batch.images_BHW3, batch.boxes_BG4, batch.labels_BG, batch.ignore_BG)
             )
-            extra = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.extra.items()}
             weight = batch.weight_BG
             if weight is not None:
                 weight = weight.to(self._device, non_blocking=True)
+            extra = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.extra.items()}
             for tensor in (images, *extra.values()):  # DALI's batches were made on another stream
                 tensor.record_stream(torch.cuda.current_stream(images.device))
             batch = Batch(
-                images, batch.sizes_B2, boxes, labels, ignore, batch.ids_B, batch.epoch, batch.seed, extra, weight
+                images, batch.sizes_B2, boxes, labels, ignore, batch.ids_B, batch.epoch, batch.seed, weight, extra
             )
         self.wait_seconds += time.perf_counter() - started
         self._state = step.after

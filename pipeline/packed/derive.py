@@ -1,7 +1,7 @@
 """A packed dataset made from another one: pictures, ids and domains of chosen images as they are, boxes given anew.
 
-Pictures are copied byte for byte. A killed run continues: a shard that is finished is kept. Bytes depend on the source,
-the chosen rows, `origin` and what `annotate` answers.
+Pictures, and what lies beside them, are copied byte for byte. A killed run continues: a shard that is finished is kept.
+Bytes depend on the source, the chosen rows, `origin` and what `annotate` answers.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -16,7 +16,7 @@ ROW_GROUP = 16384  # rows of the index; bounds the memory that reading it takes
 
 
 def write_index(
-    out: Path, shards: Sequence[ShardResult], members: Sequence[str], weighted: bool = False
+    out: Path, shards: Sequence[ShardResult], members: Sequence[str] = (), weighted: bool = False
 ) -> tuple[pa.Table, dict[str, Any]]:
     """index.parquet of all shards; the table, and what the card says of the file."""
     tables = [shard.table.replace_schema_metadata(None) for shard in shards]

@@ -22,7 +22,7 @@ from pipeline.command.suggest import nearest
 from pipeline.files.own import checksum
 from pipeline.files.parse import open_file
 from pipeline.packed.card import read_card, tight_canvases
-from pipeline.packed.shards import WEIGHT, index_schema
+from pipeline.packed.shards import index_schema
 from pipeline.sources.choice import choose_domains
 
 MAX_OPEN_SHARDS = 256  # each mapping keeps a file descriptor; the usual limit of a process is 1024
@@ -59,7 +59,6 @@ class PackedDataset:
             modality["name"]: {member["name"]: member["channels"] for member in modality["members"]}
             for modality in self.info.get("extra", ())
         }
-        self._weighted = bool(self.info.get("weights"))
         self.extra = {name: sum(members.values()) for name, members in self._members.items()}
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
         self._lock = threading.Lock()
@@ -94,7 +93,7 @@ class PackedDataset:
                 if hashlib.file_digest(file, "sha256").hexdigest() != self.info["index"]["sha256"]:
                     raise ValueError("is damaged (its checksum differs from dataset.json)")
                 parquet = pq.ParquetFile(file, pre_buffer=False)
-                schema, expected = parquet.schema_arrow, index_schema(self.members, self._weighted)
+                schema, expected = parquet.schema_arrow, index_schema(self.members, self.weighted)
                 for name in columns:
                     if schema.get_field_index(name) < 0 or schema.field(name).type != expected.field(name).type:
                         raise ValueError("has other columns than this version writes")
@@ -117,7 +116,7 @@ class PackedDataset:
             raise self._error(f"index.parquet {error}") from None
 
     def _read_index(self) -> None:
-        columns = [name for name in index_schema(self.members, self._weighted).names if name not in LAZY]
+        columns = [name for name in index_schema(self.members, self.weighted).names if name not in LAZY]
         parts: dict[str, list[np.ndarray]] = {name: [] for name in (*columns, "count")}
         domains: dict[str, int] = {}
         for column in self._groups(columns):
@@ -149,7 +148,7 @@ class PackedDataset:
         self._start_N = np.concatenate(([0], np.cumsum(joined["count"])))
         self._boxes_M4, self._ignore_M = joined["boxes"], joined["ignore"]
         self._labels_M = joined["labels"].astype(np.int64)
-        self._weight_M: np.ndarray | None = joined.get(WEIGHT.name)
+        self._weight_M: np.ndarray | None = joined.get("weight")
         self.domains: list[str] = list(domains)
         self._domain_N = joined["domain"]
         self._check_index()
@@ -276,7 +275,7 @@ class PackedDataset:
     @property
     def weighted(self) -> bool:
         """Whether boxes have weights of their own."""
-        return self._weighted
+        return bool(self.info.get("weights"))
 
     def box_weights(self, i: int) -> np.ndarray:
         """weight_N float32 of one image's boxes: how much each counts."""

@@ -48,8 +48,8 @@ INDEX_SCHEMA = pa.schema(
 WEIGHT = pa.field("weight", pa.list_(pa.float32()))  # a column more where the card says `weights`: of every box
 
 
-def index_schema(members: Sequence[str], weighted: bool = False) -> pa.Schema:
-    """Where each member lies has columns of its own, after those that every dataset has; so have weights."""
+def index_schema(members: Sequence[str] = (), weighted: bool = False) -> pa.Schema:
+    """The columns of every dataset, where each member lies, and the weights of the boxes where they have some."""
     types = {"offset": pa.int64(), "length": pa.int64(), "sha256": pa.binary(32)}
     places = (pa.field(f"{name}.{column}", kind) for name in members for column, kind in types.items())
     return pa.schema([*INDEX_SCHEMA, *places, *([WEIGHT] if weighted else [])])
@@ -212,10 +212,10 @@ def write_shard(
     job: ShardJob,
     pictures: Iterable[Picture],
     problems: list[Problem],
-    members: Sequence[str],
+    members: Sequence[str] = (),
     weighted: bool = False,
 ) -> None:
-    """Write the shard and its side table. `problems` may grow while the pictures come; each has these members."""
+    """Write the shard and its side table. `problems` may grow while the pictures come."""
     rows: list[dict[str, Any]] = []
     with replacing(job.tar, temporary(Path(job.out), job.tar.name)) as path, open(path, "wb") as file:
         writer = TarWriter(file)
@@ -258,8 +258,8 @@ def write_shard(
         "sha256": writer.digest.hexdigest(),
         "problems": [problem.__dict__ for problem in problems],
     }
-    schema = index_schema(members, weighted)
-    table = pa.Table.from_pylist(rows, schema=schema.with_metadata({"fairweather": json.dumps(note)}))
+    schema = index_schema(members, weighted).with_metadata({"fairweather": json.dumps(note)})
+    table = pa.Table.from_pylist(rows, schema=schema)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     replace_file(Path(job.out), f"{WORK}/{job.table.name}", sink.getvalue().to_pybytes())
