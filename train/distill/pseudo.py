@@ -52,12 +52,12 @@ class Pseudo(Method):
     def __init__(self, config: PseudoConfig, student: Detector, teacher: Detector, mean: Mean):
         super().__init__(config, student, teacher, mean)
         self.weights = {}
-        device, num_classes = next(student.parameters()).device, student.num_classes
-        self.high_K, self.low_K = (
-            torch.tensor(by_class(getattr(config, name), num_classes, f"--distill.pseudo.{name}"), device=device)
-            for name in ("high", "low")
+        high, low = (
+            by_class(getattr(config, name), student.num_classes, f"--distill.pseudo.{name}") for name in ("high", "low")
         )
-        if (self.low_K > self.high_K).any():
+        device = next(student.parameters()).device
+        self.high_K, self.low_K = torch.tensor(high, device=device), torch.tensor(low, device=device)
+        if any(least > most for least, most in zip(low, high, strict=True)):
             raise ValueError(
                 f"--distill.pseudo.low must be at most --distill.pseudo.high, got {config.low} and {config.high}"
             )
