@@ -50,6 +50,11 @@ def draw_pictures(root: Path, num: int, seed: int) -> None:
     (root / "annotations" / "instances.json").write_text(json.dumps(content))
 
 
+@pytest.fixture(scope="session", name="draw_pictures")
+def drawer():
+    return draw_pictures
+
+
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory) -> Path:
     """22 pictures in a canvas of 64x96: with batches of 4 an epoch ends in a batch that is partly padding."""
