@@ -72,7 +72,7 @@ class Truth(NamedTuple):
     boxes_BG4: Tensor
     labels_BG: Tensor  # 0 where padded
     ignore_BG: Tensor  # neither rewarded nor punished
-    weight_BG: Tensor  # 1 for an annotation, less for a pseudo-label that is not sure
+    weight_BG: Tensor  # 1 for an annotation, less for a pseudo-label that is not sure; 0 is the same as ignored
     keys_B: Tensor  # every random draw of a loss is a function of it
 
 

@@ -33,9 +33,9 @@ class Sample:
 class Batch:
     """Decoded images of one orientation in one canvas, top left aligned, zero elsewhere.
 
-    images, boxes, labels and ignore are on the training device. sizes_B2 and ids_B come from the index and stay on the
-    host, so that drawing the views never has to read the device. A row with id -1 and size 0 is padding, in the last
-    batch of an orientation in an epoch or an evaluation. It counts for nothing.
+    All but sizes_B2 and ids_B is on the training device. These come from the index and stay on the host, so that
+    drawing the views never has to read the device. A row with id -1 and size 0 is padding, in the last batch of an
+    orientation in an epoch or an evaluation. It counts for nothing.
     """
 
     images_BHW3: Tensor  # uint8, RGB
@@ -46,6 +46,7 @@ class Batch:
     ids_B: Tensor  # int64 on the host
     epoch: int
     seed: int
+    weight_BG: Tensor | None = None  # float32, how much a box counts, above 0 and at most 1; none: 1 each
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ class ViewMaker:
             ratio_B=torch.from_numpy(table.ratio_B),
             labels_BG=batch.labels_BG,
             ignore_BG=batch.ignore_BG,
-            weight_BG=torch.ones_like(boxes_BG4[..., 0]),
+            weight_BG=weights_of(batch),
             keys_B=torch.from_numpy(table.keys_B),
             ids_B=batch.ids_B,
         )
@@ -255,7 +255,7 @@ class ViewMaker:
             pool_M = None if pool is None else pool.values_M
             made = gpu.make_views(kept, images_BHW3, boxes_BG4, table, pool_M, small, self.dtype, self.clean)
             clean_BHW3, corrupted_Bhw3, boxes_2BG4, columns = made
-            weight_BG = torch.ones_like(boxes_BG4[..., 0])
+            weight_BG = weights_of(batch)
             done = torch.cuda.Event()
             done.record(kept.stream)
         batch.images_BHW3.record_stream(kept.stream)
@@ -294,6 +294,10 @@ class StartedViews:
 def make_view(images_BHW3: Tensor | None, dtype: torch.dtype, sizes_B2: Tensor, boxes_BG4: Tensor) -> View | None:
     """A view of images whose channels come last; None of none."""
     return None if images_BHW3 is None else View(images_BHW3.permute(0, 3, 1, 2).to(dtype), sizes_B2, boxes_BG4)
+
+
+def weights_of(batch: Batch) -> Tensor:
+    return torch.ones_like(batch.boxes_BG4[..., 0]) if batch.weight_BG is None else batch.weight_BG
 
 
 def tensors_of(views: Views | View) -> Iterator[Tensor]:

@@ -33,6 +33,13 @@ def open_data(config: Config, world: World) -> tuple[Mixture, PackedDataset | No
     if config.batch_size % world.size:
         raise ValueError(f"--batch-size {config.batch_size} does not divide over {world.size} ranks; choose a multiple")
     data = Mixture([PackedDataset(path, config.domains) for path in config.data], config.data_weights)
+    for dataset in data.datasets:
+        if not config.distill and dataset.unlabelled_N.all():
+            raise ValueError(
+                f"{dataset.path} is unlabelled: everything in its images is ignored, so there is nothing to learn. "
+                "Label it first (python -m eval.pseudo_label), or let a teacher label it while training (--distill "
+                "pseudo)"
+            )
     val = None if config.val is None else PackedDataset(config.val)
     if val is not None:
         check_classes(config.data[0], data.classes, config.val, val.classes)

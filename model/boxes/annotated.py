@@ -18,9 +18,10 @@ class Annotated(NamedTuple):
 
 
 def annotated(truth: Truth) -> Annotated:
-    """Labels 0 and boxes without area are padding; images of size 0 do not count."""
+    """Labels 0 and boxes without area are padding; images of size 0 do not count. A box of weight 0 is ignored."""
     present_B1 = (truth.sizes_B2 > 0).all(dim=1, keepdim=True)
     boxes_BG4 = truth.boxes_BG4.float()
     real_BG = real_boxes(boxes_BG4, truth.labels_BG) & present_B1
-    owner_BG, ignored_BG = real_BG & ~truth.ignore_BG, real_BG & truth.ignore_BG
+    ignore_BG = truth.ignore_BG | (truth.weight_BG <= 0)
+    owner_BG, ignored_BG = real_BG & ~ignore_BG, real_BG & ignore_BG
     return Annotated(boxes_BG4, truth.labels_BG, truth.weight_BG, owner_BG, ignored_BG, present_B1)
