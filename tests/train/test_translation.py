@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_one_sentence(config, packed, packed_other_classes,
         start(replace(config, accumulate=3))
     with pytest.raises(ValueError, match=r"--contrast\.blocks must be below --generator\.num-blocks 2"):
         replace(config, contrast=replace(config.contrast, blocks=(0, 5)))
-    with pytest.raises(ValueError, match="no recipe 'cut_smal' \(nearest: cut_small\)"):
+    with pytest.raises(ValueError, match=r"no recipe 'cut_smal' \(nearest: cut_small\)"):
         read_command(["cut_smal"])
 
 
