@@ -13,12 +13,9 @@ CUDA graphs, or the eager one where nothing is compiled. CUDA graphs are timed l
 they fail, `cuda_graphs_error` says why and the other figures stay valid.
 """
 
-import gc
-import itertools
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,34 +24,36 @@ from typing import Any, Literal
 import cv2
 import torch
 import tyro
-from torch import Tensor, nn
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 from eval.detecting.detect import choose_compile
 from model.api import Detector, own
 from model.backbones.table import BACKBONES
-from model.build import build_detector
-from model.config import ModelConfig, small_model
-from model.detectors import CONFIGS, DetectorConfig
-from model.faster_rcnn.detector import FasterRcnn
+from model.detectors import CONFIGS
 from pipeline.batch import Batch, Views
-from pipeline.command.console import describe_hardware, run_entry, say, track
+from pipeline.command.console import describe_hardware, run_entry, say
 from pipeline.loading.loader import open_loader
 from pipeline.pack import PackOptions, pack
 from pipeline.packed.reader import PackedDataset
-from pipeline.views import ViewConfig, ViewMaker, clean_view
+from pipeline.views import ViewConfig, ViewMaker
+from train import bench_distill
 from train.bench_check import check_parity, compare_compiled, count_graphs, count_skipped_graphs, count_synchronisations
-from train.bench_dense import DENSE, NARROW
+from train.bench_steps import (
+    configure,
+    count_bytes,
+    images_of,
+    make_batch,
+    make_network,
+    our_step,
+    time_rounds,
+    time_steps,
+    warm_up,
+)
 from train.bench_stock import has_stock, stock_step
 from train.config import OptimizerConfig
 from train.distill import CdFkd, CdFkdConfig
 from train.load import compile_both
 from train.optimizer import Optimizer
-from train.record.window import Window
-from train.step import Learner, Step, Teacher
-
-NUM_CLASSES = 8  # seven and the background, as in the benchmark
-BOXES_PER_IMAGE = 16
+from train.step import Learner, Teacher
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,6 @@ class BenchOptions:
 def main() -> int:
     options = tyro.cli(BenchOptions, prog="python -m train.bench")
     if options.distill:
-        from train import bench_distill  # which stands on this file
-
         result = bench_distill.measure(options)
         say(bench_distill.describe(result))
         write(options, result)
@@ -223,44 +220,6 @@ def measure_cuda_graphs(
     return {"cuda_graphs_loss_difference": difference} | describe("cuda_graphs", seconds, memory, num_images)
 
 
-def count_bytes(module: nn.Module) -> int:
-    return sum(each.nbytes for each in itertools.chain(module.parameters(), module.buffers()))
-
-
-def warm_up(
-    make: Callable[[], Callable[[], None]], device: torch.device, shared: int = 0, unmeasured: int = 1
-) -> tuple[Callable[[], None], float | None]:
-    """A step after three calls, and the most GB it needs: weights, gradients, optimizer, student's view, activations.
-
-    Counted from what the other variants hold; `shared` are the bytes that it uses of those. `unmeasured` calls come
-    first, which compile. None on a CPU: a process's peak never falls, so there each variant would be given that of all
-    before it.
-    """
-    if device.type != "cuda":
-        step = make()
-        time_steps(step, 3, device)
-        return step, None
-    gc.collect()  # what counting graphs left in cycles would be freed, and missed, in between
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated(device)
-    step = make()
-    time_steps(step, unmeasured, device)
-    torch.cuda.reset_peak_memory_stats(device)
-    time_steps(step, 3 - unmeasured, device)
-    return step, round((torch.cuda.max_memory_allocated(device) - before + shared) / 1e9, 2)
-
-
-def time_rounds(
-    variants: dict[str, Callable[[], None]], rounds: int, steps: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Seconds a step, for each variant a list of rounds."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in track(range(rounds), "rounds", rounds, "rounds"):
-        for name, variant in variants.items():
-            seconds[name].append(time_steps(variant, steps, device))
-    return seconds
-
-
 def describe(name: str, seconds: dict[str, list[float]], memory: float | None, num_images: int) -> dict[str, Any]:
     """What the result says of a variant."""
     described: dict[str, Any] = {
@@ -274,94 +233,9 @@ def describe(name: str, seconds: dict[str, list[float]], memory: float | None, n
     return described
 
 
-def configure(kind: str, backbone: str) -> DetectorConfig:
-    """The detector of that kind, narrow with the backbone of the small recipes."""
-    small = backbone == "mobilenet_v2"
-    if kind == "faster_rcnn":
-        return small_model() if small else ModelConfig(backbone=backbone)
-    return replace(DENSE[kind], **{"backbone": backbone, **(NARROW if small else {})})
-
-
-def make_network(model: DetectorConfig, batch: Batch, seed: int) -> Detector:
-    """Random weights whose frozen norms are calibrated to these images, so that activations neither die nor grow."""
-    torch.manual_seed(seed)
-    detector: Any = build_detector(model, NUM_CLASSES)
-
-    def calibrate(norm: FrozenBatchNorm2d, inputs: tuple[Tensor]) -> None:
-        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
-        norm.running_var.copy_(inputs[0].var((0, 2, 3)))
-
-    norms = [module for module in detector.modules() if isinstance(module, FrozenBatchNorm2d)]
-    hooks = [norm.register_forward_pre_hook(calibrate) for norm in norms]
-    with torch.no_grad():
-        detector.to(batch.images_BHW3.device).features(clean_view(batch, torch.float32)[0][:4])
-    for hook in hooks:
-        hook.remove()
-    # Scores that differ from place to place, as a trained network's do, yet are far from where sigmoid rounds to 1.
-    # torchvision's order of equal scores is not defined.
-    if isinstance(detector, FasterRcnn):
-        nn.init.normal_(detector.rpn.head.cls_logits.weight, std=0.02)
-    return detector.train()
-
-
-def make_batch(num_images: int, height: int, width: int, device: torch.device) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(low: int, high: int, *shape: int) -> Tensor:
-        return torch.randint(low, high, shape, generator=generator)
-
-    # Smooth pictures: noise would make the corruptions' JPEG stage unusually slow.
-    coarse = torch.rand(num_images, 3, height // 16, width // 16, generator=generator)
-    pictures = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
-    corners_BG2 = torch.rand(num_images, BOXES_PER_IMAGE, 2, generator=generator) * torch.tensor([width, height]) * 0.8
-    sides_BG2 = (torch.rand(num_images, BOXES_PER_IMAGE, 2, generator=generator) * 0.18 + 0.02) * height
-    return Batch(
-        images_BHW3=(pictures * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().to(device),
-        sizes_B2=torch.tensor([[height, width]] * num_images, dtype=torch.int32),
-        boxes_BG4=torch.cat((corners_BG2, corners_BG2 + sides_BG2), dim=2).to(device),
-        labels_BG=draw(1, NUM_CLASSES, num_images, BOXES_PER_IMAGE).to(device),
-        ignore_BG=torch.zeros(num_images, BOXES_PER_IMAGE, dtype=torch.bool, device=device),
-        ids_B=torch.arange(num_images),
-        epoch=0,
-        seed=0,
-    )
-
-
 def make_learner(student: Detector, teacher: Detector, dtype: torch.dtype) -> tuple[Learner, Teacher]:
     method = CdFkd(CdFkdConfig(), student, teacher, own)
     return Learner(student, {"cd_fkd": method}, dtype, own), Teacher(teacher, [method], dtype)
-
-
-def images_of(views: Views) -> Tensor:
-    """The corrupted view's, which the student sees."""
-    assert views.corrupted is not None
-    return views.corrupted.images_B3HW
-
-
-def our_step(
-    learner: Any, look: Any, names: tuple[str, ...], views: Views, cuda_graphs: bool = False
-) -> Callable[[], None]:
-    """learner, look: as they are or compiled."""
-    parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
-    device = images_of(views).device
-    window = Window((*names, "gradient_norm"), 20, device)
-    step = Step(
-        learner, look, parameters, [], Optimizer(parameters, OptimizerConfig()), None, window, 35.0, cuda_graphs
-    )
-    numbers = itertools.count()
-    return lambda: step(views, next(numbers), 1e-6)
-
-
-def time_steps(step: Callable[[], object], steps: int, device: torch.device) -> float:
-    """Seconds a step."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(steps):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - started) / max(steps, 1)
 
 
 def time_loader(batch: Batch, num_batches: int, device: torch.device, name: str) -> float:

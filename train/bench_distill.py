@@ -18,7 +18,7 @@ from pipeline.batch import Views
 from pipeline.command.console import describe_hardware, say
 from pipeline.command.suggest import nearest
 from pipeline.views import ViewConfig, ViewMaker
-from train import bench
+from train import bench_steps as bench
 from train.distill import METHODS
 from train.distill.method import Logged, Method
 from train.load import compile_both
@@ -43,7 +43,8 @@ class Nothing(Method):
         return {}, {}
 
 
-def measure(options: bench.BenchOptions) -> dict[str, Any]:
+def measure(options: Any) -> dict[str, Any]:
+    """options: those of train.bench."""
     names = [name.replace("-", "_") for name in options.distill]
     for name in names:
         if name not in KINDS:

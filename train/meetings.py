@@ -26,7 +26,7 @@ def say_meetings(learner: Learner, teacher: Teacher | None, views: Views) -> Non
 def meetings(name: str, method: Method, student: Detector, teacher: Detector | None, views: Views) -> list[str]:
     """A line each; the first names the method."""
     seen = " and ".join(f"the {view} view ({shape(canvas_of(views, view))})" for view in method.student_sees)
-    reached = f"the gradient reaches {', '.join(method.teaches)}"
+    reached = f"the gradient reaches {', '.join(method.teaches) or 'nothing, as it has no term'}"
     if not method.needs_teacher:
         return [f"{name}: the student's answers to {seen} are compared with each other; {reached}"]
     assert teacher is not None
@@ -52,6 +52,8 @@ def meetings(name: str, method: Method, student: Detector, teacher: Detector | N
             lines.append(meet(place, shapes, None))
     if want.rois:
         lines.append(f"  the teacher's regions: {teacher.num_classes} class scores and boxes of each")
+    if want.found:
+        lines.append("  the teacher's detections become boxes that the student is to find")
     return lines
 
 

@@ -13,11 +13,11 @@ from pipeline.batch import Batch
 from pipeline.views import ViewConfig, ViewMaker
 from train.distill import PkdConfig
 from train.distill.divalign import DivAlign, DivAlignConfig, box_distances, class_distances
+from train.distill.method import annotations
 from train.recipes import RECIPES
 from train.record.logs import read_log
 from train.step import Learner
 
-ROWS = ("images_BHW3", "sizes_B2", "boxes_BG4", "labels_BG", "ignore_BG", "ids_B")
 SAME = ViewConfig(ratio_range=(1.0, 1.0), corruptions=("contrast",), flip_probability=0.0)
 
 
@@ -87,7 +87,7 @@ def test_terms_of_corrupted_views_and_their_gradients(student):
         view = getattr(views, name)
         out = student.look(view.images_B3HW, view.sizes_B2, learner.want)
         neck[name] = out._replace(neck=tuple(level.detach().requires_grad_() for level in out.neck))
-    truth = learner.methods["divalign"].truth(views, None, "clean")
+    truth = annotations(views, views.clean)
     _, assigned = student.losses(neck["clean"], truth, own)
     terms, _ = learner.methods["divalign"](neck, None, {"clean": assigned}, views)
     student.zero_grad()

@@ -58,7 +58,7 @@ def main() -> None:
             views = battery.rows_of(battery.make_views(empty=2), torch.arange(2) + 2 * world.rank)
             terms = battery.terms_of(learner, method, teacher, views)
             name = f"{kind} {battery.name_of(config)}"
-            found[f"{name} terms"] = together(torch.stack(list(terms.values())))
+            found[f"{name} terms"] = together(torch.stack([*terms.values(), torch.zeros(())]))
             found[f"{name} gradient"] = together(gradients_of(terms, learner))
         if world.first:
             save_file(found, sys.argv[1])
