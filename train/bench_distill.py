@@ -8,6 +8,7 @@ stands beside it with its defaults; its ratio is the median over rounds of its t
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,14 +79,13 @@ def measure(options: Any) -> dict[str, Any]:
         learner = Learner(student, methods, dtype, own)
         taught = any(method.needs_teacher for method in methods.values())
         look = Teacher(teacher, list(methods.values()), dtype) if taught else None
-        both = compile_both(learner, look, "default", 8) if compiling else (learner, look)
+        wrapped: tuple[Any, Any] = (learner, look)
+        if compiling:
+            wrapped = compile_both(learner, look, "default", 8)
         # Every variant trains the one student; the teacher is there already.
         shared = bench.count_bytes(student) + (bench.count_bytes(teacher) if taught else 0)
-        steps[name], memory[name] = bench.warm_up(
-            lambda both=both, learner=learner: bench.our_step(*both, learner.layout.names, views),
-            device,
-            shared,
-        )
+        make = partial(bench.our_step, wrapped[0], wrapped[1], learner.layout.names, views)
+        steps[name], memory[name] = bench.warm_up(make, device, shared)
         launches[name] = count_launches(steps[name]) if device.type == "cuda" else None
     seconds = bench.time_rounds(steps, options.rounds, options.steps or (20 if on_gpu else 2), device)
     found = {}
