@@ -62,7 +62,7 @@ def measure(options: Any) -> dict[str, Any]:
         trainable_layers=5 if backbone == "mobilenet_v2" else 3,
     )
     dtype = torch.bfloat16 if on_gpu else torch.float32
-    batch = bench.make_batch(num_images, *canvas, device)
+    batch = bench.make_batch(num_images, canvas[0], canvas[1], device)
     student, teacher = (bench.make_network(model, batch, seed=seed) for seed in (0, 1))
     teacher = teacher.eval().requires_grad_(False)
     views = ViewMaker(ViewConfig(ratio_range=(1.0, 1.0)), device=device)(batch, 0)
