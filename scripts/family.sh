@@ -86,6 +86,7 @@ done
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY=PASSIVE
 stage() { echo; echo "== $1"; }
+mkdir -p "$runs"
 
 packed=$world-packed
 if [ ! -e "$packed/daytime_clear_test/dataset.json" ] || [ ! -e "$packed/night_rainy_train/dataset.json" ]; then
