@@ -34,12 +34,12 @@ class Sample:
 class Batch:
     """Decoded images of one orientation in one canvas, top left aligned, zero elsewhere.
 
-    images, boxes, labels and ignore are on the training device. sizes_B2 and ids_B come from the index and stay on the
-    host, so that drawing the views never has to read the device. A row with id -1 and size 0 is padding, in the last
-    batch of an orientation in an epoch or an evaluation. It counts for nothing.
+    All but sizes_B2 and ids_B is on the training device. These come from the index and stay on the host, so that
+    drawing the views never has to read the device. A row with id -1 and size 0 is padding, in the last batch of an
+    orientation in an epoch or an evaluation. It counts for nothing.
 
-    extra: what else the loader was asked for, by the name of its modality. Aligned with the images and padded alike, on
-    the training device. C is 1 or 3 for an image, and their sum for a modality of several: three grey slices have 3.
+    extra: what else the loader was asked for, by the name of its modality. Aligned with the images and padded alike. C
+    is 1 or 3 for an image, and their sum for a modality of several: three grey slices have 3.
     """
 
     images_BHW3: Tensor  # uint8, RGB
@@ -50,6 +50,7 @@ class Batch:
     ids_B: Tensor  # int64 on the host
     epoch: int
     seed: int
+    weight_BG: Tensor | None = None  # float32, how much a box counts, above 0 and at most 1; none: 1 each
     extra: dict[str, Tensor] = field(default_factory=dict)  # {name: uint8 BHWC}
 
 

@@ -5,7 +5,6 @@ Seeing Through Fog, OUT gets one packed dataset for every scored part (daytime_c
 otherwise OUT is it.
 """
 
-import hashlib
 import os
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, replace
@@ -15,15 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import cv2
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tyro
 
 from pipeline.command.console import Progress, counted, run_entry, say
 from pipeline.command.workers import WorkerPool, deaths_explained, end_with_parent
 from pipeline.files.problems import SHOWN, check_allowed, problem_list
-from pipeline.packed.card import VERSION, build_card, card_bytes, read_card, report
+from pipeline.packed.card import VERSION, build_card, read_card, report
 from pipeline.packed.fingerprint import check_same, digest, make_fingerprint
+from pipeline.packed.index import list_shards, write_card, write_index
 from pipeline.packed.output_folder import WORK, begin, check_output, clear_work, replace_file
 from pipeline.packed.shards import (
     Aligned,
@@ -31,7 +29,6 @@ from pipeline.packed.shards import (
     Record,
     ShardJob,
     ShardResult,
-    index_schema,
     make_shard,
     read_shard,
 )
@@ -43,7 +40,6 @@ from pipeline.sources.options import DEFAULTS, ReadOptions
 from pipeline.sources.read import Source, read_source
 
 SHOW_EVERY_S = 1.0  # how often the progress of shards that are being made is looked at
-ROW_GROUP = 16384  # rows of the index; bounds the memory that reading it takes
 
 
 @dataclass(frozen=True)
@@ -55,9 +51,9 @@ class PackOptions:
     Through Fog."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write; made when missing."""
-    format: Literal["auto", "voc", "yolo", "coco", "bdd", "kitti", "stf"] = "auto"
+    format: Literal["auto", "voc", "yolo", "coco", "bdd", "kitti", "stf", "pictures"] = "auto"
     """How ROOT is annotated; auto recognises it by its files. The diverse-weather benchmark is voc, Seeing Through Fog
-    is stf."""
+    is stf. pictures: nobody labelled it, all in it is ignored."""
     split: tyro.conf.UseAppendAction[tuple[Names, ...]] = ()
     """Which lists to read (--split train val); 'all' for every one. Not needed when there is only one."""
     classes: tuple[str, ...] = ()
@@ -369,25 +365,16 @@ def run_jobs(jobs: list[ShardJob], source: Source, options: PackOptions) -> list
 
 def finish(shards: list[ShardResult], plan: Plan, source: Source, options: PackOptions) -> None:
     """index.parquet, then dataset.json: with it the dataset exists."""
-    schema = index_schema([member.name for modality in source.extra for member in modality.members])
-    index = (
-        pa.concat_tables([shard.table.replace_schema_metadata(None) for shard in shards]).cast(schema).combine_chunks()
-    )
-    if not len(index):
+    if not any(len(shard.table) for shard in shards):
         raise ValueError(f"{source.root}: no image is left to pack")
-    sink = pa.BufferOutputStream()
-    pq.write_table(index, sink, compression="zstd", row_group_size=ROW_GROUP)
-    data = sink.getvalue().to_pybytes()
-    replace_file(options.out, "index.parquet", data)
+    members = [member.name for modality in source.extra for member in modality.members]
+    index, index_file = write_index(options.out, shards, members)
     problems = [*source.problems, *(problem for shard in shards for problem in shard.problems)]
     kinds = {kind: sum(problem.skips == kind for problem in problems) for kind in ("image", "box", "clip")}
     card = build_card(
         index,
-        {"file": "index.parquet", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
-        [
-            {"file": job.tar.name, "bytes": shard.bytes, "images": len(shard.table), "sha256": shard.sha256}
-            for job, shard in zip(plan.jobs, shards, strict=True)
-        ],
+        index_file,
+        list_shards(plan.jobs, shards),
         source.classes,
         plan.jobs[0].encoding._asdict(),
         {
@@ -408,11 +395,7 @@ def finish(shards: list[ShardResult], plan: Plan, source: Source, options: PackO
         plan.fingerprint,
         describe_extra(source),
     )
-    kept = {shard["file"] for shard in card["shards"]}
-    for path in options.out.glob("shard-*.tar"):  # left by an unfinished run over more images
-        if path.name not in kept:
-            path.unlink()
-    replace_file(options.out, "dataset.json", card_bytes(card))
+    write_card(options.out, card)
 
 
 def main() -> None:

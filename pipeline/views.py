@@ -235,7 +235,7 @@ class ViewMaker:
             ratio_B=torch.from_numpy(table.ratio_B),
             labels_BG=batch.labels_BG,
             ignore_BG=batch.ignore_BG,
-            weight_BG=torch.ones_like(boxes_BG4[..., 0]),
+            weight_BG=weights_of(batch),
             keys_B=torch.from_numpy(table.keys_B),
             ids_B=batch.ids_B,
             extra=self._extra_on_cpu(batch, table),
@@ -267,8 +267,8 @@ class ViewMaker:
             pool_M = None if pool is None else pool.values_M
             made = gpu.make_views(kept, images_BHW3, boxes_BG4, table, pool_M, small, self.dtype, self.clean)
             clean_BHW3, corrupted_Bhw3, boxes_2BG4, columns = made
-            weight_BG = torch.ones_like(boxes_BG4[..., 0])
             extra = self._extra_on_gpu(batch, table.host, columns.clean_sizes_B2)
+            weight_BG = weights_of(batch)
             done = torch.cuda.Event()
             done.record(kept.stream)
         for tensor in (batch.images_BHW3, batch.boxes_BG4, *batch.extra.values()):
@@ -325,6 +325,10 @@ def make_view(images_BHW3: Tensor | None, dtype: torch.dtype, sizes_B2: Tensor, 
 def to_unit(images_BHWC: Tensor, dtype: torch.dtype) -> Tensor:
     """Levels of 0 to 255 as 0 to 1, BCHW, channels-last."""
     return (images_BHWC.float() / 255).to(dtype).permute(0, 3, 1, 2)
+
+
+def weights_of(batch: Batch) -> Tensor:
+    return torch.ones_like(batch.boxes_BG4[..., 0]) if batch.weight_BG is None else batch.weight_BG
 
 
 def tensors_of(views: Views | View) -> Iterator[Tensor]:

@@ -100,6 +100,7 @@ class Producer(threading.Thread):
         boxes_BG4 = torch.zeros((B, G, 4), dtype=torch.float32, pin_memory=self.pin)
         labels_BG = torch.zeros((B, G), dtype=torch.int64, pin_memory=self.pin)
         ignore_BG = torch.zeros((B, G), dtype=torch.bool, pin_memory=self.pin)
+        weight_BG = torch.ones((B, G), dtype=torch.float32, pin_memory=self.pin) if self.data.weighted else None
         sizes_B2 = torch.zeros((B, 2), dtype=torch.int32)
         for b, index in enumerate(step.indices_B.tolist()):
             if index >= 0:
@@ -108,9 +109,13 @@ class Producer(threading.Thread):
                 boxes_BG4.numpy()[b, :n] = boxes
                 labels_BG.numpy()[b, :n] = labels
                 ignore_BG.numpy()[b, :n] = ignore
+                if weight_BG is not None:
+                    weight_BG.numpy()[b, :n] = self.data.box_weights(index)
                 sizes_B2.numpy()[b] = self.data.sizes_N2[index]
         ids_B = torch.from_numpy(step.ids_B)
-        return Batch(images, sizes_B2, boxes_BG4, labels_BG, ignore_BG, ids_B, step.epoch, self.order.seed, extra)
+        return Batch(
+            images, sizes_B2, boxes_BG4, labels_BG, ignore_BG, ids_B, step.epoch, self.order.seed, weight_BG, extra
+        )
 
     def take(self) -> tuple[Step, Batch] | BaseException | None:
         while True:
@@ -170,10 +175,15 @@ class Loader:
                 tensor.to(self._device, non_blocking=True)
                 for tensor in (batch.images_BHW3, batch.boxes_BG4, batch.labels_BG, batch.ignore_BG)
             )
+            weight = batch.weight_BG
+            if weight is not None:
+                weight = weight.to(self._device, non_blocking=True)
             extra = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.extra.items()}
             for tensor in (images, *extra.values()):  # DALI's batches were made on another stream
                 tensor.record_stream(torch.cuda.current_stream(images.device))
-            batch = Batch(images, batch.sizes_B2, boxes, labels, ignore, batch.ids_B, batch.epoch, batch.seed, extra)
+            batch = Batch(
+                images, batch.sizes_B2, boxes, labels, ignore, batch.ids_B, batch.epoch, batch.seed, weight, extra
+            )
         self.wait_seconds += time.perf_counter() - started
         self._state = step.after
         return batch

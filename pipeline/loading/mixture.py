@@ -104,6 +104,7 @@ class Mixture:
         return [
             f"{dataset.path}: {counted(len(dataset), 'image')}, {weight:g} an epoch each: "
             + ", ".join(f"{name} {count}" for name, count in dataset.domain_counts.items())
+            + (f"; {unlabelled} unlabelled" if (unlabelled := int(dataset.unlabelled_N.sum())) else "")
             for dataset, weight in zip(self.datasets, self.weights, strict=True)
         ]
 
@@ -146,6 +147,15 @@ class Mixture:
     def target(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         dataset, row = self.locate(i)
         return dataset.target(row)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether boxes of any dataset have weights of their own."""
+        return any(dataset.weighted for dataset in self.datasets)
+
+    def box_weights(self, i: int) -> np.ndarray:
+        dataset, row = self.locate(i)
+        return dataset.box_weights(row)
 
     def jpeg(self, i: int) -> memoryview:
         dataset, row = self.locate(i)

@@ -52,6 +52,7 @@ SHAPE = {
     "index": {"file": Text(r"index\.parquet"), "bytes": COUNT, "sha256": SHA256},
     "shards": [{"file": Text(r"shard-\d{6,9}\.tar"), "bytes": COUNT, "images": COUNT, "sha256": SHA256}],
     "beton": OneOf((None, {"file": str, "bytes": COUNT, "head": COUNT, "tail": COUNT, "structure_sha256": SHA256})),
+    "weights?": bool,  # the index has a weight for every box; none: 1 each
     "checksum?": SHA256,  # of the rest
 }
 

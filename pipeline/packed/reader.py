@@ -93,7 +93,7 @@ class PackedDataset:
                 if hashlib.file_digest(file, "sha256").hexdigest() != self.info["index"]["sha256"]:
                     raise ValueError("is damaged (its checksum differs from dataset.json)")
                 parquet = pq.ParquetFile(file, pre_buffer=False)
-                schema, expected = parquet.schema_arrow, index_schema(self.members)
+                schema, expected = parquet.schema_arrow, index_schema(self.members, self.weighted)
                 for name in columns:
                     if schema.get_field_index(name) < 0 or schema.field(name).type != expected.field(name).type:
                         raise ValueError("has other columns than this version writes")
@@ -116,7 +116,7 @@ class PackedDataset:
             raise self._error(f"index.parquet {error}") from None
 
     def _read_index(self) -> None:
-        columns = [name for name in index_schema(self.members).names if name not in LAZY]
+        columns = [name for name in index_schema(self.members, self.weighted).names if name not in LAZY]
         parts: dict[str, list[np.ndarray]] = {name: [] for name in (*columns, "count")}
         domains: dict[str, int] = {}
         for column in self._groups(columns):
@@ -148,6 +148,7 @@ class PackedDataset:
         self._start_N = np.concatenate(([0], np.cumsum(joined["count"])))
         self._boxes_M4, self._ignore_M = joined["boxes"], joined["ignore"]
         self._labels_M = joined["labels"].astype(np.int64)
+        self._weight_M: np.ndarray | None = joined.get("weight")
         self.domains: list[str] = list(domains)
         self._domain_N = joined["domain"]
         self._check_index()
@@ -164,6 +165,7 @@ class PackedDataset:
         self._places = {name: Places(*(array[keep_N] for array in places)) for name, places in self._places.items()}
         for name in ("_boxes_M4", "_ignore_M", "_labels_M"):
             setattr(self, name, getattr(self, name)[kept_M])
+        self._weight_M = None if self._weight_M is None else self._weight_M[kept_M]
         self._start_N = np.concatenate(([0], np.cumsum(np.diff(self._start_N)[keep_N])))
         self._domain_N = np.searchsorted(numbers, self._domain_N[keep_N]).astype(np.int32)
         self.domains = domains
@@ -197,6 +199,8 @@ class PackedDataset:
         self._check_boxes(self._boxes_M4, self.sizes_N2, "boxes")
         if len(self._labels_M) and (self._labels_M.min() < 1 or self._labels_M.max() > len(self.classes)):
             raise self._error("index.parquet has labels that are not in the class list")
+        if self._weight_M is not None and not ((self._weight_M > 0) & (self._weight_M <= 1)).all():  # false for NaN too
+            raise self._error("index.parquet has weights of boxes that are not above 0 and at most 1")
         # The names stand twice in dataset.json, the second time with their numbers of objects.
         if (self.domain_counts, len(self)) != (self.info["domains"], self.info["num_images"]):
             raise self._error("dataset.json has domains or numbers of images that are not those of index.parquet")
@@ -267,6 +271,28 @@ class PackedDataset:
         """(boxes_N4 float32 xyxy in packed pixels, labels_N int64, ignore_N bool) of one image."""
         rows = slice(self._start_N[i], self._start_N[i + 1])
         return self._boxes_M4[rows], self._labels_M[rows], self._ignore_M[rows]
+
+    @property
+    def weighted(self) -> bool:
+        """Whether boxes have weights of their own."""
+        return bool(self.info.get("weights"))
+
+    def box_weights(self, i: int) -> np.ndarray:
+        """weight_N float32 of one image's boxes: how much each counts."""
+        first, last = int(self._start_N[i]), int(self._start_N[i + 1])
+        return np.ones(last - first, np.float32) if self._weight_M is None else self._weight_M[first:last]
+
+    @property
+    def unlabelled_N(self) -> np.ndarray:
+        """Images that nobody has labelled: all their boxes are ignored, and one of them covers the whole image."""
+        counts_N = np.diff(self._start_N)
+        image_M = np.repeat(np.arange(len(self)), counts_N)
+        whole_M = (self._boxes_M4[:, :2] == 0).all(1) & (self._boxes_M4[:, 2:] == self.sizes_N2[image_M, ::-1]).all(1)
+        ignored_N, covered_N = (
+            np.bincount(image_M[chosen_M], minlength=len(self))
+            for chosen_M in (self._ignore_M, self._ignore_M & whole_M)
+        )
+        return (ignored_N == counts_N) & (covered_N > 0)
 
     def original_target(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `target`, with the boxes as annotated: in pixels of the original picture."""

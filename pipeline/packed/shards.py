@@ -10,7 +10,7 @@ A kill at any moment leaves either both or something that is made again. Bytes d
 import hashlib
 import json
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -45,14 +45,14 @@ INDEX_SCHEMA = pa.schema(
         ("domain", pa.string()),
     ]
 )
+WEIGHT = pa.field("weight", pa.list_(pa.float32()))  # a column more where the card says `weights`: of every box
 
 
-def index_schema(members: Sequence[str]) -> pa.Schema:
-    """Where each member lies has columns of its own, after those that every dataset has."""
+def index_schema(members: Sequence[str] = (), weighted: bool = False) -> pa.Schema:
+    """The columns of every dataset, where each member lies, and the weights of the boxes where they have some."""
     types = {"offset": pa.int64(), "length": pa.int64(), "sha256": pa.binary(32)}
-    return pa.schema(
-        [*INDEX_SCHEMA, *(pa.field(f"{name}.{column}", kind) for name in members for column, kind in types.items())]
-    )
+    places = (pa.field(f"{name}.{column}", kind) for name in members for column, kind in types.items())
+    return pa.schema([*INDEX_SCHEMA, *places, *([WEIGHT] if weighted else [])])
 
 
 class Encoding(NamedTuple):
@@ -140,12 +140,12 @@ class TarWriter:
         self.digest = hashlib.sha256()
         self.position = 0
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         self.file.write(data)
         self.digest.update(data)
         self.position += len(data)
 
-    def add(self, name: str, data: bytes) -> int:
+    def add(self, name: str, data: bytes | memoryview) -> int:
         info = tarfile.TarInfo(name)
         info.size = len(data)
         info.mode = 0o644
@@ -180,22 +180,47 @@ def pack_extra(record: Record, size: tuple[int, int], encoding: Encoding) -> dic
     return packed
 
 
+class Picture(NamedTuple):
+    """One image of a shard, as it is to be written."""
+
+    record: Record
+    size: tuple[int, int]  # (h, w)
+    data: bytes | memoryview  # encoded
+    extra: Mapping[str, tuple[str, bytes | memoryview]]  # {member: (suffix, encoded)}
+    weight: tuple[float, ...] | None = None  # of its boxes; none: 1 each
+
+
 def make_shard(job: ShardJob, looked_at: Callable[[], None]) -> None:
-    """Write the shard and its side table; `looked_at` is called before each image. Faults go to the table."""
-    rows: list[dict[str, Any]] = []
+    """Make the shard of what its records name; `looked_at` is called before each image. Faults go to the table."""
     problems: list[Problem] = []
-    with replacing(job.tar, temporary(Path(job.out), job.tar.name)) as path, open(path, "wb") as file:
-        writer = TarWriter(file)
+
+    def pictures() -> Iterator[Picture]:
         for record in job.records:
             looked_at()
             try:
                 size, data = pack_picture(record, job.encoding)
-                extra = pack_extra(record, size, job.encoding)
+                yield Picture(record, size, data, pack_extra(record, size, job.encoding))
             except ValueError as error:
                 problems.append(
                     Problem(record.file_name, "", str(error), "replace the picture or take it out of the list")
                 )
-                continue
+
+    write_shard(job, pictures(), problems, [aligned.name for aligned in job.records[0].extra])
+
+
+def write_shard(
+    job: ShardJob,
+    pictures: Iterable[Picture],
+    problems: list[Problem],
+    members: Sequence[str] = (),
+    weighted: bool = False,
+) -> None:
+    """Write the shard and its side table. `problems` may grow while the pictures come."""
+    rows: list[dict[str, Any]] = []
+    with replacing(job.tar, temporary(Path(job.out), job.tar.name)) as path, open(path, "wb") as file:
+        writer = TarWriter(file)
+        for picture in pictures:
+            record, size, data, extra, weight = picture
             original = np.frombuffer(record.boxes, np.float32).reshape(-1, 4)
             boxes = scale_boxes(original, record.size, size)
             key = f"{record.id:012d}"
@@ -205,27 +230,26 @@ def make_shard(job: ShardJob, looked_at: Callable[[], None]) -> None:
                 places[f"{name}.offset"] = writer.add(f"{key}.{name}.{suffix}", content)
                 places[f"{name}.length"] = len(content)
                 places[f"{name}.sha256"] = hashlib.sha256(content).digest()
-            writer.add(f"{key}.json", describe_record(record, size, boxes, job.classes))
-            rows.append(
-                {
-                    "id": record.id,
-                    "shard": job.number,
-                    "offset": offset,
-                    "length": len(data),
-                    "sha256": hashlib.sha256(data).digest(),
-                    "height": size[0],
-                    "width": size[1],
-                    "original_height": record.size[0],
-                    "original_width": record.size[1],
-                    "boxes": boxes.tolist(),
-                    "original_boxes": original.tolist(),
-                    "labels": list(record.labels),
-                    "ignore": list(record.ignore),
-                    "file_name": record.file_name,
-                    "domain": record.domain,
-                    **places,
-                }
-            )
+            writer.add(f"{key}.json", describe_record(picture, boxes, job.classes))
+            row = {
+                "id": record.id,
+                "shard": job.number,
+                "offset": offset,
+                "length": len(data),
+                "sha256": hashlib.sha256(data).digest(),
+                "height": size[0],
+                "width": size[1],
+                "original_height": record.size[0],
+                "original_width": record.size[1],
+                "boxes": boxes.tolist(),
+                "original_boxes": original.tolist(),
+                "labels": list(record.labels),
+                "ignore": list(record.ignore),
+                "file_name": record.file_name,
+                "domain": record.domain,
+                **places,
+            }
+            rows.append(row | {WEIGHT.name: weight or (1.0,) * len(boxes)} if weighted else row)
         writer.end()
         job.table.unlink(missing_ok=True)  # an older side table must never describe the new tar
     note = {
@@ -234,8 +258,8 @@ def make_shard(job: ShardJob, looked_at: Callable[[], None]) -> None:
         "sha256": writer.digest.hexdigest(),
         "problems": [problem.__dict__ for problem in problems],
     }
-    schema = index_schema([aligned.name for aligned in job.records[0].extra])
-    table = pa.Table.from_pylist(rows, schema=schema.with_metadata({"fairweather": json.dumps(note)}))
+    schema = index_schema(members, weighted).with_metadata({"fairweather": json.dumps(note)})
+    table = pa.Table.from_pylist(rows, schema=schema)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     replace_file(Path(job.out), f"{WORK}/{job.table.name}", sink.getvalue().to_pybytes())
@@ -248,12 +272,15 @@ def scale_boxes(boxes_N4: np.ndarray, size: tuple[int, int], packed: tuple[int, 
     return np.minimum(boxes_N4.astype(np.float64) * ratio, limit).astype(np.float32)
 
 
-def describe_record(record: Record, size: tuple[int, int], boxes: np.ndarray, classes: Sequence[str]) -> bytes:
+def describe_record(picture: Picture, boxes: np.ndarray, classes: Sequence[str]) -> bytes:
     """KEY.json, for anyone's tools: everything in words and pixels of the packed image."""
+    record, size, _, _, weight = picture
     objects = [
         {"class": classes[label - 1], "label": label, "box": box, "ignore": ignore}
         for label, box, ignore in zip(record.labels, boxes.tolist(), record.ignore, strict=True)
     ]
+    for number, value in enumerate(weight or ()):
+        objects[number]["weight"] = value
     text = {
         "id": record.id,
         "file_name": record.file_name,

@@ -31,8 +31,9 @@ class ReadOptions:
     """No images with any of these attributes: --where-not weather=foggy."""
     domain_name: str = ""
     """Name domains after attributes: --domain-name '{weather}_{timeofday}'. {folder} is the picture's folder."""
-    unlabelled: Literal["auto", "background", "skip", "error"] = "auto"
-    """Pictures without a label file: without objects, left out, or a problem. auto: the format's own custom, said."""
+    unlabelled: Literal["auto", "background", "ignore", "skip", "error"] = "auto"
+    """Pictures without a label file: without objects, unlabelled (all in them is ignored), left out, or a problem.
+    auto: the format's own custom, said."""
     yaml: str = ""
     """YOLO: the file with the class names (.yaml, or Darknet's .data), a path or a name in ROOT."""
     extra: tyro.conf.UseAppendAction[tuple[Words, ...]] = ()

@@ -23,11 +23,12 @@ from pipeline.sources.extra import ExtraFiles, Modality, parse_extra
 from pipeline.sources.json_files import find_json
 from pipeline.sources.kitti import find_kitti, read_kitti
 from pipeline.sources.options import DEFAULTS, ReadOptions
+from pipeline.sources.pictures import read_pictures
 from pipeline.sources.voc import find_unlisted, find_voc, read_voc
 from pipeline.sources.yolo import read_yolo
 from pipeline.sources.yolo_card import find_yolo
 
-FORMATS = ("voc", "yolo", "coco", "bdd", "kitti", "stf")
+FORMATS = ("voc", "yolo", "coco", "bdd", "kitti", "stf", "pictures")
 NEIGHBOURS = 50  # folders below a wrong ROOT that are looked into
 CLIP_BELOW = 2.0  # pixels a box may stick out of its image and be clipped without a word
 
@@ -83,7 +84,8 @@ def detect_format(root: Path) -> str:
     if len(found) != 1:
         expected = (
             "Annotations/*.xml or xml beside the pictures (voc), data.yaml (yolo), annotations/*.json (coco), "
-            "labels/*.json (bdd), label_2/*.txt (kitti) or cam_stereo_left_lut/ (stf: Seeing Through Fog)"
+            "labels/*.json (bdd), label_2/*.txt (kitti) or cam_stereo_left_lut/ (stf: Seeing Through Fog); pictures "
+            "that nobody labelled are --format pictures"
         )
         what = f"looks like {' and '.join(found)}" if found else "has no annotations that are known"
         raise ValueError(f"{root} {what}; expected {expected}; say which with --format {{{','.join(FORMATS)}}}")
@@ -111,7 +113,7 @@ def read_source(
         format = "yolo" if options.yaml else detect_format(root)
     if options.yaml and format != "yolo":
         raise ValueError(f"--yaml {options.yaml} is for YOLO, and --format is {format}: leave one of them out")
-    if options.unlabelled != "auto" and format in ("coco", "bdd"):
+    if options.unlabelled != "auto" and format in ("coco", "bdd", "pictures"):
         raise ValueError(f"--unlabelled is for formats with a label file for each picture, not for {format}")
     modalities = parse_extra(options.extra, options.extra_range)
     choice = Choice(options, class_name(domain, "--domain") if domain else "", root.name)
@@ -129,6 +131,8 @@ def read_source(
         images = read_kitti(root, list(splits), choice, problems, options)
     elif format == "stf":
         images, listed = seeing_through_fog.read_seeing_through_fog(root, list(splits), choice, problems, options)
+    elif format == "pictures":
+        images = read_pictures(root, list(splits), choice)
     else:
         raise ValueError(f"--format {format}: expected auto, {', '.join(FORMATS)}{nearest(format, FORMATS)}")
     choice.check(root)
@@ -172,6 +176,9 @@ def check_image(image: Annotated, table: dict[str, int], source: Source, files: 
         source.problems.append(Problem(picture, "--extra", str(error), "add the file or take the picture out"))
         return None
     boxes, labels, ignore = [], [], []
+    if image.unlabelled:  # nothing in it may count as background, for any class
+        boxes = [np.array((0, 0, size[1], size[0]), np.float32)] * len(source.classes)
+        labels, ignore = list(range(1, len(source.classes) + 1)), [True] * len(source.classes)
     for box in image.boxes:
         label = table[box.name]
         if label:

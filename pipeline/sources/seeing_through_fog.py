@@ -146,15 +146,17 @@ def read_seeing_through_fog(
                 continue
             image = Annotated(len(seen) - 1, picture, relative(label, root), domain)
             image.normalised = layout.frame is not None
+            rows: list[str] = []
             try:
                 rows = read_text(label).splitlines()
             except ValueError as error:
-                problem = Problem(image.file, "", str(error), "add the file, or say --unlabelled background")
-                if "missing" not in str(error) or not unlabelled.keeps(problem, problems):
-                    if "missing" not in str(error):
-                        problems.append(problem)
+                missing = not label.exists()
+                fix = "add the file, or say --unlabelled background or ignore" if missing else "fix the file"
+                problem = Problem(image.file, "", str(error), fix)
+                if not missing:
+                    problems.append(problem)
+                if not missing or not unlabelled.keeps(image, problem, problems):
                     continue
-                rows = []
             for row_number, row in enumerate(rows, start=1):
                 where = f"line {row_number}"
                 try:

@@ -282,7 +282,7 @@ def test_an_index_damaged_after_opening_is_not_read_again_unseen(make_packed):
 
 
 def test_several_groups_of_rows_read_as_one(make_packed, monkeypatch):
-    monkeypatch.setattr("pipeline.pack.ROW_GROUP", 4)
+    monkeypatch.setattr("pipeline.packed.index.ROW_GROUP", 4)
     split = make_packed(23, name="split")
     monkeypatch.undo()
     whole = make_packed(23, name="whole")

@@ -205,3 +205,11 @@ def test_slices_of_the_published_cameras_are_refused_because_they_are_not_aligne
     assert len(source.problems) == 4
     for problem in source.problems:
         assert "is 128x72 and the picture 192x102: of another shape, it is not aligned" in str(problem)
+
+
+def test_a_frame_without_labels_may_be_kept(fog):
+    (fog / f"gt_labels/cam_left_labels_TMP/{frame(1)}.txt").unlink()
+    for word, expected in (("background", 2), ("ignore", 2), ("skip", 1)):
+        options = ReadOptions(unlabelled=word)
+        source = read_source(fog, splits=("test_clear_night",), options=options, quiet=True)
+        assert (source.problems, len(source.samples)) == ([], expected)
