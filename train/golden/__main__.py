@@ -27,6 +27,7 @@ from train.golden.imitation import run_defeat, run_finegrained
 from train.golden.infer import run_infer
 from train.golden.ld import run_ld
 from train.golden.pkd import run_pkd
+from train.golden.translation import run_joligen, run_nce
 from train.golden.unit import run_unit
 
 Runner = Callable[[Case], Iterator[Check]]
@@ -35,6 +36,7 @@ Runner = Callable[[Case], Iterator[Check]]
 RUNNERS: dict[str, Runner] = {
     "cmkd": run_cmkd,
     "crosskd": run_crosskd,
+    "cut": run_nce,
     "defeat": run_defeat,
     "divalign": run_divalign,
     "fgd": run_fgd,
@@ -44,6 +46,7 @@ RUNNERS: dict[str, Runner] = {
     "gid": run_gid,
     "heads": run_heads,
     "infer": run_infer,
+    "joligen": run_joligen,
     "ld": run_ld,
     "pkd": run_pkd,
     "unit": run_unit,
