@@ -45,6 +45,7 @@ class SampleWorld:
     size: str = "640x360"  # width x height
     seed: int = 0
     workers: int | None = None  # processes; all cores when not given
+    domains: tuple[str, ...] = DOMAINS  # which to draw
     extra: bool = False  # what other sensors see, too: gated0, gated1, gated2 and depth, beside JPEGImages
 
 
@@ -155,15 +156,19 @@ def make_sample_world(config: SampleWorld, quiet: bool = False) -> dict[str, lis
                                  ("seed", config.seed, 0), ("workers", workers, 1)):  # fmt: skip
         if value < least:
             raise ValueError(f"--{option}: got {value}, must be at least {least}")
+    if unknown := [name for name in config.domains if name not in DOMAINS]:
+        raise ValueError(f"--domains: got {unknown[0]}, allowed are {', '.join(DOMAINS)}")
     check_same_world(config.out, {"version": WORLD_VERSION, "seed": config.seed, "width": width, "height": height})
     lists: dict[str, list[str]] = {}
     tasks = []
-    for domain in DOMAINS:
+    for domain in config.domains:
         folder = config.out / domain / "VOC2007"
         for part in ("Annotations", "JPEGImages", "ImageSets/Main", *((*SLICES, "depth") if config.extra else ())):
             (folder / part).mkdir(parents=True, exist_ok=True)
         numbers = {"train": config.train, "test": config.test} if domain == SOURCE else {"train": config.target}
         for split, count in numbers.items():
+            if count == 0:
+                continue
             lists[f"{domain}/{split}"] = [picture_name(domain, split, number) for number in range(count)]
             for number in range(count):
                 paths = picture_paths(config.out, domain, picture_name(domain, split, number), config.extra)

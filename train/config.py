@@ -220,11 +220,12 @@ def upgrade(values: Any) -> Any:
     return values
 
 
-# Changing these on an existing run changes neither what is trained nor what its files mean. Data and teacher may move:
-# their checksums are compared instead of their paths. Compiled or not, a step differs by rounding only.
+# Changing these on an existing run, a translation's too, changes neither what is trained nor what its files mean. Data
+# and teacher may move: their checksums are compared instead of their paths. Compiled or not, a step differs by rounding
+# only.
 FREE = (
     "data", "val", "teacher", "out", "loader", "compile", "save_every", "keep", "val_every", "val_images",
-    "max_skipped", "from_step", "profile", "log",
+    "max_skipped", "from_step", "profile", "log", "source", "target", "pictures", "dinov2",
 )  # fmt: skip
 
 

@@ -9,9 +9,12 @@ from model.detectors import CONFIGS, DetectorConfig
 from pipeline.command.suggest import nearest
 from train.config import Config
 from train.distill import MethodConfig
-from train.published import OPTIMIZERS
+from train.recipes.sizes import OPTIMIZERS
 
-KEPT = ("weights", "norm", "norm_epsilon", "trainable_layers", "fpn_channels")  # by another kind of detector
+KEPT = (
+    "weights", "norm", "norm_epsilon", "trainable_layers", "fpn_channels",
+    "inputs", "extra_channels", "extra_mean", "extra_deviation", "first_layer",
+)  # fmt: skip  # by another kind of detector
 # What other trainers call an option of ours. tyro itself suggests what is spelled alike.
 ELSEWHERE = {
     "lr": "--optimizer.learning-rate", "wd": "--optimizer.weight-decay", "bs": "--batch-size",

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from model.api import Detector, Mean, Outputs, Want
+from model.backbones.pixels import join_inputs
 from pipeline.batch import Views
 from train.distill.method import Method, annotations
 from train.optimizer import Ema, Optimizer, clip_gradient
@@ -87,7 +88,8 @@ class Learner(nn.Module):
                 views = self.relabel(views, teacher)
             for name in self.sees:
                 view = getattr(views, name)
-                seen[name] = self.student.look(view.images_B3HW, view.sizes_B2, self.want)
+                images_BCHW = join_inputs(view.images_B3HW, views.extra, self.student.config)
+                seen[name] = self.student.look(images_BCHW, view.sizes_B2, self.want)
                 found, assigned[name] = self.student.losses(seen[name], annotations(views, view), self.mean)
                 terms = {term: terms[term] + value if terms else value for term, value in found.items()}
             sums, counts = [], []
@@ -128,7 +130,8 @@ class Teacher:
     def __call__(self, views: Views) -> Outputs:
         view = getattr(views, self.sees)
         with torch.autocast(view.images_B3HW.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.detector.look(view.images_B3HW, view.sizes_B2, self.want)
+            images_BCHW = join_inputs(view.images_B3HW, views.extra, self.detector.config)
+            return self.detector.look(images_BCHW, view.sizes_B2, self.want)
 
 
 class Step:

@@ -97,10 +97,9 @@ class DaliDecoder:
         step = next(self.steps)  # its StopIteration ends the pipeline
         real = [index for index in step.indices_B.tolist() if index >= 0] or [0]  # DALI takes no empty batch
         canvas = [[np.array(self._canvas(step), np.int32)] * len(real)] * self.gpu
-        encoded = [
-            [np.frombuffer(self.data.jpeg(index, member), np.uint8) for index in real]
-            for member in ("", *(member for _, member, *_ in self.members))
-        ]
+        encoded = [[np.frombuffer(self.data.jpeg(index), np.uint8) for index in real]]
+        for _, member, *_ in self.members:
+            encoded.append([np.frombuffer(self.data.encoded(index, member), np.uint8) for index in real])
         self.waiting.append(step)
         return *canvas, *encoded
 

@@ -157,9 +157,13 @@ class Mixture:
         dataset, row = self.locate(i)
         return dataset.box_weights(row)
 
-    def jpeg(self, i: int, member: str = "") -> memoryview:
+    def jpeg(self, i: int) -> memoryview:
         dataset, row = self.locate(i)
-        return dataset.jpeg(row, member)
+        return dataset.jpeg(row)
+
+    def encoded(self, i: int, member: str) -> memoryview:
+        dataset, row = self.locate(i)
+        return dataset.encoded(row, member)
 
     def name(self, number: int) -> str:
         """What a person calls the image of this number: its id, and its dataset where there are several."""

@@ -1,7 +1,7 @@
-"""A packed dataset made from another one: pictures, ids and domains of chosen images as they are, boxes given anew.
+"""A packed dataset made from another one: ids of chosen images as they are, boxes given anew, or pictures and domains.
 
-Pictures, and what lies beside them, are copied byte for byte. A killed run continues: a shard that is finished is kept.
-Bytes depend on the source, the chosen rows, `origin` and what `annotate` answers.
+Pictures that are not given anew, and what lies beside a picture, are copied byte for byte. A killed run continues: a
+shard that is finished is kept. Bytes depend on the source, the chosen rows, `origin` and what `annotate` answers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +26,8 @@ class Objects(NamedTuple):
     labels_N: np.ndarray
     ignore_N: np.ndarray
     weight_N: np.ndarray | None = None  # above 0 and at most 1; none: 1 each
+    picture: bytes | None = None  # encoded, of the same size as the source's; none: the source's
+    domain: str | None = None  # none: the source's
 
 
 Annotate = Callable[[Sequence[int]], Sequence[Objects]]  # rows of the source -> what is said of each
@@ -120,7 +122,7 @@ def make(
     }
 
     def pictures() -> Iterator[Picture]:
-        for row, (boxes_N4, labels_N, ignore_N, weight_N) in zip(rows, objects, strict=True):
+        for row, (boxes_N4, labels_N, ignore_N, weight_N, picture, domain) in zip(rows, objects, strict=True):
             record = Record(
                 int(dataset.ids_N[row]),
                 "",
@@ -129,11 +131,12 @@ def make(
                 np.asarray(boxes_N4, np.float32).tobytes(),
                 tuple(labels_N.tolist()),
                 tuple(ignore_N.tolist()),
-                dataset.domain_of(row),
+                dataset.domain_of(row) if domain is None else domain,
             )
             weight = None if weight_N is None else tuple(np.asarray(weight_N, np.float32).tolist())
-            extra = {name: (suffix, dataset.jpeg(row, name)) for name, suffix in suffixes.items()}
-            yield Picture(record, tuple(dataset.sizes_N2[row].tolist()), dataset.jpeg(row), extra, weight)
+            extra = {name: (suffix, dataset.encoded(row, name)) for name, suffix in suffixes.items()}
+            size = tuple(dataset.sizes_N2[row].tolist())
+            yield Picture(record, size, picture or dataset.jpeg(row), extra, weight)
 
     write_shard(job, pictures(), [], dataset.members, weighted)
     result = read_shard(job, verify=False)

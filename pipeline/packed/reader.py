@@ -332,11 +332,12 @@ class PackedDataset:
                 self._maps.popitem(last=False)  # unmapped when its last slice is gone
             return mapped
 
-    def jpeg(self, i: int, member: str = "") -> memoryview:
-        """The encoded image (JPEG, or PPM or PGM when packed with --raw), without a copy, its checksum verified.
+    def jpeg(self, i: int) -> memoryview:
+        """The encoded picture (JPEG, or PPM when packed with --raw), without a copy, its checksum verified."""
+        return self.encoded(i, "")
 
-        member: one of the images beside the picture, not the picture itself.
-        """
+    def encoded(self, i: int, member: str) -> memoryview:
+        """One of the images beside the picture, as it is packed; "": the picture."""
         start, length = int(self._places[member].offset[i]), int(self._places[member].length[i])
         view = memoryview(self._map(int(self._shard_N[i])))[start : start + length]
         if hashlib.sha256(view).digest() != self.sha256_of(i, member):
@@ -363,7 +364,7 @@ class PackedDataset:
         images = []
         for member, channels in self.members_of(modality).items():
             try:
-                images.append(decode_packed(self.jpeg(i, member), channels))
+                images.append(decode_packed(self.encoded(i, member), channels))
             except ValueError as error:
                 if "damaged" in str(error):
                     raise
@@ -380,7 +381,7 @@ class PackedDataset:
             if checksum(self.path / shard["file"]) != shard["sha256"]:
                 for record in np.flatnonzero(self._shard_N == number):
                     for member in self._places:
-                        self.jpeg(int(record), member)  # names the record, unless the damage is between records
+                        self.encoded(int(record), member)  # names the record, unless the damage is between records
                 raise self._error(f"{shard['file']} is damaged (its checksum differs from dataset.json)")
         for i in track(range(len(self)), f"verifying {self.path.name}", len(self)):
             try:

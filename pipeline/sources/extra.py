@@ -18,6 +18,8 @@ from pipeline.files.pixels import Kind, read_kind
 from pipeline.sources.annotated import relative
 from pipeline.sources.folders import pictures_by_stem
 
+# Of the picture itself, and of folders that formats have beside the pictures.
+TAKEN = ("rgb", "images", "labels", "annotations", "jpegimages", "imagesets")
 NAME = r"[A-Za-z][A-Za-z0-9_-]{0,39}"
 MOST = 16  # folders in all
 
@@ -45,10 +47,10 @@ def parse_extra(options: Sequence[str], ranges: Sequence[str]) -> tuple[Modality
         name, separator, folders = text.partition("=")
         listed = folders.split(",") if separator else [name]
         for word in (name, *(folder.rpartition("/")[2] for folder in listed)):
-            if not re.fullmatch(NAME, word) or word == "rgb":
+            if not re.fullmatch(NAME, word) or word.lower() in TAKEN:
                 raise ValueError(
-                    f"--extra {text}: {word!r} is no name; expected NAME, or NAME=FOLDER,FOLDER with names of letters, "
-                    "digits, _ and -, the first a letter, and not rgb"
+                    f"--extra {text}: {word!r} is no name for it; expected NAME, or NAME=FOLDER,FOLDER: letters, "
+                    f"digits, _ and -, the first a letter, and none of {', '.join(TAKEN)}"
                 )
         for folder in listed:
             if folder.startswith("/") or ".." in folder.split("/"):

@@ -1,6 +1,7 @@
 """Distillation methods: one file each, one line each in METHODS. The convention is in `train/distill/method.py`."""
 
 from train.distill.cd_fkd import CdFkd, CdFkdConfig
+from train.distill.cmkd import Cmkd, CmkdConfig
 from train.distill.crosskd import CrossKd, CrossKdConfig
 from train.distill.crosskd_roi import CrossKdRoi, CrossKdRoiConfig
 from train.distill.defeat import Defeat, DefeatConfig
@@ -17,6 +18,7 @@ from train.distill.pseudo import Pseudo, PseudoConfig
 
 MethodConfig = (
     CdFkdConfig
+    | CmkdConfig
     | CrossKdConfig
     | CrossKdRoiConfig
     | DefeatConfig
@@ -32,6 +34,7 @@ MethodConfig = (
 )
 METHODS: dict[type, type[Method]] = {
     CdFkdConfig: CdFkd,
+    CmkdConfig: Cmkd,
     CrossKdConfig: CrossKd,
     CrossKdRoiConfig: CrossKdRoi,
     DefeatConfig: Defeat,

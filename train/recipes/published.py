@@ -14,8 +14,7 @@ from tyro import MISSING
 from model.config import ModelConfig
 from model.dense.config import AtssConfig, FcosConfig, GflConfig, RetinaNetConfig
 from model.detectors import DetectorConfig
-from pipeline.views import ViewConfig
-from train.config import Config, GroupRule, OptimizerConfig
+from train.config import Config, OptimizerConfig
 from train.distill import (
     CrossKdConfig,
     CrossKdRoiConfig,
@@ -24,21 +23,9 @@ from train.distill import (
     LdConfig,
     MethodConfig,
     PkdConfig,
-    PseudoConfig,
 )
 from train.distill.imitation import Region
-
-# Images as they are; only the flip remains.
-CLEAN = ViewConfig(corruptions=(), ratio_range=(1.0, 1.0))
-
-# By the kind of detector: SGD for 16 images, as its paper and mmdetection have it.
-OPTIMIZERS = {
-    ModelConfig.kind: OptimizerConfig(),
-    RetinaNetConfig.kind: OptimizerConfig(learning_rate=0.01, clip_norm=0.0),
-    FcosConfig.kind: OptimizerConfig(learning_rate=0.01, bias=GroupRule(rate=2.0, decay=0.0)),
-    AtssConfig.kind: OptimizerConfig(learning_rate=0.01, clip_norm=0.0),
-    GflConfig.kind: OptimizerConfig(learning_rate=0.01, clip_norm=0.0),
-}
+from train.recipes.sizes import CLEAN, OPTIMIZERS
 
 
 class Row(NamedTuple):
@@ -84,21 +71,9 @@ IMITATION_FIGURES: dict[Region, float] = {
     "all": 40.7, "inside": 40.7, "main": 41.1, "fine_grained": 41.1, "decoupled": 40.8, "general": 41.5,
 }  # fmt: skip
 
-# mAP of source, target and all, or of all alone. The detector is not named: GFL has all of these methods.
-DOMAIN_CROSSKD: dict[str, tuple[str, tuple[MethodConfig, ...]]] = {
-    "baseline": ("source and a fifth of the target's labels; 48.4 / 55.2 / 51.8 mAP", ()),
-    "fitnets": ("FitNets; all 53.7 mAP", (ImitationConfig(region="all"),)),
-    "fgd": ("FGD; all 54.0 mAP", (FgdConfig(),)),
-    "ld": ("LD; all 55.9 mAP", (LdConfig(),)),
-    "crosskd": ("CrossKD; all 57.7 mAP", (CrossKdConfig(),)),
-    "whole": ("translated source, pseudo-labels, CrossKD; 56.7 / 63.7 / 60.2 mAP", (CrossKdConfig(),)),
-    "online": ("CrossKD, the teacher labels while training; no AP published", (CrossKdConfig(), PseudoConfig())),
-    "full": ("all labels of both domains; all 62.8 mAP", ()),
-}
-
 # By headings of the list.
 TABLES: dict[str, dict[str, Row]] = {
-    "GFL (LD, FGD, CrossKD); the teacher is gfl_r101, that of self_ld_SIZE is gfl_SIZE": {
+    "Published on COCO, GFL (LD, FGD, CrossKD); the teacher is gfl_r101, that of self_ld_SIZE is gfl_SIZE": {
         "gfl_r101": Row("no teacher, 24 epochs, several sizes; 44.9 AP", partial(alone, GFL_R101, 24.0, 0.6)),
         **{
             f"gfl_{size}": Row(f"no teacher; {figure} AP", partial(alone, gfl(size)))
@@ -130,7 +105,7 @@ TABLES: dict[str, dict[str, Row]] = {
             "CrossKD and PKD; 43.9 AP", partial(taught, GFL_R50, CrossKdConfig(), PkdConfig(weight=6.0)), "gfl_r101"
         ),
     },
-    "RetinaNet, 24 epochs (CrossKD); the teacher is retinanet_r101": {
+    "Published on COCO, RetinaNet, 24 epochs (CrossKD); the teacher is retinanet_r101": {
         "retinanet_r101": Row("no teacher; 38.9 AP", partial(alone, RETINA_R101, 24.0)),
         "retinanet_r50": Row("no teacher; 37.4 AP", partial(alone, RETINA_R50, 24.0)),
         "crosskd_retinanet_r50": Row(
@@ -142,14 +117,14 @@ TABLES: dict[str, dict[str, Row]] = {
             "retinanet_r101",
         ),
     },
-    "RetinaNet, 12 epochs, a transformer as teacher (CrossKD); it is retinanet_swin_t": {
+    "Published on COCO, RetinaNet, 12 epochs, a transformer as teacher (CrossKD); it is retinanet_swin_t": {
         "retinanet_swin_t": Row("Swin-T, no teacher; 37.3 AP", partial(alone, RETINA_SWIN)),
         "retinanet_r50_1x": Row("no teacher; 36.5 AP", partial(alone, RETINA_R50)),
         "crosskd_retinanet_r50_swin_t": Row(
             "CrossKD; 38.0 AP", partial(taught, RETINA_STUDENT, CrossKdConfig()), "retinanet_swin_t"
         ),
     },
-    "FCOS, 24 epochs (CrossKD, whose student too sees several sizes); the teacher is fcos_r101": {
+    "Published on COCO, FCOS, 24 epochs (CrossKD, whose student too sees several sizes); the teacher is fcos_r101": {
         "fcos_r101": Row("no teacher, several sizes; 40.8 AP", partial(alone, FCOS_R101, 24.0, 0.8)),
         "fcos_r50": Row("no teacher, several sizes; 38.5 AP", partial(alone, FCOS_R50, 24.0, 0.8)),
         "crosskd_fcos_r50": Row(
@@ -161,7 +136,7 @@ TABLES: dict[str, dict[str, Row]] = {
             "fcos_r101",
         ),
     },
-    "ATSS (CrossKD); the teacher is atss_r101": {
+    "Published on COCO, ATSS (CrossKD); the teacher is atss_r101": {
         "atss_r101": Row("no teacher; 41.5 AP", partial(alone, ATSS_R101)),
         "atss_r50": Row("no teacher; 39.4 AP", partial(alone, ATSS_R50)),
         "crosskd_atss_r50": Row("CrossKD; 41.8 AP", partial(taught, ATSS_R50, CrossKdConfig()), "atss_r101"),
@@ -169,7 +144,7 @@ TABLES: dict[str, dict[str, Row]] = {
             "CrossKD and PKD; 41.8 AP", partial(taught, ATSS_R50, CrossKdConfig(), PkdConfig(weight=1.0)), "atss_r101"
         ),
     },
-    "Faster R-CNN, 24 epochs (PKD; CrossKD's branch published no figure); the teacher is frcnn_r101": {
+    "Published on COCO, Faster R-CNN, 24 epochs (PKD; CrossKD has no figure); the teacher is frcnn_r101": {
         "frcnn_r101": Row("no teacher; 39.8 AP", partial(alone, FRCNN_R101, 24.0)),
         "frcnn_r50": Row("no teacher; 38.4 AP", partial(alone, FRCNN_R50, 24.0)),
         "pkd_frcnn_r50": Row(
@@ -180,16 +155,5 @@ TABLES: dict[str, dict[str, Row]] = {
         "crosskd_roi_frcnn_r50": Row(
             "CrossKD for Faster R-CNN", partial(taught, FRCNN_R50, CrossKdRoiConfig(), epochs=24.0), "frcnn_r101"
         ),
-    },
-    "A new domain with few labels (domain-crossKD); the teacher is domain_crosskd_teacher": {
-        "domain_crosskd_teacher": Row("no teacher; no AP published", partial(alone, GFL_R101)),
-        **{
-            f"domain_crosskd_{row}": Row(
-                text,
-                partial(taught, GFL_R50, *methods) if methods else partial(alone, GFL_R50),
-                "domain_crosskd_teacher" if methods else None,
-            )
-            for row, (text, methods) in DOMAIN_CROSSKD.items()
-        },
     },
 }
