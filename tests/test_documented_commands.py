@@ -126,7 +126,8 @@ def parse_script(path: str, arguments: list[str], monkeypatch, config: pytest.Co
             assert not arguments
         case name:
             # The code of the set-up, of "there is no GPU", and of the first Python.
-            begun = {"quickstart.sh": 99, "gpu_check.sh": 3, "new_domain.sh": 99, "family.sh": 99}[name]
+            first = dict.fromkeys(("quickstart.sh", "cmkd.sh", "new_domain.sh", "family.sh"), 99)
+            begun = (first | {"gpu_check.sh": 3})[name]
             shutil.copytree(ROOT / "scripts", folder / "scripts")
             for program in ("scripts/setup.sh", "python"):
                 (folder / program).write_text("#!/bin/sh\nexit 99\n")
