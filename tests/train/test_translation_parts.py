@@ -8,6 +8,7 @@ import torch
 
 from model.translation.build import GeneratorConfig, load_generator, make_generator, save_generator
 from model.translation.pictures import translate
+from model.translation.trunk import doubling
 from pipeline.batch import Batch
 from train.translation import bodies, semantic
 from train.translation.crops import SOURCE, TARGET, CropConfig, crop
@@ -81,6 +82,17 @@ def test_a_generator_treats_each_picture_alone_and_survives_a_file(network, tmp_
         picture, kept = translate(generator, np.full((height, width, 3), 200, np.uint8))
         assert picture.shape == (height, width, 3)
         assert kept.shape == (height, width)
+
+
+def test_enlarging_starts_as_bilinear():
+    layer = doubling(4)
+    features = torch.randn(1, 4, 5, 6)
+    mix = layer.weight[:, :, 1, 1]
+    expected = torch.einsum("bchw,co->bohw", features, mix) + layer.bias[:, None, None]
+    found = layer(features)
+    assert found[..., ::2, ::2].allclose(expected, atol=1e-5)
+    between = (expected[..., :-1] + expected[..., 1:]) / 2
+    assert found[..., ::2, 1:-1:2].allclose(between, atol=1e-5)
 
 
 def test_where_the_last_mask_is_one_the_input_stays():
