@@ -107,7 +107,10 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def look(self, images_B3HW: Tensor, sizes_B2: Tensor, want: Want) -> Outputs:
-        """What the network sees in a view; sizes_B2 are its images' own."""
+        """What the network sees in a view; sizes_B2 are its images' own.
+
+        The channels of its further inputs stand behind RGB, as `model.backbones.pixels.join_inputs` puts them.
+        """
 
     @abstractmethod
     def losses(self, out: Outputs, truth: Truth, mean: Mean = own) -> tuple[dict[str, Tensor], Assigned]:

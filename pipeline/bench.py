@@ -249,7 +249,7 @@ def make_records(out: Path, count: int) -> None:
     }
     classes = diverse_weather.CLASSES
     encoding = Encoding(16, 16, 92, "4:2:0", False)._asdict()
-    card = build_card(table, index, [shard], classes, encoding, {}, {}, {})
+    card = build_card(table, index, [shard], classes, encoding, {}, {}, {}, [])
     (out / "dataset.json").write_bytes(card_bytes(card))
 
 

@@ -23,6 +23,7 @@ from pipeline.packed.fingerprint import check_same, digest, make_fingerprint
 from pipeline.packed.index import list_shards, write_card, write_index
 from pipeline.packed.output_folder import WORK, begin, check_output, clear_work, replace_file
 from pipeline.packed.shards import (
+    Aligned,
     Encoding,
     Record,
     ShardJob,
@@ -143,16 +144,28 @@ def plan_shards(source: Source, options: PackOptions) -> Plan:
             tuple(sample.labels_N.tolist()),
             tuple(sample.ignore_N.tolist()),
             sample.domain,
+            tuple(
+                Aligned(member.name, str(path), relative(path, source.root), member.limits)
+                for modality in source.extra
+                for member in modality.members
+                for path in [sample.extra[member.name]]
+            ),
         )
         for sample in source.samples
     ]
+    extra = describe_extra(source)
     per_shard = options.images_per_shard or min(512, max(16, -(-len(records) // 8)))
-    head = (VERSION, encoding, source.classes, per_shard)
+    head = (VERSION, encoding, source.classes, per_shard, *([extra] if extra else []))
     prints, stamps, num_bytes = [], [], []
     for record in records:
         status = os.stat(record.path)
-        prints.append((record.id, *record[2:4], record.boxes.hex(), *record[5:], status.st_size))
-        stamps.append(status.st_mtime_ns)
+        beside = [os.stat(aligned.path) for aligned in record.extra]
+        files = [
+            (aligned.file_name, other.st_size, other.st_mtime_ns)
+            for aligned, other in zip(record.extra, beside, strict=True)
+        ]
+        prints.append((record.id, *record[2:4], record.boxes.hex(), *record[5:8], status.st_size))
+        stamps.append((status.st_mtime_ns, files) if files else status.st_mtime_ns)
         num_bytes.append(status.st_size)
     jobs = []
     for number, start in enumerate(range(0, len(records), per_shard)):
@@ -160,8 +173,22 @@ def plan_shards(source: Source, options: PackOptions) -> Plan:
         fingerprint = digest(head, number, prints[chosen], stamps[chosen])
         jobs.append(ShardJob(str(options.out), number, tuple(records[chosen]), encoding, source.classes, fingerprint))
     problems = [str(problem) for problem in source.problems]
-    named = make_fingerprint(records, num_bytes, encoding, source.classes, per_shard, problems)
+    named = make_fingerprint(records, num_bytes, encoding, source.classes, per_shard, problems, extra)
     return Plan(jobs, named, digest(head, prints, problems))
+
+
+def describe_extra(source: Source) -> list[dict[str, Any]]:
+    """The modalities as dataset.json has them."""
+    return [
+        {
+            "name": modality.name,
+            "members": [
+                {"name": member.name, "channels": source.extra_channels[member.name]} for member in modality.members
+            ],
+            **({"range": list(limits)} if (limits := modality.members[0].limits) else {}),
+        }
+        for modality in source.extra
+    ]
 
 
 _looked_at: Any = None  # in a worker: how many images of each job it has looked at; one writer a place, so no lock
@@ -338,7 +365,8 @@ def finish(shards: list[ShardResult], plan: Plan, source: Source, options: PackO
     """index.parquet, then dataset.json: with it the dataset exists."""
     if not any(len(shard.table) for shard in shards):
         raise ValueError(f"{source.root}: no image is left to pack")
-    index, index_file = write_index(options.out, shards)
+    members = [member.name for modality in source.extra for member in modality.members]
+    index, index_file = write_index(options.out, shards, members)
     problems = [*source.problems, *(problem for shard in shards for problem in shard.problems)]
     kinds = {kind: sum(problem.skips == kind for problem in problems) for kind in ("image", "box", "clip")}
     card = build_card(
@@ -363,6 +391,7 @@ def finish(shards: list[ShardResult], plan: Plan, source: Source, options: PackO
             **{f"objects of dropped class {label}": count for label, count in source.dropped.items()},
         },
         plan.fingerprint,
+        describe_extra(source),
     )
     write_card(options.out, card)
 

@@ -190,6 +190,11 @@ class Config:
                 "--teacher-policy is average: the student's moving average teaches a distilling run, so give "
                 "--optimizer.ema-decay 0.999 and a method, and --teacher None"
             )
+        if average and "pseudo" in kinds and self.student_init == "weights":
+            raise ValueError(
+                "--teacher-policy is average and --distill names pseudo: an untrained network finds nothing, and all "
+                "unlabelled images would count as background; begin with a trained one, --student-init RUN"
+            )
         require(self.distill_warmup_steps >= 0, "distill.warmup_steps", "0 or more", self.distill_warmup_steps)
         if self.distill_warmup_steps and not self.distill:
             raise ValueError(

@@ -17,7 +17,7 @@ from pipeline.files.own import ANY, Each, read_json, write_json
 from train.config import Config, differences, upgrade
 from train.optimizer import rate_factor
 from train.options import parse_options
-from train.recipes import RECIPES
+from train.recipes import RECIPES, TABLES
 from train.record.checkpoint import MARKER, Checkpoints, lock, read_state
 from train.record.resume import check_identity
 from train.record.trackers import check_installed
@@ -40,8 +40,7 @@ def read_command(arguments: list[str]) -> Config:
     """A recipe's or a config file's values, overridden by options."""
     name = arguments[0] if arguments else ""
     if name in ("", "-h", "--help", "--list"):
-        wide = max(map(len, RECIPES)) + 2
-        print(HELP.format(recipes="\n".join(f"  {key:<{wide}}{text}" for key, (text, _) in RECIPES.items())))
+        print(HELP.format(recipes=list_recipes()))
         sys.exit(0 if name else 2)
     if name.endswith(".json"):
         description, default = f"The run of {name}", read_config(Path(name))
@@ -54,6 +53,18 @@ def read_command(arguments: list[str]) -> Config:
     check_validation(config)
     check_installed(config.log)
     return config
+
+
+def list_recipes() -> str:
+    """Ours first, then the rows of published tables under a heading each."""
+    wide = max(map(len, RECIPES)) + 2
+    first = {next(iter(rows)): heading for heading, rows in TABLES.items()}
+    lines = []
+    for name, (text, _) in RECIPES.items():
+        if name in first:
+            lines += ["", f"{first[name]}:"]
+        lines.append(f"  {name:<{wide}}{text}")
+    return "\n".join(lines)
 
 
 def check_validation(config: Config) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,13 @@ class DetectionTask:
 
     def __init__(self, config: Config, world: World, newest: Path | None):
         """newest: the checkpoint to continue from, whose data and teacher must be those of now."""
-        self.config, self.world = config, world
+        self.world = world
         self.data, self.val = load.open_data(config, world)
         self.measured = self.val is not None
+        self.config = config = replace(config, model=load.resolve_inputs(config.model, self.data, self.val))
         if world.first:
             say(describe_machine(world.device, config.loader.name))
-        teacher, self.teacher_card = load.load_teacher(config, self.data.classes, world)
+        teacher, self.teacher_card = load.load_teacher(config, self.data, world)
         self.identity = load.identify(config, self.data)
         if newest is not None:
             check_identity(newest, self.identity, config)
@@ -73,7 +75,7 @@ class DetectionTask:
             self.data, config.batch_size // world.size, device=str(world.device), name=config.loader.name,
             seed=config.seed, rank=world.rank, world=world.size, epoch=place["epoch"], cursor=place["cursor"],
             threads=config.loader.threads, prefetch=config.loader.prefetch,
-            hardware_share=config.loader.hardware_share,
+            hardware_share=config.loader.hardware_share, extra=load.extra_of(self.student, self.teacher),
         )  # fmt: skip
         self.total = config.steps or max(1, round(config.epochs * self.loader.batches_per_epoch))
         num_canvases = sum(len(self.maker.corrupted_canvases(canvas)) for canvas in self.data.canvases.values())

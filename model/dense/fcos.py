@@ -32,6 +32,7 @@ class FcosHead(DenseHead):
         super().__init__(config, num_classes, in_channels, strides)
         self.quality_output = self.output(1)
         self.scales = nn.ParameterList(torch.ones(()) for _ in strides)
+        self.scales.requires_grad_(not self.whole_steps)  # torchvision's has none
         edges = config.size_edges
         reach_L2 = torch.tensor(list(zip((-1.0, *edges), (*edges, FAR), strict=True)))
         self.register_buffer("reach_L2", reach_L2, persistent=False)

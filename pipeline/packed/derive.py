@@ -1,6 +1,7 @@
 """A packed dataset made from another one: ids of chosen images as they are, boxes given anew, or pictures and domains.
 
-Pictures that are not given anew are copied byte for byte. A killed run continues: a shard that is finished is kept.
+What is not given anew, and what lies beside a picture, is copied byte for byte. A killed run continues: a shard that is
+finished is kept.
 Bytes depend on the source, the chosen rows, `origin` and what `annotate` answers.
 """
 
@@ -99,10 +100,11 @@ def derive(
             jobs.append(job)
             shards.append(read_shard(job, verify=True) or make(job, dataset, some, annotate(some), weighted))
             progress.advance(len(some))
-    index, index_file = write_index(out, shards, weighted)
+    index, index_file = write_index(out, shards, dataset.members, weighted)
     source = {"format": "derived", "folder": dataset.path.resolve().name, "checksum": dataset.checksum, **origin}
     lists = list_shards(jobs, shards)
-    card = build_card(index, index_file, lists, dataset.classes, encoding._asdict(), source, {}, fingerprint)
+    extra = dataset.info.get("extra", [])
+    card = build_card(index, index_file, lists, dataset.classes, encoding._asdict(), source, {}, fingerprint, extra)
     if accept is not None:
         accept(card)
     write_card(out, card | ({"weights": True} if weighted else {}))
@@ -114,6 +116,12 @@ def derive(
 def make(
     job: ShardJob, dataset: PackedDataset, rows: Sequence[int], objects: Sequence[Objects], weighted: bool
 ) -> ShardResult:
+    suffixes = {
+        member: job.encoding.suffix(channels)
+        for modality in dataset.extra
+        for member, channels in dataset.members_of(modality).items()
+    }
+
     def pictures() -> Iterator[Picture]:
         for row, (boxes_N4, labels_N, ignore_N, weight_N, picture, domain) in zip(rows, objects, strict=True):
             record = Record(
@@ -127,9 +135,10 @@ def make(
                 dataset.domain_of(row) if domain is None else domain,
             )
             weight = None if weight_N is None else tuple(np.asarray(weight_N, np.float32).tolist())
-            yield Picture(record, tuple(dataset.sizes_N2[row].tolist()), picture or dataset.jpeg(row), weight)
+            extra = {name: (suffix, dataset.encoded(row, name)) for name, suffix in suffixes.items()}
+            yield Picture(record, tuple(dataset.sizes_N2[row].tolist()), picture or dataset.jpeg(row), extra, weight)
 
-    write_shard(job, pictures(), [], weighted)
+    write_shard(job, pictures(), [], dataset.members, weighted)
     result = read_shard(job, verify=False)
     if result is None:
         raise ValueError(f"{job.tar} changed while it was written; is another run writing {job.out}?")

@@ -15,10 +15,12 @@ from pipeline.packed.shards import ShardJob, ShardResult, index_schema
 ROW_GROUP = 16384  # rows of the index; bounds the memory that reading it takes
 
 
-def write_index(out: Path, shards: Sequence[ShardResult], weighted: bool = False) -> tuple[pa.Table, dict[str, Any]]:
+def write_index(
+    out: Path, shards: Sequence[ShardResult], members: Sequence[str] = (), weighted: bool = False
+) -> tuple[pa.Table, dict[str, Any]]:
     """index.parquet of all shards; the table, and what the card says of the file."""
     tables = [shard.table.replace_schema_metadata(None) for shard in shards]
-    index = pa.concat_tables(tables).cast(index_schema(weighted)).combine_chunks()
+    index = pa.concat_tables(tables).cast(index_schema(members, weighted)).combine_chunks()
     sink = pa.BufferOutputStream()
     pq.write_table(index, sink, compression="zstd", row_group_size=ROW_GROUP)
     data = sink.getvalue().to_pybytes()

@@ -93,7 +93,7 @@ def flip(path, position: int) -> None:
 
 def test_a_damaged_record_names_its_key_and_leaves_the_others(make_packed):
     dataset = make_packed(9, images_per_shard=4)
-    start = dataset._offset_N[6]
+    start = dataset._places[""].offset[6]
     dataset.close()
     flip(dataset.path / "shard-000001.tar", int(start) + 20)
     dataset = PackedDataset(dataset.path)

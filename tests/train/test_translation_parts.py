@@ -184,10 +184,17 @@ def test_the_packages_weights_fit_and_tell_pictures_apart():
 def test_the_smallest_box_fills_a_pixel():
     boxes = torch.tensor([[[0.0, 0, 4, 4], [1, 1, 3, 2], [2, 0, 9, 9], [0, 0, 9, 9]]])
     labels = torch.tensor([[1, 2, 3, 0]])
-    masks = semantic.fill_boxes(boxes, labels, 5)
+    known = torch.zeros(1, 4, dtype=torch.bool)
+    masks = semantic.fill_boxes(boxes, labels, known, 5)
     expected = [[1, 1, 1, 1, 3], [1, 2, 2, 1, 3], [1, 1, 1, 1, 3], [1, 1, 1, 1, 3], [0, 0, 3, 3, 3]]
     assert masks[0].tolist() == expected
-    assert not semantic.fill_boxes(boxes, labels * 0, 5).any()
+    assert not semantic.fill_boxes(boxes, labels * 0, known, 5).any()
+    unknown = semantic.fill_boxes(boxes, labels, torch.tensor([[True, False, False, True]]), 5)
+    assert unknown[0].tolist() == [[-1 if value == 1 else value for value in row] for row in expected]
+    logits = torch.randn(1, 4, 5, 5)
+    each = torch.nn.functional.cross_entropy(logits, unknown.clamp(min=0), reduction="none")
+    assert float(semantic.error(logits, unknown)) == pytest.approx(float(each[unknown >= 0].mean()), abs=1e-5)
+    assert float(semantic.error(logits, torch.full_like(unknown, -1))) == 0
 
 
 def make_batch(ids: list[int], canvas=(64, 96), size=(50, 80)) -> Batch:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from train.golden.cases import Case, Check, NotRunnable, find_cases, judge, read_case
+from train.golden.cmkd import run_cmkd
 from train.golden.crosskd import run_crosskd
 from train.golden.divalign import run_divalign
 from train.golden.fgd import run_fgd
@@ -33,6 +34,7 @@ Runner = Callable[[Case], Iterator[Check]]
 # A case is run by the first of these names that stands here: the group its JSON states, "full" if it describes a whole
 # detector, its folder, the first word of its own name.
 RUNNERS: dict[str, Runner] = {
+    "cmkd": run_cmkd,
     "crosskd": run_crosskd,
     "cut": run_nce,
     "defeat": run_defeat,
