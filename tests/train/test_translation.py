@@ -163,11 +163,12 @@ def test_two_ranks_train_one_network(config, tmp_path):
     assert start(replace(run, steps=3)) == 0  # on one rank
 
 
-def test_the_published_setting_of_the_generators_and_losses_trains(config):
+def test_other_generators_losses_and_precisions_train(config):
     for number, changes in enumerate((
         {"contrast": replace(config.contrast, loss="patch_nce", identity=False)},
         {"generator": replace(config.generator, network="resnet", num_masks=10)},
         {"optimizer": replace(config.optimizer, ema_decay=0.0)},
+        {"precision": "bfloat16"},
     )):  # fmt: skip
         assert start(replace(config, **changes, steps=1, out=config.out.with_name(f"run{number}"))) == 0
 
