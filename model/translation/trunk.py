@@ -68,11 +68,15 @@ class Trunk(nn.Module):
         return [*maps, features]
 
 
-def doubling(width: int) -> nn.ConvTranspose2d:
-    """To twice the size and half the width; starts as bilinear enlarging and a random mix of the channels.
+def doubling(width: int, resized: bool) -> nn.Module:
+    """To twice the size and half the width.
 
-    A random 3x3 kernel would give every second pixel other weights, a grid that takes long to unlearn.
+    resized: bilinear enlarging, then a 3x3 convolution, which treats all pixels alike. Else JoliGEN's transposed
+    convolution, which has other weights for every second pixel and can draw a grid; it starts as bilinear enlarging.
     """
+    if resized:
+        enlarge = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        return nn.Sequential(enlarge, nn.Conv2d(width, width // 2, 3, padding=1))
     layer = nn.ConvTranspose2d(width, width // 2, 3, stride=2, padding=1, output_padding=1)
     slope = torch.tensor([0.5, 1.0, 0.5])
     with torch.no_grad():

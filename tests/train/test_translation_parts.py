@@ -63,9 +63,10 @@ def test_places_are_drawn_once_for_all_pictures_and_are_all_of_a_small_map():
     assert vectors[0].norm(dim=-1).allclose(torch.ones(2, 20), atol=1e-3)
 
 
+@pytest.mark.parametrize("enlarging", ["transposed", "resized"])
 @pytest.mark.parametrize("network", ["mobile_resnet_attn", "resnet"])
-def test_a_generator_treats_each_picture_alone_and_survives_a_file(network, tmp_path):
-    config = GeneratorConfig(network=network, width=4, num_blocks=2)
+def test_a_generator_treats_each_picture_alone_and_survives_a_file(network, enlarging, tmp_path):
+    config = GeneratorConfig(network=network, width=4, num_blocks=2, enlarging=enlarging)
     generator = make_generator(config)
     images = torch.rand(3, 3, 20, 28) * 2 - 1
     output, maps = generator(images, (0, 1))
@@ -86,7 +87,7 @@ def test_a_generator_treats_each_picture_alone_and_survives_a_file(network, tmp_
 
 
 def test_enlarging_starts_as_bilinear():
-    layer = doubling(4)
+    layer = doubling(4, resized=False)
     features = torch.randn(1, 4, 5, 6)
     mix = layer.weight[:, :, 1, 1]
     expected = torch.einsum("bchw,co->bohw", features, mix) + layer.bias[:, None, None]

@@ -169,7 +169,7 @@ def small() -> TranslationConfig:
     """
     return TranslationConfig(
         source=MISSING, target=MISSING, out=MISSING,
-        generator=GeneratorConfig(width=16, num_blocks=4, num_masks=6),
+        generator=GeneratorConfig(width=16, num_blocks=4, num_masks=6, enlarging="resized"),
         crop=CropConfig(size=64, delta=16),
         contrast=ContrastConfig(num_patches=64, width=64, blocks=(0, 1, 3)),
         discriminators=("patchgan",), discriminator_width=32,
