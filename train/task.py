@@ -38,8 +38,8 @@ class DetectionTask:
         """newest: the checkpoint to continue from, whose data and teacher must be those of now."""
         self.world = world
         self.data, self.val = load.open_data(config, world)
-        self.measured = self.val is not None
         self.config = config = replace(config, model=load.resolve_inputs(config.model, self.data, self.val))
+        self.measured = self.val is not None
         if world.first:
             say(describe_machine(world.device, config.loader.name))
         teacher, self.teacher_card = load.load_teacher(config, self.data, world)

@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 from eval.detecting.detect import spread
-from model.backbones.config import BackboneConfig
+from model.config import small_model
 from model.weights.pretrained import find_imagenet_file, load_body
 from pipeline.command.console import counted, say, track
 from pipeline.files.own import write_json
@@ -27,7 +27,7 @@ class Distance(NamedTuple):
 
 def make_network() -> torch.nn.Module:
     network = torchvision.models.mobilenet_v2().features
-    load_body(network, find_imagenet_file("mobilenet_v2"), BackboneConfig(backbone="mobilenet_v2"))
+    load_body(network, find_imagenet_file("mobilenet_v2"), small_model())
     return network.eval()
 
 

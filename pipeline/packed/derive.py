@@ -1,8 +1,7 @@
 """A packed dataset made from another one: ids of chosen images as they are, boxes given anew, or pictures and domains.
 
-What is not given anew, and what lies beside a picture, is copied byte for byte. A killed run continues: a shard that is
-finished is kept.
-Bytes depend on the source, the chosen rows, `origin` and what `annotate` answers.
+Pictures that are not given anew, and what lies beside a picture, are copied byte for byte. A killed run continues: a
+shard that is finished is kept. Bytes depend on the source, the chosen rows, `origin` and what `annotate` answers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -136,7 +135,8 @@ def make(
             )
             weight = None if weight_N is None else tuple(np.asarray(weight_N, np.float32).tolist())
             extra = {name: (suffix, dataset.encoded(row, name)) for name, suffix in suffixes.items()}
-            yield Picture(record, tuple(dataset.sizes_N2[row].tolist()), picture or dataset.jpeg(row), extra, weight)
+            size = tuple(dataset.sizes_N2[row].tolist())
+            yield Picture(record, size, picture or dataset.jpeg(row), extra, weight)
 
     write_shard(job, pictures(), [], dataset.members, weighted)
     result = read_shard(job, verify=False)
