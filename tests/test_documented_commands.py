@@ -23,6 +23,7 @@ from torch.distributed.run import get_args_parser
 from pipeline.files.fields import to_json
 from pipeline.files.own import write_json
 from train.start import read_command
+from train.translation.start import read_command as read_translation
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -79,6 +80,9 @@ def parse_module(name: str, arguments: list[str], monkeypatch) -> None:
     """What `python -m NAME ARGUMENTS` does, up to the moment at which its options are known."""
     if name == "train.run":  # it also looks at its options together
         read_command(arguments)
+        return
+    if name == "train.translate":
+        read_translation(arguments)
         return
     assert find_spec(name), f"there is no module {name}"
     with_tyro, with_argparse = tyro.cli, ArgumentParser.parse_args

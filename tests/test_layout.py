@@ -113,6 +113,9 @@ def test_every_folder_with_code_is_packaged():
         "eval.predict {0} {0} --out {0}",
         "eval.run {0} --data {0}",
         "model.export {0} --to onnx",
+        "train.translate cut_small --source {0} --target {0} --out {0}/run",
+        "eval.translate {0} --data {0} --out {0}",
+        "eval.distance --target {0} --data {0}",
     ],
 )
 def test_a_wrong_path_is_named_before_torch_is_imported(command, tmp_path):

@@ -16,12 +16,12 @@ from model.translation.trunk import Trunk, doubling, normalise, reflect
 
 
 class AttentionGenerator(nn.Module):
-    def __init__(self, width: int, num_blocks: int, num_masks: int):
+    def __init__(self, width: int, num_blocks: int, num_masks: int, resized: bool = False):
         super().__init__()
         self.trunk = Trunk(width, num_blocks, separable=True)
         self.num_pictures = num_masks - 1  # the last mask is the input's
-        self.deconv1_content, self.deconv1_attention = doubling(4 * width), doubling(4 * width)
-        self.deconv2_content, self.deconv2_attention = doubling(2 * width), doubling(2 * width)
+        self.deconv1_content, self.deconv1_attention = (doubling(4 * width, resized) for _ in range(2))
+        self.deconv2_content, self.deconv2_attention = (doubling(2 * width, resized) for _ in range(2))
         self.deconv3_content = nn.Conv2d(width, 3 * self.num_pictures, 7)
         self.deconv3_attention = nn.Conv2d(width, num_masks, 1)
 

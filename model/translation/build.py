@@ -28,6 +28,8 @@ class GeneratorConfig:
     """Residual blocks."""
     num_masks: int = 10
     """Of mobile_resnet_attn: masks, of which the last is the input's."""
+    enlarging: Literal["transposed", "resized"] = "transposed"
+    """transposed: JoliGEN's convolutions, which can draw a grid. resized: bilinear, then a convolution."""
 
     def __post_init__(self) -> None:
         for name, least in (("width", 1), ("num_blocks", 1), ("num_masks", 2)):
@@ -47,9 +49,10 @@ class GeneratorCard:
 
 
 def make_generator(config: GeneratorConfig) -> Generator:
+    resized = config.enlarging == "resized"
     if config.network == "resnet":
-        return ResnetGenerator(config.width, config.num_blocks)
-    return AttentionGenerator(config.width, config.num_blocks, config.num_masks)
+        return ResnetGenerator(config.width, config.num_blocks, resized)
+    return AttentionGenerator(config.width, config.num_blocks, config.num_masks, resized)
 
 
 def save_generator(directory: Path, generator: Generator, config: GeneratorConfig, extra: dict[str, Any]) -> None:

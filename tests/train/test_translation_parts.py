@@ -8,6 +8,7 @@ import torch
 
 from model.translation.build import GeneratorConfig, load_generator, make_generator, save_generator
 from model.translation.pictures import translate
+from model.translation.trunk import doubling
 from pipeline.batch import Batch
 from train.translation import bodies, semantic
 from train.translation.crops import SOURCE, TARGET, CropConfig, crop
@@ -62,9 +63,10 @@ def test_places_are_drawn_once_for_all_pictures_and_are_all_of_a_small_map():
     assert vectors[0].norm(dim=-1).allclose(torch.ones(2, 20), atol=1e-3)
 
 
+@pytest.mark.parametrize("enlarging", ["transposed", "resized"])
 @pytest.mark.parametrize("network", ["mobile_resnet_attn", "resnet"])
-def test_a_generator_treats_each_picture_alone_and_survives_a_file(network, tmp_path):
-    config = GeneratorConfig(network=network, width=4, num_blocks=2)
+def test_a_generator_treats_each_picture_alone_and_survives_a_file(network, enlarging, tmp_path):
+    config = GeneratorConfig(network=network, width=4, num_blocks=2, enlarging=enlarging)
     generator = make_generator(config)
     images = torch.rand(3, 3, 20, 28) * 2 - 1
     output, maps = generator(images, (0, 1))
@@ -82,6 +84,17 @@ def test_a_generator_treats_each_picture_alone_and_survives_a_file(network, tmp_
         assert picture.shape == (height, width, 3)
         assert picture.flags.c_contiguous  # as an encoder of JPEG needs it
         assert kept.shape == (height, width)
+
+
+def test_enlarging_starts_as_bilinear():
+    layer = doubling(4, resized=False)
+    features = torch.randn(1, 4, 5, 6)
+    mix = layer.weight[:, :, 1, 1]
+    expected = torch.einsum("bchw,co->bohw", features, mix) + layer.bias[:, None, None]
+    found = layer(features)
+    assert found[..., ::2, ::2].allclose(expected, atol=1e-5)
+    between = (expected[..., :-1] + expected[..., 1:]) / 2
+    assert found[..., ::2, 1:-1:2].allclose(between, atol=1e-5)
 
 
 def test_where_the_last_mask_is_one_the_input_stays():
@@ -173,10 +186,17 @@ def test_the_packages_weights_fit_and_tell_pictures_apart():
 def test_the_smallest_box_fills_a_pixel():
     boxes = torch.tensor([[[0.0, 0, 4, 4], [1, 1, 3, 2], [2, 0, 9, 9], [0, 0, 9, 9]]])
     labels = torch.tensor([[1, 2, 3, 0]])
-    masks = semantic.fill_boxes(boxes, labels, 5)
+    known = torch.zeros(1, 4, dtype=torch.bool)
+    masks = semantic.fill_boxes(boxes, labels, known, 5)
     expected = [[1, 1, 1, 1, 3], [1, 2, 2, 1, 3], [1, 1, 1, 1, 3], [1, 1, 1, 1, 3], [0, 0, 3, 3, 3]]
     assert masks[0].tolist() == expected
-    assert not semantic.fill_boxes(boxes, labels * 0, 5).any()
+    assert not semantic.fill_boxes(boxes, labels * 0, known, 5).any()
+    unknown = semantic.fill_boxes(boxes, labels, torch.tensor([[True, False, False, True]]), 5)
+    assert unknown[0].tolist() == [[-1 if value == 1 else value for value in row] for row in expected]
+    logits = torch.randn(1, 4, 5, 5)
+    each = torch.nn.functional.cross_entropy(logits, unknown.clamp(min=0), reduction="none")
+    assert float(semantic.error(logits, unknown)) == pytest.approx(float(each[unknown >= 0].mean()), abs=1e-5)
+    assert float(semantic.error(logits, torch.full_like(unknown, -1))) == 0
 
 
 def make_batch(ids: list[int], canvas=(64, 96), size=(50, 80)) -> Batch:

@@ -131,11 +131,14 @@ def make_dino(path: Path | None) -> DinoV2:
     if importlib.util.find_spec("timm") is None:
         raise ValueError("the discriminator dinov2 needs timm; pip install -c constraints.txt -e '.[timm]'")
     import timm
+    from timm.models.vision_transformer import checkpoint_filter_fn
 
     network = timm.create_model("vit_base_patch14_dinov2", pretrained=False, img_size=DINO_SIDE, num_classes=0)
+    state = read_state(path)  # nothing in the file is executed
     try:
-        timm.models.load_checkpoint(network, str(path))
-    except (RuntimeError, KeyError, ValueError) as error:
+        # Renames what the authors' own file calls otherwise, and resizes the positions to the picture's.
+        network.load_state_dict(checkpoint_filter_fn(state, network))
+    except (RuntimeError, KeyError) as error:
         raise ValueError(
             f"{path}: not the weights of dinov2_vitb14 ({str(error).splitlines()[0]}); give that network's own file"
         ) from None

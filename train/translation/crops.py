@@ -40,7 +40,7 @@ class CropConfig:
 
 
 class Crops(NamedTuple):
-    """images in -1..1; masks are labels of filled boxes, 0 the background."""
+    """images in -1..1; masks are labels of filled boxes, 0 the background, -1 not known."""
 
     source_B3SS: Tensor
     target_B3SS: Tensor
@@ -121,7 +121,7 @@ def crop(batch: Batch, config: CropConfig, purpose: int) -> tuple[Tensor, Tensor
     left_BG = torch.where(flipped_B[:, None], config.size - x2_BG, x1_BG)
     right_BG = torch.where(flipped_B[:, None], config.size - x1_BG, x2_BG)
     placed_BG4 = torch.stack((left_BG, y1_BG, right_BG, y2_BG), dim=-1)
-    return images_B3SS, fill_boxes(placed_BG4, labels_BG, config.size)
+    return images_B3SS, fill_boxes(placed_BG4, labels_BG, batch.ignore_BG[rows], config.size)
 
 
 class CropMaker:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+UNKNOWN = -1  # what a pixel shows
 LARGEST_ERROR = 1.0  # of the segmenter, above which it teaches nothing yet
 
 
@@ -40,13 +41,17 @@ class Segmenter(nn.Module):
         return F.interpolate(logits, size=images_B3HW.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def fill_boxes(boxes_BG4: Tensor, labels_BG: Tensor, side: int) -> Tensor:
-    """labels_BSS: the class of the smallest box that holds a pixel's centre, 0 where none does."""
+def fill_boxes(boxes_BG4: Tensor, labels_BG: Tensor, ignore_BG: Tensor, side: int) -> Tensor:
+    """labels_BSS: the class of the smallest box that holds a pixel's centre, 0 where none does.
+
+    UNKNOWN where that box is ignored: an unlabelled picture has ignored boxes around all of it.
+    """
+    labels_BG = torch.where(ignore_BG & (labels_BG > 0), UNKNOWN, labels_BG)
     centre_S = torch.arange(side, device=boxes_BG4.device) + 0.5
     x1, y1, x2, y2 = (boxes_BG4[..., corner, None] for corner in range(4))
     across_BGS = (x1 <= centre_S) & (centre_S < x2)
     down_BGS = (y1 <= centre_S) & (centre_S < y2)
-    inside_BGSS = down_BGS[:, :, :, None] & across_BGS[:, :, None, :] & (labels_BG > 0)[:, :, None, None]
+    inside_BGSS = down_BGS[:, :, :, None] & across_BGS[:, :, None, :] & (labels_BG != 0)[:, :, None, None]
     area_BG = (boxes_BG4[..., 2] - boxes_BG4[..., 0]) * (boxes_BG4[..., 3] - boxes_BG4[..., 1])
     area_BGSS = torch.where(inside_BGSS, area_BG[:, :, None, None], torch.inf)
     smallest_BSS = area_BGSS.argmin(dim=1)
@@ -55,4 +60,6 @@ def fill_boxes(boxes_BG4: Tensor, labels_BG: Tensor, side: int) -> Tensor:
 
 
 def error(logits_BKSS: Tensor, labels_BSS: Tensor) -> Tensor:
-    return F.cross_entropy(logits_BKSS.float(), labels_BSS)
+    """Mean cross-entropy of the pixels whose class is known; 0 where none is."""
+    total = F.cross_entropy(logits_BKSS.float(), labels_BSS, ignore_index=UNKNOWN, reduction="sum")
+    return total / (labels_BSS != UNKNOWN).sum().clamp(min=1)

@@ -65,15 +65,14 @@ class Translator(nn.Module):
         """Mean over the blocks; maps: the encoder's of the pictures, translated: of what became of them."""
         config = self.config.contrast
         places = draw_places(maps, config.num_patches, keys_B)
-        pairs = zip(self.sampler(translated, places), self.sampler(maps, places), strict=True)
         losses = []
         with torch.autocast(keys_B.device.type, enabled=False):  # divided by 0.07, products need all their digits
-            for query_BPD, key_BPD in pairs:
-                vectors = query_BPD.float(), key_BPD.float()
+            queries, keys = (self.sampler([each.float() for each in some], places) for some in (translated, maps))
+            for query_BPD, key_BPD in zip(queries, keys, strict=True):
                 if config.loss == "monce":
-                    losses.append(monce(*vectors, config.num_patches).mean())
+                    losses.append(monce(query_BPD, key_BPD, config.num_patches).mean())
                 else:
-                    losses.append(patch_nce(*vectors).mean())
+                    losses.append(patch_nce(query_BPD, key_BPD).mean())
         return torch.stack(losses).mean()
 
     def forward(self, crops: Crops) -> tuple[Tensor, Tensor]:
