@@ -144,6 +144,8 @@ class Config:
     """auto: bfloat16 autocast on a GPU, float32 without one."""
     compile: Literal["auto", "on", "cuda_graphs", "off"] = "auto"
     """Compile forward, losses and backward; cuda_graphs also replays them; auto: on with a GPU, off without one."""
+    repeatable: bool = False
+    """On a GPU, repeat the same bits: cuDNN takes repeatable convolutions instead of those it times as the fastest."""
 
     log: tuple[Literal["wandb", "mlflow"], ...] = ()
     """Trackers that get the numbers of the log beside TensorBoard."""

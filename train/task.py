@@ -35,6 +35,8 @@ class DetectionTask:
     def __init__(self, config: Config, world: World, newest: Path | None):
         """newest: the checkpoint to continue from, whose data and teacher must be those of now."""
         self.config, self.world = config, world
+        torch.backends.cudnn.benchmark = not config.repeatable  # canvases are few and fixed: timing pays
+        torch.backends.cudnn.deterministic = config.repeatable
         self.data, self.val = load.open_data(config, world)
         if world.first:
             say(describe_machine(world.device, config.loader.name))

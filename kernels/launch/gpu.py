@@ -79,8 +79,7 @@ class Device:
     @contextmanager
     def queue(self) -> Iterator[None]:
         """Everything inside goes to this device's stream, from one thread at a time: all share the scratch."""
-        with self.lock, torch.cuda.stream(self.stream):
-            cuda.select_device(self.device.index)
+        with self.lock, torch.cuda.stream(self.stream), cuda.gpus[self.device.index]:
             yield
 
     def table(self, num: int) -> "DeviceTable":
