@@ -2,12 +2,13 @@
 
     python -m kernels.bench --device cpu --size 600x1000 --batch 16 --json build/bench.json --plot build/bench.png
 
-Every type is checked, pixel by pixel, against the reference given the same random numbers (`kernels.checks.oracle`). On a GPU it is also checked against the CPU. The views are checked too. What is wrong is timed
-all the same, named beside its time, and the command ends with 1. The file is written after every figure. Times are the
-best of several runs, mean over the five severities. Ours and the reference take turns in the same process.
-`mean_speedup` is the reference's mean time over ours, for the 15 types of training: how much faster a run's corruptions
-are. `geometric_speedup` is the geometric mean of the types' own ratios. `--sheet FILE` draws the 19 x 5
-pictures to look at, ours above the reference. `--picture FILE` draws them of your own picture.
+Every type is checked, pixel by pixel, against the reference given the same random numbers (`kernels.checks.oracle`). On
+a GPU it is also checked against the CPU. The views are checked too. What is wrong is timed all the same, named beside
+its time, and the command ends with 1. The file is written after every figure. Times are the best of several runs, mean
+over the five severities. Ours and the reference take turns in the same process. `mean_speedup` is the reference's mean
+time over ours, for the 15 types of training: how much faster a run's corruptions are. `geometric_speedup` is the
+geometric mean of the types' own ratios. `--sheet FILE` draws the 19 x 5 pictures to look at, ours above the reference.
+`--picture FILE` draws them of your own picture.
 
 `--threads 2` also times everything on one thread in turn. `thread_scaling` is one thread's time over that of both: with
 an image's rows shared and with a batch's images shared. Beside it is the ratio of a loop that shares nothing: what the

@@ -1,7 +1,7 @@
 """`python -m kernels.checks.pixels FILE`: every corruption on the GPU, beside pixels that a CPU made before.
 
-    python -m kernels.checks.pixels pixels.npz --write               # on a CPU: 21 types x 5 severities, one small image
-    python -m kernels.checks.pixels pixels.npz --json pixels.json    # on a GPU: prints every difference, ends with 1
+    python -m kernels.checks.pixels pixels.npz --write               # on a CPU: all types and severities of one image
+    python -m kernels.checks.pixels pixels.npz --json pixels.json    # on a GPU: prints the differences, ends with 1
 
 A value on the edge between two levels may fall to the other, so a type is right when no value is further off than one
 level, and at most 1 % of them are off at all. The file is written after every type.
