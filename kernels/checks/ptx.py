@@ -126,10 +126,8 @@ def numba_kernels() -> dict[str, NumbaKernel]:
         for group, kernel in zip(("others", "heavy"), cuda_kernels.FINISH[name], strict=True):
             found[f"finish_{group}_{name}"] = NumbaKernel(kernel, (*last, output, types.int64, types.int64))
         found[f"clean_{name}"] = NumbaKernel(cuda_kernels.CLEAN[name], (bytes_3, rows, output))
-    suppress = (floats_3, extra, types.int32[:, ::1], types.float32, types.uint8[:, ::1])
-    counts = (types.int64[:, ::1], types.int64[::1])
-    threads = nms_cuda.THREADS
-    found["nms"] = NumbaKernel(nms_cuda.suppress_rows_kernel, (*suppress, *counts), threads, fastmath=False)
+    suppress = (floats_3, types.int32[:, ::1], types.float32, types.int64, types.uint8[:, ::1])
+    found["nms"] = NumbaKernel(nms_cuda.suppress_groups_kernel, suppress, nms_cuda.THREADS, fastmath=False)
     return found
 
 
