@@ -138,6 +138,7 @@ class ViewMaker:
                 )
             self.kept = gpu.device_of(self.device)
             self.device = self.kept.device  # "cuda" becomes the current one
+            gpu.compile_kernels(self.kept, tuple(self.kinds_N.tolist()), self.dtype, self.clean)
         elif self.device.type == "cpu":
             from kernels.launch.cpu import Workspaces
 
