@@ -17,7 +17,7 @@ case "$(uname -s)-$(uname -m)" in
 esac
 
 # The files that decide what must be installed; with the same sum there is nothing to do.
-stamp=".venv/installed-$(cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)"
+stamp=".venv/installed-$(cat pyproject.toml requirements.txt | sha256sum | cut -c1-16)"
 # Installed without -e, the packages would be a copy that no longer follows the checkout.
 from_here='import importlib.util, os, sys; sys.exit(not importlib.util.find_spec("pipeline").origin.startswith(os.getcwd() + "/pipeline/"))'
 if [ -e "$stamp" ] && .venv/bin/python -P -c "$from_here" 2> /dev/null; then
@@ -51,21 +51,25 @@ trap 'echo "setup: stopped by the user; run the same command again to continue" 
 shorten='s/^(.{150}).+/\1 .../'
 show() { sed -u -n -E "/^(Collecting|Building|ERROR|Installing collected)/{s/^(Collecting [^ ]+).*/\\1/; s/^Installing.*/Installing them all, the longest part/; $shorten; p}"; }
 install() {
-    .venv/bin/python -m pip install --disable-pip-version-check --retries 2 -c constraints.txt "$@" 2>&1 | tee -a .venv/setup.log | show
+    .venv/bin/python -m pip install --disable-pip-version-check --retries 2 "$@" 2>&1 | tee -a .venv/setup.log | show
 }
 : > .venv/setup.log
-if ! install -e '.[dev]'; then
+# The packages of others by their hashes, which pip cannot ask of an editable install; then this one.
+if ! install --require-hashes -r requirements.txt || ! install --no-deps --no-build-isolation -e .; then
     if grep -q 'No space left' .venv/setup.log; then
         fail "the disk is full; free about $needed_gb GB and run this again, it continues."
     elif grep -qE 'NewConnectionError|Temporary failure in name resolution|ConnectTimeout|ProxyError|Network is unreachable' .venv/setup.log; then
         fail "the Python package index could not be reached; connect this machine or set PIP_INDEX_URL to a mirror, and run this again, it continues."
+    elif grep -q 'DO NOT MATCH THE HASHES' .venv/setup.log; then
+        fail "a package is not the file that requirements.txt knows (see .venv/setup.log). It was changed on the way, or your index has builds of its own; to trust that index: .venv/bin/pip install -c constraints.txt -e '.[dev]' && touch $stamp"
     fi
     fail "pip failed: $( (grep -m 1 '^ERROR' .venv/setup.log || tail -n 1 .venv/setup.log) | sed -E "$shorten") (whole log: .venv/setup.log)"
 fi
 
 # Development packages bring OpenCV's desktop build, which needs libGL. Where that is missing, install the headless one over it.
 if ! .venv/bin/python -c 'import cv2' 2> /dev/null; then
-    install --force-reinstall --no-deps opencv-python-headless || fail "OpenCV could not be installed, see .venv/setup.log"
+    sed -n '/^opencv-python-headless==/,/[^\\]$/p' requirements.txt > .venv/headless.txt
+    install --require-hashes --force-reinstall --no-deps -r .venv/headless.txt || fail "OpenCV could not be installed, see .venv/setup.log"
     .venv/bin/python -c 'import cv2' || fail "OpenCV cannot be imported; the reason is above."
 fi
 

@@ -5,19 +5,18 @@ pass. Ours adds what a CD-FKD step needs (distillation terms, clipping, the fini
 torchvision's references/detection/engine.py with clipping. It has no distillation term, which favours it. First the
 losses and gradients of the two must agree for the same weights, proposals and samples. Their proposals must agree as
 sets, and the compiled step's losses with the eager one's. What does not is named in `wrong`, beside the speeds, and
-the command ends with 1. The file is written after every figure. The same layers learn as in
-the recipes. The variants take turns within each round, and ratios are medians over rounds of times taken next to each
-other.
+the command ends with 1. The file is written after every figure. `--model retinanet` and `fcos` are compared as
+model/dense/parity.py says. ATSS and GFL, which torchvision has not, are only timed.
 
-`ratio_to_stock` and all shares are those of `variant`: the compiled step without CUDA graphs, or the eager one where
-nothing is compiled. CUDA graphs are timed last, in turns with the stock loop. Where they fail, `cuda_graphs_error` says
-why and the other figures stay valid.
+The same layers learn as in the recipes. The variants take turns within each round, and ratios are medians over rounds
+of times taken next to each other. `ratio_to_stock` and all shares are those of `variant`: the compiled step without
+CUDA graphs, or the eager one where nothing is compiled. CUDA graphs are timed last, in turns with the stock loop. Where
+they fail, `cuda_graphs_error` says why and the other figures stay valid.
 """
 
 import gc
 import itertools
 import json
-import math
 import statistics
 import tempfile
 import time
@@ -30,17 +29,15 @@ import cv2
 import torch
 import tyro
 from torch import Tensor, nn
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from eval.detecting.detect import choose_compile
-from kernels.launch.resize import DEVIATION, MEAN
-from model.api import own
+from model.api import Detector, own
 from model.backbones.table import BACKBONES
 from model.build import build_detector
 from model.config import ModelConfig, small_model
+from model.detectors import CONFIGS, DetectorConfig
 from model.faster_rcnn.detector import FasterRcnn
-from model.faster_rcnn.parity import stock_twin
 from pipeline.batch import Batch, Views
 from pipeline.command.console import describe_hardware, run_entry, say, track
 from pipeline.loading.loader import open_loader
@@ -48,6 +45,8 @@ from pipeline.pack import PackOptions, pack
 from pipeline.packed.reader import PackedDataset
 from pipeline.views import ViewConfig, ViewMaker, clean_view
 from train.bench_check import check_parity, compare_compiled, count_graphs, count_skipped_graphs, count_synchronisations
+from train.bench_dense import DENSE, NARROW
+from train.bench_stock import has_stock, stock_step
 from train.config import OptimizerConfig
 from train.distill import CdFkd, CdFkdConfig
 from train.load import compile_both
@@ -64,6 +63,8 @@ class BenchOptions:
     """Measure the training step against torchvision's."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    model: Literal[tuple(CONFIGS)] = "faster_rcnn"  # type: ignore[valid-type]
+    """The detector. torchvision has no ATSS and no GFL, so these are only timed."""
     backbone: Literal[tuple(BACKBONES)] | None = None  # type: ignore[valid-type]
     """Default: resnet101 on a GPU; on a CPU mobilenet_v2 as in the small recipes."""
     canvas: tuple[int, int] | None = None
@@ -106,14 +107,16 @@ def measure(options: BenchOptions) -> dict[str, Any]:
         raise ValueError(f"--canvas: got {height} {width}; both sides must be multiples of 32")
     num_images = options.batch_size or (16 if on_gpu else 8)
     backbone = options.backbone or ("resnet101" if on_gpu else "mobilenet_v2")
-    model = small_model() if backbone == "mobilenet_v2" else ModelConfig(backbone=backbone)
+    model = configure(options.model, backbone)
     # Speed does not depend on the weights, and random ones need no download; as many layers learn as with real ones.
-    trainable = 3 if model.trainable_layers is None else model.trainable_layers
+    trainable = 5 if backbone == "mobilenet_v2" else 3
     model = replace(model, weights="none", norm="frozen", trainable_layers=trainable)
     dtype = torch.bfloat16 if on_gpu else torch.float32
     steps, rounds = options.steps or (20 if on_gpu else 2), options.rounds
     say(describe_hardware())
-    say(f"{backbone}, {num_images} images of {height}x{width}, {str(dtype).removeprefix('torch.')}")
+    say(
+        f"{options.model} with {backbone}, {num_images} images of {height}x{width}, {str(dtype).removeprefix('torch.')}"
+    )
 
     batch = make_batch(num_images, height, width, device)
     student, teacher = make_network(model, batch, seed=0), make_network(model, batch, seed=1)
@@ -134,6 +137,7 @@ def measure(options: BenchOptions) -> dict[str, Any]:
         "wrong": wrong,
         "command": {key: str(value) for key, value in asdict(options).items()},
         "hardware": describe_hardware(),
+        "model": options.model,
         "network": backbone,
         "trainable_layers": trainable,
         "batch_size": num_images,
@@ -150,7 +154,8 @@ def measure(options: BenchOptions) -> dict[str, Any]:
     names = learner.layout.names
     ours = count_bytes(student) + count_bytes(teacher) + images_of(views).nbytes
     variants, memory = {}, {}
-    variants["stock"], memory["stock"] = warm_up(lambda: stock_step(student, teacher, views, dtype), device)
+    if has_stock(student):
+        variants["stock"], memory["stock"] = warm_up(lambda: stock_step(student, teacher, views, dtype), device)
     variants["eager"], memory["eager"] = warm_up(lambda: our_step(learner, look, names, views), device, ours)
     if compiling:
         wrapped, compiled_look = compile_both(learner, look, "default", 8)
@@ -167,7 +172,8 @@ def measure(options: BenchOptions) -> dict[str, Any]:
     chosen = "compiled" if compiling else "eager"
     result["variant"] = chosen
     result["images_per_second"] = result[f"{chosen}_images_per_second"]
-    result["ratio_to_stock"] = result[f"{chosen}_ratio_to_stock"]
+    if "stock" in variants:
+        result["ratio_to_stock"] = result[f"{chosen}_ratio_to_stock"]
     # Shares are of the time of all three one after another; on a GPU loader and views run beside the step instead.
     step_seconds = statistics.median(seconds[chosen])
     write(options, result)
@@ -201,12 +207,12 @@ def measure(options: BenchOptions) -> dict[str, Any]:
         result["share_of_optimizer"] = optimizer_seconds / whole_seconds
     if options.cuda_graphs == "on" or (options.cuda_graphs == "auto" and on_gpu and compiling):
         write(options, result)
-        result |= measure_cuda_graphs(learner, look, views, variants["stock"], ours, rounds, steps)
+        result |= measure_cuda_graphs(learner, look, views, variants.get("stock"), ours, rounds, steps)
     return result
 
 
 def measure_cuda_graphs(
-    learner: Learner, look: Teacher, views: Views, stock: Callable[[], None], ours: int, rounds: int, steps: int
+    learner: Learner, look: Teacher, views: Views, stock: Callable[[], None] | None, ours: int, rounds: int, steps: int
 ) -> dict[str, Any]:
     """The compiled step replayed as CUDA graphs; an error of this optional variant is caught here."""
     device, num_images = images_of(views).device, len(views.ids_B)
@@ -219,7 +225,8 @@ def measure_cuda_graphs(
             raise RuntimeError("inductor left out a graph and calls its kernels one by one")
         torch.compiler.cudagraph_mark_step_begin()
         difference = compare_compiled((learner, look), graphed, views, learner.dtype)
-        seconds = time_rounds({"stock": stock, "cuda_graphs": step}, rounds, steps, device)
+        beside = {} if stock is None else {"stock": stock}
+        seconds = time_rounds({**beside, "cuda_graphs": step}, rounds, steps, device)
     except Exception as error:
         say(f"CUDA graphs: not measured: {error}")
         return {"cuda_graphs_error": f"{type(error).__name__}: {error}"}
@@ -270,18 +277,25 @@ def describe(name: str, seconds: dict[str, list[float]], memory: float | None, n
         f"{name}_images_per_second": num_images / statistics.median(seconds[name]),
         f"{name}_peak_memory_gb": memory,
     }
-    if name != "stock":
+    if name != "stock" and "stock" in seconds:
         ratios = [a / b for a, b in zip(seconds["stock"], seconds[name], strict=True)]
         described[f"{name}_ratio_to_stock"] = statistics.median(ratios)
         described[f"{name}_ratios"] = [round(ratio, 3) for ratio in ratios]
     return described
 
 
-def make_network(model: ModelConfig, batch: Batch, seed: int) -> FasterRcnn:
+def configure(kind: str, backbone: str) -> DetectorConfig:
+    """The detector of that kind, narrow with the backbone of the small recipes."""
+    small = backbone == "mobilenet_v2"
+    if kind == "faster_rcnn":
+        return small_model() if small else ModelConfig(backbone=backbone)
+    return replace(DENSE[kind], **{"backbone": backbone, **(NARROW if small else {})})
+
+
+def make_network(model: DetectorConfig, batch: Batch, seed: int) -> Detector:
     """Random weights whose frozen norms are calibrated to these images, so that activations neither die nor grow."""
     torch.manual_seed(seed)
-    detector = build_detector(model, NUM_CLASSES)
-    assert isinstance(detector, FasterRcnn)
+    detector: Any = build_detector(model, NUM_CLASSES)
 
     def calibrate(norm: FrozenBatchNorm2d, inputs: tuple[Tensor]) -> None:
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
@@ -295,7 +309,8 @@ def make_network(model: ModelConfig, batch: Batch, seed: int) -> FasterRcnn:
         hook.remove()
     # Scores that differ from place to place, as a trained network's do, yet are far from where sigmoid rounds to 1.
     # torchvision's order of equal scores is not defined.
-    nn.init.normal_(detector.rpn.head.cls_logits.weight, std=0.02)
+    if isinstance(detector, FasterRcnn):
+        nn.init.normal_(detector.rpn.head.cls_logits.weight, std=0.02)
     return detector.train()
 
 
@@ -322,7 +337,7 @@ def make_batch(num_images: int, height: int, width: int, device: torch.device) -
     )
 
 
-def make_learner(student: FasterRcnn, teacher: FasterRcnn, dtype: torch.dtype) -> tuple[Learner, Teacher]:
+def make_learner(student: Detector, teacher: Detector, dtype: torch.dtype) -> tuple[Learner, Teacher]:
     method = CdFkd(CdFkdConfig(), student, teacher, own)
     return Learner(student, {"cd_fkd": method}, dtype, own), Teacher(teacher, [method], dtype)
 
@@ -345,44 +360,6 @@ def our_step(
     )
     numbers = itertools.count()
     return lambda: step(views, next(numbers), 1e-6)
-
-
-def stock_step(student: FasterRcnn, teacher: FasterRcnn, views: Views, dtype: torch.dtype) -> Callable[[], None]:
-    """torchvision's references/detection/engine.py: list of images in [0, 1], sum of losses, check, step."""
-    height, width = images_of(views).shape[-2:]
-    device = images_of(views).device
-    twins = []
-    for detector in (student, teacher):
-        twin = stock_twin(detector).to(memory_format=torch.channels_last)
-        twin.transform = GeneralizedRCNNTransform(height, width, MEAN, DEVIATION)
-        twins.append(twin)
-    stock, stock_teacher = twins[0].train(), twins[1].eval().requires_grad_(False)
-    mean = torch.tensor(MEAN, device=device)[:, None, None]
-    deviation = torch.tensor(DEVIATION, device=device)[:, None, None]
-    images = list((images_of(views).float() * deviation + mean).contiguous())
-    assert views.clean is not None
-    assert views.corrupted is not None
-    targets = [
-        {"boxes": boxes.float(), "labels": labels}
-        for boxes, labels in zip(views.corrupted.boxes_BG4, views.labels_BG, strict=True)
-    ]
-    parameters = [parameter for parameter in stock.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr=1e-6, momentum=0.9, weight_decay=1e-4)
-    clean = views.clean.images_B3HW
-
-    def step() -> None:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            with torch.no_grad():
-                stock_teacher.backbone(clean)
-            losses = sum(stock(images, targets).values())
-        if not math.isfinite(losses.item()):
-            raise ValueError("the stock loop's loss is not finite; its weights are random, run the benchmark again")
-        optimizer.zero_grad()
-        losses.backward()
-        nn.utils.clip_grad_norm_(parameters, 35.0)
-        optimizer.step()
-
-    return step
 
 
 def time_steps(step: Callable[[], object], steps: int, device: torch.device) -> float:

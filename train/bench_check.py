@@ -7,12 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from model.api import Detector
+from model.dense.detector import DenseDetector
 from model.faster_rcnn.detector import FasterRcnn
 from model.faster_rcnn.parity import compare_losses, stock_twin
 from pipeline.batch import Batch, Views
 from pipeline.command.console import say
 from pipeline.views import ViewConfig, ViewMaker
+from train.bench_dense import check_dense
+from train.bench_stock import has_stock, twin_of
 from train.step import Learner, Teacher
 
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
@@ -24,11 +29,8 @@ PROPOSAL_TOLERANCE = 0.0005
 COMPILED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 
-def check_parity(detector: FasterRcnn, batch: Batch) -> dict[str, Any]:
-    """Losses and gradients of ours and torchvision's on two of the images: float32, same weights, proposals, samples.
-
-    The proposals of the two are compared too.
-    """
+def check_parity(detector: Detector, batch: Batch) -> dict[str, Any]:
+    """Losses and gradients of ours and torchvision's on two of the images: float32, same weights, assigned alike."""
     clean = ViewConfig(corruptions=(), ratio_range=(1.0, 1.0))
     device = batch.images_BHW3.device
     views = ViewMaker(clean, device=device, dtype=torch.float32, clean=False)(batch, 0)
@@ -44,11 +46,19 @@ def check_parity(detector: FasterRcnn, batch: Batch) -> dict[str, Any]:
     allowed = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        stock = stock_twin(detector).to(memory_format=torch.channels_last)
-        loss, gradient, proposals = compare_losses(detector, stock, few, share_proposals=True)
+        if isinstance(detector, FasterRcnn):
+            return check_two_stage(detector, few)
+        assert isinstance(detector, DenseDetector)
+        return check_dense(detector, few)
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = allowed
-    detector.zero_grad(set_to_none=True)
+        detector.zero_grad(set_to_none=True)
+
+
+def check_two_stage(detector: FasterRcnn, few: tuple[Tensor, ...]) -> dict[str, Any]:
+    """Same proposals and samples; the proposals of the two are compared too."""
+    stock = stock_twin(detector).to(memory_format=torch.channels_last)
+    loss, gradient, proposals = compare_losses(detector, stock, few, share_proposals=True)
     say(
         f"parity with torchvision: losses within {loss:.1e}, gradients within {gradient:.1e}, {proposals:.2%} of the "
         "proposals differ"
@@ -108,8 +118,14 @@ def count_graphs(learner: Learner, look: Teacher, batch: Batch) -> dict[str, int
             compiled(views, compiled_look(views))
     graphs = counter.frame_count
     torch._dynamo.reset()
-    assert isinstance(learner.student, FasterRcnn)
-    stock = stock_twin(learner.student)
+    counted = {
+        "graph_breaks": breaks,
+        "recompiles": graphs - len(canvases) - 1,  # the teacher has one canvas
+        "canvases": len(canvases),
+    }
+    if not has_stock(learner.student):
+        return counted
+    stock = twin_of(learner.student)
     images = list(torch.rand(2, 3, *batch.images_BHW3.shape[1:3], device=device))
     targets = [{"boxes": batch.boxes_BG4[row], "labels": batch.labels_BG[row]} for row in range(2)]
     # What is being counted here need not be warned about.
@@ -118,12 +134,7 @@ def count_graphs(learner: Learner, look: Teacher, batch: Batch) -> dict[str, int
         warnings.simplefilter("ignore")
         stock_explained = torch._dynamo.explain(stock)(images, targets)
     torch._dynamo.reset()
-    return {
-        "graph_breaks": breaks,
-        "recompiles": graphs - len(canvases) - 1,  # the teacher has one canvas
-        "canvases": len(canvases),
-        "stock_graph_breaks": stock_explained.graph_break_count,
-    }
+    return counted | {"stock_graph_breaks": stock_explained.graph_break_count}
 
 
 def count_skipped_graphs() -> int:

@@ -10,7 +10,7 @@ level, and at most 1 % of them are off at all. The file is written after every t
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ def main() -> int:
     options = tyro.cli(Options, description=__doc__)
     image = picture(HEIGHT, WIDTH)
     if options.write:
-        made = {
+        made: dict[str, Any] = {
             f"{name}_{level}": make(image, level, name, "cpu") for name in severity.ALL for level in severity.SEVERITIES
         }
         options.file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ ones overlap further down. torch puts the survivors of all groups back into the 
 Single precision throughout; `threshold` is already rounded down to it (see kernels/detection/nms.py).
 """
 
-# mypy: disable-error-code="call-overload,call-arg"
+# mypy: disable-error-code="call-overload,call-arg,operator,assignment"
 # (numba.cuda's stubs describe the host side of cuda.threadIdx and cuda.syncthreads, not their use in a kernel)
 
 import numpy as np

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="operator, call-overload, call-arg, attr-defined"
+# mypy: disable-error-code="operator, call-overload, call-arg, attr-defined, assignment"
 # (Numba types its device intrinsics as the functions that implement them.)
 """The CUDA kernels: the stages of every corruption, one pixel a thread, one launch for a step of the whole batch.
 

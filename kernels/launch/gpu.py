@@ -215,8 +215,8 @@ def launch_stages(arguments: Arguments, rows_B: np.ndarray, stream: Any) -> None
         grid = (blocks(height, cuda_kernels.ROW_THREADS), num)
         cuda_kernels.whole_rows[grid, cuda_kernels.ROW_THREADS, stream](images, planes, rows)
     if not kinds.isdisjoint(steps.BLOCKS):
-        grid = (blocks(blocks(width, BLOCK), cuda_kernels.BLOCK_THREADS), blocks(height, BLOCK), num)
-        cuda_kernels.whole_blocks[grid, cuda_kernels.BLOCK_THREADS, stream](images, planes, rows, extra)
+        grid_3 = (blocks(blocks(width, BLOCK), cuda_kernels.BLOCK_THREADS), blocks(height, BLOCK), num)
+        cuda_kernels.whole_blocks[grid_3, cuda_kernels.BLOCK_THREADS, stream](images, planes, rows, extra)
     for number, kernel in enumerate(cuda_kernels.STEP_KERNELS, start=1):
         if not kinds.isdisjoint(steps.KINDS[number]):
             kernel[*pixels(num, height, width), stream](images, planes, rows, extra)

@@ -18,7 +18,7 @@ GROUPS = ("others", "heavy")
 
 
 def signatures() -> dict[str, tuple[Any, tuple]]:
-    found = {
+    found: dict[str, tuple[Any, tuple]] = {
         "statistics": (cuda_kernels.statistics, (BYTES, ROWS, SUMS)),
         "whole_rows": (cuda_kernels.whole_rows, STAGE[:3]),
         "whole_blocks": (cuda_kernels.whole_blocks, STAGE),

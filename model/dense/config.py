@@ -119,7 +119,8 @@ class FcosConfig(DenseConfig):
     nms_threshold: float = 0.5
     style: str = "mmdetection"
     """Whose weights these are. "mmdetection": points in the middle of cells, score = class * centreness where the class
-    is above the threshold. "torchvision": points at steps of canvas // map from 0, score = sqrt(class * centreness)."""
+    is above the threshold, a scale of the distances is learnt for each level. "torchvision": points at steps of
+    canvas // map from 0, score = sqrt(class * centreness), no scales."""
     size_edges: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)
     """Where the range of distances of a level ends and that of the next begins, in pixels."""
     distances: str = "exp"

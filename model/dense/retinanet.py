@@ -15,8 +15,17 @@ from model.dense.head import EPSILON, DenseHead, Raw, to_rows
 WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 
+def whole_sizes(config: RetinaNetConfig) -> tuple[tuple[int, ...], ...]:
+    """Sides of the anchors of every level, rounded down as torchvision has them."""
+    octave = config.anchors_per_octave
+    sides = [stride * config.anchor_base for stride in config.strides]
+    return tuple(tuple(int(side * 2 ** (step / octave)) for step in range(octave)) for side in sides)
+
+
 class RetinaNetHead(DenseHead):
     """class = sum focal / P, box = sum |deltas - target| / P, with P the sum over images of max(positives, 1).
+
+    A positive's part of both sums is multiplied by the weight of its box; P is not.
 
     faithful, beside what every head repeats: a box that overlaps no anchor takes every anchor that is free of it, and P
     is not averaged over ranks.
@@ -33,9 +42,7 @@ class RetinaNetHead(DenseHead):
     def make_cells(self) -> tuple[Tensor, ...]:
         if self.config.style == "mmdetection":
             return super().make_cells()
-        octave = self.config.anchors_per_octave
-        sides = [stride * self.config.anchor_base for stride in self.strides]
-        sizes = tuple(tuple(int(side * 2 ** (step / octave)) for step in range(octave)) for side in sides)
+        sizes = whole_sizes(self.config)
         return tuple(AnchorGenerator(sizes, (self.config.anchor_ratios,) * len(sizes)).cell_anchors)
 
     def predict_level(self, class_map: Tensor, box_map: Tensor, level: int) -> tuple[Tensor, Tensor, None]:

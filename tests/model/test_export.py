@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from kernels.detection import nms as nms_module
-from model.backbones.torchvision_fpn import build_torchvision
+from model.compared import check_same
 from model.config import ModelConfig, small_model
 from model.dense.config import FcosConfig, RetinaNetConfig
-from model.deployed import Deployed, canvas_of, check_same, export_onnx, loading_code, torchvision_constructor
+from model.deployed import Deployed, canvas_of, export_onnx, export_program
 from model.detectors import CONFIGS, new_detector
 from model.export import Options, export
 from model.weights.checkpoint import Card, save_detector
@@ -40,9 +40,9 @@ def checkpoint(lively_detector, tmp_path_factory):
     return directory, Deployed(detector)
 
 
-def pictures(num_images):
+def pictures(num_images, num_channels=3):
     generator = torch.Generator().manual_seed(num_images)
-    images = torch.randint(0, 256, (num_images, 3, *CANVAS), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 256, (num_images, num_channels, *CANVAS), generator=generator, dtype=torch.uint8)
     return images, torch.tensor([[96, 128], [51, 77], [90, 33]])[:num_images]
 
 
@@ -93,17 +93,30 @@ def test_dense_detectors_answer_the_same_in_both_forms(kind, lively_dense, tmp_p
         assert_same(program(images, sizes), Deployed(detector)(images, sizes))
 
 
+def test_a_dense_detector_exports_as_one_program(lively_dense):
+    """torch.export itself, without a file: as the long test above, for one kind."""
+    config = CONFIGS["gfl"](
+        backbone="resnet18", weights="none", norm="frozen", candidates_per_level=50, detections_per_image=20,
+        score_threshold=0.3, nms_threshold=0.9, fpn_channels=16, head_channels=16, norm_groups=0, num_convs=1,
+    )  # fmt: skip
+    detector = lively_dense(config)
+    program = export_program(detector, CANVAS).module()
+    for num_images in (1, 3):
+        images, sizes = pictures(num_images)
+        assert_same(program(images, sizes), Deployed(detector)(images, sizes))
+
+
 def test_the_check_finds_what_is_wrong_and_leaves_out_what_rounding_may_do():
     """Two images, three slots; the least score is 0.5."""
     boxes = torch.tensor([[[0.0, 0, 9, 9], [5, 5, 20, 30], [1, 1, 2, 2]], [[3, 3, 7, 8], [0, 0, 0, 0], [0, 0, 0, 0]]])
     scores = torch.tensor([[0.9, 0.7, 0.6], [0.8, 0.5004, 0.0]])
     labels = torch.tensor([[1, 2, 1], [3, 1, 0]])
     wanted = (boxes, scores, labels, torch.tensor([3, 2]))
-    assert check_same(wanted, wanted, 0.5).startswith("3 detections are the same; boxes within 0 pixels")
+    assert check_same(wanted, wanted, 0.5, "torch").startswith("3 detections are the same; boxes within 0 pixels")
     lost = (boxes, scores, labels, torch.tensor([3, 1]))
-    assert check_same(lost, wanted, 0.5).startswith("3 detections")  # 0.5004 may have been 0.4999
+    assert check_same(lost, wanted, 0.5, "torch").startswith("3 detections")  # 0.5004 may have been 0.4999
     swapped = tuple(torch.stack((v[0, [1, 0, 2]], v[1])) for v in wanted[:3])
-    assert check_same((*swapped, wanted[3]), wanted, 0.5).startswith("3 detections")
+    assert check_same((*swapped, wanted[3]), wanted, 0.5, "torch").startswith("3 detections")
     for wrong in (
         (boxes + torch.tensor([0.0, 0, 0.1, 0]), *wanted[1:]),
         (boxes, scores + 0.01, *wanted[2:]),
@@ -112,7 +125,7 @@ def test_the_check_finds_what_is_wrong_and_leaves_out_what_rounding_may_do():
     ):
         for pair in ((wrong, wanted), (wanted, wrong)):
             with pytest.raises(ValueError, match=r"^the exported model answers otherwise than"):
-                check_same(*pair, 0.5)
+                check_same(*pair, 0.5, "torch")
 
 
 @pytest.mark.long
@@ -159,44 +172,6 @@ def test_program_runs_where_this_package_is_not(checkpoint, tmp_path):
     assert_same(torch.load(tmp_path / "out.pt"), deployed(images, sizes))
 
 
-def test_state_dict_runs_in_torchvision(lively_detector, tmp_path, capsys):
-    """What the export prints can be pasted: it loads torchvision's module, which finds the same."""
-    config = ModelConfig(
-        backbone="mobilenet_v3_large", weights="none", norm="frozen", rpn_post_nms_test=100, score_threshold=0.2
-    )
-    detector = lively_detector(config)
-    size = {"short_side": CANVAS[0], "long_side": CANVAS[1]}
-    save_detector(tmp_path / "student", detector, config, CLASSES, size)
-    export(Options(tmp_path / "student", "torchvision"))
-    code = capsys.readouterr().out.split("\n\n")[1]
-    names: dict = {}
-    exec(code, names)
-    assert "import model" not in code
-    images, _ = pictures(1)
-    with torch.no_grad():
-        (found,) = names["detector"]([images[0] / 255])
-    wanted = Deployed(detector)(images, torch.tensor([CANVAS]))
-    count = int(wanted[3][0])
-    assert_same(
-        (found["boxes"], found["scores"], found["labels"], torch.tensor(len(found["scores"]))),
-        (wanted[0][0, :count], wanted[1][0, :count], wanted[2][0, :count], wanted[3][0]),
-        relative=1e-4,  # torchvision's own forward sums in another order: thousandths of a pixel on large boxes
-    )
-
-
-def test_what_is_printed_for_an_unusual_detector_loads_it(tmp_path):
-    config = small_model(weights="none")
-    state = build_torchvision(config, 3).state_dict()
-    torch.save(state, tmp_path / "a.pth")
-    names: dict = {}
-    exec(loading_code(Card(("car", "bus"), config), tmp_path / "a.pth"), names)
-    assert not names["detector"].training
-    assert names["detector"].transform.max_size == 1333
-    got = names["detector"].state_dict()
-    assert got.keys() == state.keys()
-    assert all(torch.equal(got[name], value) for name, value in state.items())
-
-
 NARROW = {"backbone": "resnet18", "weights": "none", "norm": "frozen", "fpn_channels": 32, "detections_per_image": 20}
 HEAD = {"head_channels": 32, "num_convs": 1, "score_threshold": 0.02, "candidates_per_level": 50, "nms_threshold": 0.9}
 CAFFE = {"pixel_order": "bgr", "pixel_mean": (103.53, 116.28, 123.675), "pixel_deviation": (1.0, 1.0, 1.0)}
@@ -222,8 +197,33 @@ def test_onnx_of_other_conventions(config, tmp_path):
         images, sizes = pictures(num_images)
         got = session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})
         assert_same(got, Deployed(detector)(images, sizes))
-    with pytest.raises(ValueError, match="--to torchvision writes a Faster R-CNN"):
+    with pytest.raises(ValueError, match="--to torchvision: "):
         export(Options(tmp_path / "run", "torchvision"))
+
+
+@pytest.mark.long
+def test_onnx_takes_further_inputs_behind_rgb(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+    config = FcosConfig(**NARROW, **HEAD, norm_groups=4, inputs=("rgb", "gated", "depth"), extra_channels=(2, 1))
+    torch.manual_seed(0)
+    detector = new_detector(config, 4).eval()
+    torch.nn.init.normal_(detector.head.class_output.weight, std=0.2)
+    torch.nn.init.constant_(detector.head.class_output.bias, -1.0)
+    save_detector(tmp_path / "run", detector, config, CLASSES, {"short_side": 96, "long_side": 128})
+    path = export(Options(tmp_path / "run", "onnx"))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert "uint8 RGB and 2 of gated and 1 of depth, B x 6 x 96 x 128" in json.loads(about["inputs"])["images"]
+    assert json.loads(about["channels"]) == {"rgb": 3, "gated": 2, "depth": 1}
+    images, sizes = pictures(3, 6)
+    expected = Deployed(detector)(images, sizes)
+    assert_same(session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()}), expected)
+    images[:, 4] = 255 - images[:, 4]
+    assert not torch.equal(Deployed(detector)(images, sizes)[1], expected[1])
+    config = ModelConfig(backbone="resnet18", **SMALL, inputs=("rgb", "gated"), extra_channels=(3,))
+    save_detector(tmp_path / "two_stage", new_detector(config, 4), config, CLASSES)
+    with pytest.raises(ValueError, match="takes other pixels or inputs than torchvision's"):
+        export(Options(tmp_path / "two_stage", "torchvision"))
 
 
 @pytest.mark.long
@@ -256,11 +256,6 @@ def test_suppression_for_export_equals_the_operator():
         got = nms_module._nms_from_torchvision(boxes, scores, groups, 0.3, num_slots)
         assert torch.equal(got[1], expected[1])
         assert torch.equal(got[0], expected[0])
-
-
-def test_sentence_of_zero_epsilon_does_not_name_a_constructor_that_has_another():
-    config = ModelConfig(backbone="resnet50", weights="none", norm_epsilon=0.0)
-    assert "norm_epsilon=0.0" in torchvision_constructor(config, 3)
 
 
 def test_missing_exporter_is_named(checkpoint, monkeypatch):

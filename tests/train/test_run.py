@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +13,8 @@ from safetensors.torch import load_file
 from pipeline.command.ranks import World
 from pipeline.views import ViewConfig
 from train.config import OptimizerConfig
-from train.recipes import CLEAN, RECIPES
+from train.recipes import RECIPES
+from train.recipes.sizes import CLEAN
 from train.record.checkpoint import Checkpoints, read_state
 from train.record.logs import read_log
 from train.record.trace import TracePlan
@@ -572,7 +572,7 @@ def test_when_a_trace_begins(visits, rare_at, latest, first, num_new):
     actions = [plan(0)]
     for step in range(30):
         side = 64 if step in rare_at else 32
-        plan.saw(SimpleNamespace(clean=None, corrupted=SimpleNamespace(images_B3HW=torch.empty(1, 3, side, side))))
+        plan.saw((None, (side, side)))
         actions.append(plan(step + 1))
     traced = ["WARMUP", "RECORD", "RECORD", "RECORD", "RECORD", "RECORD_AND_SAVE"]
     assert [action.name for action in actions] == ["NONE"] * (first - 1) + traced + ["NONE"] * (26 - first)

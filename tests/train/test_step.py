@@ -190,7 +190,9 @@ def test_under_bfloat16_autocast_it_is_one_graph_too(networks, batch):
 
 def take_rows(view, rows):
     changed = {
-        name: take_rows(value, rows) if isinstance(value, View) else value[rows] for name, value in vars(view).items()
+        name: take_rows(value, rows) if isinstance(value, View) else value[rows]
+        for name, value in vars(view).items()
+        if name != "extra"
     }
     return replace(view, **changed)
 

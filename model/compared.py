@@ -1,0 +1,55 @@
+"""Whether an exported detector answers as the detector itself does."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PIXELS, SCORES = 0.05, 1e-3  # what rounding may change; both are a hundred times what was measured
+
+
+def pictures(num: int, canvas: tuple[int, int], num_channels: int = 3) -> tuple[Tensor, Tensor]:
+    """Rectangles on noise: any detector sees something in them. Sizes differ, the first fills the canvas."""
+    generator = np.random.default_rng(num)
+    height, width = canvas
+    images = generator.integers(0, 256, (num, num_channels, height, width), dtype=np.uint8)
+    sizes = (generator.uniform(0.5, 1, (num, 2)) * canvas).astype(np.int64)
+    sizes[0] = canvas
+    for image in images:
+        for _ in range(40):
+            h, w = np.exp(generator.uniform(np.log(6), np.log(height), 2)).astype(int)
+            y, x = generator.integers(0, height), generator.integers(0, width)
+            image[:, y : y + h, x : x + w] = generator.integers(0, 256, (num_channels, 1, 1))
+    return torch.from_numpy(images), torch.from_numpy(sizes)
+
+
+def check_same(found: Sequence[Tensor], wanted: Sequence[Tensor], least_score: float, packages: str) -> str:
+    """Require the same detections of two programs, one for one, in any order; returns what was compared, in words.
+
+    Left out are those that rounding may move over the least score or out of the last slot.
+    """
+    pixels, scores, num = 0.0, 0.0, 0
+    for i, counts in enumerate(zip(found[3].tolist(), wanted[3].tolist(), strict=True)):
+        ours, theirs = (
+            [values[i, : counts[0]] for values in found[:3]],
+            [values[i, : counts[1]] for values in wanted[:3]],
+        )
+        full = [float(side[1][-1]) for side in (ours, theirs) if len(side[1]) == found[1].shape[1]]
+        certain = max([least_score, *full]) + SCORES
+        for side, other in ((ours, theirs), (theirs, ours)):
+            for box, score, label in zip(*side, strict=True):
+                if score < certain:
+                    continue
+                by_pixels, by_score = (other[0] - box).abs().amax(dim=1), (other[1] - score).abs()
+                same = (other[2] == label) & (by_pixels <= PIXELS) & (by_score <= SCORES)
+                if not same.any():
+                    raise ValueError(
+                        f"the exported model answers otherwise than the detector, so it is not kept: the class "
+                        f"{int(label)} at {[round(side, 1) for side in box.tolist()]}, score {score:.4f}, is found by "
+                        f"one of the two only; give other versions of {packages}"
+                    )
+                nearest = by_pixels.where(same, torch.inf).argmin()
+                pixels, scores = max(pixels, float(by_pixels[nearest])), max(scores, float(by_score[nearest]))
+                num += 1
+    return f"{num // 2} detections are the same; boxes within {pixels:.1g} pixels, scores within {scores:.1g}"
