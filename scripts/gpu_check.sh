@@ -263,7 +263,7 @@ pack_results() { # whole files only: what is read meanwhile is never half writte
 step() { # step PART: output to PART.txt, a line in the summary, the small files packed
     local name=$1 started=$SECONDS tee code said limit=${PART_SECONDS:-240}
     if [ $((deadline - SECONDS)) -lt "$limit" ]; then limit=$((deadline - SECONDS)); fi
-    if [ "$limit" -lt 5 ] && [ "$name" != targets ]; then
+    if [ $((deadline - SECONDS)) -lt 5 ] && [ "$name" != targets ]; then
         failed=1
         echo "SKIPPED $name: the call's $deadline seconds are over; DEADLINE sets them" >>"$summary"
         return
@@ -291,7 +291,7 @@ step() { # step PART: output to PART.txt, a line in the summary, the small files
     if [ "$name" = targets ]; then cat "$folder/targets.txt" >>"$summary"; fi
     pack_results part
 }
-while sleep 20; do pack_results timer; done </dev/null >/dev/null 2>&1 & # its sleep outlives it and must hold nothing
+while sleep 20 && kill -0 $$; do pack_results timer; done </dev/null >/dev/null 2>&1 & # its sleep outlives it and must hold nothing
 packing=$!
 trap 'kill "$running" "$packing" 2>/dev/null; exit 130' INT TERM
 trap 'kill "$packing" 2>/dev/null' EXIT

@@ -226,7 +226,7 @@ def upgrade(values: Any) -> Any:
 # and teacher may move: their checksums are compared instead of their paths. Compiled or not, a step differs by rounding
 # only.
 FREE = (
-    "data", "val", "teacher", "out", "loader", "compile", "save_every", "keep", "val_every", "val_images",
+    "data", "val", "teacher", "out", "loader", "compile", "repeatable", "save_every", "keep", "val_every", "val_images",
     "max_skipped", "from_step", "profile", "log", "source", "target", "pictures", "dinov2",
 )  # fmt: skip
 
