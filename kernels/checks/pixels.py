@@ -8,6 +8,7 @@ level, and at most 1 % of them are off at all. The file is written after every t
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,7 +50,7 @@ def main() -> int:
         np.savez_compressed(options.file, image=image, **made)
         return 0
     if not options.file.is_file():
-        raise ValueError(f"pixels: {options.file} is missing; write it on a machine's CPU with --write")
+        raise SystemExit(f"error: pixels: {options.file} is missing; write it on a machine's CPU with --write")
     expected = np.load(options.file)
     records: dict[str, dict] = {}
     for name in severity.ALL:
@@ -73,6 +74,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from pipeline.command.console import run_entry
-
-    run_entry(main)
+    sys.exit(main())
