@@ -145,7 +145,7 @@ def check_ptx(name: str, architecture: int) -> None:
     assert record["spill_bytes"] == 0
     assert record["double_instructions"] == 0
     assert record["long_divisions"] == 0
-    if name != "nms":  # whose divisions are exact
+    if name != "nms" and architecture >= 90:  # its divisions are exact; sm_80 calls for some conversions and divisions
         assert record["calls"] == 0
     if name.startswith("roi_"):
         assert record["local_loads"] == record["local_stores"] == 0
