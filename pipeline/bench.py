@@ -6,7 +6,8 @@ The files are made here (1280x720 JPEG, a textured scene). One run measures all 
 - the plain PyTorch way: DataLoader + torchvision decode, resize and padding of the original files;
 - every loader with several thread counts, with the share of time the consumer waits;
 - the default loader with several batches made ahead (`prefetch`);
-- opening 100,000 records.
+- opening 100,000 records;
+- with `--extra 3`, packing and loading with three grey images beside each picture, against the pictures alone.
 
 Speeds are medians. A loader whose batches differ from a direct decoding is timed too, named in `wrong`, and the command
 ends with 1. The file is written after every round.
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -69,13 +70,18 @@ class BenchOptions:
     """Of the images that the GPU's JPEG engine decodes, for the loader dali on a GPU. Default: the loader's own."""
     records: int = 100_000
     """Of the dataset whose opening is timed; 0 leaves it out."""
+    extra: int = 0
+    """Grey images beside each picture, as of a gated camera's slices."""
 
 
-def make_originals(root: Path, count: int) -> None:
-    """VOC folder of 1280x720 pictures with the detail, and so the JPEG size, of a street photograph (about 200 kB)."""
+def make_originals(root: Path, count: int, num_extra: int = 0) -> None:
+    """VOC folder of 1280x720 pictures with the detail, and so the JPEG size, of a street photograph (about 200 kB).
+
+    Grey images beside them have the same detail: the picture's colours in turn.
+    """
     import simplejpeg
 
-    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main", *(f"extra{k}" for k in range(num_extra))):
         (root / folder).mkdir(parents=True)
     rng = np.random.default_rng(0)
     scene = np.full((840, 1400, 3), 120, np.float32)
@@ -92,6 +98,9 @@ def make_originals(root: Path, count: int) -> None:
         picture = np.clip(scene[y : y + 720, x : x + 1280] + rng.normal(0, 2, (720, 1280, 1)), 0, 255).astype(np.uint8)
         name = f"{i:05d}"
         (root / f"JPEGImages/{name}.jpg").write_bytes(simplejpeg.encode_jpeg(picture, 90, "RGB", "420"))
+        for k in range(num_extra):
+            grey = np.ascontiguousarray(picture[..., k % 3 : k % 3 + 1])
+            (root / f"extra{k}/{name}.jpg").write_bytes(simplejpeg.encode_jpeg(grey, 90, "GRAY", "Gray"))
         shape = "<size><width>1280</width><height>720</height></size>"
         (root / f"Annotations/{name}.xml").write_text(f"<annotation>{shape}{objects}</annotation>")
     (root / "ImageSets/Main/train.txt").write_text("\n".join(f"{i:05d}" for i in range(count)))
@@ -148,6 +157,7 @@ def loader_rate(
     threads: int,
     device: torch.device,
     prefetch: int | None = None,
+    extra: tuple[str, ...] = (),
 ) -> tuple[float, float]:
     """(images/s when the consumer does nothing else, share of time it waits at 80 % of that rate).
 
@@ -168,6 +178,7 @@ def loader_rate(
         threads=threads,
         prefetch=prefetch,
         hardware_share=share,
+        extra=extra,
     ) as loader:
         for _ in range(5):  # what was made ahead, and warming up
             next(loader)
@@ -204,6 +215,17 @@ def check_loader(dataset: PackedDataset, name: str, options: BenchOptions, devic
         if difference.max() > 24 or difference.mean() > 1.5:
             return f"the loader {name} delivers wrong pixels (mean difference {difference.mean():.1f})"
     return None
+
+
+def check_extra(dataset: PackedDataset, name: str, options: BenchOptions, device: torch.device) -> None:
+    with open_loader(dataset, options.batch_size, device=device, name=name, extra=("extra",)) as loader:
+        batch = next(loader)
+    for b, id in enumerate(batch.ids_B.tolist()):
+        image_HWC = dataset.read_extra(dataset.index_of(id), "extra")
+        h, w = image_HWC.shape[:2]
+        found = batch.extra["extra"][b, :h, :w].cpu().numpy()
+        if np.abs(found.astype(int) - image_HWC).mean() > 1.5:
+            raise ValueError(f"the loader {name} delivers wrong pixels of what lies beside the pictures")
 
 
 def make_records(out: Path, count: int) -> None:
@@ -278,14 +300,14 @@ def measure_opening(path: Path, rounds: int) -> dict[str, float]:
     }
 
 
-def run_pack(folder: Path, *more: str) -> None:
+def run_pack(folder: Path, *more: str, out: Path | None = None) -> None:
     """The command as a user runs it, its start included."""
     command = [
         sys.executable,
         "-m",
         "pipeline.pack",
         str(folder / "originals"),
-        str(folder / "packed"),
+        str(out or folder / "packed"),
         "--classes",
         "car",
     ]
@@ -297,7 +319,7 @@ def bench(options: BenchOptions, folder: Path) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0))
     threads = options.threads or tuple(sorted({1, *(2**k for k in range(1, 5) if 2**k < cores), cores}))
     say(f"making {options.images} pictures of 1280x720")
-    make_originals(folder / "originals", options.images)
+    make_originals(folder / "originals", options.images, options.extra)
     started = time.perf_counter()
     run_pack(folder)
     packing = options.images / (time.perf_counter() - started)
@@ -378,6 +400,9 @@ def bench(options: BenchOptions, folder: Path) -> dict[str, Any]:
         write(options, measured_so_far())
         say(f"round {round + 1} of {options.rounds} is done")
     figures = measured_so_far()
+    if options.extra:
+        right = [name for name in loaders if name not in wrong and name != "ffcv"]
+        figures["extra"] = measure_extra(dataset, right, options, folder, device, max(threads))
     if options.records:
         make_records(folder / "many", options.records)
         figures["opening"] = {"records": options.records, **measure_opening(folder / "many", options.rounds)}
@@ -387,6 +412,39 @@ def bench(options: BenchOptions, folder: Path) -> dict[str, Any]:
 def write(options: BenchOptions, figures: dict[str, Any]) -> None:
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
+
+
+def measure_extra(
+    alone: PackedDataset,
+    loaders: Sequence[str],
+    options: BenchOptions,
+    folder: Path,
+    device: torch.device,
+    threads: int,
+) -> dict[str, Any]:
+    """Packing and loading with images beside the pictures as shares of the speed without them, by turns."""
+    names = ",".join(f"extra{k}" for k in range(options.extra))
+    rates: dict[str, list[float]] = {name: [] for name in loaders}
+    packing: list[float] = []
+    for round in range(options.rounds):
+        seconds = []
+        for more in ((), ("--extra", f"extra={names}")):
+            place = folder / f"extra-{round}-{len(more)}"
+            started = time.perf_counter()
+            run_pack(folder, *more, out=place)
+            seconds.append(time.perf_counter() - started)
+        packing.append(seconds[0] / seconds[1])
+        with PackedDataset(place) as beside:
+            for name in loaders:
+                check_extra(beside, name, options, device)
+                without, _ = loader_rate(alone, name, options, threads, device)
+                both, _ = loader_rate(beside, name, options, threads, device, extra=("extra",))
+                rates[name].append(both / without)
+    return {
+        "images": options.extra,
+        "packing_ratio": statistics.median(packing),
+        "loading_ratio": {name: statistics.median(values) for name, values in rates.items()},
+    }
 
 
 def show(figures: dict[str, Any]) -> str:
@@ -408,6 +466,13 @@ def show(figures: dict[str, Any]) -> str:
         rate, waiting = row["images_per_s"], row["waiting_share_at_80_percent"]
         lines.append(f"  prefetch {depth}: {rate:.0f} images/s, waiting {100 * waiting:.1f} %")
     lines += [f"  {name}: WRONG, its speed counts for nothing: {error}" for name, error in figures["wrong"].items()]
+    if "extra" in figures:
+        extra = figures["extra"]
+        loading = ", ".join(f"{name} {ratio:.2f}" for name, ratio in extra["loading_ratio"].items())
+        lines.append(
+            f"with {extra['images']} grey images beside each picture, as a share of the pictures' alone: "
+            f"packing {extra['packing_ratio']:.2f}; loading {loading}"
+        )
     if "opening" in figures:
         opening = figures["opening"]
         lines.append(

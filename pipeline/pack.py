@@ -1,7 +1,8 @@
 """Pack any annotated dataset once, at training size: `python -m pipeline.pack ROOT OUT [options]`.
 
-A killed run continues where it was when started again. When ROOT has the layout of the diverse-weather benchmark, OUT
-gets one packed dataset for every scored part (daytime_clear_train, night_sunny_train, ...), otherwise OUT is it.
+A killed run continues where it was when started again. When ROOT has the layout of the diverse-weather benchmark or of
+Seeing Through Fog, OUT gets one packed dataset for every scored part (daytime_clear_train, night_sunny_train, ...),
+otherwise OUT is it.
 """
 
 import os
@@ -31,7 +32,7 @@ from pipeline.packed.shards import (
     make_shard,
     read_shard,
 )
-from pipeline.sources import diverse_weather
+from pipeline.sources import diverse_weather, seeing_through_fog
 from pipeline.sources.annotated import relative
 from pipeline.sources.choice import choose_domains
 from pipeline.sources.classes import Names, split_names
@@ -46,12 +47,13 @@ class PackOptions:
     """Read an annotated dataset, check it, and pack it for training and evaluation."""
 
     root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")]
-    """Folder of the dataset: Pascal VOC, the diverse-weather benchmark, YOLO, COCO, BDD100K or KITTI."""
+    """Folder of the dataset: Pascal VOC, the diverse-weather benchmark, YOLO, COCO, BDD100K, KITTI, Seeing
+    Through Fog."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write; made when missing."""
-    format: Literal["auto", "voc", "yolo", "coco", "bdd", "kitti", "pictures"] = "auto"
-    """How ROOT is annotated; auto recognises it by its files. The diverse-weather benchmark is voc. pictures: nobody
-    labelled it, all in it is ignored."""
+    format: Literal["auto", "voc", "yolo", "coco", "bdd", "kitti", "stf", "pictures"] = "auto"
+    """How ROOT is annotated; auto recognises it by its files. The diverse-weather benchmark is voc, Seeing Through Fog
+    is stf. pictures: nobody labelled it, all in it is ignored."""
     split: tyro.conf.UseAppendAction[tuple[Names, ...]] = ()
     """Which lists to read (--split train val); 'all' for every one. Not needed when there is only one."""
     classes: tuple[str, ...] = ()
@@ -239,7 +241,11 @@ def pack(options: PackOptions) -> list[Path]:
     )
     classes, named = split_names(options.classes), split_names(options.read.domains)
     read = partial(read_source, rename=options.map, drop=options.drop, options=options.read)
-    parts = diverse_weather.scored_parts(options.root) if options.format in ("auto", "voc") else []
+    benchmark: Any = seeing_through_fog
+    parts = benchmark.scored_parts(options.root) if options.format in ("auto", "stf") else []
+    if not parts and options.format in ("auto", "voc"):
+        benchmark = diverse_weather
+        parts = benchmark.scored_parts(options.root)
     if parts:
         found = sorted({split for *_, split in parts})
         for split in options.split:
@@ -255,8 +261,8 @@ def pack(options: PackOptions) -> list[Path]:
         for name, domain, folder, split in parts:  # all are read before the first is packed: faults show early
             source = read(
                 folder,
-                "voc",
-                classes=classes or diverse_weather.CLASSES,
+                benchmark.FORMAT,
+                classes=classes or (benchmark.CLASSES if benchmark is diverse_weather else ()),
                 splits=(split,),
                 domain=options.domain or ("" if options.read.domain_name else domain),
                 options=replace(options.read, domains=()),
@@ -269,7 +275,10 @@ def pack(options: PackOptions) -> list[Path]:
             finished = pack_source(source, own)
             # The sample world has only the folders in common with the benchmark.
             if finished and not (options.root / "world.json").exists():
-                compare_with_published(own.out, name)
+                card = read_card(own.out)
+                counts = {label: sum(row.values()) for label, row in card["objects"].items()}
+                for line in benchmark.compare(name, card["num_images"], counts):
+                    say(f"  {line}")
             made += finished
         return made
     check_output(options.out)
@@ -314,13 +323,6 @@ def pack_source(source: Source, options: PackOptions) -> list[Path]:
     clear_work(out)
     say(report(read_card(out), out.resolve().name))
     return [out]
-
-
-def compare_with_published(out: Path, name: str) -> None:
-    card = read_card(out)
-    counts = {label: sum(row.values()) for label, row in card["objects"].items()}
-    for line in diverse_weather.compare(name, card["num_images"], counts):
-        say(f"  {line}")
 
 
 def run_jobs(jobs: list[ShardJob], source: Source, options: PackOptions) -> list[ShardResult] | None:

@@ -126,7 +126,7 @@ def parse_script(path: str, arguments: list[str], monkeypatch, config: pytest.Co
             assert not arguments
         case name:
             # The code of the set-up, of "there is no GPU", and of the first Python.
-            codes = {"quickstart.sh": 99, "gpu_check.sh": 3, "gpu_carry.sh": 99, "new_domain.sh": 99}
+            codes = {"quickstart.sh": 99, "cmkd.sh": 99, "gpu_check.sh": 3, "gpu_carry.sh": 99, "new_domain.sh": 99}
             begun = codes[name]
             shutil.copytree(ROOT / "scripts", folder / "scripts")
             for program in ("scripts/setup.sh", "python"):

@@ -36,4 +36,4 @@ def translate(generator: Generator, picture_HW3: np.ndarray) -> tuple[np.ndarray
         output = generator(images_B3HW)[0]
         kept_HW = 1 - (output - images_B3HW).abs().mean(1)[0] / 2
     bytes_HW3 = ((output[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
-    return bytes_HW3[:height, :width].cpu().numpy(), kept_HW[:height, :width].float().cpu().numpy()
+    return bytes_HW3[:height, :width].contiguous().cpu().numpy(), kept_HW[:height, :width].float().cpu().numpy()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.sources.voc import find_voc, list_splits
 
+FORMAT = "voc"
 CLASSES = ("bus", "bike", "car", "motor", "person", "rider", "truck")
 
 # Folder spellings met in the wild, compared without case and with '-' read as '_'.

@@ -13,7 +13,7 @@ from pipeline.command.suggest import nearest
 from pipeline.files.parse import MAX_IMAGE_BYTES, open_file
 from pipeline.files.pixels import read_size
 from pipeline.files.problems import Problem
-from pipeline.sources import diverse_weather
+from pipeline.sources import diverse_weather, seeing_through_fog
 from pipeline.sources.annotated import Annotated, AnnotatedBox, class_name, relative
 from pipeline.sources.bdd import read_bdd
 from pipeline.sources.choice import Choice
@@ -28,7 +28,7 @@ from pipeline.sources.voc import find_unlisted, find_voc, read_voc
 from pipeline.sources.yolo import read_yolo
 from pipeline.sources.yolo_card import find_yolo
 
-FORMATS = ("voc", "yolo", "coco", "bdd", "kitti", "pictures")
+FORMATS = ("voc", "yolo", "coco", "bdd", "kitti", "stf", "pictures")
 NEIGHBOURS = 50  # folders below a wrong ROOT that are looked into
 CLIP_BELOW = 2.0  # pixels a box may stick out of its image and be clipped without a word
 
@@ -50,6 +50,8 @@ class Source:
 
 def fitting_formats(root: Path, folders: bool = True) -> list[str]:
     """folders: whether a format may also be recognised by what is in each of root's folders."""
+    if seeing_through_fog.find_layout(root):  # its label files are KITTI's, too
+        return ["stf"]
     voc, kitti = find_voc(root) or find_unlisted(root, folders), find_kitti(root, folders)
     found = [name for name, fits in (("voc", voc), ("yolo", find_yolo(root)), ("kitti", kitti)) if fits]
     return found + sorted({kind for _, kind in find_json(root).values()})
@@ -82,7 +84,8 @@ def detect_format(root: Path) -> str:
     if len(found) != 1:
         expected = (
             "Annotations/*.xml or xml beside the pictures (voc), data.yaml (yolo), annotations/*.json (coco), "
-            "labels/*.json (bdd) or label_2/*.txt (kitti); pictures that nobody labelled are --format pictures"
+            "labels/*.json (bdd), label_2/*.txt (kitti) or cam_stereo_left_lut/ (stf: Seeing Through Fog); pictures "
+            "that nobody labelled are --format pictures"
         )
         what = f"looks like {' and '.join(found)}" if found else "has no annotations that are known"
         raise ValueError(f"{root} {what}; expected {expected}; say which with --format {{{','.join(FORMATS)}}}")
@@ -126,6 +129,8 @@ def read_source(
         images = read_bdd(root, list(splits), choice, problems)
     elif format == "kitti":
         images = read_kitti(root, list(splits), choice, problems, options)
+    elif format == "stf":
+        images, listed = seeing_through_fog.read_seeing_through_fog(root, list(splits), choice, problems, options)
     elif format == "pictures":
         images = read_pictures(root, list(splits), choice)
     else:

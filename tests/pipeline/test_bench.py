@@ -81,7 +81,9 @@ def test_a_default_loader_that_is_not_asked_for_is_not_opened(monkeypatch, tmp_p
         return 100.0, 0.0
 
     monkeypatch.setattr(pipeline.bench, "choose_loader", lambda name, device: "dali")
-    monkeypatch.setattr(pipeline.bench, "make_originals", lambda root, count: (root / "JPEGImages").mkdir(parents=True))
+    monkeypatch.setattr(
+        pipeline.bench, "make_originals", lambda root, count, extra: (root / "JPEGImages").mkdir(parents=True)
+    )
     monkeypatch.setattr(pipeline.bench, "run_pack", lambda folder: (folder / "originals/JPEGImages/0.jpg").touch())
     monkeypatch.setattr(pipeline.bench, "PackedDataset", lambda path: dataset)
     monkeypatch.setattr(pipeline.bench, "plain_rate", lambda *_: 50.0)
@@ -97,7 +99,7 @@ def test_a_default_loader_that_is_not_asked_for_is_not_opened(monkeypatch, tmp_p
 def test_command_line(tmp_path):
     command = [sys.executable, "-m", "pipeline.bench", "--json", str(tmp_path / "bench.json"), "--images", "8"]
     command += ["--threads", "1", "--loaders", "cpu", "--seconds", "0.1", "--rounds", "1", "--records", "30"]
-    command += ["--batch-size", "2", "--prefetch", "1", "4"]
+    command += ["--batch-size", "2", "--prefetch", "1", "4", "--extra", "2"]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "bench.json").read_text())
@@ -109,3 +111,6 @@ def test_command_line(tmp_path):
     assert figures["opening"]["records"] == 30
     assert figures["original_bytes"] > figures["packed_bytes"] > 0
     assert figures["packing_images_per_s"] > 0
+    assert figures["extra"]["images"] == 2
+    assert 0 < figures["extra"]["loading_ratio"]["cpu"] < 2
+    assert "with 2 grey images beside each picture" in done.stdout

@@ -496,7 +496,7 @@ def test_formats_are_told_apart(make_voc, make_yolo, make_coco, tmp_path):
     assert detect_format(make_coco({}, [])) == "coco"
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        ValueError, match=r"no annotations that are known.*--format \{voc,yolo,coco,bdd,kitti,pictures\}"
+        ValueError, match=r"no annotations that are known.*--format \{voc,yolo,coco,bdd,kitti,stf,pictures\}"
     ):
         detect_format(tmp_path / "empty")
     with pytest.raises(ValueError, match="is not a folder"):

@@ -80,6 +80,7 @@ def test_a_generator_treats_each_picture_alone_and_survives_a_file(network, tmp_
     for height, width in ((1, 1), (5, 3), (33, 50)):
         picture, kept = translate(generator, np.full((height, width, 3), 200, np.uint8))
         assert picture.shape == (height, width, 3)
+        assert picture.flags.c_contiguous  # as an encoder of JPEG needs it
         assert kept.shape == (height, width)
 
 

@@ -91,7 +91,7 @@ class Pseudo(Method):
                 placed[name] = View(view.images_B3HW, view.sizes_B2, boxes_BG4)
         return Views(
             placed.get("clean"), placed.get("corrupted"), views.ratio_B, labels_BG, ignore_BG, weight_BG,
-            views.keys_B, views.ids_B,
+            views.keys_B, views.ids_B, views.extra,
         )  # fmt: skip
 
     def forward(
