@@ -2,12 +2,13 @@
 
     python -m kernels.bench --device cpu --size 600x1000 --batch 16 --json build/bench.json --plot build/bench.png
 
-Every type is checked before it is timed: pixel by pixel against the reference given the same random numbers
-(`kernels.checks.oracle`). On a GPU it is also checked against the CPU. The views are checked too. A wrong one gets no
-time. Times are the best of several runs, mean over the five severities. Ours and the reference take turns in the same
-process. `mean_speedup` is the reference's mean time over ours, for the 15 types of training: how much faster a run's
-corruptions are. `geometric_speedup` is the geometric mean of the types' own ratios. `--sheet FILE` draws the 19 x 5
-pictures to look at, ours above the reference. `--picture FILE` draws them of your own picture.
+Every type is checked, pixel by pixel, against the reference given the same random numbers (`kernels.checks.oracle`). On
+a GPU it is also checked against the CPU. The views are checked too. What is wrong is timed all the same, named beside
+its time, and the command ends with 1. The file is written after every figure. Times are the best of several runs, mean
+over the five severities. Ours and the reference take turns in the same process. `mean_speedup` is the reference's mean
+time over ours, for the 15 types of training: how much faster a run's corruptions are. `geometric_speedup` is the
+geometric mean of the types' own ratios. `--sheet FILE` draws the 19 x 5 pictures to look at, ours above the reference.
+`--picture FILE` draws them of your own picture.
 
 `--threads 2` also times everything on one thread in turn. `thread_scaling` is one thread's time over that of both: with
 an image's rows shared and with a batch's images shared. Beside it is the ratio of a loop that shares nothing: what the
@@ -63,7 +64,7 @@ class Options:
     cold: bool = True  # also measure a first start (compiling) and a second one
 
 
-def bench_types(options: Options, image: np.ndarray) -> dict[str, dict]:
+def bench_types(options: Options, image: np.ndarray, records: dict[str, dict], write: Callable[[], None]) -> None:
     import cv2
     import imagecorruptions
     import torch
@@ -86,7 +87,6 @@ def bench_types(options: Options, image: np.ndarray) -> dict[str, dict]:
         result = ours(name, level)
         return result.cpu().numpy() if on_gpu else result
 
-    records: dict[str, dict] = {}
     with Progress("types", len(severity.IMAGENET_C), "types") as progress:
         for name in severity.IMAGENET_C:
             pixels = partial(on_host, name)
@@ -94,9 +94,7 @@ def bench_types(options: Options, image: np.ndarray) -> dict[str, dict]:
             if on_gpu and not wrong:
                 wrong = differs_from_cpu(name, image, pixels)
             if wrong:
-                records[name] = {"wrong": wrong}
-                say(f"{name}: WRONG, no time is given: {wrong}")
-                continue
+                say(f"{name}: WRONG: {wrong}")
             reference_ms, ours_ms, alone_ms, shared_ms = [], [], [], []
             for level in severity.SEVERITIES:
                 functions: dict[str, Callable[[], Any]] = {
@@ -118,8 +116,10 @@ def bench_types(options: Options, image: np.ndarray) -> dict[str, dict]:
             }
             if options.threads > 1:
                 records[name]["thread_scaling"] = float(np.mean(alone_ms) / np.mean(shared_ms))
+            if wrong:
+                records[name]["wrong"] = wrong
+            write()
             progress.advance(1, f"{name} {records[name]['speedup']:.1f}x")
-    return records
 
 
 def corrupted_first(maker: Any, batch: Any, draw: int) -> np.ndarray:
@@ -165,10 +165,10 @@ def bench_views(options: Options, image: np.ndarray, corruptions: tuple[str, ...
     batches = [new_batch(number, np.full((options.batch, 2), (height, width))) for number in range(4)]
     config = ViewConfig(corruptions=corruptions)
     maker = ViewMaker(config, device, threads=options.threads)
-    for draw, batch in enumerate(batches):
-        wrong = view_problem(batch, maker(batch, draw), corrupted_first(maker, batch, draw))
-        if wrong:
-            return {"wrong": wrong}
+    problems = [
+        view_problem(batch, maker(batch, draw), corrupted_first(maker, batch, draw))
+        for draw, batch in enumerate(batches)
+    ]
 
     def run(maker: ViewMaker = maker) -> None:
         for draw, batch in enumerate(batches):
@@ -214,6 +214,8 @@ def bench_views(options: Options, image: np.ndarray, corruptions: tuple[str, ...
     record["copy_ms"] = copy_ms(options.device, options.threads, moved // 2)
     record["times_copy_bound"] = record["batch_ms"] / record["copy_ms"]
     record["pairs_per_second"] = 1e3 * options.batch / record["batch_ms"]
+    if wrong := [problem for problem in problems if problem]:
+        record["wrong"] = wrong[0]
     return record
 
 
@@ -261,9 +263,7 @@ def bench_cold(device: str) -> dict[str, float]:
 
 
 def summary(per_type: dict[str, dict]) -> dict[str, float]:
-    trained = [per_type[name] for name in severity.TRAINING if "ours_ms" in per_type[name]]
-    if len(trained) < len(severity.TRAINING):
-        return {}
+    trained = [per_type[name] for name in severity.TRAINING]
     reference_ms, ours_ms = (float(np.mean([record[key] for record in trained])) for key in ("reference_ms", "ours_ms"))
     return {
         "mean_speedup": reference_ms / ours_ms,
@@ -279,9 +279,8 @@ def views_made(result: dict) -> list[tuple[str, dict]]:
 
 
 def describe_batch(record: dict, options: Options) -> str:
-    if "wrong" in record:
-        return f"mixed batch: WRONG views, no time is given: {record['wrong']}"
-    text = (
+    text = f"WRONG views: {record['wrong']}; " if "wrong" in record else ""
+    text += (
         f"both views of a mixed batch of {options.batch}: {record['batch_ms']:.1f} ms, "
         f"{record['pairs_per_second']:.0f} pairs/s, {record['times_copy_bound']:.1f} times a copy of as many bytes"
     )
@@ -320,33 +319,41 @@ def main() -> int:
         "batch": options.batch,
         "repeats": options.repeats,
     }
-    result["per_type"] = bench_types(options, image)
+
+    def write() -> None:
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+    # What a GPU is rented for comes first: the views, then the types one by one against a reference on the CPU.
+    result["mixed_batch"] = bench_views(options, image, severity.TRAINING)
+    write()
+    say(describe_batch(result["mixed_batch"], options))
+    if options.device == "cuda":
+        result["views_per_type"] = {}
+        for name in severity.IMAGENET_C:
+            record = result["views_per_type"][name] = bench_views(options, image, (name,))
+            write()
+            note = f" WRONG views: {record['wrong']}" if "wrong" in record else ""
+            each_us = 1e3 * record["batch_ms"] / options.batch
+            say(f"{name:18} {each_us:8.2f} us an image, {record['times_copy_bound']:.1f} x copy{note}")
+    wrong = [name for name, record in views_made(result) if "wrong" in record]
+    result["per_type"] = {}
+    bench_types(options, image, result["per_type"], write)
     result.update(summary(result["per_type"]))
-    wrong = [name for name, record in result["per_type"].items() if "wrong" in record]
-    right = len(severity.IMAGENET_C) - len(wrong)
+    wrong_types = [name for name, record in result["per_type"].items() if "wrong" in record]
+    wrong += wrong_types
+    right = len(severity.IMAGENET_C) - len(wrong_types)
     say(f"{right} of {len(severity.IMAGENET_C)} types give the reference's pixels; time for an image:")
     say(f"{'type':18} {'reference':>11}  {'Fairweather':>10} {'faster':>7}")
     for name, record in result["per_type"].items():
-        if name not in wrong:
-            say(f"{name:18} {record['reference_ms']:8.2f} ms  {record['ours_ms']:7.3f} ms  {record['speedup']:6.1f}x")
-    if "mean_speedup" in result:
-        say(
-            f"the 15 types of training: {result['mean_speedup']:.1f} times faster (the reference's mean time over "
-            f"ours; geometric mean of the types {result['geometric_speedup']:.1f})"
-        )
-    if not wrong:
-        result["mixed_batch"] = bench_views(options, image, severity.TRAINING)
-        say(describe_batch(result["mixed_batch"], options))
-        if options.device == "cuda":
-            result["views_per_type"] = {name: bench_views(options, image, (name,)) for name in severity.IMAGENET_C}
-            for name, record in result["views_per_type"].items():
-                if "wrong" in record:
-                    say(f"{name}: WRONG views, no time is given: {record['wrong']}")
-                    continue
-                each_us = 1e3 * record["batch_ms"] / options.batch
-                say(f"{name:18} {each_us:8.2f} us an image, {record['times_copy_bound']:.1f} x copy")
-        wrong += [name for name, record in views_made(result) if "wrong" in record]
-    if options.threads > 1 and not wrong:
+        note = "  WRONG pixels" if name in wrong_types else ""
+        say(f"{name:18} {record['reference_ms']:8.2f} ms  {record['ours_ms']:7.3f} ms  {record['speedup']:6.1f}x{note}")
+    say(
+        f"the 15 types of training: {result['mean_speedup']:.1f} times faster (the reference's mean time over ours; "
+        f"geometric mean of the types {result['geometric_speedup']:.1f})"
+    )
+    if options.threads > 1:
         result["thread_scaling"] = {
             "machine": machine_scaling(options.threads),
             "mixed_batch": result["mixed_batch"]["thread_scaling"],
@@ -355,18 +362,16 @@ def main() -> int:
         listed = ", ".join(f"{name} {value:.2f}" for name, value in result["thread_scaling"]["per_type"].items())
         machine, mixed = (result["thread_scaling"][key] for key in ("machine", "mixed_batch"))
         say(f"{options.threads} threads over one: the machine {machine:.2f}x, mixed batch {mixed:.2f}x; {listed}")
+    write()
     result["others"] = bench_others(image, options.device, options.threads, options.repeats)
     for name, times in result["others"].items():
-        ours_ms = result["per_type"][name].get("ours_ms")
         listed = ", ".join(f"{library} {value:.2f} ms" for library, value in times.items())
-        say(f"{name:18} ours {ours_ms if ours_ms is None else round(ours_ms, 3)} ms; {listed}")
+        say(f"{name:18} ours {result['per_type'][name]['ours_ms']:.3f} ms; {listed}")
     if options.cold:
         result["start"] = bench_cold(options.device)
         first, second = result["start"].values()
         say(f"start: {first:.1f} s compiling, {second:.1f} s cached")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    write()
     if options.plot:
         draw_plot(result, options.plot)
     if options.sheet:

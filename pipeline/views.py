@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,7 @@ class ViewMaker:
                 )
             self.kept = gpu.device_of(self.device)
             self.device = self.kept.device  # "cuda" becomes the current one
+            gpu.compile_kernels(self.kept, tuple(self.kinds_N.tolist()), self.dtype, self.clean)
         elif self.device.type == "cpu":
             from kernels.launch.cpu import Workspaces
 
@@ -342,6 +344,14 @@ def tensors_of(views: Views | View) -> Iterator[Tensor]:
             yield value
 
 
+@cache
+def pixel_constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / deviation of a channel in levels; copied once, because the host waits for such a copy."""
+    from kernels.launch import resize
+
+    return torch.tensor(resize.MEAN, device=device) * 255, 1 / (torch.tensor(resize.DEVIATION, device=device) * 255)
+
+
 def clean_view(batch: Batch, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     """images_B3HW normalised and channels-last, zero where padded, and sizes_B2 on the device: what evaluation sees."""
     images_BHW3 = batch.images_BHW3
@@ -361,8 +371,7 @@ def clean_view(batch: Batch, dtype: torch.dtype | None = None) -> tuple[Tensor, 
             resize.clean_rows(images_BHX[b], out_BHX[b], rows_B[b], 0, height)
         return out_BHW3.permute(0, 3, 1, 2).to(dtype), batch.sizes_B2.clone()
     sizes_B2 = batch.sizes_B2.to(device, non_blocking=True)
-    mean = torch.tensor(resize.MEAN, device=device) * 255
-    scale = 1 / (torch.tensor(resize.DEVIATION, device=device) * 255)
+    mean, scale = pixel_constants(device)
     inside_BHW = torch.arange(height, device=device)[None, :, None] < sizes_B2[:, 0, None, None]
     inside_BHW = inside_BHW & (torch.arange(width, device=device)[None, None] < sizes_B2[:, 1, None, None])
     out_BHW3 = torch.where(inside_BHW[..., None], (images_BHW3.float() - mean) * scale, 0).to(dtype)

@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
-# For a machine with a GPU: tests, benchmarks and a short training, and whether the targets are met.
-#   scripts/gpu_check.sh [FOLDER [PART...]]       (default: build/gpu-check and all of `parts` below, the most informative first)
+# For a machine with a GPU: pixels, benchmarks, tests and a short training, and whether the targets are met.
+#   scripts/gpu_check.sh [FOLDER [PART...]]       (default: build/gpu-check and all of `parts` below, the most valuable first)
+# first, second and third name the parts of three calls of ten minutes each; chain them on one machine.
 # A part makes what it needs and is missing. Pictures and runs are written to FOLDER/work, small files to FOLDER. Small
-# files are also packed into FOLDER/results.tar.gz after every part. summary.txt grows with every call. A part is stopped
-# after PART_SECONDS (default 1200). The command ends with 1 when a part failed or a target was missed. Without a GPU it
-# prints that, writes it to summary.txt and ends with 3: nothing was checked.
+# files are packed into FOLDER/results.tar.gz every 20 seconds; with COPY_TO=DIR that and summary.txt are copied there.
+# A part is stopped after PART_SECONDS (default 240), and the call ends after DEADLINE seconds (default 570).
+# CARRY=DIR holds what scripts/gpu_carry.sh made: packages, pictures and pixels. What is missing is named at once.
+# The command ends with 1 when a part failed or a target was missed. Without a GPU it prints that, writes it to
+# summary.txt and ends with 3: nothing was checked. DEVICE=cpu rehearses small parts on a CPU.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
-parts=(tests kernels-cuda training-step loading evaluation teacher stop-and-resume profile targets)
+first=(pixels kernels-cuda training-step profile)
+second=(tests sanitizer)
+third=(teacher stop-and-resume evaluation loading targets)
+parts=("${first[@]}" "${second[@]}" "${third[@]}")
 by_name=(kernels-cpu ptx) # what needs no GPU: only when named
 inside='' loader=auto
 if [ "${1:-}" = --inside ]; then # one part, which `step` below runs under timeout
@@ -16,10 +22,32 @@ if [ "${1:-}" = --inside ]; then # one part, which `step` below runs under timeo
 fi
 folder=${1:-build/gpu-check}
 work=$folder/work
+carry=${CARRY:-}
+device=${DEVICE:-cuda}
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+if [ -n "$carry" ]; then export PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}"; fi
+if [ -z "${CUDA_HOME:-}" ]; then # Numba looks for NVVM below it
+    if [ -d /usr/local/cuda/nvvm ]; then
+        export CUDA_HOME=/usr/local/cuda
+    elif nvcc=$(command -v nvcc); then
+        CUDA_HOME=$(dirname "$(dirname "$(readlink -f "$nvcc")")")
+        export CUDA_HOME
+    elif [ -d "$work/nvvm" ]; then
+        CUDA_HOME=$(readlink -f "$work")
+        export CUDA_HOME
+    fi
+fi
 
 has() { "$python" -c "import $1" 2>/dev/null; }
 
+part_pixels() {
+    local expected=$carry/pixels.npz
+    if [ ! -e "$expected" ]; then
+        expected=$work/pixels.npz
+        "$python" -m kernels.checks.pixels "$expected" --write || return
+    fi
+    "$python" -m kernels.checks.pixels "$expected" --device "$device" --json "$folder/pixels.json"
+}
 part_tests() { # only files with such tests are imported; a file that cannot be imported fails this part
     mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
     "$python" -m pytest -m gpu -q --continue-on-collection-errors --junitxml "$folder/tests.xml" "${files[@]}"
@@ -29,10 +57,28 @@ kernels() { # kernels DEVICE OPTIONS...
     if has matplotlib; then plot=(--plot "$folder/kernels-$1.png"); fi
     "$python" -m kernels.bench --device "$1" --size 600x1000 --batch 16 --json "$folder/kernels-$1.json" "${plot[@]}" "${@:2}"
 }
-part_kernels_cuda() { kernels cuda --repeats 2 --no-cold; }
+part_kernels_cuda() {
+    if [ "$device" = cpu ]; then
+        "$python" -m kernels.bench --device cpu --size 64x96 --batch 2 --repeats 1 --no-cold --json "$folder/kernels-cuda.json"
+    else
+        kernels cuda --repeats 2 --no-cold
+    fi
+}
+part_sanitizer() { # reads and writes outside of arrays, and races, in the views and in suppression
+    local tool
+    command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not here"; return 1; }
+    for tool in memcheck racecheck; do
+        compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -m gpu -q -p no:xdist \
+            tests/kernels/test_nms.py tests/kernels/test_roi_align.py tests/pipeline/test_views.py || return
+    done
+}
 part_kernels_cpu() { kernels cpu --sheet "$folder/sheet.png"; }
 part_ptx() { "$python" -m kernels.checks.ptx --json "$folder/ptx.json"; }
-part_training_step() { "$python" -m train.bench --device cuda --loader "$loader" --json "$folder/training-step.json"; }
+part_training_step() {
+    local small=()
+    if [ "$device" = cpu ]; then small=(--canvas 64 96 --batch-size 2 --rounds 1 --steps 1); fi
+    "$python" -m train.bench --device "$device" --loader "$loader" "${small[@]}" --json "$folder/training-step.json"
+}
 part_loading() {
     local loaders=(cpu)
     if [ "$loader" = auto ]; then loaders=(dali cpu); fi
@@ -43,11 +89,14 @@ part_evaluation() { "$python" -m eval.bench --device cuda --json "$folder/evalua
 
 make_packed() { # make_packed OUT SHORT_SIDE LONG_SIDE: the sample world, packed
     [ -e "$1/daytime_clear_test/dataset.json" ] && [ -e "$1/daytime_clear_train/dataset.json" ] && return
+    if [ -n "$carry" ] && [ -e "$carry/$(basename "$1")" ]; then
+        mkdir -p "$work" && cp -r "$carry/$(basename "$1")" "$work/" && return
+    fi
     "$python" -m pipeline.sample_world --out "$work/world" --train 80 --test 20 --target 1 || return
     "$python" -m pipeline.pack "$work/world" "$1" --short-side "$2" --long-side "$3"
 }
 small=( # random weights, so that nothing is downloaded: --model.norm auto is then batch norm
-    --data "$work/packed/daytime_clear_train" --val "$work/packed/daytime_clear_test" --device cuda --batch-size 8
+    --data "$work/packed/daytime_clear_train" --val "$work/packed/daytime_clear_test" --device "$device" --batch-size 8
     --loader.name "$loader" --log-every 5 --model.weights none
 )
 make_teacher() { # a finished run does nothing, an interrupted one continues
@@ -63,6 +112,7 @@ part_stop_and_resume() { # a student that SIGTERM ends in the middle saves with 
         "$python" -m train.run cdfkd_small "${small[@]}" --steps 300 --save-every 1000
         --teacher "$work/runs/teacher" --out "$work/runs/student"
     )
+    if [ "$device" = cuda ]; then student+=(--repeatable); fi
     make_teacher || return
     rm -rf "$work/runs/student"
     "${student[@]}" &
@@ -150,35 +200,79 @@ fi
 
 if [ $# -gt 1 ]; then
     shift
+    chosen=()
     for name; do
-        [[ " ${parts[*]} ${by_name[*]} " == *" $name "* ]] && continue
-        echo "error: no part $name; there are: ${parts[*]} ${by_name[*]}" >&2
-        exit 2
+        case $name in
+        first) chosen+=("${first[@]}") ;;
+        second) chosen+=("${second[@]}") ;;
+        third) chosen+=("${third[@]}") ;;
+        *)
+            if [[ " ${parts[*]} ${by_name[*]} " != *" $name "* ]]; then
+                echo "error: no part $name; there are: ${parts[*]} ${by_name[*]}, and the calls first second third" >&2
+                exit 2
+            fi
+            chosen+=("$name")
+            ;;
+        esac
     done
-    parts=("$@")
+    parts=("${chosen[@]}")
 fi
-mkdir -p "$folder"
+mkdir -p "$folder" "$work"
 summary=$folder/summary.txt
 echo "== $(date '+%F %T'): ${parts[*]}" | tee -a "$summary"
-if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+if [ -n "$carry" ] && [ -d "$carry/wheels" ] && [ ! -e "$work/site" ]; then
+    "$python" -m pip install -q --no-index --no-deps --no-compile --target "$work/site" "$carry"/wheels/*.whl 2>&1 | tee -a "$summary"
+fi
+if [ -z "${CUDA_HOME:-}" ] && [ -e "$carry/nvvm.tar.gz" ]; then
+    tar -C "$work" -xzf "$carry/nvvm.tar.gz"
+    CUDA_HOME=$(readlink -f "$work")
+    export CUDA_HOME
+fi
+"$python" - <<'PYTHON' | tee -a "$summary"
+from importlib.util import find_spec
+
+needed = "torch torchvision numba cv2 PIL pyarrow yaml rich safetensors scipy tensorboard tyro simplejpeg pycocotools triton"
+wanted = "imagecorruptions skimage pytest hypothesis matplotlib"  # benchmarks and tests
+for names, kind in ((needed, "needed by all parts"), (wanted, "needed by some parts")):
+    missing = [name for name in names.split() if find_spec(name) is None]
+    if missing:
+        print(f"missing, {kind}: {' '.join(missing)}; scripts/gpu_carry.sh makes a folder for CARRY that holds them")
+PYTHON
+if [ "$device" = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "no GPU: torch sees no CUDA device on this machine, nothing was checked" | tee -a "$summary"
     exit 3
 fi
 "$python" -c 'from pipeline.command.console import describe_hardware; print(describe_hardware())' | tee -a "$summary"
 command -v nvidia-smi >/dev/null && nvidia-smi >"$folder/nvidia-smi.txt" 2>&1
-if ! has nvidia.dali; then
+if [ "$device" = cpu ] || ! has nvidia.dali; then
     loader=cpu
     echo "DALI is not installed: the loader cpu stands in for it" | tee -a "$summary"
 fi
 
-failed=0 limit=${PART_SECONDS:-1200}
+failed=0 deadline=${DEADLINE:-570}
+pack_results() { # whole files only: what is read meanwhile is never half written
+    (
+        cd "$folder" || exit
+        find . -maxdepth 1 -type f -size -8M -regex '.*\.\(txt\|json\|xml\|png\|json\.gz\)' -print0 |
+            tar --null -czf "results.tar.gz.$1" -T - && mv "results.tar.gz.$1" results.tar.gz
+    )
+    if [ -n "${COPY_TO:-}" ]; then
+        mkdir -p "$COPY_TO" && cp "$folder/results.tar.gz" "$summary" "$COPY_TO/"
+    fi
+}
 step() { # step PART: output to PART.txt, a line in the summary, the small files packed
-    local name=$1 started=$SECONDS tee code said
+    local name=$1 started=$SECONDS tee code said limit=${PART_SECONDS:-240}
+    if [ $((deadline - SECONDS)) -lt "$limit" ]; then limit=$((deadline - SECONDS)); fi
+    if [ $((deadline - SECONDS)) -lt 5 ] && [ "$name" != targets ]; then
+        failed=1
+        echo "SKIPPED $name: the call's $deadline seconds are over; DEADLINE sets them" >>"$summary"
+        return
+    fi
     echo "== $name"
     [ "$name" = targets ] || rm -f "$folder/$name.json" # figures of an earlier call do not count
     exec 3> >(exec tee "$folder/$name.txt")
     tee=$!
-    timeout --kill-after=30 "$limit" scripts/gpu_check.sh --inside "$name" "$loader" "$folder" >&3 2>&1 3>&- &
+    timeout --kill-after=10 "$limit" scripts/gpu_check.sh --inside "$name" "$loader" "$folder" >&3 2>&1 3>&- &
     running=$!
     wait "$running" # in the foreground the trap below would have to wait
     code=$?
@@ -190,14 +284,17 @@ step() { # step PART: output to PART.txt, a line in the summary, the small files
     else
         failed=1 said="FAILED  $said: exit $code, see $name.txt"
         if [ $((SECONDS - started)) -ge "$limit" ]; then said+="; timed out, PART_SECONDS is $limit"; fi
+        said+=$'\n'$(tail -n 15 "$folder/$name.txt" | cut -c 1-200 | sed 's/^/    | /')
     fi
     echo "$said" >>"$summary"
     if [ "$name" = tests ]; then tail -n 1 "$folder/tests.txt" >>"$summary"; fi
     if [ "$name" = targets ]; then cat "$folder/targets.txt" >>"$summary"; fi
-    (cd "$folder" && find . -maxdepth 1 -type f -size -8M -regex '.*\.\(txt\|json\|xml\|png\|json\.gz\)' -print0 |
-        tar --null -czf results.tar.gz -T -)
+    pack_results part
 }
-trap 'kill "$running"; exit 130' INT TERM
+while sleep 20 && kill -0 $$; do pack_results timer; done </dev/null >/dev/null 2>&1 & # its sleep outlives it and must hold nothing
+packing=$!
+trap 'kill "$running" "$packing" 2>/dev/null; exit 130' INT TERM
+trap 'kill "$packing" 2>/dev/null' EXIT
 for name in "${parts[@]}"; do step "$name"; done
 
 echo

@@ -4,8 +4,9 @@ Both take the same ready views: the same backbone, batch, canvas, precision and 
 pass. Ours adds what a CD-FKD step needs (distillation terms, clipping, the finite check). The stock loop is that of
 torchvision's references/detection/engine.py with clipping. It has no distillation term, which favours it. First the
 losses and gradients of the two must agree for the same weights, proposals and samples. Their proposals must agree as
-sets, and the compiled step's losses with the eager one's. Without that no speed is printed. `--model retinanet` and
-`fcos` are compared as model/dense/parity.py says. ATSS and GFL, which torchvision has not, are only timed.
+sets, and the compiled step's losses with the eager one's. What does not is named in `wrong`, beside the speeds, and
+the command ends with 1. The file is written after every figure. `--model retinanet` and `fcos` are compared as
+model/dense/parity.py says. ATSS and GFL, which torchvision has not, are only timed.
 
 The same layers learn as in the recipes. The variants take turns within each round, and ratios are medians over rounds
 of times taken next to each other. `ratio_to_stock` and all shares are those of `variant`: the compiled step without
@@ -94,7 +95,7 @@ def main() -> int:
     result = measure(options)
     say(json.dumps(result, indent=1))
     write(options, result)
-    return 0
+    return 1 if result["wrong"] else 0
 
 
 def write(options: BenchOptions, result: dict[str, Any]) -> None:
@@ -125,8 +126,21 @@ def measure(options: BenchOptions) -> dict[str, Any]:
 
     batch = make_batch(num_images, height, width, device)
     student, teacher = make_network(model, batch, seed=0), make_network(model, batch, seed=1)
-    parity = check_parity(student, batch)
+    wrong: dict[str, str] = {}
+
+    def tried(what: str, function: Callable, *arguments: Any) -> Any:
+        """None where it fails: the other figures are still worth their time."""
+        try:
+            return function(*arguments)
+        except Exception as error:
+            wrong[what] = f"{type(error).__name__}: {error}"
+            say(f"WRONG: {what}: {error}")
+            return None
+
+    torch.backends.cudnn.benchmark = True  # as a run sets it; the stock loop gains too
+    parity = tried("parity", check_parity, student, batch) or {"ok": False}
     result: dict[str, Any] = {
+        "wrong": wrong,
         "command": {key: str(value) for key, value in asdict(options).items()},
         "hardware": describe_hardware(),
         "model": options.model,
@@ -141,7 +155,7 @@ def measure(options: BenchOptions) -> dict[str, Any]:
     views = ViewMaker(full_size, device=device)(batch, 0)
     compiling = choose_compile(options.compile, device)
     learner, look = make_learner(student, teacher, dtype)
-    result |= count_graphs(learner, look, batch)
+    result |= tried("graphs", count_graphs, learner, look, batch) or {}
     write(options, result)  # what is measured stays, even when the rest fails; again below
     names = learner.layout.names
     ours = count_bytes(student) + count_bytes(teacher) + images_of(views).nbytes
@@ -151,7 +165,8 @@ def measure(options: BenchOptions) -> dict[str, Any]:
     variants["eager"], memory["eager"] = warm_up(lambda: our_step(learner, look, names, views), device, ours)
     if compiling:
         wrapped, compiled_look = compile_both(learner, look, "default", 8)
-        parity["compiled_loss_difference"] = compare_compiled((learner, look), (wrapped, compiled_look), views, dtype)
+        both = (learner, look), (wrapped, compiled_look)
+        parity["compiled_loss_difference"] = tried("compiled parity", compare_compiled, *both, views, dtype)
         variants["compiled"], memory["compiled"] = warm_up(
             lambda: our_step(wrapped, compiled_look, names, views), device, ours
         )
@@ -167,6 +182,7 @@ def measure(options: BenchOptions) -> dict[str, Any]:
         result["ratio_to_stock"] = result[f"{chosen}_ratio_to_stock"]
     # Shares are of the time of all three one after another; on a GPU loader and views run beside the step instead.
     step_seconds = statistics.median(seconds[chosen])
+    write(options, result)
     make_views = ViewMaker(ViewConfig(), device=device)
     make_views(batch, 0)
     draws = iter(range(10_000))
@@ -185,13 +201,16 @@ def measure(options: BenchOptions) -> dict[str, Any]:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step(0.0, torch.zeros((), device=device))
 
-    load_seconds = time_loader(batch, max(steps, 4), device, options.loader)
-    whole_seconds = step_seconds + view_seconds + load_seconds
     result["views_to_step"] = view_seconds / step_seconds
-    result["share_of_views"] = view_seconds / whole_seconds
-    result["share_of_loader"] = load_seconds / whole_seconds
-    result["share_of_optimizer"] = time_steps(update, steps, device) / whole_seconds
     result["images_per_second_with_views"] = num_images / (step_seconds + view_seconds)
+    write(options, result)
+    optimizer_seconds = time_steps(update, steps, device)
+    load_seconds = tried("loader", time_loader, batch, max(steps, 4), device, options.loader)
+    if load_seconds is not None:
+        whole_seconds = step_seconds + view_seconds + load_seconds
+        result["share_of_views"] = view_seconds / whole_seconds
+        result["share_of_loader"] = load_seconds / whole_seconds
+        result["share_of_optimizer"] = optimizer_seconds / whole_seconds
     if options.cuda_graphs == "on" or (options.cuda_graphs == "auto" and on_gpu and compiling):
         write(options, result)
         result |= measure_cuda_graphs(learner, look, views, variants.get("stock"), ours, rounds, steps)

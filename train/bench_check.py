@@ -1,4 +1,4 @@
-"""What `python -m train.bench` checks before it prints a speed: parity, graphs, and waits for the GPU."""
+"""What `python -m train.bench` checks before it measures a speed: parity, graphs, and waits for the GPU."""
 
 import itertools
 import logging
@@ -65,7 +65,7 @@ def check_two_stage(detector: FasterRcnn, few: tuple[Tensor, ...]) -> dict[str, 
     )
     if not (loss <= LOSS_TOLERANCE and gradient <= GRADIENT_TOLERANCE and proposals <= PROPOSAL_TOLERANCE):
         raise ValueError(
-            f"no speed without parity: losses differ by {loss:.1e} (allowed {LOSS_TOLERANCE:.0e}), gradients by "
+            f"no parity: losses differ by {loss:.1e} (allowed {LOSS_TOLERANCE:.0e}), gradients by "
             f"{gradient:.1e} (allowed {GRADIENT_TOLERANCE:.0e}), {proposals:.2%} of the proposals differ (allowed "
             f"{PROPOSAL_TOLERANCE:.1%})"
         )
@@ -86,7 +86,7 @@ def compare_compiled(eager: tuple[Any, Any], compiled: tuple[Any, Any], views: V
     say(f"parity of the compiled step: losses within {difference:.1e} of the eager total")
     if not difference <= COMPILED_TOLERANCE[dtype]:
         raise ValueError(
-            f"no speed without parity: a loss of the compiled step differs from the eager one by {difference:.1e} of "
+            f"no parity: a loss of the compiled step differs from the eager one by {difference:.1e} of "
             f"the total (allowed {COMPILED_TOLERANCE[dtype]:.0e})"
         )
     return difference

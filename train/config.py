@@ -144,6 +144,8 @@ class Config:
     """auto: bfloat16 autocast on a GPU, float32 without one."""
     compile: Literal["auto", "on", "cuda_graphs", "off"] = "auto"
     """Compile forward, losses and backward; cuda_graphs also replays them; auto: on with a GPU, off without one."""
+    repeatable: bool = False
+    """On a GPU, repeat the same bits: cuDNN takes repeatable convolutions instead of those it times as the fastest."""
 
     log: tuple[Literal["wandb", "mlflow"], ...] = ()
     """Trackers that get the numbers of the log beside TensorBoard."""
@@ -224,7 +226,7 @@ def upgrade(values: Any) -> Any:
 # and teacher may move: their checksums are compared instead of their paths. Compiled or not, a step differs by rounding
 # only.
 FREE = (
-    "data", "val", "teacher", "out", "loader", "compile", "save_every", "keep", "val_every", "val_images",
+    "data", "val", "teacher", "out", "loader", "compile", "repeatable", "save_every", "keep", "val_every", "val_images",
     "max_skipped", "from_step", "profile", "log", "source", "target", "pictures", "dinov2",
 )  # fmt: skip
 

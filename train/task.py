@@ -56,6 +56,8 @@ class DetectionTask:
     def __init__(self, config: Config, world: World, newest: Path | None):
         """newest: the checkpoint to continue from, whose data and teacher must be those of now."""
         self.world = world
+        torch.backends.cudnn.benchmark = not config.repeatable  # canvases are few and fixed: timing pays
+        torch.backends.cudnn.deterministic = config.repeatable
         self.data, self.val = load.open_data(config, world)
         self.config = config = replace(config, model=load.resolve_inputs(config.model, self.data, self.val))
         self.measured = self.val is not None

@@ -96,40 +96,22 @@ class TritonKernel:
 
 
 def numba_kernels() -> dict[str, NumbaKernel]:
-    """Every kernel with the types that `kernels/launch/gpu.py` launches it with."""
-    from numba import from_dtype, types
+    from numba import types
 
     from kernels.detection import nms_cuda
     from kernels.launch import cuda_kernels
-    from kernels.task import ROW
+    from kernels.launch.signatures import signatures
 
-    bytes_3, floats_3, rows = types.uint8[:, :, ::1], types.float32[:, :, ::1], from_dtype(ROW)[::1]
-    sums, pool = types.uint32[:, ::1], types.uint16[::1]
-    planes, extra = types.float32[:, :, :, ::1], types.float32[:, ::1]
-    stage, last = (bytes_3, planes, rows, extra), (bytes_3, planes, rows, extra, sums, types.uint32[::1], pool)
-    outputs = {
-        "float32": floats_3,
-        "float16": types.float16[:, :, ::1],
-        "bfloat16": types.uint16[:, :, ::1],
-    }
+    threads = {
+        "whole_rows": cuda_kernels.ROW_THREADS, "whole_blocks": cuda_kernels.BLOCK_THREADS,
+        "boxes": cuda_kernels.BLOCK_X,
+    }  # fmt: skip
     found = {
-        "statistics": NumbaKernel(cuda_kernels.statistics, (bytes_3, rows, sums)),
-        "whole_rows": NumbaKernel(cuda_kernels.whole_rows, stage[:3], cuda_kernels.ROW_THREADS),
-        "whole_blocks": NumbaKernel(cuda_kernels.whole_blocks, stage, cuda_kernels.BLOCK_THREADS),
-        "boxes": NumbaKernel(cuda_kernels.boxes, (floats_3, types.float32[:, :, :, ::1], rows)),
+        name: NumbaKernel(kernel, signature, threads.get(name, cuda_kernels.THREADS))
+        for name, (kernel, signature) in signatures().items()
     }
-    for number, kernel in enumerate(cuda_kernels.STEP_KERNELS):
-        found[f"step_{number + 1}"] = NumbaKernel(kernel, stage)
-    for group, kernel in zip(("others", "heavy"), cuda_kernels.CORRUPTED, strict=True):
-        found[f"corrupted_{group}"] = NumbaKernel(kernel, (*last, bytes_3))
-    for name, output in outputs.items():
-        for group, kernel in zip(("others", "heavy"), cuda_kernels.FINISH[name], strict=True):
-            found[f"finish_{group}_{name}"] = NumbaKernel(kernel, (*last, output, types.int64, types.int64))
-        found[f"clean_{name}"] = NumbaKernel(cuda_kernels.CLEAN[name], (bytes_3, rows, output))
-    suppress = (floats_3, extra, types.int32[:, ::1], types.float32, types.uint8[:, ::1])
-    counts = (types.int64[:, ::1], types.int64[::1])
-    threads = nms_cuda.THREADS
-    found["nms"] = NumbaKernel(nms_cuda.suppress_rows_kernel, (*suppress, *counts), threads, fastmath=False)
+    suppress = (types.float32[:, :, ::1], types.int32[:, ::1], types.float32, types.int64, types.uint8[:, ::1])
+    found["nms"] = NumbaKernel(nms_cuda.suppress_groups_kernel, suppress, nms_cuda.THREADS, fastmath=False)
     return found
 
 

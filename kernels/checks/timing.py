@@ -201,7 +201,7 @@ def draw_plot(result: dict, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = [name for name in severity.IMAGENET_C if "ours_ms" in result["per_type"][name]]
+    names = severity.IMAGENET_C
     figure, axes = pyplot.subplots(figsize=(9, 6))
     place = np.arange(len(names))
     axes.barh(place - 0.2, [result["per_type"][name]["reference_ms"] for name in names], 0.4, label="imagecorruptions")

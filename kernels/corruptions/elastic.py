@@ -19,6 +19,7 @@ from numba import float32, int32, int64, uint8, uint64
 from kernels import rng
 from kernels.corruptions.record import Corruption
 from kernels.jit import compiled
+from kernels.whole import remainder
 
 TRUNCATE = 3.0
 AMPLITUDE = 0.005  # of the height, for both fields
@@ -58,7 +59,8 @@ def fill(extra_E: np.ndarray, level: int, height: int, width: int, _key: int) ->
 @compiled
 def mirror(index, size):
     """The index inside [0, size) of a line that goes on mirrored, its border pixel twice."""
-    index = index % (2 * size)
+    index = index if index >= 0 else -1 - index
+    index = remainder(index, 2 * size)
     return min(index, 2 * size - 1 - index)
 
 

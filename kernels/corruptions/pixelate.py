@@ -18,6 +18,7 @@ from numba import float32, int32, uint8, uint64
 
 from kernels.corruptions.record import Corruption
 from kernels.jit import compiled, compiled_exactly
+from kernels.whole import quotient
 
 CHANGES = 12  # room for each list; at most 6 occur for sides up to 2,600
 FIRST_Y, END_Y, READ_Y, FIRST_X, END_X, READ_X = (2 + CHANGES * index for index in range(6))
@@ -36,7 +37,7 @@ def flipped(extra, begin, i):
 def covered(extra, begin, i, side, small):
     """First pixel whose centre lies beyond i * side / small; on a tie the host decides whether it counts."""
     twice = 2 * i * side + small
-    k = twice // (2 * small)
+    k = quotient(twice, 2 * small)
     if twice == 2 * small * k and flipped(extra, begin, i) == 1:
         k -= 1
     return min(max(k, 0), side)
@@ -46,7 +47,7 @@ def covered(extra, begin, i, side, small):
 def read_by(extra, begin, i, side, small):
     """The small pixel that pixel i reads."""
     twice = (2 * i + 1) * small
-    k = twice // (2 * side)
+    k = quotient(twice, 2 * side)
     if twice == 2 * side * k and flipped(extra, begin, i) == 1:
         k -= 1
     return k
@@ -99,7 +100,7 @@ def box_columns(task, y0, y1, x0, x1):
         for i in range(num):
             line[uint64(i)] = float32((int32(line[uint64(i)]) * weight + int32(1 << 21)) >> 22)
         # read_by(x), step by step: whole is its integer part, rest what remains of (2 x + 1) * small_width.
-        whole = (2 * x0 + 1) * small_width // (2 * width)
+        whole = quotient((2 * x0 + 1) * small_width, 2 * width)
         rest = (2 * x0 + 1) * small_width - 2 * width * whole
         for x in range(x0, x1):
             k = whole

@@ -93,21 +93,9 @@ def _nms_fake(boxes_BN4, scores_BN, groups_BN, iou_threshold, num_slots):
 
 @_nms_cpu.register_kernel("cuda")
 def _nms_cuda(boxes_BN4, scores_BN, groups_BN, iou_threshold, num_slots):
-    from kernels.detection.nms_cuda import suppress_rows
+    from kernels.detection.nms_cuda import suppress
 
-    num_images, num_candidates = scores_BN.shape
-    if num_candidates == 0:  # nothing to gather from
-        return (
-            torch.zeros((num_images, num_slots), dtype=torch.int64, device=scores_BN.device),
-            torch.zeros(num_images, dtype=torch.int64, device=scores_BN.device),
-        )
-    scores_BN = torch.where(scores_BN > -torch.inf, scores_BN, -torch.inf)  # NaN would sort first
-    scores_BN, order_BN = scores_BN.sort(dim=1, descending=True, stable=True)
-    boxes_BN4 = boxes_BN4.gather(1, order_BN[..., None].expand(-1, -1, 4))
-    groups_BN = groups_BN.gather(1, order_BN)
-    slots_BK, count_B = suppress_rows(boxes_BN4, scores_BN, groups_BN, round_down_to_float32(iou_threshold), num_slots)
-    keep_BK = order_BN.gather(1, slots_BK)
-    return torch.where(torch.arange(num_slots, device=keep_BK.device) < count_B[:, None], keep_BK, 0), count_B
+    return suppress(boxes_BN4, scores_BN, groups_BN, round_down_to_float32(iou_threshold), num_slots)
 
 
 @compiled_exactly

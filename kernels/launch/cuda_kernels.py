@@ -1,4 +1,4 @@
-# mypy: disable-error-code="operator, call-overload, call-arg, attr-defined"
+# mypy: disable-error-code="operator, call-overload, call-arg, attr-defined, assignment"
 # (Numba types its device intrinsics as the functions that implement them.)
 """The CUDA kernels: the stages of every corruption, one pixel a thread, one launch for a step of the whole batch.
 
@@ -22,7 +22,7 @@ Numba's cache on disk knows a closure by what it closes over, and a compiled fun
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import cuda, float32, uint8, uint16, uint32, uint64
+from numba import cuda, float32, int32, uint8, uint16, uint32, uint64
 
 from kernels.corruptions.jpeg import BLOCK, CUDA_LINE
 from kernels.jit import compiled, cuda_compiled
@@ -53,26 +53,30 @@ ROW_THREADS = 64
 BLOCK_THREADS = 32
 TILE_HEIGHT, TILE_WIDTH = 32, 96  # source pixels that a block of `finish` keeps in shared memory
 TILE_VALUES = 3 * TILE_WIDTH
+TAPS_Y, TAPS_X = 4 * TILE_HEIGHT, 4 * TILE_WIDTH  # n outputs of 2 s + 2 taps, where (n + 1) s + 2 fit the tile
 LINE = 16  # floats that a pixel's stage has as task.line; 12 are promised
 
 
 @cuda_compiled
 def statistics(images_BHX, rows_B, statistics_B4):
-    """Each thread takes every n-th pixel, the block adds up, then one atomic addition a block and channel."""
+    """A warp takes every n-th row, the block adds up, then one atomic addition a block and channel."""
     partial = cuda.shared.array((4, THREADS), uint32)
-    b, thread = cuda.blockIdx.y, cuda.threadIdx.x
+    b, thread = cuda.blockIdx.y, cuda.threadIdx.y * BLOCK_X + cuda.threadIdx.x
     row = rows_B[b]
     if row.corruption not in steps.STATISTICS:
         return
     for c in range(4):
         partial[c, thread] = uint32(0)
-    num = row.height * row.width
-    for k in range(cuda.blockIdx.x * THREADS + thread, num, STATISTICS_BLOCKS * THREADS):
-        y, x = k // row.width, k % row.width
-        for c in range(3):
-            value = uint32(images_BHX[b, y, 3 * x + c])
-            partial[c, thread] = uint32(partial[c, thread] + value)
-            partial[3, thread] = max(partial[3, thread], value)
+    y = cuda.blockIdx.x * BLOCK_Y + cuda.threadIdx.y
+    while y < row.height:
+        x = cuda.threadIdx.x
+        while x < row.width:
+            for c in range(3):
+                value = uint32(images_BHX[b, uint64(y), uint64(3 * x + c)])
+                partial[c, thread] = uint32(partial[c, thread] + value)
+                partial[3, thread] = max(partial[3, thread], value)
+            x += BLOCK_X
+        y += STATISTICS_BLOCKS * BLOCK_Y
     cuda.syncthreads()
     reach = THREADS // 2
     while reach > 0:
@@ -102,14 +106,11 @@ def whole_rows(images_BHX, planes_2BHX, rows_B):
 
 @cuda_compiled
 def whole_blocks(images_BHX, planes_2BHX, rows_B, extra_BE):
-    region, b = cuda.blockIdx.x * BLOCK_THREADS + cuda.threadIdx.x, cuda.blockIdx.y
+    x, y = (cuda.blockIdx.x * BLOCK_THREADS + cuda.threadIdx.x) * BLOCK, cuda.blockIdx.y * BLOCK
+    b = cuda.blockIdx.z
     line = cuda.local.array(CUDA_LINE, float32)
     row = rows_B[b]
-    if row.corruption not in steps.BLOCKS:
-        return
-    num_x = (row.width + BLOCK - 1) // BLOCK
-    y, x = region // num_x * BLOCK, region % num_x * BLOCK
-    if y >= row.height:
+    if row.corruption not in steps.BLOCKS or y >= row.height or x >= row.width:
         return
     source, first, second, extra = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
     task = Task(source, source, first, second, line, row, extra, extra, extra, extra, 0, 0)
@@ -180,67 +181,143 @@ def store(out, b, y, i, value, kind):
         out[b, y, i] = value
 
 
+@compiled
+def make_taps(thread, first, num, scale, start, stop, most, begins, weights):
+    """Taps of the outputs first .. first + num - 1 along one axis, a thread an output: begins[i], and `most` weights
+    from weights[i * most] on that add up to 1. They stay inside [start, stop), what the tile holds.
+
+    A GPU may fuse the operations of a tap's place differently here than where the tile was filled. A place on the edge
+    between two pixels would then be one outside it.
+    """
+    i = thread
+    while i < num:
+        begin, end = max(resize.first_tap(first + i, scale), start), resize.end_tap(first + i, scale, stop)
+        total = float32(0)
+        for k in range(begin, end):
+            total += resize.tap_weight(first + i, k, scale)
+        for k in range(most):
+            weight = float32(0)
+            if begin + k < end:
+                weight = resize.tap_weight(first + i, begin + k, scale) / total
+            weights[i * most + k] = weight
+        begins[i] = begin - start
+        i += THREADS
+
+
 def make_finish(kind, heavy):
     @cuda_compiled
     def finish(images_BHX, planes_2BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_Bhx, num_rows, num_columns):
-        """A block makes num_rows x num_columns of the small view's pixels from the source pixels they need."""
+        """A block makes num_rows x num_columns of the small view's pixels from the source pixels they need: corrupt
+        into a tile, shrink along y, then along x. A warp takes every n-th row of each; neighbouring lanes, neighbouring
+        values."""
         tile = cuda.shared.array((TILE_HEIGHT, TILE_VALUES), uint8)
+        middle = cuda.shared.array((TILE_HEIGHT, TILE_VALUES), float32)
+        begins_y = cuda.shared.array(TILE_HEIGHT, int32)  # a line each: the simulator knows an array by its line
+        begins_x = cuda.shared.array(TILE_WIDTH, int32)
+        weights_y = cuda.shared.array(TAPS_Y, float32)
+        weights_x = cuda.shared.array(TAPS_X, float32)
         line = cuda.local.array(LINE, float32)
-        b, thread = cuda.blockIdx.z, cuda.threadIdx.x
+        b, warp, lane = cuda.blockIdx.z, cuda.threadIdx.y, cuda.threadIdx.x
         top, left = cuda.blockIdx.y * num_rows, cuda.blockIdx.x * num_columns
         row = rows_B[b]
         if steps.is_heavy(row.corruption) != heavy:
             return
         height, width, small_height, small_width = row.height, row.width, row.small_height, row.small_width
+        num_y, num_x = min(num_rows, small_height - top), min(num_columns, small_width - left)
         scale_y, scale_x = resize.scale_of(height, small_height), resize.scale_of(width, small_width)
-        first_y, first_x = resize.first_tap(top, scale_y), resize.first_tap(left, scale_x)
-        end_y, end_x = first_y, first_x
-        if top < small_height and left < small_width:
-            end_y = resize.end_tap(min(top + num_rows, small_height) - 1, scale_y, min(height, first_y + TILE_HEIGHT))
-            end_x = resize.end_tap(min(left + num_columns, small_width) - 1, scale_x, min(width, first_x + TILE_WIDTH))
-            columns = end_x - first_x
+        most_y, most_x = int(float32(2) * scale_y) + 2, int(float32(2) * scale_x) + 2
+        if num_y > 0 and num_x > 0:
+            first_y, first_x = resize.first_tap(top, scale_y), resize.first_tap(left, scale_x)
+            end_y = resize.end_tap(top + num_y - 1, scale_y, min(height, first_y + TILE_HEIGHT))
+            end_x = resize.end_tap(left + num_x - 1, scale_x, min(width, first_x + TILE_WIDTH))
             source, first, second, extra = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
             sums = statistics_B4[b]
             task = Task(source, tile, first, second, line, row, extra, sums, shots, pool_M, first_y, first_x)
-            for k in range(thread, (end_y - first_y) * columns, THREADS):
-                y, x = first_y + k // columns, first_x + k % columns
-                if heavy:
-                    steps.last_of_heavy(task, y, y + 1, x, x + 1)
-                else:
-                    steps.last_of_others(task, y, y + 1, x, x + 1)
+            make_taps(warp * BLOCK_X + lane, top, num_y, scale_y, first_y, end_y, most_y, begins_y, weights_y)
+            make_taps(warp * BLOCK_X + lane, left, num_x, scale_x, first_x, end_x, most_x, begins_x, weights_x)
+            y = first_y + warp
+            while y < end_y:
+                x = first_x + lane
+                while x < end_x:
+                    if heavy:
+                        steps.last_of_heavy(task, y, y + 1, x, x + 1)
+                    else:
+                        steps.last_of_others(task, y, y + 1, x, x + 1)
+                    x += BLOCK_X
+                y += BLOCK_Y
+            cuda.syncthreads()
+            y = warp
+            while y < num_y:
+                begin = begins_y[y]
+                last = min(most_y, end_y - first_y - begin)
+                i = lane
+                while i < 3 * (end_x - first_x):
+                    total = float32(0)
+                    for k in range(last):
+                        total += weights_y[y * most_y + k] * float32(tile[begin + k, i])
+                    middle[y, i] = total
+                    i += BLOCK_X
+                y += BLOCK_Y
         cuda.syncthreads()
-        for k in range(thread, num_rows * num_columns, THREADS):
-            y, x = top + k // num_columns, left + k % num_columns
-            if y < out_Bhx.shape[1] and 3 * x < out_Bhx.shape[2]:
-                if y < small_height and x < small_width:
-                    red, green, blue = resize.shrunk_pixel(tile, y, x, scale_y, scale_x, first_y, end_y, first_x, end_x)
-                    at = 3 * (small_width - 1 - x) if row.flip else 3 * x
-                    store(out_Bhx, b, y, at, resize.normalise(red, 0), kind)
-                    store(out_Bhx, b, y, at + 1, resize.normalise(green, 1), kind)
-                    store(out_Bhx, b, y, at + 2, resize.normalise(blue, 2), kind)
-                else:
-                    for c in range(3):
-                        store(out_Bhx, b, y, 3 * x + c, float32(0), kind)
+        y = warp
+        while y < num_rows and top + y < out_Bhx.shape[1]:
+            i = lane
+            while i < 3 * num_columns and 3 * left + i < out_Bhx.shape[2]:
+                x, value, at = i // 3, float32(0), 3 * left + i
+                c = i - 3 * x
+                if y < num_y and x < num_x:
+                    begin = 3 * begins_x[x] + c
+                    for k in range(min(most_x, end_x - first_x - begins_x[x])):
+                        value += weights_x[x * most_x + k] * middle[y, begin + 3 * k]
+                    value = resize.normalise(value, c)
+                    if row.flip:
+                        at = 3 * (small_width - 1 - left - x) + c
+                store(out_Bhx, b, top + y, at, value, kind)
+                i += BLOCK_X
+            y += BLOCK_Y
 
     return finish
+
+
+@compiled
+def clean_value(images_BHX, b, y, i, row):
+    """Value i of a row of the clean view; 0 outside the image."""
+    x = i // 3
+    c = i - 3 * x
+    if y >= row.height or x >= row.width:
+        return float32(0)
+    if row.flip:
+        x = row.width - 1 - x
+    return resize.normalise(float32(images_BHX[b, uint64(y), uint64(3 * x + c)]), c)
+
+
+CLEAN_VALUES = 4  # of a thread
 
 
 def make_clean(kind):
     @cuda_compiled
     def clean(images_BHX, rows_B, out_BHX):
-        x = cuda.blockIdx.x * BLOCK_X + cuda.threadIdx.x
+        """A thread makes four values. It reads all before it stores one, because the compiler may not move a load past
+        a store that could be to the same place."""
+        i = cuda.blockIdx.x * (CLEAN_VALUES * BLOCK_X) + cuda.threadIdx.x
         y = cuda.blockIdx.y * BLOCK_Y + cuda.threadIdx.y
         b = cuda.blockIdx.z
         row = rows_B[b]
-        if y >= out_BHX.shape[1] or 3 * x >= out_BHX.shape[2]:
+        num = out_BHX.shape[2]
+        if y >= out_BHX.shape[1] or i >= num:
             return
-        inside = y < row.height and x < row.width
-        at = 3 * (row.width - 1 - x) if row.flip and inside else 3 * x
-        for c in range(3):
-            value = float32(0)
-            if inside:
-                value = resize.normalise(float32(images_BHX[b, uint64(y), uint64(at + c)]), c)
-            store(out_BHX, b, y, 3 * x + c, value, kind)
+        second, third, fourth = i + BLOCK_X, i + 2 * BLOCK_X, i + 3 * BLOCK_X
+        value_1 = clean_value(images_BHX, b, y, i, row)
+        value_2 = clean_value(images_BHX, b, y, second, row)
+        value_3 = clean_value(images_BHX, b, y, third, row)
+        value_4 = clean_value(images_BHX, b, y, fourth, row)
+        store(out_BHX, b, y, i, value_1, kind)
+        if second < num:
+            store(out_BHX, b, y, second, value_2, kind)
+        if third < num:
+            store(out_BHX, b, y, third, value_3, kind)
+        if fourth < num:
+            store(out_BHX, b, y, fourth, value_4, kind)
 
     return clean
 
@@ -255,7 +332,6 @@ CLEAN = {name: make_clean(kind) for name, kind in KINDS.items()}
 @cuda_compiled
 def boxes(boxes_BG4, boxes_2BG4, rows_B):
     """boxes_2BG4: the clean view's, then the small view's."""
-    k = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-    b, g = k // boxes_BG4.shape[1], k % boxes_BG4.shape[1]
-    if b < boxes_BG4.shape[0]:
+    g, b = cuda.blockIdx.x * BLOCK_X + cuda.threadIdx.x, cuda.blockIdx.y
+    if g < boxes_BG4.shape[1]:
         place_box(boxes_BG4[b, g], boxes_2BG4[0, b, g], boxes_2BG4[1, b, g], rows_B[b])

@@ -25,6 +25,7 @@ from kernels.jit import config
 from kernels.launch import cuda_kernels, steps
 from kernels.launch.cpu import NO_POOL, shots
 from kernels.launch.cuda_kernels import Arguments
+from kernels.launch.signatures import needed, signatures
 from kernels.launch.table import COLUMNS, Table, layout
 
 config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # Numba would warn of every small launch, such as that of the boxes
@@ -79,8 +80,7 @@ class Device:
     @contextmanager
     def queue(self) -> Iterator[None]:
         """Everything inside goes to this device's stream, from one thread at a time: all share the scratch."""
-        with self.lock, torch.cuda.stream(self.stream):
-            cuda.select_device(self.device.index)
+        with self.lock, torch.cuda.stream(self.stream), cuda.gpus[self.device.index]:
             yield
 
     def table(self, num: int) -> "DeviceTable":
@@ -172,6 +172,15 @@ def device_of(device: torch.device) -> Device:
     return _devices[device]
 
 
+def compile_kernels(keep: Device, corruptions: tuple[int, ...], dtype: torch.dtype, clean: bool) -> None:
+    """Before the first batch: a type that is drawn late would otherwise stop a training run to be compiled."""
+    known = signatures()
+    with keep.queue():
+        for name in needed(corruptions, TYPES[dtype][0], clean):
+            kernel, signature = known[name]
+            kernel.compile(signature)
+
+
 def pixels(num: int, height: int, width: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
     """Grid and block of a launch with one thread a pixel."""
     block_x, block_y = cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y
@@ -199,17 +208,30 @@ def launch_stages(arguments: Arguments, rows_B: np.ndarray, stream: Any) -> None
     kinds = set(rows_B["corruption"].tolist())
     if not kinds.isdisjoint(steps.STATISTICS):
         grid = (cuda_kernels.STATISTICS_BLOCKS, num)
-        cuda_kernels.statistics[grid, cuda_kernels.THREADS, stream](images, rows, arguments.statistics_B4)
+        cuda_kernels.statistics[grid, (cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y), stream](
+            images, rows, arguments.statistics_B4
+        )
     if not kinds.isdisjoint(steps.ROWS):
         grid = (blocks(height, cuda_kernels.ROW_THREADS), num)
         cuda_kernels.whole_rows[grid, cuda_kernels.ROW_THREADS, stream](images, planes, rows)
     if not kinds.isdisjoint(steps.BLOCKS):
-        regions = blocks(height, BLOCK) * blocks(width, BLOCK)
-        grid = (blocks(regions, cuda_kernels.BLOCK_THREADS), num)
-        cuda_kernels.whole_blocks[grid, cuda_kernels.BLOCK_THREADS, stream](images, planes, rows, extra)
+        grid_3 = (blocks(blocks(width, BLOCK), cuda_kernels.BLOCK_THREADS), blocks(height, BLOCK), num)
+        cuda_kernels.whole_blocks[grid_3, cuda_kernels.BLOCK_THREADS, stream](images, planes, rows, extra)
     for number, kernel in enumerate(cuda_kernels.STEP_KERNELS, start=1):
         if not kinds.isdisjoint(steps.KINDS[number]):
             kernel[*pixels(num, height, width), stream](images, planes, rows, extra)
+
+
+def launch_clean(images_BHX: Any, rows_B: Any, out_BHX: Any, dtype: str, stream: Any) -> None:
+    num, height, values = out_BHX.shape
+    block_x, block_y = cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y
+    grid = (blocks(values, cuda_kernels.CLEAN_VALUES * block_x), blocks(height, block_y), num)
+    cuda_kernels.CLEAN[dtype][grid, (block_x, block_y), stream](images_BHX, rows_B, out_BHX)
+
+
+def launch_boxes(boxes_BG4: Any, boxes_2BG4: Any, rows_B: Any, stream: Any) -> None:
+    grid = (blocks(boxes_BG4.shape[1], cuda_kernels.BLOCK_X), boxes_BG4.shape[0])
+    cuda_kernels.boxes[grid, cuda_kernels.BLOCK_X, stream](boxes_BG4, boxes_2BG4, rows_B)
 
 
 def launch_finish(arguments: Arguments, rows_B: np.ndarray, out_Bhx: Any, dtype: str, stream: Any) -> None:
@@ -218,11 +240,13 @@ def launch_finish(arguments: Arguments, rows_B: np.ndarray, out_Bhx: Any, dtype:
     num, small_height, values = out_Bhx.shape
     grid = (blocks(values // 3, num_columns), blocks(small_height, num_rows), num)
     kinds = set(rows_B["corruption"].tolist())
-    for needed, kernel in zip(
+    for members, kernel in zip(
         (kinds.difference(steps.HEAVY), kinds.intersection(steps.HEAVY)), cuda_kernels.FINISH[dtype], strict=True
     ):
-        if needed:
-            kernel[grid, cuda_kernels.THREADS, stream](*arguments, out_Bhx, num_rows, num_columns)
+        if members:
+            kernel[grid, (cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y), stream](
+                *arguments, out_Bhx, num_rows, num_columns
+            )
 
 
 def tile(rows_B: np.ndarray) -> tuple[int, int]:
@@ -269,7 +293,7 @@ def make_views(
     if want_clean:
         clean_BHW3 = torch.empty((num, height, width, 3), dtype=dtype, device=keep.device)
         out = as_numba(clean_BHW3, numba_dtype, (num, height, 3 * width))
-        cuda_kernels.CLEAN[name][*pixels(num, height, width), stream](arguments.images_BHX, table.rows_B, out)
+        launch_clean(arguments.images_BHX, table.rows_B, out, name, stream)
     make_whole(images_BHW3, keep.scratch, rows_B)
     launch_stages(arguments, rows_B, stream)
     small_Bhw3 = torch.empty((num, *small_canvas, 3), dtype=dtype, device=keep.device)
@@ -279,8 +303,7 @@ def make_views(
     if boxes_BG4.numel():
         given = as_numba(boxes_BG4, np.float32, tuple(boxes_BG4.shape))
         made = as_numba(boxes_2BG4, np.float32, tuple(boxes_2BG4.shape))
-        grid_boxes = blocks(boxes_BG4.shape[0] * boxes_BG4.shape[1], cuda_kernels.THREADS)
-        cuda_kernels.boxes[grid_boxes, cuda_kernels.THREADS, stream](given, made, table.rows_B)
+        launch_boxes(given, made, table.rows_B, stream)
     return clean_BHW3, small_Bhw3, boxes_2BG4, table.shown()
 
 

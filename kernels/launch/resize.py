@@ -48,28 +48,6 @@ def scale_of(side, small):
 
 
 @compiled
-def shrunk_pixel(tile, y, x, scale_y, scale_x, first_y, stop_y, first_x, stop_x):
-    """One pixel of the downscaled image, three channels, from a tile that holds the pixels [first, stop) of each axis.
-
-    The taps end where the tile does. A GPU may fuse the operations of a tap's place differently here than where the
-    tile was filled. A place on the edge between two pixels would then be one outside it.
-    """
-    begin_y, end_y = max(first_tap(y, scale_y), first_y), end_tap(y, scale_y, stop_y)
-    begin_x, end_x = max(first_tap(x, scale_x), first_x), end_tap(x, scale_x, stop_x)
-    red, green, blue, total = float32(0), float32(0), float32(0), float32(0)
-    for k in range(begin_y, end_y):
-        weight_y = tap_weight(y, k, scale_y)
-        for j in range(begin_x, end_x):
-            weight = weight_y * tap_weight(x, j, scale_x)
-            at = 3 * (j - first_x)
-            red += weight * float32(tile[uint64(k - first_y), uint64(at)])
-            green += weight * float32(tile[uint64(k - first_y), uint64(at + 1)])
-            blue += weight * float32(tile[uint64(k - first_y), uint64(at + 2)])
-            total += weight
-    return red / total, green / total, blue / total
-
-
-@compiled
 def clean_rows(source, out, row, y0, y1):
     """out[y, x, c]: the clean image, mirrored where the row requires it, normalised; 0 outside the image."""
     height, width, flip = row.height, row.width, row.flip

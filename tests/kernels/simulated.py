@@ -32,17 +32,15 @@ def main() -> None:
     gpu.make_whole(pictures, scratch, table.rows_B)
     gpu.launch_stages(arguments, table.rows_B, 0)
     gpu.launch_finish(arguments, table.rows_B, small, "float32", 0)
-    cuda_kernels.CLEAN["float32"][*gpu.pixels(num, height, values // 3), 0](images, table.rows_B, clean)
-    cuda_kernels.boxes[gpu.blocks(2 * num, cuda_kernels.THREADS), cuda_kernels.THREADS, 0](
-        boxes, both_boxes, table.rows_B
-    )
+    gpu.launch_clean(images, table.rows_B, clean, "float32", 0)
+    gpu.launch_boxes(boxes, both_boxes, table.rows_B, 0)
     corrupted = np.zeros_like(images)
     for kernel in cuda_kernels.CORRUPTED:
         kernel[*gpu.pixels(num, height, values // 3), 0](*arguments, corrupted)
     halves = {}
     for name, dtype in (("float16", np.float16), ("bfloat16", np.uint16)):
         halves[name] = np.zeros((num, height, values), dtype=dtype)
-        cuda_kernels.CLEAN[name][*gpu.pixels(num, height, values // 3), 0](images, table.rows_B, halves[name])
+        gpu.launch_clean(images, table.rows_B, halves[name], name, 0)
     np.savez(
         sys.argv[2],
         small=small,

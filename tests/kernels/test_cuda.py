@@ -18,7 +18,7 @@ import kernels
 from kernels import severity
 from kernels.checks import ptx
 from kernels.corruptions.registry import NEED_MASK
-from kernels.launch import boxes, cpu, cuda_kernels, gpu, resize
+from kernels.launch import boxes, cpu, cuda_kernels, gpu, resize, signatures
 from kernels.launch import table as parameters
 from kernels.launch.pool import Pool
 from kernels.task import ROW
@@ -105,6 +105,14 @@ def test_simulator_makes_the_same_pixels(tmp_path):
         np.testing.assert_array_equal(made["statistics"][b], [*picture.sum(0), picture.max()])
 
 
+@pytest.mark.long
+def test_simulated_views_have_the_cpus_bits():
+    script = Path(__file__).with_name("simulated_views.py")
+    environment = dict(os.environ, NUMBA_ENABLE_CUDASIM="1", NUMBA_DISABLE_JIT="1")
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-W", "ignore", str(script)], env=environment, check=True, timeout=600)
+
+
 QUICK = ("statistics", "whole_rows", "boxes", "step_4", "nms", "clean_bfloat16", "clean_float16", "clean_float32")
 
 
@@ -136,8 +144,11 @@ def check_ptx(name: str, architecture: int) -> None:
     assert record["registers"] <= 255
     assert record["spill_bytes"] == 0
     assert record["double_instructions"] == 0
+    assert record["long_divisions"] == 0
+    if name != "nms" and architecture >= 90:  # its divisions are exact; sm_80 calls for some conversions and divisions
+        assert record["calls"] == 0
     if name.startswith("roi_"):
-        assert record["local_loads"] == record["local_stores"] == record["long_divisions"] == record["calls"] == 0
+        assert record["local_loads"] == record["local_stores"] == 0
         assert record["widest_global_bytes"] == 16
 
 
@@ -256,6 +267,43 @@ def test_launches_do_not_grow_with_the_batch(fake_device, monkeypatch):
     for kinds in (("contrast", "jpeg_compression"), ("glass_blur", "fog")):
         assert launches(kinds) == launches([*kinds * 10, kinds[0]]) <= 9
     assert sum(isinstance(argument, np.ndarray) for _, arguments in grids for argument in arguments) <= 48
+
+
+def test_what_is_launched_was_compiled_before(fake_device, monkeypatch):
+    """The kernels that `needed` names are those that a batch of these corruptions launches."""
+    launched: list[str] = []
+    every = signatures.signatures()
+
+    class Noting:
+        def __init__(self, name):
+            self.name = name
+
+        def __getitem__(self, configuration):
+            return lambda *arguments: launched.append(self.name)
+
+    for name in ("statistics", "whole_rows", "whole_blocks", "boxes"):
+        monkeypatch.setattr(cuda_kernels, name, Noting(name))
+    monkeypatch.setattr(cuda_kernels, "STEP_KERNELS", tuple(Noting(f"step_{number}") for number in (1, 2, 3, 4)))
+    monkeypatch.setattr(cuda_kernels, "CLEAN", {"float32": Noting("clean_float32")})
+    finish = tuple(Noting(f"finish_{group}_float32") for group in ("others", "heavy"))
+    monkeypatch.setattr(cuda_kernels, "FINISH", {"float32": finish})
+    for names in (("fog",), ("glass_blur", "brightness"), ("jpeg_compression",), ("defocus_blur",), severity.TRAINING):
+        launched.clear()
+        table = parameters.Table(len(names) + 1)
+        table.rows_B["corruption"][-1] = severity.NONE
+        for row, name in zip(table.rows_B, names, strict=False):
+            row["corruption"] = severity.INDEX[name]
+            row["height"] = row["width"] = row["small_height"] = row["small_width"] = 32
+        device_table = SimpleNamespace(host=table, upload=lambda stream: None, shown=lambda: None)
+        for column in ("rows_B", "extra_BE", "statistics_B4"):
+            setattr(device_table, column, getattr(table, column))
+        images = torch.zeros(len(table.rows_B), 32, 64, 3, dtype=torch.uint8)
+        boxes_BG4 = torch.zeros(len(table.rows_B), 5, 4)
+        gpu.make_views(fake_device, images, boxes_BG4, device_table, None, (32, 64), torch.float32, True)
+        kinds = tuple(severity.INDEX[name] for name in names)
+        named = signatures.needed(kinds, "float32", True)
+        assert set(launched) == set(named)
+        assert set(named) <= set(every)
 
 
 def test_the_last_stages_take_the_block_of_arguments_in_its_order():

@@ -1,4 +1,4 @@
-"""bench.py: its dataset of many records is a sound one, and wrong pixels get no speed."""
+"""bench.py: its dataset of many records is a sound one, and wrong pixels are named."""
 
 import importlib.util
 import json
@@ -36,7 +36,7 @@ def test_opening_many_records_stays_small(tmp_path):
 
 def test_wrong_pixels_are_refused(make_packed, monkeypatch):
     dataset, options, cpu = make_packed(9), BenchOptions(batch_size=4), torch.device("cpu")
-    check_loader(dataset, "cpu", options, cpu)
+    assert check_loader(dataset, "cpu", options, cpu) is None
     right = CpuDecoder._decode
 
     def mirrored(self, index: int, canvas_HW3: np.ndarray) -> None:
@@ -44,8 +44,7 @@ def test_wrong_pixels_are_refused(make_packed, monkeypatch):
         canvas_HW3[:] = canvas_HW3[::-1].copy()
 
     monkeypatch.setattr(CpuDecoder, "_decode", mirrored)
-    with pytest.raises(ValueError, match="the loader cpu delivers wrong pixels"):
-        check_loader(dataset, "cpu", options, cpu)
+    assert "the loader cpu delivers wrong pixels" in check_loader(dataset, "cpu", options, cpu)
 
 
 def test_a_wrong_loader_fails_the_command(monkeypatch, tmp_path, capsys):
@@ -61,14 +60,14 @@ def test_a_wrong_loader_fails_the_command(monkeypatch, tmp_path, capsys):
 @pytest.mark.long
 @pytest.mark.parametrize("break_cpu", [False, True])
 def test_bench_of_a_few_pictures_marks_what_is_wrong(monkeypatch, tmp_path, break_cpu):
-    """Through `bench` itself: a wrong loader is entered as wrong and not timed; a missing FFCV is not wrong."""
+    """Through `bench` itself: a wrong loader is entered as wrong and timed; a missing FFCV is not wrong."""
     if break_cpu:
         monkeypatch.setattr(CpuDecoder, "_decode", lambda self, index, canvas_HW3: canvas_HW3.fill(0))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     options = BenchOptions(images=8, threads=(1,), loaders=("cpu", "ffcv"), seconds=0.1, rounds=1, records=0)
     figures = pipeline.bench.bench(options, tmp_path)
     assert ("cpu" in figures["wrong"]) == break_cpu
-    assert ("cpu" in figures["loaders"]) != break_cpu
+    assert figures["loaders"]["cpu"][1]["images_per_s"] > 0
     assert "ffcv" not in figures["wrong"]
     assert ("WRONG" in pipeline.bench.show(figures)) == break_cpu
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -14,6 +16,7 @@ import tyro
 
 import eval.bench
 import kernels.bench
+import kernels.checks.pixels
 import kernels.checks.ptx
 import pipeline.bench
 import pipeline.pack
@@ -82,6 +85,10 @@ while :; do sleep 0.05; done
     )
     python.chmod(0o755)
     shutil.copytree(SCRIPT.parent, tmp_path / "scripts")
+    sanitizer = tmp_path / "bin" / "compute-sanitizer"
+    sanitizer.parent.mkdir()
+    sanitizer.write_text("#!/bin/sh\n")
+    sanitizer.chmod(0o755)
 
     def run(results, *parts, **environment):
         """The exit code, the summary and what was said."""
@@ -92,7 +99,7 @@ while :; do sleep 0.05; done
             (tmp_path / "results" / f"{name}.json").write_text(json.dumps(content))
         done = subprocess.run(
             [tmp_path / "scripts" / "gpu_check.sh", folder, *parts],
-            env=os.environ | {"PYTHON": str(python)} | environment,
+            env=os.environ | {"PYTHON": str(python), "PATH": f"{sanitizer.parent}:{os.environ['PATH']}"} | environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60,
         )  # fmt: skip
         summary = folder / "summary.txt"
@@ -126,7 +133,8 @@ def test_every_command_is_one_that_its_program_takes(check, tmp_path):
     check(GOOD)
     check(GOOD, "kernels-cpu", "ptx")
     options = {
-        "kernels.bench": kernels.bench.Options, "kernels.checks.ptx": kernels.checks.ptx.Options,
+        "kernels.bench": kernels.bench.Options, "kernels.checks.pixels": kernels.checks.pixels.Options,
+        "kernels.checks.ptx": kernels.checks.ptx.Options,
         "pipeline.bench": pipeline.bench.BenchOptions, "pipeline.sample_world": pipeline.sample_world.SampleWorld,
         "pipeline.pack": pipeline.pack.PackOptions, "train.bench": train.bench.BenchOptions,
         "eval.bench": eval.bench.BenchOptions,
@@ -195,10 +203,37 @@ def test_calls_add_to_one_summary_and_targets_judges_the_files_of_all(check, tmp
     assert "corruption, percent of inference: not measured" in summary.split("== ")[-1]
 
 
+def test_a_call_is_a_list_of_parts_and_its_results_are_copied(check, tmp_path):
+    code, summary, _ = check(GOOD, "first", COPY_TO=str(tmp_path / "copied"))
+    assert code == 0, summary
+    assert summary.splitlines()[0].endswith(": pixels kernels-cuda training-step profile")
+    with tarfile.open(tmp_path / "copied" / "results.tar.gz") as archive:
+        assert "./training-step.json" in archive.getnames()
+
+
+def test_what_a_failed_part_said_last_is_in_the_summary_and_a_late_part_is_not_begun(check, tmp_path):
+    (tmp_path / "hangs").write_text("eval.bench")
+    code, summary, _ = check(GOOD, "evaluation", "loading", DEADLINE="7")
+    assert code == 1
+    assert "timed out, PART_SECONDS is " in summary
+    assert "SKIPPED loading: the call's 7 seconds are over" in summary
+
+
+def test_missing_packages_are_named_at_once(check, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name: None if name in ('tyro', 'skimage') else find(name)\n"
+    )
+    _, summary, _ = check(GOOD, "evaluation", PYTHONPATH=str(tmp_path))
+    assert "missing, needed by all parts: tyro; " in summary
+    assert re.search(r"missing, needed by some parts: [\w ]*\bskimage\b", summary)
+
+
 def test_an_unknown_part_is_an_error_that_lists_them(check, tmp_path):
     code, summary, said = check(GOOD, "tests", "kernel")
     assert (code, summary) == (2, "")
-    assert "no part kernel; there are: tests kernels-cuda " in said
+    assert "no part kernel; there are: pixels kernels-cuda " in said
     assert " ptx" in said
     assert not (tmp_path / "commands").exists()
 
@@ -251,3 +286,56 @@ def test_without_a_gpu_nothing_was_checked(tmp_path):
     environment = os.environ | {"PYTHON": str(python)}
     assert subprocess.run([SCRIPT, tmp_path / "out"], env=environment, capture_output=True, check=False).returncode == 3
     assert "nothing was checked" in (tmp_path / "out" / "summary.txt").read_text()
+
+
+HIDDEN = ("nvidia", "tyro", "docstring_parser", "typeguard", "simplejpeg", "pycocotools", "imagecorruptions")
+HIDING = f"""
+import sys
+from importlib.machinery import PathFinder
+
+class Bare:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {HIDDEN}:
+            paths = [each for each in sys.path if each.endswith("/work/site")] if path is None else path
+            found = PathFinder.find_spec(name, paths, target)
+            if found is None:
+                raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+            return found
+
+sys.meta_path.insert(0, Bare)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_rehearsal_on_a_bare_machine_that_is_killed_leaves_what_it_had(tmp_path):
+    """Real parts on a CPU; DALI is hidden, and so is what only carried wheels bring. The end comes by SIGKILL."""
+    from importlib.metadata import distribution
+
+    site = tmp_path / "out" / "work" / "site"  # as pip leaves it there
+    for name in ("tyro", "docstring_parser", "typeguard", "simplejpeg", "pycocotools", "imagecorruptions-imaug"):
+        for file in distribution(name).files or ():
+            if ".." not in file.parts:
+                (site / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file.locate(), site / file)
+    (tmp_path / "sitecustomize.py").write_text(HIDING)
+    carry = tmp_path / "carry"
+    carry.mkdir()
+    environment = {"DEVICE": "cpu", "CARRY": str(carry), "COPY_TO": str(tmp_path / "copied"), "PYTHON": sys.executable}
+    environment |= {"PYTHONPATH": f"{tmp_path}:{SCRIPT.parents[1]}"}
+    run = subprocess.Popen(
+        [SCRIPT, tmp_path / "out", "first"], env=os.environ | environment, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    figures = tmp_path / "out" / "pixels.json"
+    ends = time.monotonic() + 240
+    while time.monotonic() < ends and not (figures.exists() and len(figures.read_text()) > 500):
+        time.sleep(1)
+    time.sleep(25)  # results are copied every 20 seconds
+    assert run.poll() is None
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    with tarfile.open(tmp_path / "copied" / "results.tar.gz") as archive:
+        partial = json.loads(archive.extractfile("./pixels.json").read())
+    assert partial["gaussian_noise"]["right"]
+    assert "DALI is not installed" in (tmp_path / "copied" / "summary.txt").read_text()

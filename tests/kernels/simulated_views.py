@@ -1,0 +1,68 @@
+"""Run by test_cuda.py in a process of its own, under Numba's CUDA simulator: what surrounds the corruptions on a GPU.
+
+The clean view, the channel sums, the shrinking of `finish` and the boxes, beside the CPU's code, which must give the
+same bits: images of awkward sizes, none at all, and one that takes several blocks.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from kernels import severity
+from kernels.launch import boxes, cuda_kernels, gpu, resize
+from kernels.launch.table import Table, fill_extra
+
+# Height, width, small height, small width, mirrored.
+SMALL = ((9, 13, 6, 9, 0), (14, 18, 14, 18, 1), (1, 1, 1, 1, 1), (13, 17, 4, 5, 1), (0, 0, 0, 0, 0))
+LARGE = ((37, 101, 11, 31, 1), (37, 101, 37, 101, 0))
+
+
+def run(cases, canvas, small_canvas) -> None:
+    num, (height, width) = len(cases), canvas
+    random, table = np.random.default_rng(0), Table(len(cases))
+    images = np.zeros((num, height, 3 * width), np.uint8)
+    for b, case in enumerate(cases):
+        images[b, : case[0], : 3 * case[1]] = random.integers(0, 256, (case[0], 3 * case[1]))
+        for name, value in zip(("height", "width", "small_height", "small_width", "flip"), case, strict=True):
+            table.rows_B[name][b] = value
+    table.rows_B["corruption"], table.rows_B["severity"] = severity.NONE, 1
+    planes, nothing = np.zeros((2, num, height, 3 * width), np.float32), np.zeros(4, np.uint32)
+    arguments = cuda_kernels.Arguments(
+        images, planes, table.rows_B, table.extra_BE, table.statistics_B4, nothing, nothing.astype(np.uint16)
+    )
+    small = np.full((num, small_canvas[0], 3 * small_canvas[1]), np.nan, np.float32)
+    clean = np.full(images.shape, np.nan, np.float32)
+    gpu.launch_finish(arguments, table.rows_B, small, "float32", 0)
+    gpu.launch_clean(images, table.rows_B, clean, "float32", 0)
+    wanted_small, wanted_clean = np.full_like(small, np.nan), np.full_like(clean, np.nan)
+    line, taps = np.zeros(3 * width, np.float32), np.zeros(8 * width + 64, np.float32)
+    rows = [SimpleNamespace(**dict(zip(table.rows_B.dtype.names, row.tolist(), strict=True))) for row in table.rows_B]
+    for b, row in enumerate(rows):
+        resize.shrink_rows(images[b], wanted_small[b], row, line, taps, 0, small_canvas[0])
+        resize.clean_rows(images[b], wanted_clean[b], row, 0, height)
+    np.testing.assert_array_equal(small, wanted_small)
+    np.testing.assert_array_equal(clean, wanted_clean)
+    given = np.zeros((num, 3, 4), np.float32)
+    given[:, 0] = (1, 2, 6, 7)
+    made, wanted = np.full((2, *given.shape), np.nan, np.float32), np.empty((2, *given.shape), np.float32)
+    gpu.launch_boxes(given, made, table.rows_B, 0)
+    boxes.place_boxes(given, wanted[0], wanted[1], rows)
+    np.testing.assert_array_equal(made, wanted)
+    table.rows_B["corruption"] = severity.INDEX["contrast"]
+    fill_extra(table)
+    gpu.launch_stages(arguments, table.rows_B, 0)
+    for b, case in enumerate(cases):
+        picture = images[b, : case[0], : 3 * case[1]].reshape(-1, 3).astype(np.uint32)
+        np.testing.assert_array_equal(table.statistics_B4[b], [*picture.sum(0), picture.max(initial=0)])
+
+
+def main() -> None:
+    # Every simulated thread is a thread of the operating system: smaller blocks, the same code.
+    cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y, cuda_kernels.THREADS = 8, 4, 32
+    cuda_kernels.STATISTICS_BLOCKS = 2
+    run(SMALL, (14, 18), (16, 32))
+    run(LARGE, (37, 101), (64, 128))
+
+
+if __name__ == "__main__":
+    main()
