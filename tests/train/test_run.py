@@ -285,6 +285,33 @@ def test_too_many_bad_steps_in_a_row_end_the_run_and_spoil_nothing(begin, studen
     assert all(torch.equal(before[name], value) for name, value in trainer.task.student.state_dict().items())
 
 
+def test_a_run_whose_last_steps_were_skipped_is_finished_and_says_so(begin, student_config, capsys):
+    """No more than --max-skipped: the weights are finite, and those of the last step that was not skipped."""
+    trainer = begin(student_config)
+    poison(trainer, {4, 5})
+    assert trainer.train() == 0
+    told = "warning: the last 2 steps of the run changed no weight"
+    assert told in capsys.readouterr().out
+    newest = Checkpoints(student_config.out, 1).newest()
+    assert (read_state(newest)["finished"], read_state(newest)["in_a_row"]) == (True, 2)
+    short = replace(student_config, out=student_config.out.parent / "short", max_skipped=0)
+    trainer = begin(short)
+    poison(trainer, {5})
+    with pytest.raises(ValueError, match=r"1 steps in a row .* --max-skipped is 0"):
+        trainer.train()
+    assert train(student_config, WORLD) == 0
+    assert told in capsys.readouterr().out
+
+
+def test_a_run_that_skipped_every_step_is_not_finished(begin, student_config):
+    trainer = begin(student_config)  # its six steps are fewer than --max-skipped
+    poison(trainer, set(range(6)))
+    with pytest.raises(ValueError, match=r"every step of this run was skipped.*nothing was trained"):
+        trainer.train()
+    newest = Checkpoints(student_config.out, 1).newest()
+    assert newest is None or not read_state(newest)["finished"]
+
+
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_weights_that_are_not_finite_are_never_saved(begin, student_config, ema_decay):
     """The last update spoils them: no later loss shows it, and the guard of skipped steps sees nothing."""
