@@ -1,6 +1,7 @@
-"""How an evaluated checkpoint came to be: start, length, teacher and data, as its config.json and model card say.
+"""How an evaluated checkpoint came to be: start, length, teacher, data and inputs, as config.json and model card say.
 
-Two checkpoints that differ in start, length or data differ by more than their methods: their difference is named so.
+Two checkpoints that differ in start, length, data or inputs differ by more than their methods: their difference is
+named so.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ class Origin:
     length: str | None = None
     teacher: str | None = None
     data: tuple[str, ...] | None = None  # checksums
+    inputs: tuple[str, ...] = ("rgb",)  # what the detector looks at
 
     def sentence(self) -> str:
         teacher = f"teacher: {self.teacher}" if self.teacher else "no teacher"
@@ -45,7 +47,8 @@ def origin_of(run: EvaluatedRun) -> Origin:
         weights = (config.get("model") or {}).get("weights")
         known = {"imagenet": "ImageNet's weights", "none": "random weights", None: None}
         start = known.get(weights, str(weights))
-    return Origin(start, length, teacher and short(teacher), data)
+    inputs = tuple((config.get("model") or {}).get("inputs", ["rgb"]))
+    return Origin(start, length, teacher and short(teacher), data, inputs)
 
 
 def short(path: str) -> str:
@@ -54,7 +57,7 @@ def short(path: str) -> str:
 
 
 def unlike(run: EvaluatedRun, other: EvaluatedRun) -> list[str]:
-    """What differs, or is not known to be equal, beside the method: some of start, length, data."""
+    """What differs, or is not known to be equal, beside the method: some of start, length, data, input."""
     a, b = origin_of(run), origin_of(other)
     return [
         name
@@ -62,6 +65,7 @@ def unlike(run: EvaluatedRun, other: EvaluatedRun) -> list[str]:
             ("start", a.start, b.start),
             ("length", a.length, b.length),
             ("data", a.data, b.data),
+            ("input", a.inputs, b.inputs),
         )
         if first != second or first is None
     ]

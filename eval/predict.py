@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 import tyro
 
+from eval.examples.aligned import AlignedFolders, find_aligned
 from eval.examples.draw import class_colour, draw_boxes
 from eval.examples.film import FilmWriter, batches_of_frames, describe_encoder, is_stream, open_film, stream_name
 from eval.results import read_results_json, score_for_pictures
@@ -55,6 +57,11 @@ class PredictOptions:
     """As above; else 1000."""
     classes: tuple[str, ...] = ()
     """Class names of weights that name none, in their order, without background."""
+    extra: tuple[str, ...] = ()
+    """Folders of what the detector looks at beside pictures: --extra gated=A/gated0,A/gated1,A/gated2 depth=A/depth. A
+    file has its picture's name."""
+    extra_range: tuple[str, ...] = ()
+    """Which of their values become 0 and 255; images of 16 bits need it: --extra-range depth=0:8000."""
     batch_size: int = 4
     max_frames: int | None = None
     """End a film or stream after so many frames; a stream without it ends with Ctrl-C."""
@@ -77,20 +84,24 @@ class Predictor:
     score: float
     device: torch.device
     dtype: torch.dtype
+    aligned: AlignedFolders
 
-    def __call__(self, images: list[np.ndarray]) -> list[list[dict]]:
-        """Detections of RGB images that scale to one canvas, best first."""
+    def __call__(self, images: list[np.ndarray], extra: Sequence[dict[str, np.ndarray]] = ()) -> list[list[dict]]:
+        """Detections of RGB images that scale to one canvas, best first. extra: each one's other inputs."""
         import torch
 
-        from eval.detecting.detect import make_batch
-        from pipeline.views import clean_view
+        from eval.detecting.detect import make_batch, seen_by
 
         sizes = [training_size((image.shape[0], image.shape[1]), self.short_side, self.long_side) for image in images]
         small = [resize(image, size) for image, size in zip(images, sizes, strict=True)]
-        batch = make_batch(small, list(range(len(images))), canvas_of(sizes[0]), self.device)
-        views_B3HW, sizes_B2 = clean_view(batch, self.dtype)
+        others = [
+            {name: resize(image, size) for name, image in other.items()}
+            for other, size in zip(extra, sizes, strict=False)
+        ]
+        batch = make_batch(small, list(range(len(images))), canvas_of(sizes[0]), self.device, extra=others)
+        views_BCHW, sizes_B2 = seen_by(self.detector.config, batch, self.dtype)
         with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            found = [value.cpu().numpy() for value in self.detector.detect(views_B3HW, sizes_B2)]
+            found = [value.cpu().numpy() for value in self.detector.detect(views_BCHW, sizes_B2)]
         results = []
         for image, (h, w), boxes, scores, labels, count in zip(images, sizes, *found, strict=True):
             scale = np.array([image.shape[1] / w, image.shape[0] / h] * 2)
@@ -194,9 +205,9 @@ def open_predictor(options: PredictOptions) -> Predictor:
     long_side = options.long_side or card.extra.get("long_side") or 1000
     if short_side > long_side or short_side < 32:
         raise ValueError(f"--short-side {short_side} --long-side {long_side}: 32 or more, the short one not the longer")
-    return Predictor(
-        detector, card.classes, short_side, long_side, score, device, choose_dtype(options.precision, device)
-    )
+    aligned = find_aligned(options.extra, options.extra_range, card.config)
+    dtype = choose_dtype(options.precision, device)
+    return Predictor(detector, card.classes, short_side, long_side, score, device, dtype, aligned)
 
 
 def drawn(image: np.ndarray, found: list[dict]) -> np.ndarray:
@@ -208,10 +219,11 @@ def drawn(image: np.ndarray, found: list[dict]) -> np.ndarray:
 def predict_images(predictor: Predictor, files: list[tuple[Path, Path]], options: PredictOptions) -> tuple[list, list]:
     """([entry of predictions.json], [what could not be read])."""
     entries, skipped = [], []
-    waiting: list[tuple[Path, Path, np.ndarray]] = []
+    waiting: list[tuple[Path, Path, np.ndarray, dict[str, np.ndarray]]] = []
 
     def finish() -> None:
-        for (path, target, image), found in zip(waiting, predictor([item[2] for item in waiting]), strict=True):
+        seen = predictor([item[2] for item in waiting], [item[3] for item in waiting])
+        for (path, target, image, _), found in zip(waiting, seen, strict=True):
             place = options.out / target
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(encode(np.ascontiguousarray(drawn(image, found)), 92, "4:2:0", False))
@@ -225,6 +237,7 @@ def predict_images(predictor: Predictor, files: list[tuple[Path, Path]], options
         for path, target in files:
             try:
                 image = read_rgb(path)
+                extra = predictor.aligned.read(path, target, image.shape[:2])
             except ValueError as error:
                 skipped.append(f"{path}: {error}")
                 progress.advance()
@@ -233,7 +246,7 @@ def predict_images(predictor: Predictor, files: list[tuple[Path, Path]], options
                         for i in (image, *(item[2] for item in waiting))}  # fmt: skip
             if waiting and (len(waiting) == options.batch_size or len(canvases) > 1):
                 finish()
-            waiting.append((path, target, image))
+            waiting.append((path, target, image, extra))
             progress.advance()
         if waiting:
             finish()
@@ -309,6 +322,11 @@ def main() -> int:
         )
     say(describe_hardware())
     predictor = open_predictor(options)
+    if predictor.aligned.channels and (streams or any(path.suffix.lower() in VIDEOS for path, _ in files)):
+        raise ValueError(
+            f"the detector looks at {', '.join(predictor.aligned.channels)} beside pictures, which a film has none of; "
+            "give pictures alone"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     for line in other_files(names):
         say(f"not looked at: {line}")

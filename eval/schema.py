@@ -65,7 +65,8 @@ VIEW = {
 }
 PICTURES = {
     "score": float,
-    "scenes": [{"domain": str, "id": int, "views": [VIEW]}],
+    # beside: what else the data has of a scene, such as gated slices.
+    "scenes": [{"domain": str, "id": int, "views": [VIEW], "beside?": [{"name": str, "file": str}]}],
     "best": [VIEW],
     "worst": [VIEW],
 }

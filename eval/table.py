@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
-from eval.metrics import domains
+from eval.metrics import bootstrap, domains
 from eval.origin import difference_note
 from eval.results import TRAINED_MARK, EvaluatedRun, difference, load_run, trained_notes
 from pipeline.command.console import run_entry, say
@@ -28,6 +29,8 @@ class TableOptions:
     """Evaluated runs, each PATH or NAME=PATH."""
     seeds: bool = False
     """Runs of the same name are one method trained with several seeds: show their mean [least, greatest]."""
+    all: bool = False
+    """Rows are runs, columns the domains and `all`, their mean: for runs that were trained on several of them."""
     json: Path | None = None
     """Write {name: {domain: mAP}} here; with --seeds a list in place of each mAP, in the order of the runs."""
     metric: Literal["voc07", "area", "coco"] = "voc07"
@@ -78,6 +81,54 @@ def domain_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
     return "\n".join([*aligned(rows), *notes, *trained_notes(runs)])
 
 
+def all_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
+    """Rows are runs, columns the domains and the mean over all of them, and its difference to the first run's."""
+    names = runs[0].domains
+    for run in runs:
+        if sorted(run.domains) != sorted(names):
+            raise ValueError(
+                f"--all: {runs[0].name} was evaluated on {', '.join(names)}, {run.name} on {', '.join(run.domains)}; "
+                "evaluate both on the same --data"
+            )
+    rows = [["", *names, "all", f"all - {runs[0].name}"]]
+    for run in runs:
+        figures = [show(run.figure(name, metric), run.interval(name, metric)) for name in names]
+        (mean, samples_B), (first, first_B) = (mean_of_all(one, names, metric) for one in (run, runs[0]))
+        change = None if mean is None or first is None or run is runs[0] else mean - first
+        change_B = None
+        if samples_B is not None and first_B is not None and same_draws(run, runs[0]):
+            change_B = samples_B - first_B
+        rows.append([run.name, *figures, show(mean, between(samples_B)), show(change, between(change_B), "+")])
+    note = f"{METRICS[metric]}, percent, 95 % bootstrap interval over images; all: the mean of the domains"
+    return "\n".join([*aligned(rows), note])
+
+
+def mean_of_all(run: EvaluatedRun, names: list[str], metric: str) -> tuple[float | None, np.ndarray | None]:
+    """The mean over the domains, and its bootstrap replicates."""
+    figures = [figure for name in names if (figure := run.figure(name, metric)) is not None]
+    if len(figures) < len(names):
+        return None, None
+    samples = [run.samples.get(f"{name}|{metric}") for name in names]
+    known = [sample_B for sample_B in samples if sample_B is not None]
+    return statistics.fmean(figures), np.mean(known, axis=0) if len(known) == len(names) else None
+
+
+def same_draws(a: EvaluatedRun, b: EvaluatedRun) -> bool:
+    """Both drew the same resamples of the same images, domain by domain."""
+    drawn = [
+        (
+            {name: run.results["domains"][name]["checksum"] for name in run.domains},
+            [run.results["settings"][key] for key in ("resamples", "seed")],
+        )
+        for run in (a, b)
+    ]
+    return drawn[0] == drawn[1]
+
+
+def between(samples_B: np.ndarray | None) -> list[float] | None:
+    return None if samples_B is None else bootstrap.interval(samples_B)
+
+
 def seeds_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
     """Rows are domains and the mean of targets, columns methods; figures are means over the method's runs."""
     if len({tuple((name, run.results["domains"][name]["checksum"]) for name in run.domains) for run in runs}) > 1:
@@ -116,7 +167,10 @@ def show(value: float | None, interval: list[float] | None, sign: str = "-") -> 
 def main() -> None:
     options = tyro.cli(TableOptions)
     runs = named_runs(options.runs, options.seeds)
-    say(seeds_table(runs, options.metric) if options.seeds else domain_table(runs, options.metric))
+    if options.all and options.seeds:
+        raise ValueError("--all has a row for each run and --seeds a column for runs of one name; use one of the two")
+    make = seeds_table if options.seeds else all_table if options.all else domain_table
+    say(make(runs, options.metric))
     if options.json is not None:
         figures: dict[str, dict[str, Any]] = {
             name: {domain: [run.figure(domain, options.metric) for run in several] for domain in several[0].domains}

@@ -72,7 +72,7 @@ class Truth(NamedTuple):
     boxes_BG4: Tensor
     labels_BG: Tensor  # 0 where padded
     ignore_BG: Tensor  # neither rewarded nor punished
-    weight_BG: Tensor  # 1 for an annotation, less for a pseudo-label that is not sure
+    weight_BG: Tensor  # 1 for an annotation, less for a pseudo-label that is not sure; 0 is the same as ignored
     keys_B: Tensor  # every random draw of a loss is a function of it
 
 
@@ -107,7 +107,10 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def look(self, images_B3HW: Tensor, sizes_B2: Tensor, want: Want) -> Outputs:
-        """What the network sees in a view; sizes_B2 are its images' own."""
+        """What the network sees in a view; sizes_B2 are its images' own.
+
+        The channels of its further inputs stand behind RGB, as `model.backbones.pixels.join_inputs` puts them.
+        """
 
     @abstractmethod
     def losses(self, out: Outputs, truth: Truth, mean: Mean = own) -> tuple[dict[str, Tensor], Assigned]:

@@ -17,6 +17,6 @@ def build_detector(config: BackboneConfig, num_classes: int, classes: Sequence[s
     """
     detector = new_detector(config, num_classes)
     if config.backbone.startswith(timm_body.PREFIX):
-        timm_body.check_exportable(detector.get_submodule("backbone.body"), config.backbone)
+        timm_body.check_exportable(detector.get_submodule("backbone.body"), config.backbone, config.num_channels)
     load_starting_weights(detector, config, classes)
     return detector.to(memory_format=torch.channels_last)

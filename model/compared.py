@@ -12,18 +12,18 @@ PIXELS, SCORES = 0.05, 1e-3  # what rounding may change; both are a hundred time
 NEAR_OVERLAP, NEAR_SCORE, NEAR_SHARE = 0.9, 0.02, 0.95
 
 
-def pictures(num: int, canvas: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def pictures(num: int, canvas: tuple[int, int], num_channels: int = 3) -> tuple[Tensor, Tensor]:
     """Rectangles on noise: any detector sees something in them. Sizes differ, the first fills the canvas."""
     generator = np.random.default_rng(num)
     height, width = canvas
-    images = generator.integers(0, 256, (num, 3, height, width), dtype=np.uint8)
+    images = generator.integers(0, 256, (num, num_channels, height, width), dtype=np.uint8)
     sizes = (generator.uniform(0.5, 1, (num, 2)) * canvas).astype(np.int64)
     sizes[0] = canvas
     for image in images:
         for _ in range(40):
             h, w = np.exp(generator.uniform(np.log(6), np.log(height), 2)).astype(int)
             y, x = generator.integers(0, height), generator.integers(0, width)
-            image[:, y : y + h, x : x + w] = generator.integers(0, 256, (3, 1, 1))
+            image[:, y : y + h, x : x + w] = generator.integers(0, 256, (num_channels, 1, 1))
     return torch.from_numpy(images), torch.from_numpy(sizes)
 
 

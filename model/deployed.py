@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.api import Detector
-from model.backbones.config import IMAGENET_DEVIATION, IMAGENET_MEAN
+from model.backbones.config import IMAGENET_DEVIATION, IMAGENET_MEAN, RGB
 from model.backbones.torchvision_fpn import FrozenNorm2d
 from model.compared import check_near, check_same, pictures
 from model.for_torchvision import write_torchvision
@@ -37,14 +37,18 @@ class Deployed(nn.Module):
         for name, values in (("mean_3", IMAGENET_MEAN), ("deviation_3", IMAGENET_DEVIATION)):
             self.register_buffer(name, torch.tensor([value / 255 for value in values]) * 255)
 
-    def forward(self, images_B3HW: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        height, width = images_B3HW.shape[-2:]
-        normal_B3HW = (images_B3HW.float() - self.mean_3[:, None, None]) / self.deviation_3[:, None, None]
+    def forward(self, images_BCHW: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """images_BCHW: RGB, then the channels of the detector's further inputs in their order, all uint8."""
+        height, width = images_BCHW.shape[-2:]
+        pixels_BCHW = images_BCHW.float()
+        normal_BCHW = (pixels_BCHW[:, :3] - self.mean_3[:, None, None]) / self.deviation_3[:, None, None]
+        if self.detector.config.extra_inputs:
+            normal_BCHW = torch.cat((normal_BCHW, pixels_BCHW[:, 3:] / 255), dim=1)
         # Padding is zero after normalisation, as in training.
         rows_BH = torch.arange(height) < sizes_B2[:, :1]
         columns_BW = torch.arange(width) < sizes_B2[:, 1:]
         inside_B1HW = (rows_BH[:, :, None] & columns_BW[:, None, :])[:, None]
-        found = self.detector.detect(torch.where(inside_B1HW, normal_B3HW, 0.0).to(self.dtype), sizes_B2)
+        found = self.detector.detect(torch.where(inside_B1HW, normal_BCHW, 0.0).to(self.dtype), sizes_B2)
         return found.boxes_BD4, found.scores_BD, found.labels_BD, found.count_B
 
 
@@ -62,14 +66,14 @@ def halve(detector: Detector) -> Detector:
     return copied
 
 
-def example(canvas: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def example(num_channels: int, canvas: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Two images: an exporter takes a batch of one for a constant."""
-    return torch.zeros((2, 3, *canvas), dtype=torch.uint8), torch.tensor([canvas, canvas])
+    return torch.zeros((2, num_channels, *canvas), dtype=torch.uint8), torch.tensor([canvas, canvas])
 
 
 def dynamic_shapes() -> dict:
     batch = torch.export.Dim("batch", min=1, max=1024)
-    return {"images_B3HW": {0: batch}, "sizes_B2": {0: batch}}
+    return {"images_BCHW": {0: batch}, "sizes_B2": {0: batch}}
 
 
 @contextmanager
@@ -83,7 +87,8 @@ def quiet() -> Iterator[None]:
 @quiet()
 def export_program(deployed: Deployed, canvas: tuple[int, int]) -> torch.export.ExportedProgram:
     with torch.no_grad():
-        return torch.export.export(deployed, example(canvas), dynamic_shapes=dynamic_shapes(), strict=False)
+        inputs = example(deployed.detector.config.num_channels, canvas)
+        return torch.export.export(deployed, inputs, dynamic_shapes=dynamic_shapes(), strict=False)
 
 
 def describe_inputs(card: Card, canvas: tuple[int, int]) -> dict[str, str]:
@@ -92,8 +97,10 @@ def describe_inputs(card: Card, canvas: tuple[int, int]) -> dict[str, str]:
     resized = "resized to the size it was trained with"
     if "short_side" in card.extra:
         resized = f"resized by min({card.extra['short_side']} / short side, {card.extra['long_side']} / long side)"
+    channels = " and ".join(["RGB", *(f"{count} of {name}" for name, count in card.config.extra_inputs.items())])
     return {
-        "images": f"uint8 RGB, B x 3 x {h} x {w}; each image {resized}, at the top left, zeros right of and below it",
+        "images": f"uint8 {channels}, B x {card.config.num_channels} x {h} x {w}; each image {resized}, at the top "
+        "left, zeros right of and below it",
         "sizes": f"int64, B x 2; (height, width) of each resized image, at most ({h}, {w})",
     }
 
@@ -112,6 +119,8 @@ def export_onnx(deployed: Deployed, card: Card, canvas: tuple[int, int], path: P
     assert program is not None
     known = {name: card.extra[name] for name in ("short_side", "long_side") if name in card.extra}
     about = {"classes": card.classes, "canvas": canvas, **known, "inputs": describe_inputs(card, canvas)}
+    if card.config.extra_inputs:
+        about["channels"] = {RGB: 3, **card.config.extra_inputs}
     program.model.metadata_props.update({name: json.dumps(value) for name, value in about.items()})
     program.save(path)
 
@@ -135,7 +144,7 @@ def check_onnx(path: Path, detector: Detector, canvas: tuple[int, int], least_sc
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     told = ""
     for num in (1, 3):
-        images, sizes = pictures(num, canvas)
+        images, sizes = pictures(num, canvas, detector.config.num_channels)
         found = session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})
         told = compare([torch.from_numpy(value) for value in found], Deployed(detector)(images, sizes), least_score)
     return told

@@ -2,10 +2,11 @@
 
     python -m model.export runs/student --to onnx
 
-The ONNX model and the program take uint8 RGB images (batch, 3, height, width), top left aligned in a fixed canvas. They
-also take the images' sizes (batch, 2) as int64 (height, width). The batch is free. They return boxes (batch, D, 4) in
-pixels, scores, labels (1 is the first class) and the number of detections of each image. Normalisation, padding and
-suppression are inside; resizing is not (docs/model.md has an example).
+The ONNX model and the program take uint8 RGB images (batch, 3, height, width), top left aligned in a fixed canvas. A
+detector that looks at more takes its channels behind those of RGB, in the order of its inputs. They also take the
+images' sizes (batch, 2) as int64 (height, width). The batch is free. They return boxes (batch, D, 4) in pixels, scores,
+labels (1 is the first class) and the number of detections of each image. Normalisation, padding and suppression are
+inside; resizing is not (docs/model.md has an example).
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ channels, K classes with background 0, L pyramid levels. A anchors, P proposals,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,15 +27,19 @@ class Sample:
     ignore_N: np.ndarray  # bool: crowd or difficult, neither rewarded nor punished
     domain: str
     id: int
+    extra: dict[str, Path] = field(default_factory=dict)  # aligned images of other sensors, by name: gated0, depth
 
 
 @dataclass(frozen=True)
 class Batch:
     """Decoded images of one orientation in one canvas, top left aligned, zero elsewhere.
 
-    images, boxes, labels and ignore are on the training device. sizes_B2 and ids_B come from the index and stay on the
-    host, so that drawing the views never has to read the device. A row with id -1 and size 0 is padding, in the last
-    batch of an orientation in an epoch or an evaluation. It counts for nothing.
+    All but sizes_B2 and ids_B is on the training device. These come from the index and stay on the host, so that
+    drawing the views never has to read the device. A row with id -1 and size 0 is padding, in the last batch of an
+    orientation in an epoch or an evaluation. It counts for nothing.
+
+    extra: what else the loader was asked for, by the name of its modality. Aligned with the images and padded alike. C
+    is 1 or 3 for an image, and their sum for a modality of several: three grey slices have 3.
     """
 
     images_BHW3: Tensor  # uint8, RGB
@@ -46,6 +50,8 @@ class Batch:
     ids_B: Tensor  # int64 on the host
     epoch: int
     seed: int
+    weight_BG: Tensor | None = None  # float32, how much a box counts, above 0 and at most 1; none: 1 each
+    extra: dict[str, Tensor] = field(default_factory=dict)  # {name: uint8 BHWC}
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,9 @@ class Views:
     """What is made from a Batch: the clean view, and the corrupted and downscaled one.
 
     Both share one horizontal flip. A view that no network uses is None.
+
+    extra goes with the clean view, even where that is None: its flip, its canvas, its sizes, and never corrupted.
+    Levels of 0 to 255 become 0 to 1, in the views' own precision and channels-last; zero where padded.
     """
 
     clean: View | None
@@ -74,3 +83,4 @@ class Views:
     weight_BG: Tensor  # float32, how much a box counts
     keys_B: Tensor  # int64 on the device: hash of (seed, epoch, id); every later random draw of the step starts here
     ids_B: Tensor  # int64 on the host
+    extra: dict[str, Tensor] = field(default_factory=dict)  # {name: BCHW}

@@ -39,8 +39,8 @@ from pipeline.command.console import describe_hardware, run_entry, say
 from pipeline.files.own import checksum
 from pipeline.files.pixels import decode_packed, encode
 from pipeline.loading.loader import NAMES, choose_loader, open_loader
-from pipeline.pack import ROW_GROUP
 from pipeline.packed.card import build_card, card_bytes
+from pipeline.packed.index import ROW_GROUP
 from pipeline.packed.reader import PackedDataset
 from pipeline.packed.shards import INDEX_SCHEMA, Encoding
 from pipeline.sources import diverse_weather
@@ -249,7 +249,7 @@ def make_records(out: Path, count: int) -> None:
     }
     classes = diverse_weather.CLASSES
     encoding = Encoding(16, 16, 92, "4:2:0", False)._asdict()
-    card = build_card(table, index, [shard], classes, encoding, {}, {}, {})
+    card = build_card(table, index, [shard], classes, encoding, {}, {}, {}, [])
     (out / "dataset.json").write_bytes(card_bytes(card))
 
 

@@ -4,7 +4,6 @@ A killed run continues where it was when started again. When ROOT has the layout
 gets one packed dataset for every scored part (daytime_clear_train, night_sunny_train, ...), otherwise OUT is it.
 """
 
-import hashlib
 import os
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, replace
@@ -14,18 +13,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import cv2
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tyro
 
 from pipeline.command.console import Progress, counted, run_entry, say
 from pipeline.command.workers import WorkerPool, deaths_explained, end_with_parent
 from pipeline.files.problems import SHOWN, check_allowed, problem_list
-from pipeline.packed.card import VERSION, build_card, card_bytes, read_card, report
+from pipeline.packed.card import VERSION, build_card, read_card, report
 from pipeline.packed.fingerprint import check_same, digest, make_fingerprint
+from pipeline.packed.index import list_shards, write_card, write_index
 from pipeline.packed.output_folder import WORK, begin, check_output, clear_work, replace_file
 from pipeline.packed.shards import (
-    INDEX_SCHEMA,
+    Aligned,
     Encoding,
     Record,
     ShardJob,
@@ -41,7 +39,6 @@ from pipeline.sources.options import DEFAULTS, ReadOptions
 from pipeline.sources.read import Source, read_source
 
 SHOW_EVERY_S = 1.0  # how often the progress of shards that are being made is looked at
-ROW_GROUP = 16384  # rows of the index; bounds the memory that reading it takes
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,9 @@ class PackOptions:
     """Folder of the dataset: Pascal VOC, the diverse-weather benchmark, YOLO, COCO, BDD100K or KITTI."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write; made when missing."""
-    format: Literal["auto", "voc", "yolo", "coco", "bdd", "kitti"] = "auto"
-    """How ROOT is annotated; auto recognises it by its files. The diverse-weather benchmark is voc."""
+    format: Literal["auto", "voc", "yolo", "coco", "bdd", "kitti", "pictures"] = "auto"
+    """How ROOT is annotated; auto recognises it by its files. The diverse-weather benchmark is voc. pictures: nobody
+    labelled it, all in it is ignored."""
     split: tyro.conf.UseAppendAction[tuple[Names, ...]] = ()
     """Which lists to read (--split train val); 'all' for every one. Not needed when there is only one."""
     classes: tuple[str, ...] = ()
@@ -146,16 +144,28 @@ def plan_shards(source: Source, options: PackOptions) -> Plan:
             tuple(sample.labels_N.tolist()),
             tuple(sample.ignore_N.tolist()),
             sample.domain,
+            tuple(
+                Aligned(member.name, str(path), relative(path, source.root), member.limits)
+                for modality in source.extra
+                for member in modality.members
+                for path in [sample.extra[member.name]]
+            ),
         )
         for sample in source.samples
     ]
+    extra = describe_extra(source)
     per_shard = options.images_per_shard or min(512, max(16, -(-len(records) // 8)))
-    head = (VERSION, encoding, source.classes, per_shard)
+    head = (VERSION, encoding, source.classes, per_shard, *([extra] if extra else []))
     prints, stamps, num_bytes = [], [], []
     for record in records:
         status = os.stat(record.path)
-        prints.append((record.id, *record[2:4], record.boxes.hex(), *record[5:], status.st_size))
-        stamps.append(status.st_mtime_ns)
+        beside = [os.stat(aligned.path) for aligned in record.extra]
+        files = [
+            (aligned.file_name, other.st_size, other.st_mtime_ns)
+            for aligned, other in zip(record.extra, beside, strict=True)
+        ]
+        prints.append((record.id, *record[2:4], record.boxes.hex(), *record[5:8], status.st_size))
+        stamps.append((status.st_mtime_ns, files) if files else status.st_mtime_ns)
         num_bytes.append(status.st_size)
     jobs = []
     for number, start in enumerate(range(0, len(records), per_shard)):
@@ -163,8 +173,22 @@ def plan_shards(source: Source, options: PackOptions) -> Plan:
         fingerprint = digest(head, number, prints[chosen], stamps[chosen])
         jobs.append(ShardJob(str(options.out), number, tuple(records[chosen]), encoding, source.classes, fingerprint))
     problems = [str(problem) for problem in source.problems]
-    named = make_fingerprint(records, num_bytes, encoding, source.classes, per_shard, problems)
+    named = make_fingerprint(records, num_bytes, encoding, source.classes, per_shard, problems, extra)
     return Plan(jobs, named, digest(head, prints, problems))
+
+
+def describe_extra(source: Source) -> list[dict[str, Any]]:
+    """The modalities as dataset.json has them."""
+    return [
+        {
+            "name": modality.name,
+            "members": [
+                {"name": member.name, "channels": source.extra_channels[member.name]} for member in modality.members
+            ],
+            **({"range": list(limits)} if (limits := modality.members[0].limits) else {}),
+        }
+        for modality in source.extra
+    ]
 
 
 _looked_at: Any = None  # in a worker: how many images of each job it has looked at; one writer a place, so no lock
@@ -339,26 +363,16 @@ def run_jobs(jobs: list[ShardJob], source: Source, options: PackOptions) -> list
 
 def finish(shards: list[ShardResult], plan: Plan, source: Source, options: PackOptions) -> None:
     """index.parquet, then dataset.json: with it the dataset exists."""
-    index = (
-        pa.concat_tables([shard.table.replace_schema_metadata(None) for shard in shards])
-        .cast(INDEX_SCHEMA)
-        .combine_chunks()
-    )
-    if not len(index):
+    if not any(len(shard.table) for shard in shards):
         raise ValueError(f"{source.root}: no image is left to pack")
-    sink = pa.BufferOutputStream()
-    pq.write_table(index, sink, compression="zstd", row_group_size=ROW_GROUP)
-    data = sink.getvalue().to_pybytes()
-    replace_file(options.out, "index.parquet", data)
+    members = [member.name for modality in source.extra for member in modality.members]
+    index, index_file = write_index(options.out, shards, members)
     problems = [*source.problems, *(problem for shard in shards for problem in shard.problems)]
     kinds = {kind: sum(problem.skips == kind for problem in problems) for kind in ("image", "box", "clip")}
     card = build_card(
         index,
-        {"file": "index.parquet", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
-        [
-            {"file": job.tar.name, "bytes": shard.bytes, "images": len(shard.table), "sha256": shard.sha256}
-            for job, shard in zip(plan.jobs, shards, strict=True)
-        ],
+        index_file,
+        list_shards(plan.jobs, shards),
         source.classes,
         plan.jobs[0].encoding._asdict(),
         {
@@ -377,12 +391,9 @@ def finish(shards: list[ShardResult], plan: Plan, source: Source, options: PackO
             **{f"objects of dropped class {label}": count for label, count in source.dropped.items()},
         },
         plan.fingerprint,
+        describe_extra(source),
     )
-    kept = {shard["file"] for shard in card["shards"]}
-    for path in options.out.glob("shard-*.tar"):  # left by an unfinished run over more images
-        if path.name not in kept:
-            path.unlink()
-    replace_file(options.out, "dataset.json", card_bytes(card))
+    write_card(options.out, card)
 
 
 def main() -> None:

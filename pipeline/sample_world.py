@@ -7,6 +7,8 @@ already there is skipped, and the lists are written last. So an interrupted run 
     <out>/<domain>/VOC2007/Annotations/<name>.xml      VOC: 1-based, both ends inside the box
     <out>/<domain>/VOC2007/JPEGImages/<name>.jpg
     <out>/<domain>/VOC2007/ImageSets/Main/{train,test}.txt    targets have no test.txt, as in the benchmark
+    <out>/<domain>/VOC2007/gated{0,1,2}/<name>.jpg     with --extra: slices of a gated near-infrared camera
+    <out>/<domain>/VOC2007/depth/<name>.png            and depth, 16 bits, in centimetres (65535: sky)
 """
 
 import json
@@ -21,6 +23,7 @@ import cv2
 from pipeline.command.console import Progress, run_entry, say
 from pipeline.command.workers import WorkerPool, deaths_explained, end_with_parent
 from pipeline.files.own import ANY, Each, read_json
+from pipeline.world.gated import SLICES
 from pipeline.world.picture import LabelledObject, draw_picture
 from pipeline.world.traffic import CLASSES
 from pipeline.world.weather import DOMAINS
@@ -42,6 +45,8 @@ class SampleWorld:
     size: str = "640x360"  # width x height
     seed: int = 0
     workers: int | None = None  # processes; all cores when not given
+    domains: tuple[str, ...] = DOMAINS  # which to draw
+    extra: bool = False  # what other sensors see, too: gated0, gated1, gated2 and depth, beside JPEGImages
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -99,23 +104,28 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def picture_paths(out: Path, domain: str, name: str) -> tuple[Path, Path]:
+def picture_paths(out: Path, domain: str, name: str, extra: bool) -> list[Path]:
+    """The picture, what other sensors see, and the annotation."""
     folder = out / domain / "VOC2007"
-    return folder / "JPEGImages" / f"{name}.jpg", folder / "Annotations" / f"{name}.xml"
+    beside = [*(folder / slice / f"{name}.jpg" for slice in SLICES), folder / "depth" / f"{name}.png"]
+    return [folder / "JPEGImages" / f"{name}.jpg", *(beside if extra else ()), folder / "Annotations" / f"{name}.xml"]
 
 
-def write_picture(task: tuple[str, str, str, int, int, int, int]) -> None:
+def write_picture(task: tuple[str, str, str, int, int, int, int, bool]) -> None:
     """Draw and write one picture; the annotation comes last and marks it finished."""
-    out, domain, split, number, width, height, seed = task
+    out, domain, split, number, width, height, seed, extra = task
     cv2.setNumThreads(1)  # one process a core does the sharing out
     name = picture_name(domain, split, number)
-    image_path, annotation_path = picture_paths(Path(out), domain, name)
-    picture = draw_picture(domain, split, number, width, height, seed)
-    done, encoded = cv2.imencode(
-        ".jpg", cv2.cvtColor(picture.image_HW3, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    )
-    assert done
-    write_whole(image_path, encoded.tobytes())
+    *image_paths, annotation_path = picture_paths(Path(out), domain, name, extra)
+    picture = draw_picture(domain, split, number, width, height, seed, extra)
+    images = [cv2.cvtColor(picture.image_HW3, cv2.COLOR_RGB2BGR)]
+    if picture.sensors is not None:
+        images += [*picture.sensors.slices_SHW, picture.sensors.depth_HW]
+    for path, image in zip(image_paths, images, strict=True):
+        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == ".jpg" else []
+        done, encoded = cv2.imencode(path.suffix, image, quality)
+        assert done
+        write_whole(path, encoded.tobytes())
     write_annotation(annotation_path, name, width, height, picture.objects)
 
 
@@ -146,25 +156,28 @@ def make_sample_world(config: SampleWorld, quiet: bool = False) -> dict[str, lis
                                  ("seed", config.seed, 0), ("workers", workers, 1)):  # fmt: skip
         if value < least:
             raise ValueError(f"--{option}: got {value}, must be at least {least}")
+    if unknown := [name for name in config.domains if name not in DOMAINS]:
+        raise ValueError(f"--domains: got {unknown[0]}, allowed are {', '.join(DOMAINS)}")
     check_same_world(config.out, {"version": WORLD_VERSION, "seed": config.seed, "width": width, "height": height})
     lists: dict[str, list[str]] = {}
     tasks = []
-    for domain in DOMAINS:
+    for domain in config.domains:
         folder = config.out / domain / "VOC2007"
-        for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        for part in ("Annotations", "JPEGImages", "ImageSets/Main", *((*SLICES, "depth") if config.extra else ())):
             (folder / part).mkdir(parents=True, exist_ok=True)
         numbers = {"train": config.train, "test": config.test} if domain == SOURCE else {"train": config.target}
         for split, count in numbers.items():
+            if count == 0:
+                continue
             lists[f"{domain}/{split}"] = [picture_name(domain, split, number) for number in range(count)]
             for number in range(count):
-                if not all(
-                    path.exists() for path in picture_paths(config.out, domain, picture_name(domain, split, number))
-                ):
-                    tasks.append((str(config.out), domain, split, number, width, height, config.seed))
+                paths = picture_paths(config.out, domain, picture_name(domain, split, number), config.extra)
+                if not all(path.exists() for path in paths):
+                    tasks.append((str(config.out), domain, split, number, width, height, config.seed, config.extra))
     total = sum(map(len, lists.values()))
     if tasks:
         # Compile the loops here, once; the workers find them in Numba's cache.
-        draw_picture("night_rainy", "train", 0, SMALLEST_SIDE, SMALLEST_SIDE, 0)
+        draw_picture("night_rainy", "train", 0, SMALLEST_SIDE, SMALLEST_SIDE, 0, config.extra)
     with Progress("sample world", total, done=total - len(tasks), quiet=quiet) as progress:
         if workers == 1 or len(tasks) < 4:
             for task in tasks:

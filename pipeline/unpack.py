@@ -6,6 +6,8 @@ Ignored boxes become COCO's iscrowd or VOC's difficult. YOLO has nothing of the 
     coco   images/KEY.jpg       annotations/instances_SPLIT.json
     voc    JPEGImages/KEY.jpg   Annotations/KEY.xml, ImageSets/Main/SPLIT.txt
     yolo   images/SPLIT/KEY.jpg labels/SPLIT/KEY.txt, data.yaml
+
+Images of other sensors lie in folders of their own beside the pictures: gated0/KEY.jpg, or gated0/SPLIT/KEY.jpg.
 """
 
 import io
@@ -83,18 +85,19 @@ def unpack(options: UnpackOptions) -> None:
         say(f"{counted(left_out, 'ignored box', 'ignored boxes')} left out: YOLO has no way to say it")
 
 
-def write_pictures(dataset: PackedDataset, rows: list[int], folder: Path) -> Iterator[Unpacked]:
-    folder.mkdir(parents=True)
+def write_pictures(dataset: PackedDataset, rows: list[int], out: Path, place: str) -> Iterator[Unpacked]:
+    """place: the pictures' folder below out; those of other sensors have their own name in the place of its first."""
+    first, *rest = place.split("/")
+    channels = {"": 3, **{name: num for one in dataset.extra for name, num in dataset.members_of(one).items()}}
+    folders = {member: Path(out, member or first, *rest) for member in channels}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
     names = dataset.file_names
     for i in track(rows, f"unpacking {dataset.path.name}", len(rows)):
-        data = bytes(dataset.jpeg(i))
-        suffix = "jpg"
-        if data[:2] != b"\xff\xd8":
-            sink, suffix = io.BytesIO(), "png"
-            Image.fromarray(decode_packed(memoryview(data))).save(sink, "PNG")
-            data = sink.getvalue()
+        for member, num in channels.items():
+            data, suffix = picture_file(dataset.encoded(i, member), num)
+            (folders[member] / f"{dataset.ids_N[i]:012d}.{suffix}").write_bytes(data)
         name = f"{dataset.ids_N[i]:012d}.{suffix}"
-        (folder / name).write_bytes(data)
         boxes_N4, labels_N, ignore_N = dataset.target(i)
         h, w = dataset.sizes_N2[i].tolist()
         yield Unpacked(
@@ -109,10 +112,19 @@ def write_pictures(dataset: PackedDataset, rows: list[int], folder: Path) -> Ite
         )
 
 
+def picture_file(packed: memoryview, channels: int) -> tuple[bytes, str]:
+    """A file's content and its suffix: the packed JPEG itself, or PNG of what was packed without loss."""
+    if bytes(packed[:2]) == b"\xff\xd8":
+        return bytes(packed), "jpg"
+    image, sink = decode_packed(packed, channels), io.BytesIO()
+    Image.fromarray(image[..., 0] if channels == 1 else image).save(sink, "PNG")
+    return sink.getvalue(), "png"
+
+
 def write_coco(dataset: PackedDataset, rows: list[int], out: Path, split: str) -> int:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for one in write_pictures(dataset, rows, out / "images"):
+    for one in write_pictures(dataset, rows, out, "images"):
         h, w = one.size
         images.append(
             {
@@ -152,7 +164,7 @@ def write_voc(dataset: PackedDataset, rows: list[int], out: Path, split: str) ->
     """VOC's corners are 1-based and inclusive: xmin = x1 + 1, xmax = x2."""
     (out / "Annotations").mkdir(parents=True)
     stems = []
-    for one in write_pictures(dataset, rows, out / "JPEGImages"):
+    for one in write_pictures(dataset, rows, out, "JPEGImages"):
         h, w = one.size
         stems.append(Path(one.name).stem)
         lines = [
@@ -175,7 +187,7 @@ def write_voc(dataset: PackedDataset, rows: list[int], out: Path, split: str) ->
 def write_yolo(dataset: PackedDataset, rows: list[int], out: Path, split: str) -> int:
     (out / "labels" / split).mkdir(parents=True)
     left_out = 0
-    for one in write_pictures(dataset, rows, out / "images" / split):
+    for one in write_pictures(dataset, rows, out, f"images/{split}"):
         h, w = one.size
         lines = []
         for (x1, y1, x2, y2), label, ignore in zip(one.boxes_N4.tolist(), one.labels_N, one.ignore_N, strict=True):

@@ -235,10 +235,22 @@ class ViewMaker:
             ratio_B=torch.from_numpy(table.ratio_B),
             labels_BG=batch.labels_BG,
             ignore_BG=batch.ignore_BG,
-            weight_BG=torch.ones_like(boxes_BG4[..., 0]),
+            weight_BG=weights_of(batch),
             keys_B=torch.from_numpy(table.keys_B),
             ids_B=batch.ids_B,
+            extra=self._extra_on_cpu(batch, table),
         )
+
+    def _extra_on_cpu(self, batch: Batch, table: Table) -> dict[str, Tensor]:
+        flips, widths = table.rows_B["flip"].tolist(), table.rows_B["width"].tolist()
+        extra = {}
+        for name, images_BHWC in batch.extra.items():
+            turned_BHWC = images_BHWC.clone()
+            for b, (flip, width) in enumerate(zip(flips, widths, strict=True)):
+                if flip:
+                    turned_BHWC[b, :, :width] = images_BHWC[b, :, :width].flip(1)
+            extra[name] = to_unit(turned_BHWC, self.dtype)
+        return extra
 
     def _on_gpu(
         self, batch: Batch, bucket: tuple[float, float], small: tuple[int, int], pool: Pool | None
@@ -255,11 +267,12 @@ class ViewMaker:
             pool_M = None if pool is None else pool.values_M
             made = gpu.make_views(kept, images_BHW3, boxes_BG4, table, pool_M, small, self.dtype, self.clean)
             clean_BHW3, corrupted_Bhw3, boxes_2BG4, columns = made
-            weight_BG = torch.ones_like(boxes_BG4[..., 0])
+            extra = self._extra_on_gpu(batch, table.host, columns.clean_sizes_B2)
+            weight_BG = weights_of(batch)
             done = torch.cuda.Event()
             done.record(kept.stream)
-        batch.images_BHW3.record_stream(kept.stream)
-        batch.boxes_BG4.record_stream(kept.stream)
+        for tensor in (batch.images_BHW3, batch.boxes_BG4, *batch.extra.values()):
+            tensor.record_stream(kept.stream)
         views = Views(
             clean=make_view(clean_BHW3, self.dtype, columns.clean_sizes_B2, boxes_2BG4[0]),
             corrupted=make_view(corrupted_Bhw3, self.dtype, columns.small_sizes_B2, boxes_2BG4[1]),
@@ -269,8 +282,21 @@ class ViewMaker:
             weight_BG=weight_BG,
             keys_B=columns.keys_B,
             ids_B=batch.ids_B,
+            extra=extra,
         )
         return StartedViews(views, done)
+
+    def _extra_on_gpu(self, batch: Batch, host: Table, sizes_B2: Tensor) -> dict[str, Tensor]:
+        if not batch.extra:
+            return {}
+        flip_B = torch.from_numpy(host.rows_B["flip"].copy()).pin_memory().to(self.device, non_blocking=True)
+        column_W = torch.arange(batch.images_BHW3.shape[2], device=self.device)
+        width_B1 = sizes_B2[:, 1:].long()
+        turned_BW = torch.where((flip_B[:, None] > 0) & (column_W < width_B1), width_B1 - 1 - column_W, column_W)
+        return {
+            name: to_unit(images_BHWC.gather(2, turned_BW[:, None, :, None].expand_as(images_BHWC)), self.dtype)
+            for name, images_BHWC in batch.extra.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -296,11 +322,22 @@ def make_view(images_BHW3: Tensor | None, dtype: torch.dtype, sizes_B2: Tensor, 
     return None if images_BHW3 is None else View(images_BHW3.permute(0, 3, 1, 2).to(dtype), sizes_B2, boxes_BG4)
 
 
+def to_unit(images_BHWC: Tensor, dtype: torch.dtype) -> Tensor:
+    """Levels of 0 to 255 as 0 to 1, BCHW, channels-last."""
+    return (images_BHWC.float() / 255).to(dtype).permute(0, 3, 1, 2)
+
+
+def weights_of(batch: Batch) -> Tensor:
+    return torch.ones_like(batch.boxes_BG4[..., 0]) if batch.weight_BG is None else batch.weight_BG
+
+
 def tensors_of(views: Views | View) -> Iterator[Tensor]:
     for field in fields(views):
         value = getattr(views, field.name)
         if isinstance(value, View):
             yield from tensors_of(value)
+        elif isinstance(value, dict):
+            yield from value.values()
         elif isinstance(value, Tensor):
             yield value
 
@@ -332,6 +369,14 @@ def clean_view(batch: Batch, dtype: torch.dtype | None = None) -> tuple[Tensor, 
     return out_BHW3.permute(0, 3, 1, 2), sizes_B2
 
 
+def clean_extra(batch: Batch, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """What goes with `clean_view`: the batch's other images, {name: BCHW} from 0 to 1."""
+    device = batch.images_BHW3.device
+    check(batch, device)
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    return {name: to_unit(images_BHWC, dtype) for name, images_BHWC in batch.extra.items()}
+
+
 def check(batch: Batch, device: torch.device) -> None:
     images, sizes, ids = batch.images_BHW3, batch.sizes_B2, batch.ids_B
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
@@ -342,6 +387,14 @@ def check(batch: Batch, device: torch.device) -> None:
         raise ValueError(f"views: the batch is empty: images have shape {tuple(images.shape)}")
     if images.device != device:
         raise ValueError(f"views: images are on {images.device} but the views are made on {device}; move one of them")
+    for name, extra in batch.extra.items():
+        if extra.dtype != torch.uint8 or extra.ndim != 4 or extra.shape[:3] != images.shape[:3]:
+            raise ValueError(
+                f"views: extra {name} must be uint8 of shape ({num}, {height}, {width}, C), as the images; "
+                f"got {extra.dtype} {tuple(extra.shape)}"
+            )
+        if extra.device != device:
+            raise ValueError(f"views: extra {name} is on {extra.device}, the images on {device}; move one of them")
     if sizes.device.type != "cpu" or ids.device.type != "cpu":
         raise ValueError("views: sizes_B2 and ids_B must be on the host; call .cpu() where the batch is made")
     if sizes.shape != (num, 2) or ids.shape != (num,):

@@ -1,13 +1,32 @@
 """Views one step ahead of the training."""
 
 from collections.abc import Iterator
-
-from pipeline.batch import Views
-from pipeline.loading.loader import Loader
-from pipeline.views import ViewMaker
+from typing import Any, Protocol
 
 
-def views_ahead(loader: Loader, maker: ViewMaker, steps: range) -> Iterator[tuple[Views, dict[str, int]]]:
+class Data(Protocol):
+    """Batches without end, as pipeline.loading's Loader gives them."""
+
+    batches_per_epoch: int
+    wait_seconds: float  # time callers spent waiting for a batch
+
+    def __next__(self) -> Any: ...
+    def state_dict(self) -> dict[str, int]: ...  # the place of the next batch
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *_: Any) -> None: ...
+
+
+class Started(Protocol):
+    def wait(self) -> Any: ...
+
+
+class Maker(Protocol):
+    """Makes what a step sees of a batch, as pipeline.views' ViewMaker does."""
+
+    def start(self, batch: Any, draw: int) -> Started: ...
+
+
+def views_ahead(loader: Data, maker: Maker, steps: range) -> Iterator[tuple[Any, dict[str, int]]]:
     """For each step its views, and where the data continues once they have been trained on.
 
     The next step's views are started before this step's are handed out. On a GPU they are made, on a stream of their

@@ -190,6 +190,11 @@ class Config:
                 "--teacher-policy is average: the student's moving average teaches a distilling run, so give "
                 "--optimizer.ema-decay 0.999 and a method, and --teacher None"
             )
+        if average and "pseudo" in kinds and self.student_init == "weights":
+            raise ValueError(
+                "--teacher-policy is average and --distill names pseudo: an untrained network finds nothing, and all "
+                "unlabelled images would count as background; begin with a trained one, --student-init RUN"
+            )
         require(self.distill_warmup_steps >= 0, "distill.warmup_steps", "0 or more", self.distill_warmup_steps)
         if self.distill_warmup_steps and not self.distill:
             raise ValueError(
@@ -215,11 +220,12 @@ def upgrade(values: Any) -> Any:
     return values
 
 
-# Changing these on an existing run changes neither what is trained nor what its files mean. Data and teacher may move:
-# their checksums are compared instead of their paths. Compiled or not, a step differs by rounding only.
+# Changing these on an existing run, a translation's too, changes neither what is trained nor what its files mean. Data
+# and teacher may move: their checksums are compared instead of their paths. Compiled or not, a step differs by rounding
+# only.
 FREE = (
     "data", "val", "teacher", "out", "loader", "compile", "save_every", "keep", "val_every", "val_images",
-    "max_skipped", "from_step", "profile", "log",
+    "max_skipped", "from_step", "profile", "log", "source", "target", "pictures", "dinov2",
 )  # fmt: skip
 
 

@@ -2,16 +2,17 @@
 
 import copy
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eval.detecting.detect import choose_compile, choose_dtype
+from eval.detecting.detect import check_inputs, choose_compile, choose_dtype
 from model.api import Detector
 from model.build import build_detector
-from model.detectors import new_detector
+from model.detectors import DetectorConfig, new_detector
 from model.weights.checkpoint import load_detector
 from model.weights.files import resolve_checkpoint
 from model.weights.partial import start_from
@@ -33,10 +34,33 @@ def open_data(config: Config, world: World) -> tuple[Mixture, PackedDataset | No
     if config.batch_size % world.size:
         raise ValueError(f"--batch-size {config.batch_size} does not divide over {world.size} ranks; choose a multiple")
     data = Mixture([PackedDataset(path, config.domains) for path in config.data], config.data_weights)
+    for dataset in data.datasets:
+        if not config.distill and dataset.unlabelled_N.all():
+            raise ValueError(
+                f"{dataset.path} is unlabelled: everything in its images is ignored, so there is nothing to learn. "
+                "Label it first (python -m eval.pseudo_label), or let a teacher label it while training (--distill "
+                "pseudo)"
+            )
     val = None if config.val is None else PackedDataset(config.val)
     if val is not None:
         check_classes(config.data[0], data.classes, config.val, val.classes)
     return data, val
+
+
+def resolve_inputs(model: DetectorConfig, data: Mixture, val: PackedDataset | None) -> DetectorConfig:
+    """The student's configuration with as many channels of each input as the data has."""
+    if not model.extra_channels:
+        known = [name for name in model.inputs[1:] if all(name in dataset.extra for dataset in data.datasets)]
+        if missing := [name for name in model.inputs[1:] if name not in known]:
+            without = next(dataset for dataset in data.datasets if missing[0] not in dataset.extra)
+            raise ValueError(
+                f"--model.inputs: {without.path} has no {missing[0]}; it has {', '.join(('rgb', *without.extra))}. "
+                f"Pack it again with --extra {missing[0]}, or leave it out"
+            )
+        model = replace(model, extra_channels=tuple(data.datasets[0].extra[name] for name in known))
+    for dataset in (*data.datasets, *([val] if val is not None else [])):
+        check_inputs(model, dataset, "--model.inputs: the student")
+    return model
 
 
 def check_classes(data: Path, data_classes: tuple[str, ...], other: object, other_classes: tuple[str, ...]) -> None:
@@ -52,7 +76,7 @@ def needs_teacher(config: Config) -> bool:
     return any(METHODS[type(method)].needs_teacher for method in config.distill)
 
 
-def load_teacher(config: Config, classes: tuple[str, ...], world: World) -> tuple[Detector | None, Any]:
+def load_teacher(config: Config, data: Mixture, world: World) -> tuple[Detector | None, Any]:
     """The frozen teacher of a distilling run and its card."""
     if not needs_teacher(config):
         if config.teacher_policy == "average":
@@ -73,7 +97,9 @@ def load_teacher(config: Config, classes: tuple[str, ...], world: World) -> tupl
     if config.teacher is None:
         raise ValueError("a distilling run needs a trained teacher: --teacher runs/NAME of a teacher recipe's run")
     detector, card = load_detector(config.teacher, world.device)
-    check_classes(config.data[0], classes, config.teacher, card.classes)
+    check_classes(config.data[0], data.classes, config.teacher, card.classes)
+    for dataset in data.datasets:
+        check_inputs(card.config, dataset, f"the teacher {config.teacher}")
     return detector, card
 
 
@@ -153,7 +179,27 @@ def make_learner(
     methods = make_methods(config, student, teacher)
     dtype = choose_dtype(config.precision, world.device)
     learner = Learner(student, methods, dtype, distributed.mean, config.distill_warmup_steps > 0)
-    return learner, None if teacher is None else Teacher(teacher, list(methods.values()), dtype)
+    looking = None if teacher is None else Teacher(teacher, list(methods.values()), dtype)
+    check_alignment(config, "student", student, learner.sees)
+    if looking is not None:
+        check_alignment(config, "teacher", looking.detector, (looking.sees,))
+    return learner, looking
+
+
+def check_alignment(config: Config, who: str, detector: Detector, sees: tuple[str, ...]) -> None:
+    """What a network looks at beside RGB goes with the clean view: a downscaled one does not fit it."""
+    downscaled = config.views.ratio_range != (1.0, 1.0) and set(sees) != {"clean"}
+    if downscaled and detector.config.extra_inputs:
+        raise ValueError(
+            f"the {who} looks at {', '.join(detector.config.extra_inputs)}, which is not downscaled as its pictures "
+            f"are: give --views.ratio-range 1 1 (now {config.views.ratio_range})"
+        )
+
+
+def extra_of(student: Detector, teacher: Teacher | None) -> tuple[str, ...]:
+    """Names of what the two look at beside RGB: what has to be loaded."""
+    detectors = [student] if teacher is None else [student, teacher.detector]
+    return tuple(dict.fromkeys(name for detector in detectors for name in detector.config.extra_inputs))
 
 
 def trainable(learner: Learner) -> dict[str, nn.Parameter]:

@@ -1,6 +1,6 @@
 """The options of `python -m train.run`: a recipe's fields, the detector of --model, the methods of --distill."""
 
-from dataclasses import field, fields, make_dataclass
+from dataclasses import field, fields, make_dataclass, replace
 from typing import Any, get_args
 
 import tyro
@@ -9,8 +9,12 @@ from model.detectors import CONFIGS, DetectorConfig
 from pipeline.command.suggest import nearest
 from train.config import Config
 from train.distill import MethodConfig
+from train.recipes.sizes import OPTIMIZERS
 
-KEPT = ("weights", "norm", "norm_epsilon", "trainable_layers", "fpn_channels")  # by another kind of detector
+KEPT = (
+    "weights", "norm", "norm_epsilon", "trainable_layers", "fpn_channels",
+    "inputs", "extra_channels", "extra_mean", "extra_deviation", "first_layer",
+)  # fmt: skip  # by another kind of detector
 # What other trainers call an option of ours. tyro itself suggests what is spelled alike.
 ELSEWHERE = {
     "lr": "--optimizer.learning-rate", "wd": "--optimizer.weight-decay", "bs": "--batch-size",
@@ -30,6 +34,9 @@ def parse_options(default: Config, arguments: list[str], prog: str, description:
             raise ValueError(f"there is no option {name}; here it is {ours}")
     arguments = with_one_length(arguments)
     model, arguments = choose_model(default.model, arguments)
+    # A recipe whose optimizer is its detector's own takes that of the detector that is chosen.
+    if default.optimizer == OPTIMIZERS[default.model.kind]:
+        default = replace(default, optimizer=OPTIMIZERS[model.kind])
     methods, arguments = choose_methods(default.distill, arguments)
     arguments = [name_method(argument, methods) for argument in arguments]
     # What a run leaves out, such as a method, has no options at all: giving one is an error.

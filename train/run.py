@@ -1,6 +1,6 @@
 """Train a detector: `python -m train.run RECIPE --data DIR --out runs/NAME`, or under torchrun for several GPUs.
 
-The first argument is a recipe (see train/recipes.py) or the config.json of an earlier run, which repeats that run.
+The first argument is a recipe (see train/recipes/) or the config.json of an earlier run, which repeats that run.
 The same command on a run directory continues it; a finished run prints that it is finished and does nothing.
 """
 

@@ -31,8 +31,12 @@ def first_images(views: Views, num: int) -> Views:
         value = getattr(views, field.name)
         if isinstance(value, View):
             value = View(*(getattr(value, part.name)[:num] for part in fields(value)))
+        elif isinstance(value, dict):
+            value = {name: images[:num] for name, images in value.items()}
         elif isinstance(value, Tensor):
             value = value[:num]
+        elif isinstance(value, dict):
+            value = {name: tensor[:num] for name, tensor in value.items()}
         parts[field.name] = value
     return replace(views, **parts)
 

@@ -1,11 +1,12 @@
 """A run from its command: recipe or config.json, options, run directory, and the checkpoint to continue from."""
 
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.command.console import say
 from pipeline.command.memory import is_out_of_memory
@@ -16,11 +17,12 @@ from pipeline.files.own import ANY, Each, read_json, write_json
 from train.config import Config, differences, upgrade
 from train.optimizer import rate_factor
 from train.options import parse_options
-from train.recipes import RECIPES
+from train.recipes import RECIPES, TABLES
 from train.record.checkpoint import MARKER, Checkpoints, lock, read_state
 from train.record.resume import check_identity, say_skipped_end
 from train.record.trackers import check_installed
 
+MEASURED = ("val", "val_every", "val_images")  # what a finished run keeps
 SLOWEST_WAIT = timedelta(minutes=10)  # of one rank for another: compiling, scoring
 
 HELP = """usage: python -m train.run RECIPE --data DIR --out runs/NAME [--teacher runs/TEACHER] [options]
@@ -39,8 +41,7 @@ def read_command(arguments: list[str]) -> Config:
     """A recipe's or a config file's values, overridden by options."""
     name = arguments[0] if arguments else ""
     if name in ("", "-h", "--help", "--list"):
-        wide = max(map(len, RECIPES)) + 2
-        print(HELP.format(recipes="\n".join(f"  {key:<{wide}}{text}" for key, (text, _) in RECIPES.items())))
+        print(HELP.format(recipes=list_recipes()))
         sys.exit(0 if name else 2)
     if name.endswith(".json"):
         description, default = f"The run of {name}", read_config(Path(name))
@@ -55,6 +56,18 @@ def read_command(arguments: list[str]) -> Config:
     return config
 
 
+def list_recipes() -> str:
+    """Ours first, then the rows of published tables under a heading each."""
+    wide = max(map(len, RECIPES)) + 2
+    first = {next(iter(rows)): heading for heading, rows in TABLES.items()}
+    lines = []
+    for name, (text, _) in RECIPES.items():
+        if name in first:
+            lines += ["", f"{first[name]}:"]
+        lines.append(f"  {name:<{wide}}{text}")
+    return "\n".join(lines)
+
+
 def check_validation(config: Config) -> None:
     """Options about measuring have an effect only with data to measure on."""
     for name in ("val_every", "val_images"):
@@ -67,7 +80,24 @@ def read_config(path: Path) -> Config:
     return from_json(Config, upgrade(read_json(path, Each(ANY), "give the config.json of a run directory")), str(path))
 
 
-def open_run(config: Config) -> Checkpoints:
+class Kind(NamedTuple):
+    """What differs between a run of a detector and one of something else. Each function takes the configuration."""
+
+    command: str
+    again: str  # how another run starts from a run's weights, with {} for its folder
+    read_config: Callable[[Path], Any]
+    check_finished: Callable[[Any, Any, Path], None]  # the stored one, the one of now, the newest checkpoint
+    make_task: Callable[[Any, World, Path | None], Any]
+    save_memory: Callable[[Any], str]  # other options that lower the memory, for a message
+
+
+def make_detection(config: Config, world: World, newest: Path | None) -> Any:
+    from train.task import DetectionTask  # late, so that mistakes in the command are answered at once
+
+    return DetectionTask(config, world, newest)
+
+
+def open_run(config: Any, kind: Kind) -> Checkpoints:
     """The run directory, made or found to hold this very run; rank 0, holding its lock."""
     checkpoints = Checkpoints(config.out, config.keep)
     checkpoints.tidy()
@@ -75,19 +105,19 @@ def open_run(config: Config) -> Checkpoints:
     measured: dict[str, Any] = {}
     # Without a checkpoint there is nothing yet that another configuration could spoil.
     if path.exists() and checkpoints.newest() is not None:
-        stored = read_config(path)
+        stored = kind.read_config(path)
         # Read through Config, so that options that are newer than the run have their defaults.
         if changed := differences(to_json(replace(stored, steps=config.steps, epochs=config.epochs)), to_json(config)):
             raise ValueError(
                 f"{config.out} holds a run with another configuration:\n  " + "\n  ".join(changed) + "\n"
-                f"choose another --out, remove the folder, or continue it as it was: python -m train.run {path}"
+                f"choose another --out, remove the folder, or continue it as it was: {kind.command} {path}"
             )
 
         def check(newest: Path) -> None:
-            check_length(stored, config, newest)
+            check_length(stored, config, newest, kind)
             if is_finished(config, newest):
-                check_finished(stored, config, newest)
-                measured.update({name: getattr(stored, name) for name in ("val", "val_every", "val_images")})
+                kind.check_finished(stored, config, newest)
+                measured.update({name: getattr(stored, name) for name in MEASURED if hasattr(stored, name)})
 
         checkpoints.choose(config.from_step, check)
     elif config.from_step is not None:
@@ -96,20 +126,20 @@ def open_run(config: Config) -> Checkpoints:
     return checkpoints
 
 
-def is_finished(config: Config, newest: Path) -> bool:
+def is_finished(config: Any, newest: Path) -> bool:
     """A longer run than the one that was finished is not."""
     state = read_state(newest)
     return state["finished"] and state["step"] >= config.steps
 
 
-def check_length(stored: Config, config: Config, newest: Path) -> None:
+def check_length(stored: Any, config: Any, newest: Path, kind: Kind) -> None:
     """Another length is allowed where the learning rates so far would have been the same."""
     if (stored.steps, stored.epochs) == (config.steps, config.epochs):
         return
     state = read_state(newest)
     before = stored.steps or (state["step"] if state["finished"] else 0)
     now = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
-    fix = f"start another run from its weights: --student-init {config.out} --out ANOTHER"
+    fix = kind.again.format(config.out)
     if not before or not config.steps:
         raise ValueError(
             f"{config.out} was begun for {stored.steps or f'{stored.epochs:g} epochs'}, {now} requested: only a "
@@ -156,7 +186,7 @@ def check_measured_on(stored: Config, config: Config) -> None:
     )
 
 
-def find_newest(config: Config, checkpoints: Checkpoints, world: World) -> Path | None:
+def find_newest(config: Any, checkpoints: Checkpoints, world: World) -> Path | None:
     """The checkpoint to continue from. Rank 0 decides, so that all ranks start from the same one."""
     newest: Path | None = world.share(checkpoints.newest() if world.first else None)
     needed = config.out / "config.json" if newest is None else newest / MARKER
@@ -168,10 +198,27 @@ def find_newest(config: Config, checkpoints: Checkpoints, world: World) -> Path 
     return newest
 
 
-def train(config: Config, world: World) -> int:
+def save_memory(config: Config) -> str:
+    strides = {method.kind: getattr(method, "strides", ()) for method in config.distill}
+    fewer = "".join(f", fewer --distill.{kind}.strides (now {some})" for kind, some in strides.items() if some)
+    regions = "".join(
+        f", --model.{name.replace('_', '-')} (now {getattr(config.model, name)})"
+        for name in ("regions_per_image", "rpn_post_nms_train", "candidates_per_level")
+        if hasattr(config.model, name)
+    )
+    return f"{regions}{fewer}"
+
+
+DETECTION = Kind(
+    "python -m train.run", "start another run from its weights: --student-init {} --out ANOTHER", read_config,
+    check_finished, make_detection, save_memory,
+)  # fmt: skip
+
+
+def train(config: Any, world: World, kind: Kind = DETECTION) -> int:
     held = lock(config.out) if world.first else nullcontext()
     with held:
-        checkpoints = open_run(config) if world.first else Checkpoints(config.out, config.keep)
+        checkpoints = open_run(config, kind) if world.first else Checkpoints(config.out, config.keep)
         newest = find_newest(config, checkpoints, world)
         if newest is not None and is_finished(config, newest):
             if world.first:
@@ -182,26 +229,19 @@ def train(config: Config, world: World) -> int:
         from train.trainer import Trainer
 
         try:
-            return Trainer(config, world, checkpoints, newest).train()
+            return Trainer(config, kind.make_task(config, world, newest), world, checkpoints, newest).train()
         except (ValueError, OSError):
             raise  # has its own sentence, which may name a file of any name
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            raise ValueError(advise_memory(config, world, checkpoints.newest() is not None, error)) from None
+            raise ValueError(advise_memory(config, kind, world, checkpoints.newest() is not None, error)) from None
 
 
-def advise_memory(config: Config, world: World, saved: bool, error: Exception) -> str:
-    strides = {method.kind: getattr(method, "strides", ()) for method in config.distill}
-    fewer = "".join(f", fewer --distill.{kind}.strides (now {some})" for kind, some in strides.items() if some)
-    regions = "".join(
-        f", --model.{name.replace('_', '-')} (now {getattr(config.model, name)})"
-        for name in ("regions_per_image", "rpn_post_nms_train", "candidates_per_level")
-        if hasattr(config.model, name)
-    )
+def advise_memory(config: Any, kind: Kind, world: World, saved: bool, error: Exception) -> str:
     other = " This run is saved with its settings: give other ones another --out." if saved else ""
     return (
         f"out of memory with {config.batch_size // world.size} images on a rank. Lower --batch-size (now "
-        f"{config.batch_size} over {world.size} ranks; the learning rate follows){regions}"
-        f"{fewer}, or pack the images smaller.{other} {str(error)[:1000]}"
+        f"{config.batch_size} over {world.size} ranks; the learning rate follows){kind.save_memory(config)}"
+        f", or pack the images smaller.{other} {str(error)[:1000]}"
     )

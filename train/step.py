@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from model.api import Detector, Mean, Outputs, Want
+from model.backbones.pixels import join_inputs
 from pipeline.batch import Views
 from train.distill.method import Method, annotations
 from train.optimizer import Ema, Optimizer, clip_gradient
@@ -67,10 +68,10 @@ class Learner(nn.Module):
         for names in (self.layout.losses, logged):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"two methods of a run call a term {', '.join(twice)}; give it another name in one")
-        labellers = [method for method in methods.values() if type(method).truth is not Method.truth]
+        labellers = [method for method in methods.values() if type(method).relabel is not Method.relabel]
         if len(labellers) > 1:
             raise ValueError("two methods of a run set what the student must find; keep one of them")
-        self.find_truth = labellers[0].truth if labellers else None
+        self.relabel = labellers[0].relabel if labellers else None
 
     def forward(self, views: Views, teacher: Outputs | None) -> tuple[Tensor, Tensor]:
         terms, logged = self.terms(views, teacher)
@@ -83,11 +84,13 @@ class Learner(nn.Module):
         with torch.autocast(views.keys_B.device.type, self.dtype, enabled=self.dtype != torch.float32):
             seen, assigned = {}, {}
             terms: dict[str, Tensor] = {}
+            if self.relabel is not None:
+                views = self.relabel(views, teacher)
             for name in self.sees:
                 view = getattr(views, name)
-                seen[name] = self.student.look(view.images_B3HW, view.sizes_B2, self.want)
-                truth = self.find_truth(views, teacher, name) if self.find_truth else annotations(views, view)
-                found, assigned[name] = self.student.losses(seen[name], truth, self.mean)
+                images_BCHW = join_inputs(view.images_B3HW, views.extra, self.student.config)
+                seen[name] = self.student.look(images_BCHW, view.sizes_B2, self.want)
+                found, assigned[name] = self.student.losses(seen[name], annotations(views, view), self.mean)
                 terms = {term: terms[term] + value if terms else value for term, value in found.items()}
             sums, counts = [], []
             for method in self.all_methods:
@@ -127,7 +130,8 @@ class Teacher:
     def __call__(self, views: Views) -> Outputs:
         view = getattr(views, self.sees)
         with torch.autocast(view.images_B3HW.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.detector.look(view.images_B3HW, view.sizes_B2, self.want)
+            images_BCHW = join_inputs(view.images_B3HW, views.extra, self.detector.config)
+            return self.detector.look(images_BCHW, view.sizes_B2, self.want)
 
 
 class Step:

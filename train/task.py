@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from train.shares import measure_shares, say_shares
 from train.step import Step
 
 CHANCE_AP50 = 1.0  # a teacher below this has learned nothing
+VAL_EVERY = 2000
 
 
 class DetectionTask:
@@ -34,11 +36,13 @@ class DetectionTask:
 
     def __init__(self, config: Config, world: World, newest: Path | None):
         """newest: the checkpoint to continue from, whose data and teacher must be those of now."""
-        self.config, self.world = config, world
+        self.world = world
         self.data, self.val = load.open_data(config, world)
+        self.config = config = replace(config, model=load.resolve_inputs(config.model, self.data, self.val))
+        self.measured = self.val is not None
         if world.first:
             say(describe_machine(world.device, config.loader.name))
-        teacher, self.teacher_card = load.load_teacher(config, self.data.classes, world)
+        teacher, self.teacher_card = load.load_teacher(config, self.data, world)
         self.identity = load.identify(config, self.data)
         if newest is not None:
             check_identity(newest, self.identity, config)
@@ -71,7 +75,7 @@ class DetectionTask:
             self.data, config.batch_size // world.size, device=str(world.device), name=config.loader.name,
             seed=config.seed, rank=world.rank, world=world.size, epoch=place["epoch"], cursor=place["cursor"],
             threads=config.loader.threads, prefetch=config.loader.prefetch,
-            hardware_share=config.loader.hardware_share,
+            hardware_share=config.loader.hardware_share, extra=load.extra_of(self.student, self.teacher),
         )  # fmt: skip
         self.total = config.steps or max(1, round(config.epochs * self.loader.batches_per_epoch))
         num_canvases = sum(len(self.maker.corrupted_canvases(canvas)) for canvas in self.data.canvases.values())
@@ -96,12 +100,24 @@ class DetectionTask:
         return self.rate * rate_factor(self.config.optimizer, step, self.total)
 
     def canvases(self) -> set[Canvases]:
-        """Every pair of canvases of the clean and the corrupted view."""
+        """Every pair of canvases of the clean and the corrupted view that is compiled for; none where nothing is."""
+        if not load.compiles(self.config, self.world.device):
+            return set()
         return {
             (canvas if self.maker.clean else None, corrupted)
             for canvas in self.data.canvases.values()
             for corrupted in self.maker.corrupted_canvases(canvas)
         }
+
+    @property
+    def visits(self) -> int:
+        return 2 if self.config.compile == "cuda_graphs" else 1  # the first compiles, the second records the graph
+
+    def canvases_of(self, views: Views) -> Canvases:
+        clean, corrupted = (
+            None if view is None else tuple(view.images_B3HW.shape[-2:]) for view in (views.clean, views.corrupted)
+        )
+        return clean, corrupted
 
     # -- saying -------------------------------------------------------------------------------------------------
 
@@ -143,6 +159,12 @@ class DetectionTask:
             say(f"the teacher's AP50 on its source is {score:.1f}")
 
     # -- measuring and shipping ---------------------------------------------------------------------------------
+
+    def measures(self, step: int) -> bool:
+        return self.measured and step % (self.config.val_every or VAL_EVERY) == 0
+
+    def describe_score(self, score: dict[str, float]) -> str:
+        return f"AP50 on {self.config.val} is {score['AP50']:.1f}"
 
     def measure(self) -> dict[str, float]:
         """AP of what is shipped on the validation data, by all ranks together."""

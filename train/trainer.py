@@ -1,40 +1,83 @@
 """The loop around a step: load once, then step, log, measure, save, until done or asked to stop.
 
-What is trained, measured and shipped is the task's matter (train/task.py); what a killed run continues from stands in
-train/record/resume.py.
+What is trained, measured and shipped is the task's matter (train/task.py, train/translation/task.py). What a killed run
+continues from stands in train/record/resume.py.
 """
 
 import signal
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from pipeline.command.console import Progress, counted, say
 from pipeline.command.ranks import World
 from pipeline.files.fields import to_json
-from train import load
-from train.ahead import views_ahead
-from train.config import Config
+from train.ahead import Data, Maker, views_ahead
+from train.config import OptimizerConfig
 from train.record import logs, resume
 from train.record.checkpoint import Checkpoints
-from train.record.trace import PROFILE_WAIT, PROFILED_STEPS, TracePlan
+from train.record.trace import PROFILE_WAIT, PROFILED_STEPS, Canvases, TracePlan
 from train.record.trackers import Tracker
-from train.task import DetectionTask
+from train.step import Layout
 
 STOPPED = 143  # exit code of a run that SIGTERM ended: saved, not finished
-VAL_EVERY = 2000
+
+
+class RunConfig(Protocol):
+    """What the loop reads of a run's configuration."""
+
+    @property
+    def out(self) -> Path: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def optimizer(self) -> OptimizerConfig: ...
+    @property
+    def log(self) -> tuple[Any, ...]: ...
+    @property
+    def log_every(self) -> int: ...
+    @property
+    def save_every(self) -> int: ...
+    @property
+    def max_skipped(self) -> int: ...
+    @property
+    def profile(self) -> bool: ...
+
+
+class Task(resume.Continued, Protocol):
+    """What is trained, measured and shipped; the loop's only view of it."""
+
+    loader: Data
+    maker: Maker
+    layout: Layout
+    total: int  # steps
+    alike: tuple[str, ...]  # logged values that tell whether there is anything to learn
+    visits: int  # how often a canvas must have come before nothing is compiled any more
+    measured: bool  # whether there is anything to measure on
+
+    def open(self, place: dict[str, int]) -> None: ...  # the data from a place on, and the step
+    def describe(self) -> None: ...
+    def begin(self) -> None: ...  # before the first step
+    def one_step(self, views: Any, step: int, stop: bool) -> None: ...
+    def rate_at(self, step: int) -> float: ...
+    def canvases(self) -> set[Canvases]: ...
+    def canvases_of(self, views: Any) -> Canvases: ...
+    def measures(self, step: int) -> bool: ...  # the last step is measured anyway
+    def measure(self) -> dict[str, float]: ...  # by all ranks together
+    def describe_score(self, score: dict[str, float]) -> str: ...
+    def not_finite(self) -> list[str]: ...
+    def name_images(self, numbers: list[int]) -> list[str]: ...
 
 
 class Trainer:
     """Signals, progress, window, log, checkpoints and resuming of one run."""
 
-    def __init__(self, config: Config, world: World, checkpoints: Checkpoints, newest: Path | None):
+    def __init__(self, config: RunConfig, task: Task, world: World, checkpoints: Checkpoints, newest: Path | None):
         """newest: the checkpoint to continue from, the same on every rank."""
-        self.config, self.world, self.checkpoints = config, world, checkpoints
-        self.task = DetectionTask(config, world, newest)
+        self.config, self.task, self.world, self.checkpoints = config, task, world, checkpoints
         self.at = resume.Progress() if newest is None else resume.restore(newest, self.task)
         self.shown = self.at.step  # on the live display
         self.task.open(self.at.place)
@@ -54,7 +97,7 @@ class Trainer:
         config, world = self.config, self.world
         previous = {number: signal.signal(number, self.ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
         measure_first = self.at.unmeasured and self.due()  # the last start was ended before that
-        measured_again = measure_first and self.task.val is not None
+        measured_again = measure_first and self.task.measured
         log: logs.RunLog | None = None
         if world.first:
             trackers = [Tracker(name, config.out, to_json(config)) for name in config.log]
@@ -78,7 +121,7 @@ class Trainer:
                     if code:
                         break
                     if profiler is not None:
-                        self.plan.saw(views)
+                        self.plan.saw(self.task.canvases_of(views))
                         profiler.step()
                         if profiler.step_num == self.plan.end:
                             break
@@ -109,9 +152,8 @@ class Trainer:
         if left < last:
             raise ValueError(f"--profile traces steps {first} to {last}, but only {left} are left")
         path = config.out / f"trace-rank{self.world.rank}.json"
-        canvases = self.task.canvases() if load.compiles(config, self.world.device) else set()
-        visits = 2 if config.compile == "cuda_graphs" else 1  # the first compiles, the second records the graph
-        self.plan = TracePlan(canvases, visits, latest=min(PROFILE_WAIT, left - (last - first)))
+        latest = min(PROFILE_WAIT, left - (last - first))
+        self.plan = TracePlan(self.task.canvases(), self.task.visits, latest)
 
         def write(profile: torch.profiler.profile) -> None:
             profile.export_chrome_trace(str(path))
@@ -134,10 +176,10 @@ class Trainer:
         if self.at.step % config.save_every == 0 or self.due() or stop:
             self.save()
             # Who asks to stop soon kills: measuring is left to the next start.
-            if self.due() and (self.task.val is None or not stop):
+            if self.due() and not (self.task.measured and stop):
                 self.measure_saved(log)
             self.restart_clock()
-        if stop and (not done or self.task.val is not None):
+        if stop and (not done or self.task.measured):
             if self.world.first:
                 say(f"stopped at step {self.at.step} of {self.total}, saved; run the same command again to continue")
             return self.stopped
@@ -145,13 +187,12 @@ class Trainer:
 
     def due(self) -> bool:
         """Whether this step's checkpoint is to be measured, or is the last."""
-        measured = self.task.val is not None and self.at.step % (self.config.val_every or VAL_EVERY) == 0
-        return measured or self.at.step == self.total
+        return self.task.measures(self.at.step) or self.at.step == self.total
 
     def measure_saved(self, log: logs.RunLog | None) -> None:
-        """AP of the checkpoint just saved, written into it: a kill meanwhile costs the measuring and nothing else."""
+        """The score of the checkpoint just saved, put into it: a kill meanwhile costs the measuring alone."""
         score: dict[str, float] = {}
-        if self.task.val is not None:
+        if self.task.measured:
             threads = torch.get_num_threads()
             score = self.task.measure()
             assert torch.get_num_threads() == threads, "measuring changed the threads, and so the later losses"
@@ -159,7 +200,7 @@ class Trainer:
             if score:
                 # Before it is recorded: the next start drops a line too many, and could not write a missing one.
                 log.write({"step": self.at.step, "validation": score})
-                say(f"step {self.at.step}: AP50 on {self.config.val} is {score['AP50']:.1f}")
+                say(f"step {self.at.step}: {self.task.describe_score(score)}")
             newest = self.checkpoints.newest()
             assert newest is not None
             self.checkpoints.record(newest, score, finished=self.at.step == self.total)

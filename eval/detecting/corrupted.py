@@ -27,7 +27,7 @@ Corruptor = Literal["kernels", "imagecorruptions"]
 def preparation(
     how: Pass, name: str, level: int, originals: Path | None, corruptor: Corruptor, seed: int
 ) -> Prepare | None:
-    """What is done to a batch before the network sees it; None leaves it clean."""
+    """What is done to the pictures of a batch before the network sees them; None leaves them clean."""
     dataset, device, dtype = how.dataset, how.world.device, how.dtype
     if level == 0 and originals is None:
         return None

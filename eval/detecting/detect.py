@@ -5,7 +5,7 @@ Ranks each see their share of the images, and shares may be unequal: nothing is 
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +14,15 @@ import torch.distributed as dist
 
 from eval.metrics.interchange import BOX_DECIMALS, SCORE_DECIMALS, Detections, concatenate
 from model.api import Detector
+from model.backbones.config import BackboneConfig
+from model.backbones.pixels import join_inputs
 from pipeline.batch import Batch
 from pipeline.command.console import Progress
 from pipeline.command.ranks import World
 from pipeline.files.pixels import decode_packed
 from pipeline.loading.loader import open_loader
 from pipeline.packed.reader import PackedDataset
-from pipeline.views import clean_view
+from pipeline.views import clean_extra, clean_view
 
 Detect = Callable  # Detector.detect, possibly compiled
 Prepare = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]  # a batch as the network sees it: images, sizes_B2
@@ -96,20 +98,43 @@ def match_classes(
     return np.array([0, *labels], np.int64)
 
 
+def check_inputs(config: BackboneConfig, dataset: PackedDataset, who: str) -> None:
+    """Every image that a detector looks at must be in the data, with as many channels."""
+    for name, channels in config.extra_inputs.items():
+        if dataset.extra.get(name) != channels:
+            has = ", ".join(f"{other} ({count})" for other, count in dataset.extra.items()) or "pictures only"
+            raise ValueError(
+                f"{who} looks at {name}, {channels} channel{'s' if channels > 1 else ''}; {dataset.path} has {has}. "
+                f"Pack it again with --extra {name}, or NAME=FOLDER,FOLDER where several folders make up its channels"
+            )
+
+
+def seen_by(
+    config: BackboneConfig, batch: Batch, dtype: torch.dtype, prepare: Prepare | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(images_BCHW, sizes_B2) as a detector takes them. What it looks at beside RGB is never changed by `prepare`."""
+    images_B3HW, sizes_B2 = clean_view(batch, dtype) if prepare is None else prepare(batch)
+    return join_inputs(images_B3HW, clean_extra(batch, dtype), config), sizes_B2
+
+
 def detect_batches(
     detect: Detect,
+    config: BackboneConfig,
     batches: Iterable[Batch],
     dataset: PackedDataset,
     label_map: np.ndarray,
     dtype: torch.dtype,
     prepare: Prepare | None = None,
 ) -> Iterator[tuple[np.ndarray, Detections]]:
-    """For each batch, (image ids, detections); results are fetched one batch late, so that a GPU never waits."""
+    """For each batch, (image ids, detections); results are fetched one batch late, so that a GPU never waits.
+
+    config: the detector's, which says what it looks at.
+    """
     pending = None
     for batch in batches:
-        images_B3HW, sizes_B2 = clean_view(batch, dtype) if prepare is None else prepare(batch)
-        with torch.autocast(images_B3HW.device.type, dtype, enabled=dtype != torch.float32):
-            output = detect(images_B3HW, sizes_B2)
+        images_BCHW, sizes_B2 = seen_by(config, batch, dtype, prepare)
+        with torch.autocast(images_BCHW.device.type, dtype, enabled=dtype != torch.float32):
+            output = detect(images_BCHW, sizes_B2)
         if pending is not None:
             yield to_original_pixels(*pending, dataset, label_map)
         pending = (batch.ids_B, batch.sizes_B2, output)
@@ -151,13 +176,15 @@ def detect_dataset(
     `prepare` makes the network's view of a batch; without it that is the clean one. `seed` is the batches'.
     """
     dataset, rank, world, device = how.dataset, how.world.rank, how.world.size, how.world.device
-    detect = how.detect or how.detector.detect
+    detect, config = how.detect or how.detector.detect, how.detector.config
+    check_inputs(config, dataset, "the detector")
+    extra = tuple(config.extra_inputs)
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         stack.enter_context(evaluating(how.detector))
         if rows is not None and len(rows) < len(dataset):
             total, reader = len(rows[rank::world]), None
-            batches: Iterable[Batch] = read_batches(dataset, rows[rank::world], how.batch_size, device, seed)
+            batches: Iterable[Batch] = read_batches(dataset, rows[rank::world], how.batch_size, device, seed, extra)
         else:
             reader = stack.enter_context(
                 open_loader(
@@ -170,6 +197,7 @@ def detect_dataset(
                     world=world,
                     shuffle=False,
                     threads=how.threads,
+                    extra=extra,
                 )
             )
             total, batches = -(-len(dataset) // world), reader
@@ -177,7 +205,7 @@ def detect_dataset(
         progress = stack.enter_context(Progress(description, total, quiet=quiet))
         ids, parts = [np.empty(0, np.int64)], [empty_detections()]
         warm = time.monotonic()
-        for ids_B, detections in detect_batches(detect, batches, dataset, how.label_map, how.dtype, prepare):
+        for ids_B, detections in detect_batches(detect, config, batches, dataset, how.label_map, how.dtype, prepare):
             ids.append(ids_B)
             parts.append(detections)
             progress.advance(len(ids_B))
@@ -242,14 +270,31 @@ def read_image(dataset: PackedDataset, row: int) -> np.ndarray:
         raise ValueError(f"{dataset.describe(row)} {error}") from None
 
 
-def make_batch(images: list[np.ndarray], ids: list[int], canvas: tuple[int, int], device, seed: int = 0) -> Batch:
-    """A batch without boxes from RGB images that fit the canvas."""
-    images_BHW3 = torch.zeros((len(images), *canvas, 3), dtype=torch.uint8)
+def lay_out(images: list[np.ndarray], channels: int, canvas: tuple[int, int]) -> torch.Tensor:
+    """(B, H, W, C), each image at the top left, zero elsewhere."""
+    images_BHWC = torch.zeros((len(images), *canvas, channels), dtype=torch.uint8)
     for row, image in enumerate(images):
-        images_BHW3[row, : image.shape[0], : image.shape[1]] = torch.from_numpy(np.ascontiguousarray(image).copy())
+        images_BHWC[row, : image.shape[0], : image.shape[1]] = torch.from_numpy(np.ascontiguousarray(image).copy())
+    return images_BHWC
+
+
+def make_batch(
+    images: list[np.ndarray],
+    ids: list[int],
+    canvas: tuple[int, int],
+    device,
+    seed: int = 0,
+    extra: Sequence[dict[str, np.ndarray]] = (),
+) -> Batch:
+    """A batch without boxes from RGB images that fit the canvas. extra: the other images of each, of equal sizes."""
+    names = extra[0] if extra else {}
+    others = {
+        name: lay_out([other[name] for other in extra], image.shape[2], canvas).to(device)
+        for name, image in names.items()
+    }
     no_boxes = torch.zeros((len(images), 1), device=device)
     return Batch(
-        images_BHW3=images_BHW3.to(device),
+        images_BHW3=lay_out(images, 3, canvas).to(device),
         sizes_B2=torch.tensor([image.shape[:2] for image in images], dtype=torch.int32),
         boxes_BG4=no_boxes[..., None].expand(-1, -1, 4),
         labels_BG=no_boxes.long(),
@@ -257,11 +302,17 @@ def make_batch(images: list[np.ndarray], ids: list[int], canvas: tuple[int, int]
         ids_B=torch.tensor(ids, dtype=torch.int64),
         epoch=0,
         seed=seed,
+        extra=others,
     )
 
 
+def read_extra(dataset: PackedDataset, row: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The other images of a stored picture, (h, w, C)."""
+    return {name: dataset.read_extra(row, name) for name in names}
+
+
 def read_batches(
-    dataset: PackedDataset, rows: Iterable[int], batch_size: int, device, seed: int = 0
+    dataset: PackedDataset, rows: Iterable[int], batch_size: int, device, seed: int = 0, extra: Sequence[str] = ()
 ) -> Iterator[Batch]:
     """Batches of chosen images, one orientation each. For few images: decoded here, one after the other.
 
@@ -273,9 +324,11 @@ def read_batches(
         chosen = waiting[name]
         empty = batch_size - len(chosen)
         images = [read_image(dataset, row) for row in chosen] + [np.zeros((0, 0, 3), np.uint8)] * empty
+        nothing = {name: np.zeros((0, 0, dataset.extra[name]), np.uint8) for name in extra}
+        others = [read_extra(dataset, row, extra) for row in chosen] + [nothing] * empty
         ids = [int(dataset.ids_N[row]) for row in chosen] + [-1] * empty
         waiting[name] = []
-        return make_batch(images, ids, dataset.canvases[name], device, seed)
+        return make_batch(images, ids, dataset.canvases[name], device, seed, others if extra else ())
 
     for row in rows:
         h, w = dataset.sizes_N2[row]

@@ -13,7 +13,15 @@ import cv2
 import numpy as np
 
 import kernels
-from eval.detecting.detect import Detect, detect_batches, evaluating, make_batch, read_image
+from eval.detecting.detect import (
+    Detect,
+    check_inputs,
+    detect_batches,
+    evaluating,
+    make_batch,
+    read_extra,
+    read_image,
+)
 from eval.metrics.interchange import Detections, GroundTruth, concatenate, select
 from eval.metrics.matching import FALSE, TRUE, Matches
 from model.api import Detector
@@ -57,7 +65,9 @@ def save_pictures(
                 found = detect_image(dataset, image, image_id)
                 found = select(found, found.scores_D >= score)
                 views.append(picture(folder, truth, dataset, row, found, f"{name}-{severity}", image))
-            content["scenes"].append({"domain": domain, "id": int(truth.image_ids_N[row]), "views": views})
+            entry = {"domain": domain, "id": int(truth.image_ids_N[row]), "views": views}
+            beside = save_beside(folder, dataset, int(truth.image_ids_N[row]), Path(views[0]["file"]).stem)
+            content["scenes"].append(entry | ({"beside": beside} if beside else {}))
         best, worst = best_and_worst(truth, sure)
         content["best"] += [picture(folder, truth, dataset, row, sure) for row in best]
         content["worst"] += [picture(folder, truth, dataset, row, sure) for row in worst]
@@ -131,6 +141,19 @@ def picture(
     }
 
 
+def save_beside(folder: Path, dataset: PackedDataset, image_id: int, stem: str) -> list[dict]:
+    """What else the data has of an image, one picture each: one channel grey, three as colours, others side by side."""
+    saved = []
+    for name, image in read_extra(dataset, dataset.index_of(image_id), tuple(dataset.extra)).items():
+        file = f"{stem}-{name}.jpg"
+        channels = image.shape[2]
+        if channels not in (1, 3):
+            image = np.concatenate([image[..., c : c + 1] for c in range(channels)], axis=1)
+        write_picture(folder / file, image if channels == 3 else np.repeat(image, 3, axis=2))
+        saved.append({"name": name, "file": file})
+    return saved
+
+
 def judge(truth: GroundTruth, own_M: np.ndarray, found: Detections) -> tuple[list[str], list[str]]:
     """By VOC's rule: "right", "false" or "ignored" of each detection, "found", "missed" or "ignored" of each object."""
     boxes, labels, ignore = truth.boxes_M4[own_M], truth.labels_M[own_M], truth.ignore_M[own_M]
@@ -167,13 +190,16 @@ def write_picture(path: Path, image: np.ndarray) -> None:
 
 
 def image_detector(detector: Detector, detect: Detect, label_map: np.ndarray, device, dtype) -> DetectImage:
-    """Detect in one image of a dataset, whatever was done to its pixels."""
+    """Detect in one image of a dataset, whatever was done to its pixels; what else is looked at comes as it is."""
 
     def detect_image(dataset: PackedDataset, image: np.ndarray, image_id: int) -> Detections:
         h, w = image.shape[:2]
         canvas = dataset.canvases["landscape" if w >= h else "portrait"]
-        batch = make_batch([image], [image_id], canvas, device)
+        check_inputs(detector.config, dataset, "the detector")
+        extra = read_extra(dataset, dataset.index_of(image_id), tuple(detector.config.extra_inputs))
+        batch = make_batch([image], [image_id], canvas, device, extra=[extra])
         with evaluating(detector):
-            return concatenate([part for _, part in detect_batches(detect, [batch], dataset, label_map, dtype)])
+            found = detect_batches(detect, detector.config, [batch], dataset, label_map, dtype)
+            return concatenate([part for _, part in found])
 
     return detect_image

@@ -48,7 +48,9 @@ def marks() -> Html:
     return tag("div", [tag("span", tag("i", class_=kind), name) for kind, name in MARKS], class_="marks")
 
 
-def shot(album: Album, folder: Path, view: dict, caption: str, by: str | None) -> Html:
+def shot(
+    album: Album, folder: Path, view: dict, caption: str, by: str | None, said: str = "what the detectors see"
+) -> Html:
     """A picture with boxes: the true objects when `by` is None, none when it is "", else what the run `by` found."""
     h, w = view["size"]
     boxes = []
@@ -58,9 +60,7 @@ def shot(album: Album, folder: Path, view: dict, caption: str, by: str | None) -
         ]
         ignored = sum(item[5] == "ignored" for item in view["objects"])
         said = f"{len(view['objects']) - ignored} objects" + (f", {ignored} ignored" if ignored else "")
-    elif not by:
-        said = "what the detectors see"
-    else:
+    elif by:
         for item in view["objects"]:
             if item[5] == "missed":
                 boxes.append(box(item[:4], "missed", item[4], h, w))
@@ -135,7 +135,8 @@ def scene(view: dict, shots: list[Html]) -> Html:
 
 
 def scenes(saved: list[tuple[EvaluatedRun, dict]], album: Album) -> Html:
-    """One strip a scene: the clean picture with the truth, the corrupted one, then every run on the hardest view."""
+    """One strip a scene: the clean picture with the truth, what else the data has of it, the corrupted picture, then
+    every run on the hardest view."""
     panels: dict[str, list[Html]] = {}
     main_run, main = saved[-1]
     for found_scene in main["scenes"]:
@@ -151,6 +152,10 @@ def scenes(saved: list[tuple[EvaluatedRun, dict]], album: Album) -> Html:
                 None,
             )
         ]
+        clean = found_scene["views"][0]
+        for beside in found_scene.get("beside", []):
+            seen = {**clean, "file": beside["file"]}
+            strip.append(shot(album, main_run.folder, seen, beside["name"], "", "beside the picture"))
         if len(found_scene["views"]) > 1:
             strip.append(shot(album, main_run.folder, view, view_title(view["view"]), ""))
         for run, found in saved:
@@ -174,10 +179,12 @@ def read_pictures(run: EvaluatedRun) -> dict | None:
     views = (
         [] if found is None else [*found["best"], *found["worst"], *(v for s in found["scenes"] for v in s["views"])]
     )
-    for view in views:
-        if Path(view["file"]).name != view["file"] or not (run.folder / "pictures" / view["file"]).is_file():
+    files = [view["file"] for view in views]
+    files += [beside["file"] for scene in (found or {"scenes": []})["scenes"] for beside in scene.get("beside", [])]
+    for file in files:
+        if Path(file).name != file or not (run.folder / "pictures" / file).is_file():
             raise ValueError(
-                f"{run.folder / 'pictures' / 'pictures.json'} names the picture {view['file']!r}, which is not there; "
+                f"{run.folder / 'pictures' / 'pictures.json'} names the picture {file!r}, which is not there; "
                 "remove it, or evaluate again"
             )
     return found

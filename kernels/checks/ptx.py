@@ -1,10 +1,10 @@
-"""`python -m kernels.checks.ptx`: compile every CUDA kernel without a GPU; record registers, spills, doubles.
+"""`python -m kernels.checks.ptx`: compile every GPU kernel without a GPU, and count what its machine code does.
 
     python -m kernels.checks.ptx --architectures 80 90 100 --json build/ptx.json
 
-PTX comes from Numba and NVVM; registers and spills from `ptxas`. It is the one inside the package triton, which torch
-installs on Linux. Without triton it is that of a CUDA toolkit on PATH. Without either the figures are omitted, and the
-output names that.
+PTX comes from Numba and from Triton, machine code from `ptxas`, and `nvdisasm` reads it. Both are those of the package
+triton, which torch installs on Linux. Without triton they are those of a CUDA toolkit on PATH. Without either, figures
+of the machine code are omitted, and the output names that.
 """
 
 import importlib.util
@@ -20,16 +20,25 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+# A multiprocessor's warps, blocks, registers and bytes of shared memory (CUDA C++ Programming Guide, table of
+# compute capabilities); a block's shared memory includes 1 KiB of the system's own.
+WARPS, BLOCKS, REGISTERS = 64, 32, 65_536
+SHARED_BYTES = {80: 164 << 10, 90: 228 << 10, 100: 228 << 10}
 
-def find_ptxas() -> str | None:
-    """Triton's newest comes first: its version is pinned, and it knows the PTX of CUDA 13 for every architecture."""
+
+def find_tool(*names: str) -> str | None:
+    """Triton's come first: their version is pinned, and they know the PTX of CUDA 13 for every architecture."""
     triton = importlib.util.find_spec("triton")
     if triton is not None and triton.origin is not None:
-        for name in ("ptxas-blackwell", "ptxas"):
+        for name in names:
             path = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / name
             if path.exists():
                 return str(path)
-    return shutil.which("ptxas")
+    return shutil.which(names[-1])
+
+
+def find_ptxas() -> str | None:
+    return find_tool("ptxas-blackwell", "ptxas")
 
 
 @contextmanager
@@ -40,8 +49,54 @@ def pretend_device(architecture: tuple[int, int]) -> Iterator[None]:
         yield
 
 
-def signatures() -> dict[str, tuple[Any, tuple, bool]]:
-    """Every kernel with the types that `kernels/launch/gpu.py` launches it with, and whether its arithmetic is fast."""
+@dataclass(frozen=True)
+class NumbaKernel:
+    kernel: Any
+    signature: tuple
+    threads: int = 256  # a block
+    fastmath: bool = True
+
+    def compile(self, architecture: int) -> tuple[str, int]:
+        """PTX, and the bytes of shared memory that a launch adds to what the code itself names."""
+        from numba import cuda
+
+        capability = divmod(architecture, 10)
+        with pretend_device(capability):
+            ptx, _ = cuda.compile_ptx(self.kernel.py_func, self.signature, cc=capability, fastmath=self.fastmath)
+        return ptx, 0
+
+
+@dataclass(frozen=True)
+class TritonKernel:
+    kernel: Any
+    types: dict[str, str]
+    constants: dict[str, Any]
+    warps: int
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.warps
+
+    def compile(self, architecture: int) -> tuple[str, int]:
+        import triton
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
+
+        names = self.kernel.arg_names
+        types = {name: self.types.get(name, "constexpr") for name in names}
+        constants = {(names.index(name),): value for name, value in self.constants.items()}
+        # Arrays of torch's begin at a multiple of 16 bytes.
+        aligned = {
+            (place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if types[name].startswith("*")
+        }
+        source = ASTSource(self.kernel, types, constants, aligned)
+        target = GPUTarget("cuda", architecture, 32)
+        made = triton.compile(source, target=target, options={"num_warps": self.warps})
+        return made.asm["ptx"], made.metadata.shared
+
+
+def numba_kernels() -> dict[str, NumbaKernel]:
+    """Every kernel with the types that `kernels/launch/gpu.py` launches it with."""
     from numba import from_dtype, types
 
     from kernels.detection import nms_cuda
@@ -57,48 +112,116 @@ def signatures() -> dict[str, tuple[Any, tuple, bool]]:
         "float16": types.float16[:, :, ::1],
         "bfloat16": types.uint16[:, :, ::1],
     }
-    found: dict[str, tuple[Any, tuple]] = {
-        "statistics": (cuda_kernels.statistics, (bytes_3, rows, sums)),
-        "whole_rows": (cuda_kernels.whole_rows, stage[:3]),
-        "whole_blocks": (cuda_kernels.whole_blocks, stage),
-        "boxes": (cuda_kernels.boxes, (floats_3, types.float32[:, :, :, ::1], rows)),
+    found = {
+        "statistics": NumbaKernel(cuda_kernels.statistics, (bytes_3, rows, sums)),
+        "whole_rows": NumbaKernel(cuda_kernels.whole_rows, stage[:3], cuda_kernels.ROW_THREADS),
+        "whole_blocks": NumbaKernel(cuda_kernels.whole_blocks, stage, cuda_kernels.BLOCK_THREADS),
+        "boxes": NumbaKernel(cuda_kernels.boxes, (floats_3, types.float32[:, :, :, ::1], rows)),
     }
     for number, kernel in enumerate(cuda_kernels.STEP_KERNELS):
-        found[f"step_{number + 1}"] = (kernel, stage)
+        found[f"step_{number + 1}"] = NumbaKernel(kernel, stage)
     for group, kernel in zip(("others", "heavy"), cuda_kernels.CORRUPTED, strict=True):
-        found[f"corrupted_{group}"] = (kernel, (*last, bytes_3))
+        found[f"corrupted_{group}"] = NumbaKernel(kernel, (*last, bytes_3))
     for name, output in outputs.items():
         for group, kernel in zip(("others", "heavy"), cuda_kernels.FINISH[name], strict=True):
-            found[f"finish_{group}_{name}"] = (kernel, (*last, output, types.int64, types.int64))
-        found[f"clean_{name}"] = (cuda_kernels.CLEAN[name], (bytes_3, rows, output))
+            found[f"finish_{group}_{name}"] = NumbaKernel(kernel, (*last, output, types.int64, types.int64))
+        found[f"clean_{name}"] = NumbaKernel(cuda_kernels.CLEAN[name], (bytes_3, rows, output))
     suppress = (floats_3, extra, types.int32[:, ::1], types.float32, types.uint8[:, ::1])
     counts = (types.int64[:, ::1], types.int64[::1])
-    fast = {name: (kernel, signature, True) for name, (kernel, signature) in found.items()}
-    return fast | {"nms": (nms_cuda.suppress_rows_kernel, (*suppress, *counts), False)}
+    threads = nms_cuda.THREADS
+    found["nms"] = NumbaKernel(nms_cuda.suppress_rows_kernel, (*suppress, *counts), threads, fastmath=False)
+    return found
 
 
-def compile_kernel(kernel: Any, signature: tuple, fastmath: bool, architecture: int) -> dict[str, Any]:
-    """PTX of one kernel and what is known about it. architecture: 90 for sm_90."""
-    from numba import cuda
+def triton_kernels() -> dict[str, TritonKernel]:
+    """RoIAlign as a detector calls it: 256 channels, crops of 7 x 7."""
+    if importlib.util.find_spec("triton") is None:
+        return {}
+    from kernels.detection import roi_align_triton as roi
 
-    with pretend_device(divmod(architecture, 10)):
-        ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=divmod(architecture, 10), fastmath=fastmath)
+    found = {}
+    levels = range(roi.MOST_LEVELS)
+    for dtype, letters in (("bfloat16", "bf16"), ("float32", "fp32")):
+        crop = {f"map{level}": f"*{letters}" for level in levels} | {
+            f"{side}{level}": "i32" for level in levels for side in "hw"
+        }
+        crop |= {f"s{level}": "fp32" for level in levels}
+        crop |= {"boxes_N4": "*fp32", "image_N": "*i64", "level_N": "*i64", "crops_NSSC": f"*{letters}"}
+        spread = {"grad_NSSC": f"*{letters}", "boxes_N4": "*fp32", "order_N": "*i64", "starts_G": "*i32"}
+        spread |= {"scale": "fp32", "map_BHWC": f"*{letters}"}
+        spread |= dict.fromkeys(("level", "num_levels", "height", "width"), "i32")
+        for way, samples, aligned in (("", 2, False), ("_adaptive", 0, True)):
+            common = {"num_channels": 256, "SIZE": 7, "SAMPLES": samples, "ALIGNED": aligned}
+            block = {"BLOCK": roi.block_of(256, "crop")}
+            found[f"roi_crop{way}_{dtype}"] = TritonKernel(roi.crop_kernel, crop, common | block, roi.NUM_WARPS["crop"])
+            block = {"BLOCK": roi.block_of(256, "spread"), "TILE": roi.TILE, "CHUNK": roi.CHUNK}
+            found[f"roi_spread{way}_{dtype}"] = TritonKernel(
+                roi.spread_kernel, spread, common | block, roi.NUM_WARPS["spread"]
+            )
+    return found
+
+
+def all_kernels() -> dict[str, NumbaKernel | TritonKernel]:
+    return numba_kernels() | triton_kernels()
+
+
+def compile_kernel(kernel: NumbaKernel | TritonKernel, architecture: int) -> dict[str, Any]:
+    """What is known about a kernel's code. architecture: 90 for sm_90."""
+    ptx, shared_bytes = kernel.compile(architecture)
+    target = re.findall(r"\.target (\w+)", ptx)[0]
     record: dict[str, Any] = {
         "architecture": f"sm_{architecture}",
-        "target": re.findall(r"\.target (\w+)", ptx)[0],
+        "target": target,
         "double_precision": len(re.findall(r"\.f64\b", ptx)),
+        "long_divisions": len(re.findall(r"\b(?:div|rem)\.[su]64\b", ptx)),
     }
-    ptxas = find_ptxas()
-    if ptxas:
-        with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-            file.write(ptx)
-            file.flush()
-            command = [ptxas, f"-arch=sm_{architecture}", "-v", "-o", "/dev/null", file.name]
-            output = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-        record["registers"] = int(re.findall(r"Used (\d+) registers", output)[0])
-        record["spill_bytes"] = sum(int(count) for count in re.findall(r"(\d+) bytes spill", output))
-        record["stack_bytes"] = int(re.findall(r"(\d+) bytes stack", output)[0])
-    return record
+    ptxas, nvdisasm = find_ptxas(), find_tool("nvdisasm")
+    if ptxas is None:
+        return record
+    with tempfile.TemporaryDirectory() as folder:
+        source, binary = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
+        source.write_text(ptx)
+        command = [ptxas, f"-arch={target}", "-v", "-o", str(binary), str(source)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        listing = ""
+        if nvdisasm is not None:
+            listing = subprocess.run([nvdisasm, "-c", str(binary)], capture_output=True, text=True, check=True).stdout
+    record["registers"] = int(re.findall(r"Used (\d+) registers", output)[0])
+    record["spill_bytes"] = sum(int(count) for count in re.findall(r"(\d+) bytes spill", output))
+    record["stack_bytes"] = int(re.findall(r"(\d+) bytes stack", output)[0])
+    record["shared_bytes"] = shared_bytes + sum(int(count) for count in re.findall(r"(\d+) bytes smem", output))
+    record["threads"] = kernel.threads
+    record["occupancy"] = occupancy(record, architecture)
+    return record | (count_instructions(listing) if listing else {})
+
+
+def count_instructions(listing: str) -> dict[str, int]:
+    """Of machine code: how many instructions there are, and of the kinds that a fast kernel lacks."""
+    names = re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)", listing, re.MULTILINE)
+    widths = [
+        int(found[1]) if (found := re.search(r"\.(64|128|256)\b", name)) else 8 if re.search(r"\.[US]8\b", name)
+        else 16 if re.search(r"\.[US]16\b", name) else 32
+        for name in names if name.startswith(("LDG", "STG"))
+    ]  # fmt: skip
+    return {
+        "instructions": len(names),
+        "local_loads": sum(name.startswith("LDL") for name in names),
+        "local_stores": sum(name.startswith("STL") for name in names),
+        "calls": sum(name.startswith("CALL") for name in names),
+        "double_instructions": sum(
+            re.match(r"D(ADD|MUL|FMA|SETP|MNMX)|MUFU\.\w+64", name) is not None for name in names
+        ),
+        "widest_global_bytes": max(widths, default=0) // 8,
+    }
+
+
+def occupancy(record: dict[str, Any], architecture: int) -> float:
+    """The share of a multiprocessor's warps that can be resident, by registers, shared memory and threads."""
+    warps = -(-record["threads"] // 32)
+    registers_warp = -(-record["registers"] * 32 // 256) * 256  # given out by 256
+    shared = record["shared_bytes"] + 1024
+    most = min(BLOCKS, WARPS // warps, REGISTERS // registers_warp // warps, SHARED_BYTES[architecture] // shared)
+    return round(most * warps / WARPS, 2)
 
 
 @dataclass(frozen=True)
@@ -112,18 +235,24 @@ def main() -> None:
     import tyro
 
     options = tyro.cli(Options, description=__doc__)
-    chosen = {name: value for name, value in signatures().items() if name in options.kernels or not options.kernels}
+    known = all_kernels()
+    chosen = {name: value for name, value in known.items() if name in options.kernels or not options.kernels}
     if not chosen:
-        raise ValueError(f"ptx: no kernel is called {options.kernels}; there are {', '.join(signatures())}")
+        raise ValueError(f"ptx: no kernel is called {options.kernels}; there are {', '.join(known)}")
+    unknown = [number for number in options.architectures if number not in SHARED_BYTES]
+    if unknown:
+        raise ValueError(f"ptx: --architectures {unknown[0]} is not known; there are 80, 90 and 100")
     records: dict[str, dict] = {}
     print(
-        f"registers and spills by {find_ptxas() or 'nothing: no ptxas here, they are not recorded'}",
+        f"machine code by {find_ptxas() or 'nothing: no ptxas here, what it does is not recorded'}",
         flush=True,
     )
     for architecture in options.architectures:
         for name, kernel in chosen.items():
-            record = records[f"{name} sm_{architecture}"] = compile_kernel(*kernel, architecture)
-            numbers = [f"{key.replace('_', ' ')} {value}" for key, value in record.items() if isinstance(value, int)]
+            record = records[f"{name} sm_{architecture}"] = compile_kernel(kernel, architecture)
+            numbers = [
+                f"{key.replace('_', ' ')} {value}" for key, value in record.items() if isinstance(value, int | float)
+            ]
             print(f"{name} sm_{architecture}: {', '.join(numbers)}", flush=True)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

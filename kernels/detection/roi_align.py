@@ -1,12 +1,15 @@
-"""RoIAlign over a pyramid on the CPU: each region from its own level, channels-last in and out.
+"""RoIAlign over a pyramid: each region from its own level, channels-last in and out.
 
 torchvision.ops.roi_align works on one level at a time. It needs either nonzero() to pick the regions of
 a level, or every region on every level. It copies its maps out of channels-last, and loops over channels with a stride.
 Here a region reads its own map once, and the inner loop runs over neighbouring channels. Same samples, same weights.
 
-On a GPU model/faster_rcnn/roi.py calls torchvision's kernel. Legend: B images, C channels, H W map, N regions, S crop
+One operator, `fairweather::roi_align_levels`: Numba on the CPU, whose crops are float32, and Triton on a GPU
+(`roi_align_triton.py`), whose crops have the maps' precision. Legend: B images, C channels, H W map, N regions, S crop
 side.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +53,23 @@ def roi_align_levels(
 @roi_align_levels.register_fake
 def _(features, boxes_N4, image_N, level_N, scales, output_size, sampling_ratio, aligned=False):
     shape = (boxes_N4.shape[0], output_size, output_size, features[0].shape[1])
-    return features[0].new_empty(shape, dtype=torch.float32).permute(0, 3, 1, 2)
+    dtype = torch.float32 if features[0].device.type == "cpu" else features[0].dtype
+    return features[0].new_empty(shape, dtype=dtype).permute(0, 3, 1, 2)
+
+
+def _on_gpu() -> Any:
+    try:
+        from kernels.detection import roi_align_triton
+    except ImportError as error:
+        raise ValueError(
+            f"roi_align: on a GPU it needs the package triton, which PyTorch's builds for CUDA bring along: {error}"
+        ) from None
+    return roi_align_triton
+
+
+@roi_align_levels.register_kernel("cuda")
+def _(features, boxes_N4, image_N, level_N, scales, output_size, sampling_ratio, aligned=False):
+    return _on_gpu().crop_levels(features, boxes_N4, image_N, level_N, scales, output_size, sampling_ratio, aligned)
 
 
 @torch.library.custom_op("fairweather::roi_align_levels_backward", mutates_args=(), device_types="cpu")
@@ -93,6 +112,13 @@ def _(grad_NCSS, boxes_N4, image_N, level_N, scales, sizes, num_images, sampling
         )
         for level in range(len(scales))
     ]
+
+
+@roi_align_levels_backward.register_kernel("cuda")
+def _(grad_NCSS, boxes_N4, image_N, level_N, scales, sizes, num_images, sampling_ratio, aligned):
+    return _on_gpu().spread_levels(
+        grad_NCSS, boxes_N4, image_N, level_N, scales, sizes, num_images, sampling_ratio, aligned
+    )
 
 
 def _remember(ctx, inputs, output):

@@ -8,6 +8,11 @@ from model.backbones.timm_body import PREFIX
 # What views are normalised with, in levels of 0 to 255, red first.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_DEVIATION = (58.395, 57.12, 57.375)
+# Of a channel that is none of the camera's, unless the configuration says others: those of CMKD, ImageNet's blue.
+EXTRA_MEAN, EXTRA_DEVIATION = 103.53, 57.375
+RGB = "rgb"
+FIRST_LAYERS = ("mean", "zero", "fresh")
+MOST_CHANNELS = 64  # of one input
 
 
 def option(field: str) -> str:
@@ -27,6 +32,17 @@ class BackboneConfig:
     pixel_order: str = "rgb"  # in which the network takes channels: "rgb" or "bgr", as caffe's weights need it
     pixel_mean: tuple[float, ...] = IMAGENET_MEAN  # taken off its input (0 to 255), in that order
     pixel_deviation: tuple[float, ...] = IMAGENET_DEVIATION  # that the difference is divided by
+    inputs: tuple[str, ...] = (RGB,)
+    """What the network sees, in the order of its channels: rgb, then aligned images by their names in the data."""
+    extra_channels: tuple[int, ...] = ()
+    """Of each input after rgb; none: as many as the data has."""
+    extra_mean: tuple[float, ...] = ()
+    """Taken off each input after rgb (0 to 255); none: 103.53 each."""
+    extra_deviation: tuple[float, ...] = ()
+    """That the difference is divided by; none: 57.375 each."""
+    first_layer: str = "mean"
+    """Filters of the channels after rgb at the start: the mean of those of rgb, or "zero". "fresh" draws the whole
+    first convolution anew, rgb included, as CMKD does for all its networks. It then learns, as with more inputs."""
 
     def __post_init__(self) -> None:
         try:
@@ -51,6 +67,42 @@ class BackboneConfig:
                 f"--model.pixel-mean and --model.pixel-deviation: got {self.pixel_mean} and {self.pixel_deviation}; "
                 "allowed: three numbers each, deviations above 0"
             )
+        self._check_inputs()
+
+    def _check_inputs(self) -> None:
+        if self.inputs[:1] != (RGB,) or len(set(self.inputs)) < len(self.inputs) or "" in self.inputs:
+            raise ValueError(
+                f"--model.inputs: got {' '.join(self.inputs) or 'nothing'}; allowed: rgb, then other names, each once"
+            )
+        for name in ("extra_channels", "extra_mean", "extra_deviation"):
+            if getattr(self, name) and len(getattr(self, name)) != len(self.inputs) - 1:
+                raise ValueError(
+                    f"{option(name)}: got {len(getattr(self, name))} numbers for {len(self.inputs) - 1} inputs after "
+                    "rgb; give one for each, or leave it out"
+                )
+        if not all(1 <= channels <= MOST_CHANNELS for channels in self.extra_channels):
+            raise ValueError(f"--model.extra-channels: got {self.extra_channels}; allowed: 1 to {MOST_CHANNELS} each")
+        if min(self.extra_deviation, default=1) <= 0:
+            raise ValueError(f"--model.extra-deviation: got {self.extra_deviation}; allowed: above 0")
+        if self.first_layer not in FIRST_LAYERS:
+            raise ValueError(f"--model.first-layer: got {self.first_layer!r}; allowed: {', '.join(FIRST_LAYERS)}")
+        if self.first_layer == "zero" and len(self.inputs) == 1:
+            raise ValueError("--model.first-layer: got 'zero', but there is no input after rgb; leave it out")
+
+    @property
+    def extra_inputs(self) -> dict[str, int]:
+        """How many channels each input after rgb has, in their order."""
+        if len(self.extra_channels) != len(self.inputs) - 1:
+            raise ValueError(
+                f"--model.inputs: how many channels {', '.join(self.inputs[1:])} have is known from the data only; "
+                "give --model.extra-channels too, one number for each"
+            )
+        return dict(zip(self.inputs[1:], self.extra_channels, strict=True))
+
+    @property
+    def num_channels(self) -> int:
+        """Of the network's input."""
+        return 3 + sum(self.extra_inputs.values())
 
     @property
     def entry(self) -> Backbone:
@@ -66,7 +118,7 @@ class BackboneConfig:
     def sees_imagenet(self) -> bool:
         """Whether the network takes views as they are."""
         seen = (self.pixel_order, tuple(self.pixel_mean), tuple(self.pixel_deviation))
-        return seen == ("rgb", IMAGENET_MEAN, IMAGENET_DEVIATION)
+        return seen == ("rgb", IMAGENET_MEAN, IMAGENET_DEVIATION) and self.inputs == (RGB,)
 
     @property
     def frozen_norm(self) -> bool:

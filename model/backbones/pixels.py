@@ -1,23 +1,55 @@
-"""What a network was trained to see, from what our views give: RGB, ImageNet's mean and deviation, zero padding."""
+"""What a network was trained to see, from what our views give: RGB, ImageNet's mean and deviation, zero padding; other
+aligned images from 0 to 1.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from model.backbones.config import IMAGENET_DEVIATION, IMAGENET_MEAN, BackboneConfig
+from model.backbones.config import EXTRA_DEVIATION, EXTRA_MEAN, IMAGENET_DEVIATION, IMAGENET_MEAN, BackboneConfig
 
 
-def convert_pixels(images_B3HW: Tensor, sizes_B2: Tensor, config: BackboneConfig) -> Tensor:
-    """(pixel - mean) / deviation in the configuration's order of channels; the padding stays zero."""
-    if config.sees_imagenet:
+def join_inputs(images_B3HW: Tensor, extra: Mapping[str, Tensor], config: BackboneConfig) -> Tensor:
+    """One tensor of all that a network looks at: RGB, then its other inputs (B, C, H, W), in its own order."""
+    wanted = config.extra_inputs
+    if not wanted:
         return images_B3HW
+    for name, channels in wanted.items():
+        if name not in extra or extra[name].shape[1] != channels:
+            got = f"{extra[name].shape[1]} channels of it" if name in extra else f"only {', '.join(extra) or 'rgb'}"
+            raise ValueError(f"the detector looks at {name}, {channels} channels; these images have {got}")
+    parts = [images_B3HW, *(extra[name].to(images_B3HW.dtype) for name in wanted)]
+    return torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
+
+
+def convert_pixels(images_BCHW: Tensor, sizes_B2: Tensor, config: BackboneConfig) -> Tensor:
+    """(pixel - mean) / deviation, RGB in the configuration's order of channels; the padding stays zero."""
+    if config.sees_imagenet:
+        return images_BCHW
     flip = [2, 1, 0] if config.pixel_order == "bgr" else [0, 1, 2]
-    make = images_B3HW.new_tensor
-    mean_C, deviation_C = make(config.pixel_mean), make(config.pixel_deviation)
-    given_mean_C, given_deviation_C = make(IMAGENET_MEAN)[flip], make(IMAGENET_DEVIATION)[flip]
+    extra = list(config.extra_inputs.values())
+    make = images_BCHW.new_tensor
+
+    def spread(values: Sequence[float], usual: float) -> list[float]:
+        """A number an input as one a channel."""
+        given = values or [usual] * len(extra)
+        return [value for value, channels in zip(given, extra, strict=True) for _ in range(channels)]
+
+    mean_C = make([*config.pixel_mean, *spread(config.extra_mean, EXTRA_MEAN)])
+    deviation_C = make([*config.pixel_deviation, *spread(config.extra_deviation, EXTRA_DEVIATION)])
+    # A value x stands for x * given deviation + given mean, in levels of 0 to 255.
+    given_mean_C = make([*(IMAGENET_MEAN[channel] for channel in flip), *(0.0 for _ in range(sum(extra)))])
+    given_deviation_C = make([*(IMAGENET_DEVIATION[channel] for channel in flip), *(255.0 for _ in range(sum(extra)))])
     scale_C, shift_C = given_deviation_C / deviation_C, (given_mean_C - mean_C) / deviation_C
-    converted_B3HW = images_B3HW[:, flip] * scale_C[:, None, None] + shift_C[:, None, None]
-    height, width = images_B3HW.shape[-2:]
+    order = [*flip, *range(3, 3 + sum(extra))]
+    if images_BCHW.shape[1] != len(order):
+        raise ValueError(
+            f"the detector looks at {', '.join(config.inputs)}, {len(order)} channels; got {images_BCHW.shape[1]}"
+        )
+    converted_BCHW = images_BCHW[:, order] * scale_C[:, None, None] + shift_C[:, None, None]
+    height, width = images_BCHW.shape[-2:]
     rows_BH = torch.arange(height, device=sizes_B2.device) < sizes_B2[:, :1]
     columns_BW = torch.arange(width, device=sizes_B2.device) < sizes_B2[:, 1:]
     inside_B1HW = (rows_BH[:, :, None] & columns_BW[:, None, :])[:, None]
-    return torch.where(inside_B1HW, converted_B3HW, 0.0)
+    return torch.where(inside_B1HW, converted_BCHW, 0.0)

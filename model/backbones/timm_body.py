@@ -84,8 +84,8 @@ def describe(name: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[str, ..
     return channels, strides, tuple(str(stage) for stage in range(len(ends))), begins, batch_norm
 
 
-def load_imagenet(body: TimmStages, name: str) -> None:
-    """timm's own weights of that name, from its cache or downloaded by it."""
+def imagenet_state(body: TimmStages, name: str) -> dict[str, Tensor]:
+    """timm's own weights of that name for a body, from its cache or downloaded by it."""
     try:
         pretrained = make_network(name, pretrained=True)
     except Exception as error:
@@ -94,17 +94,16 @@ def load_imagenet(body: TimmStages, name: str) -> None:
             "--model.weights a file of them, or none"
         ) from None
     state = pretrained.state_dict()
-    body.network.load_state_dict({key: state[key] for key in body.network.state_dict()})
-    print(f"weights: {name} from timm", flush=True)
+    return {f"network.{key}": state[key] for key in body.network.state_dict()}
 
 
-def check_exportable(body: nn.Module, name: str) -> None:
+def check_exportable(body: nn.Module, name: str, num_channels: int) -> None:
     """Training compiles a whole step into one graph, and exporting needs one too; a network that breaks it is refused.
 
     Any of a hundred errors may come out of a foreign network, so all are caught.
     """
     try:
         with torch.no_grad():
-            torch.export.export(body, (torch.zeros(2, 3, *PROBE),), strict=True)
+            torch.export.export(body, (torch.zeros(2, num_channels, *PROBE),), strict=True)
     except Exception as error:
         raise ValueError(f"{name}: torch cannot make one graph of it ({first_line(error)})") from None

@@ -12,6 +12,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model.backbones.config import BackboneConfig
+from model.backbones.first import take_inputs
 from model.backbones.pyramid import BackboneWithPyramid
 from model.config import ModelConfig
 
@@ -83,6 +84,7 @@ def build_backbone(
     """
     entry, layers = config.entry, build_layers(config, frozen_class)
     freeze_stages(layers, config)
+    take_inputs(layers, config)
     if config.stride_in_1x1:
         move_strides(layers)
     returned = config.resolved_returned_layers

@@ -23,7 +23,8 @@ def centers(candidates_BN4: Tensor) -> Tensor:
 class AtssHead(DenseHead):
     """class = sum focal / P, box = 2 sum c (1 - GIoU) / sum c, centerness = sum over positives of BCE(c) / P.
 
-    P is the sum over images of max(positives, 1), c the centreness of an anchor's centre in its box.
+    P is the sum over images of max(positives, 1), c the centreness of an anchor's centre in its box. A positive's part
+    of every sum is multiplied by the weight of its box; P and the sum of c that divides are not.
     """
 
     terms = ("class", "box", "centerness")
@@ -65,6 +66,7 @@ class AtssHead(DenseHead):
         distances_BN4 = encode_distances(targets.boxes_BN4, centers(targets.candidates_BN4))
         center_BN = centerness(torch.where(positive_BN[..., None], distances_BN4, 1.0))
         weight_BN = torch.where(positive_BN, center_BN * targets.weight_BN, 0.0)
+        whole = self.divisor(torch.where(positive_BN, center_BN, 0.0).sum(), mean)
         # Where nothing is learnt the deltas are 0, so that no gradient can become NaN.
         deltas_BN4 = torch.where(positive_BN[..., None], torch.cat(raw.boxes, dim=1), 0.0)
         found_BN4 = decode_deltas(deltas_BN4, targets.candidates_BN4, WEIGHTS)
@@ -73,7 +75,7 @@ class AtssHead(DenseHead):
         quality_BN = quality_BN * torch.where(positive_BN, targets.weight_BN, 0.0)
         terms = {
             "class": self.focal_sums(raw, targets, canvas) / divisor,
-            "box": BOX_WEIGHT * self.level_sums(box_BN, canvas) / self.divisor(weight_BN.sum(), mean),
+            "box": BOX_WEIGHT * self.level_sums(box_BN, canvas) / whole,
             "centerness": self.level_sums(quality_BN, canvas) / divisor,
         }
         return terms, Assigned(targets.matched_BN, targets.state_BN, weight_BN, targets.candidates_BN4)

@@ -18,7 +18,8 @@ class FcosHead(DenseHead):
     """class = sum focal / F, box = sum c (-log IoU) / sum c, centerness = sum over positives of BCE(c) / F.
 
     F is the number of positives, c the centreness of a point in its box. Raw boxes are distances in pixels, the
-    exponential or the ReLU included. faithful, beside what every head repeats: ignored boxes count for nothing, and
+    exponential or the ReLU included. A positive's part of every sum is multiplied by the weight of its box; F and the
+    sum of c that divides are not. faithful, beside what every head repeats: ignored boxes count for nothing, and
     with no positive the box term is divided by 1e-6 (it is 0, but whoever divides by the same number is not).
     """
 
@@ -76,19 +77,20 @@ class FcosHead(DenseHead):
         distances_BN4 = torch.where(positive_BN[..., None], encode_distances(targets.boxes_BN4, points_BN2), 1.0)
         center_BN = centerness(distances_BN4)
         weight_BN = torch.where(positive_BN, center_BN * targets.weight_BN, 0.0)
+        whole = self.sum_centerness(torch.where(positive_BN, center_BN, 0.0), mean)
         found_BN4 = torch.where(positive_BN[..., None], torch.cat(raw.boxes, dim=1), 1.0)
         box_BN = log_iou_loss(decode_distances(found_BN4, points_BN2), decode_distances(distances_BN4, points_BN2))
         quality_BN = F.binary_cross_entropy_with_logits(torch.cat(raw.quality, dim=1), center_BN, reduction="none")
         quality_BN = quality_BN * torch.where(positive_BN, targets.weight_BN, 0.0)
         terms = {
             "class": self.focal_sums(raw, targets, canvas) / divisor,
-            "box": self.level_sums(box_BN * weight_BN, canvas) / (self.sum_centerness(weight_BN, mean) + EPSILON),
+            "box": self.level_sums(box_BN * weight_BN, canvas) / (whole + EPSILON),
             "centerness": self.level_sums(quality_BN, canvas) / divisor,
         }
         return terms, Assigned(targets.matched_BN, targets.state_BN, weight_BN, targets.candidates_BN4)
 
-    def sum_centerness(self, weight_BN: Tensor, mean: Mean) -> Tensor:
+    def sum_centerness(self, center_BN: Tensor, mean: Mean) -> Tensor:
         """Of the positives, over ranks: what the box term is divided by."""
         if self.config.faithful:
-            return mean(weight_BN.sum()).clamp(min=1e-6)
-        return self.divisor(weight_BN.sum(), mean)
+            return mean(center_BN.sum()).clamp(min=1e-6)
+        return self.divisor(center_BN.sum(), mean)

@@ -19,7 +19,8 @@ class GflHead(DenseHead):
     """class = sum quality focal / P, box = 2 sum v (1 - GIoU) / V, bins = 0.25 sum v (mean over sides of DFL) / V.
 
     P is the sum over images of max(positives, 1). v is the best class probability of a positive, held constant; V its
-    sum. The quality that a positive's class is to answer is the IoU of its box, held constant.
+    sum. The quality that a positive's class is to answer is the IoU of its box, held constant. A positive's part of
+    every sum is multiplied by the weight of its box; P and V are not.
     """
 
     terms = ("class", "box", "bins")
@@ -74,7 +75,7 @@ class GflHead(DenseHead):
         wanted_BN4 = bound_distances(encode_distances(target_BN4, points_BN2), num_bins - 1)
         bins_BN4 = distribution_focal_loss(sides_BN.unflatten(-1, (4, num_bins)), wanted_BN4)
         bins_BN = bins_BN4.sum(-1) * weight_BN
-        whole = self.divisor(weight_BN.sum(), mean)
+        whole = self.divisor(torch.where(positive_BN, best_BN, 0.0).sum(), mean)
         terms = {
             "class": torch.stack(classes) / divisor,
             "box": BOX_WEIGHT * self.level_sums(box_BN, canvas) / (1 + EPSILON) / whole,

@@ -183,12 +183,6 @@ class DenseHead(nn.Module, ABC):
 
     @torch.no_grad()
     def assign(self, truth: Truth, canvas: tuple[int, int]) -> Targets:
-        if truth.boxes_BG4.shape[1] == 0:  # a batch without any box: room for one that is none
-            boxes, labels, ignore, weight = (
-                field.new_zeros(field.shape[0], 1, *field.shape[2:])
-                for field in (truth.boxes_BG4, truth.labels_BG, truth.ignore_BG, truth.weight_BG)
-            )
-            truth = truth._replace(boxes_BG4=boxes, labels_BG=labels, ignore_BG=ignore, weight_BG=weight)
         known = annotated(truth)
         if self.config.faithful:
             known = known._replace(ignored_BG=known.ignored_BG & known.owner_BG.any(dim=1, keepdim=True))

@@ -25,6 +25,8 @@ def whole_sizes(config: RetinaNetConfig) -> tuple[tuple[int, ...], ...]:
 class RetinaNetHead(DenseHead):
     """class = sum focal / P, box = sum |deltas - target| / P, with P the sum over images of max(positives, 1).
 
+    A positive's part of both sums is multiplied by the weight of its box; P is not.
+
     faithful, beside what every head repeats: a box that overlaps no anchor takes every anchor that is free of it, and P
     is not averaged over ranks.
     """

@@ -188,7 +188,8 @@ class FasterRcnn(FasterRCNN, Detector):
         """The four losses of a batch, and the regions that the box head was trained on.
 
         Each sum is divided by `mean` of the number of sampled candidates. With the mean over ranks, averaging gradients
-        over ranks gives those of the whole batch on one. Sampling is a pure function of the keys.
+        over ranks gives those of the whole batch on one. Sampling is a pure function of the keys. The part of a
+        foreground candidate in a sum is multiplied by the weight of its box; the number that divides is not.
         """
         known = annotated(truth)
         assert out.logits is not None

@@ -41,10 +41,6 @@ def roi_align_levels(
     return _crop(features, boxes_BR4, level_BR, scales, output_size, aligned)
 
 
-def crops_by_level(boxes_BR4: Tensor) -> bool:
-    return boxes_BR4.device.type == "cpu" and not torch.compiler.is_exporting()
-
-
 def _crop(
     features: tuple[Tensor, ...],
     boxes_BR4: Tensor,
@@ -53,14 +49,14 @@ def _crop(
     output_size: int,
     aligned: bool = False,
 ) -> Tensor:
-    """torchvision picks the boxes of a level with nonzero(), whose size depends on the data. On the CPU our operator
-    reads each box's own level. On other devices, and in an exported program, every level crops all boxes. Boxes of
-    other levels are moved out of the map, where the crop is exactly zero. The sum over levels is the crop.
+    """torchvision picks the boxes of a level with nonzero(), whose size depends on the data; our operator reads each
+    box's own level. An exported program knows torchvision's operator alone: every level crops all boxes. Boxes of other
+    levels are moved out of the map, where the crop is exactly zero. The sum over levels is the crop.
     """
     num_images, num_regions = boxes_BR4.shape[:2]
     image_BR = torch.arange(num_images, device=boxes_BR4.device)[:, None].expand(-1, num_regions)
     samples = ADAPTIVE if aligned else SAMPLING_RATIO
-    if crops_by_level(boxes_BR4):
+    if not torch.compiler.is_exporting():
         return torch.ops.fairweather.roi_align_levels(
             list(features),
             boxes_BR4.flatten(0, 1),

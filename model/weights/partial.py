@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 
 from model.api import Detector
-from model.backbones.config import BackboneConfig
+from model.backbones.config import RGB, BackboneConfig
+from model.backbones.first import first_convolution, widen
 from model.detectors import DetectorConfig, new_detector
 from model.weights.checkpoint import fit, load_detector, usual_classes
 from model.weights.foreign import check_sees_alike, read_foreign
@@ -47,6 +48,10 @@ def start_from(
     source = read_source(path)
     check_sees_alike(config, source.config, path)
     own, given = student.state_dict(), source.detector.state_dict()
+    first = "backbone.body." + first_convolution(student.get_submodule("backbone.body"), config.backbone)[0] + ".weight"
+    if first in given and given[first].shape[2:] == own[first].shape[2:] and len(given[first]) == len(own[first]):
+        channels = {RGB: 3, **source.config.extra_inputs}
+        given = given | {first: widen(given[first], channels, own[first], config)}
     same_classes = student.num_classes == source.detector.num_classes
     unnamed = classes is None or source.classes is None
     if not unnamed:

@@ -7,11 +7,13 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
+import torch.distributed as dist
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from model.backbones import timm_body
-from model.backbones.config import BackboneConfig
+from model.backbones.config import RGB, BackboneConfig
+from model.backbones.first import first_convolution, widen
 from model.weights.files import read_state
 from model.weights.partial import start_from
 from pipeline.files.own import checksum
@@ -25,17 +27,24 @@ def load_starting_weights(detector: Any, config: BackboneConfig, classes: Sequen
         return
     if config.weights == "imagenet":
         if config.backbone.startswith(timm_body.PREFIX):
-            timm_body.load_imagenet(detector.backbone.body, config.backbone)
+            body = detector.backbone.body
+            load_into(body, timm_body.imagenet_state(body, config.backbone), config, f"{config.backbone} from timm")
             return
-        load_body(detector.backbone.body, find_imagenet_file(config.backbone), config.backbone)
+        load_body(detector.backbone.body, find_imagenet_file(config.backbone), config)
         return
     path = Path(config.weights)
     if not path.exists():
         raise ValueError(f"--model.weights: no file or folder {path}; allowed: none, imagenet, or a path that exists")
     if path.is_file() and not any(key.startswith(("backbone.", "module.backbone.")) for key in read_state(path)):
-        load_body(detector.backbone.body, path, config.backbone)
+        load_body(detector.backbone.body, path, config)
         return
-    print(start_from(detector, path, config, classes, "--model.weights"), flush=True)
+    tell(start_from(detector, path, config, classes, "--model.weights"))
+
+
+def tell(text: str) -> None:
+    """Once, however many ranks load the same."""
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        print(text, flush=True)
 
 
 def find_imagenet_file(backbone: str) -> Path:
@@ -48,7 +57,7 @@ def find_imagenet_file(backbone: str) -> Path:
     if packaged is not None:
         return packaged
     try:
-        print(f"weights: downloading {weights.url}", flush=True)
+        tell(f"weights: downloading {weights.url}")
         weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         fix = f"put the file of {weights.url} at {cached}, or give --model.weights a path, or none"
@@ -80,13 +89,14 @@ def checked(path: Path, digest: str) -> Path:
     return path
 
 
-def load_body(body: nn.Module, path: Path, backbone: str) -> None:
+def load_body(body: nn.Module, path: Path, config: BackboneConfig) -> None:
     """A classifier's state dict into a detector's body.
 
     Names are tried first. The packaged MobileNetV2 has the same layers in the same order under older names
     ("features.1.conv.0.weight" for "1.conv.0.0.weight"). So entries are then paired by position, and each pair is
     checked for its last name and its shape.
     """
+    backbone = config.backbone
     state = {key.removeprefix("features."): value for key, value in read_state(path).items()}
     state = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier.", "head.", "norm."))}
     # What detectors add to a classifier: norms of the maps.
@@ -106,10 +116,18 @@ def load_body(body: nn.Module, path: Path, backbone: str) -> None:
                 f"weights: {path} holds {len(given)} tensors, {backbone} needs {len(wanted)} others; "
                 f"give a state dict of torchvision's {backbone}"
             )
-    for new, old in pairs.items():
-        if own[new].shape != state[old].shape:
-            raise ValueError(
-                f"weights: {path}: {old} has shape {tuple(state[old].shape)}; {backbone} needs {tuple(own[new].shape)}"
-            )
-    body.load_state_dict({new: state[old] for new, old in pairs.items()}, strict=False)
-    print(f"weights: {backbone} from {path}", flush=True)
+    load_into(body, {new: state[old] for new, old in pairs.items()}, config, f"{backbone} from {path}")
+
+
+def load_into(body: nn.Module, state: dict[str, Tensor], config: BackboneConfig, what: str) -> None:
+    """Weights of a classifier, which saw RGB, under the names of a body."""
+    own = body.state_dict()
+    first = first_convolution(body, config.backbone)[0] + ".weight"
+    if state[first].ndim == 4 and state[first].shape[1] == 3:
+        state = state | {first: widen(state[first], {RGB: 3}, own[first], config)}
+    for name, value in state.items():
+        if own[name].shape != value.shape:
+            shapes = f"{tuple(value.shape)}; {config.backbone} needs {tuple(own[name].shape)}"
+            raise ValueError(f"weights: {what}: {name} has shape {shapes}")
+    body.load_state_dict(state, strict=False)
+    tell(f"weights: {what}")

@@ -7,7 +7,7 @@ silently as grey blocks. Everything else goes through Pillow.
 import io
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -70,9 +70,65 @@ def read_size(file: BinaryIO) -> tuple[tuple[int, int], tuple[int, int]]:
     return (first, second) if image.format == "TIFF" else (second, first)  # Pillow turns TIFF itself, its size too
 
 
+class Kind(NamedTuple):
+    size: tuple[int, int]  # (h, w) as displayed after EXIF rotation
+    channels: int  # 1 or 3
+    wide: bool  # more than 8 bits a channel
+
+
+def read_kind(file: BinaryIO) -> Kind:
+    """From the header alone."""
+    kind = _kind(_open(file), file)
+    file.seek(0)
+    return Kind(read_size(file)[0], *kind)
+
+
+def _kind(image: Image.Image, file: BinaryIO) -> tuple[int, bool]:
+    """(channels, whether they have more than 8 bits)."""
+    wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    if image.format == "PNG" and not wide:  # Pillow keeps the upper 8 bits of colours
+        file.seek(24)
+        wide = file.read(1) == b"\x10"
+    return 1 if (wide and image.mode[0] in "IF") or image.mode in ("1", "L", "LA") else 3, wide
+
+
 def read_rgb(path: Path) -> np.ndarray:
     """`decode_rgb` of a regular file of bounded size."""
     return decode_rgb(read_bytes(path, MAX_IMAGE_BYTES))
+
+
+def read_extra(path: Path, limits: tuple[float, float] | None) -> np.ndarray:
+    """uint8 (h, w, 1) or (h, w, 3) of a file beside a picture. Cut or damaged data is a ValueError.
+
+    limits (low, high): round(255 (value - low) / (high - low)), clipped; without, values are of 0 to 255 as they are.
+    """
+    data = read_bytes(path, MAX_IMAGE_BYTES)
+    image = _open(io.BytesIO(data))
+    orientation = _orientation(image)
+    channels, wide = _kind(image, io.BytesIO(data))
+    if wide and limits is None:
+        raise ValueError("has more than 8 bits a channel, and no range was given")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+                values = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", strict=True)
+            elif wide and image.mode[0] not in "IF":  # a PNG that Pillow would read with 8 bits
+                image.load()  # refuses what is cut or damaged, as OpenCV does not
+                flags = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
+                flags |= cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+                values = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            else:
+                values = np.asarray(image if wide else image.convert("L" if channels == 1 else "RGB"))
+    except Exception as error:
+        raise ValueError(f"cannot be decoded ({error})") from None
+    if limits is not None:
+        low, high = limits
+        scaled = np.nan_to_num((values.astype(np.float64) - low) * (255 / (high - low)), posinf=255)
+        values = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    if orientation in ROTATIONS and image.format != "TIFF":
+        values = ROTATIONS[orientation](values)
+    return np.ascontiguousarray(values.reshape(*values.shape[:2], channels))
 
 
 def decode_rgb(data: bytes) -> np.ndarray:
@@ -119,23 +175,27 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if image.shape[:2] == size:
         return image
     shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
-    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    resized = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resized.reshape(*size, image.shape[2])  # OpenCV leaves a single channel out
 
 
 def encode(image: np.ndarray, quality: int, chroma: str, raw: bool) -> bytes:
-    """JPEG, or with `raw` a binary PPM: a short header and the pixels as they are."""
+    """JPEG, or with `raw` a binary PPM (grey: PGM): a short header and the pixels as they are."""
+    grey = image.shape[2] == 1
     if raw:
-        return b"P6\n%d %d\n255\n" % (image.shape[1], image.shape[0]) + image.tobytes()
+        return b"P%d\n%d %d\n255\n" % (5 if grey else 6, image.shape[1], image.shape[0]) + image.tobytes()
+    if grey:
+        return simplejpeg.encode_jpeg(image, quality, "GRAY", "Gray")
     return simplejpeg.encode_jpeg(image, quality, "RGB", chroma.replace(":", ""))
 
 
-def decode_packed(data: memoryview) -> np.ndarray:
-    """uint8 RGB of a record written by `encode`."""
+def decode_packed(data: memoryview, channels: int = 3) -> np.ndarray:
+    """uint8 (h, w, channels) of a record written by `encode`."""
     if bytes(data[:2]) == b"\xff\xd8":
-        return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+        return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", strict=True)
     header = bytes(data[:32]).split(b"\n", 3)
-    if header[0] != b"P6" or len(header) < 4:
+    if header[0] != (b"P5" if channels == 1 else b"P6") or len(header) < 4:
         raise ValueError("is neither JPEG nor PPM")
     w, h = (int(number) for number in header[1].split())
     start = len(b"\n".join(header[:3])) + 1
-    return np.frombuffer(data, np.uint8, offset=start).reshape(h, w, 3)
+    return np.frombuffer(data, np.uint8, offset=start).reshape(h, w, channels)

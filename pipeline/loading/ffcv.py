@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from pipeline.loading.mixture import Mixture
-from pipeline.loading.order import Step
+from pipeline.loading.order import Decoded, Step
 from pipeline.packed.beton import NAME, import_ffcv, structure_checksum
 
 
@@ -171,7 +171,7 @@ class FfcvDecoder:
         self.bytes: Any = np.memmap(path, np.uint8, mode="r")
         self.iterator: Any = None
 
-    def open(self, steps: Iterator[Step]) -> Iterator[tuple[Step, torch.Tensor]]:
+    def open(self, steps: Iterator[Step]) -> Iterator[Decoded]:
         taken: deque[Step] = deque()
         self.iterator = make_iterator(self.loader, self._verified(steps), taken)
         while True:
@@ -187,7 +187,7 @@ class FfcvDecoder:
             filled = step.indices_B >= 0
             images.numpy()[filled] = rows[:, : H * W * 3].reshape(-1, H, W, 3)[filled]
             images.numpy()[~filled] = 0
-            yield step, images
+            yield step, images, {}
 
     def _verified(self, steps: Iterator[Step]) -> Iterator[Step]:
         for step in steps:

@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 import torch
@@ -21,7 +21,7 @@ from pipeline.batch import Batch
 from pipeline.command.console import describe_hardware
 from pipeline.command.suggest import nearest
 from pipeline.loading.mixture import Mixture
-from pipeline.loading.order import Order, Step
+from pipeline.loading.order import Decoded, Order, Step
 from pipeline.packed.reader import PackedDataset
 
 NAMES: Final = ("cpu", "dali", "ffcv")
@@ -30,8 +30,8 @@ NAMES: Final = ("cpu", "dali", "ffcv")
 class Decoder(Protocol):
     """What distinguishes the loaders: steps in, images out, in the same order."""
 
-    def open(self, steps: Iterator[Step]) -> Iterator[tuple[Step, torch.Tensor]]:
-        """For each step its images_BHW3 uint8 (the orientation's canvas, zero where padded), on device or host."""
+    def open(self, steps: Iterator[Step]) -> Iterator[Decoded]:
+        """For each step its images (the orientation's canvas, zero where padded), on device or host."""
 
     def close(self) -> None:
         """Release threads, files and memory."""
@@ -63,8 +63,8 @@ class Producer(threading.Thread):
         last: BaseException | None = None
         try:
             try:
-                for step, images in self.decoder.open(self._steps()):
-                    if not self._put((step, self._batch(step, images))):
+                for step, images, extra in self.decoder.open(self._steps()):
+                    if not self._put((step, self._batch(step, images, extra))):
                         return
             finally:
                 self.finished = True
@@ -94,12 +94,13 @@ class Producer(threading.Thread):
                 pass
         return False
 
-    def _batch(self, step: Step, images: torch.Tensor) -> Batch:
+    def _batch(self, step: Step, images: torch.Tensor, extra: dict[str, torch.Tensor]) -> Batch:
         """Images as decoded, boxes from the index; still where the decoder left them."""
         B, G = self.batch_size, self.data.max_boxes
         boxes_BG4 = torch.zeros((B, G, 4), dtype=torch.float32, pin_memory=self.pin)
         labels_BG = torch.zeros((B, G), dtype=torch.int64, pin_memory=self.pin)
         ignore_BG = torch.zeros((B, G), dtype=torch.bool, pin_memory=self.pin)
+        weight_BG = torch.ones((B, G), dtype=torch.float32, pin_memory=self.pin) if self.data.weighted else None
         sizes_B2 = torch.zeros((B, 2), dtype=torch.int32)
         for b, index in enumerate(step.indices_B.tolist()):
             if index >= 0:
@@ -108,9 +109,13 @@ class Producer(threading.Thread):
                 boxes_BG4.numpy()[b, :n] = boxes
                 labels_BG.numpy()[b, :n] = labels
                 ignore_BG.numpy()[b, :n] = ignore
+                if weight_BG is not None:
+                    weight_BG.numpy()[b, :n] = self.data.box_weights(index)
                 sizes_B2.numpy()[b] = self.data.sizes_N2[index]
         ids_B = torch.from_numpy(step.ids_B)
-        return Batch(images, sizes_B2, boxes_BG4, labels_BG, ignore_BG, ids_B, step.epoch, self.order.seed)
+        return Batch(
+            images, sizes_B2, boxes_BG4, labels_BG, ignore_BG, ids_B, step.epoch, self.order.seed, weight_BG, extra
+        )
 
     def take(self) -> tuple[Step, Batch] | BaseException | None:
         while True:
@@ -170,8 +175,15 @@ class Loader:
                 tensor.to(self._device, non_blocking=True)
                 for tensor in (batch.images_BHW3, batch.boxes_BG4, batch.labels_BG, batch.ignore_BG)
             )
-            images.record_stream(torch.cuda.current_stream(images.device))  # DALI's batches were made on another
-            batch = Batch(images, batch.sizes_B2, boxes, labels, ignore, batch.ids_B, batch.epoch, batch.seed)
+            weight = batch.weight_BG
+            if weight is not None:
+                weight = weight.to(self._device, non_blocking=True)
+            extra = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.extra.items()}
+            for tensor in (images, *extra.values()):  # DALI's batches were made on another stream
+                tensor.record_stream(torch.cuda.current_stream(images.device))
+            batch = Batch(
+                images, batch.sizes_B2, boxes, labels, ignore, batch.ids_B, batch.epoch, batch.seed, weight, extra
+            )
         self.wait_seconds += time.perf_counter() - started
         self._state = step.after
         return batch
@@ -239,8 +251,11 @@ def open_loader(
     threads: int | None = None,
     prefetch: int | None = None,
     hardware_share: float | None = None,
+    extra: Sequence[str] = (),
 ) -> Loader:
     """A Loader over one or several datasets. `batch_size` is this rank's.
+
+    extra: the modalities to load beside the pictures, by the names in `data.extra`; none are read unless named.
 
     (epoch, cursor) come from a state_dict to continue a run. threads: decoding threads (default: the cores of this
     process, at most 8). prefetch: batches made ahead (default 3). hardware_share: the share of images that the GPU's
@@ -260,20 +275,23 @@ def open_loader(
     mixture = data if isinstance(data, Mixture) else Mixture([data])
     order = Order(mixture.sizes_N2, mixture.numbers_N, seed, shuffle, mixture.weight_N)
     order.decode(epoch, cursor)
+    mixture.check_extra(extra)
     decoder: Decoder
     if name == "cpu":
         from pipeline.loading.cpu import CpuDecoder
 
-        decoder = CpuDecoder(mixture, batch_size, device, threads)
+        decoder = CpuDecoder(mixture, batch_size, device, threads, extra)
     elif name == "dali":
         from pipeline.loading.dali import HARDWARE_SHARE, DaliDecoder
 
         decoder = DaliDecoder(
-            mixture, batch_size, device, threads, HARDWARE_SHARE if hardware_share is None else hardware_share
+            mixture, batch_size, device, threads, HARDWARE_SHARE if hardware_share is None else hardware_share, extra
         )
     else:
         from pipeline.loading.ffcv import FfcvDecoder
 
+        if extra:
+            raise ValueError(f"the loader 'ffcv' reads pictures only, not {', '.join(extra)}; choose 'cpu' or 'dali'")
         decoder = FfcvDecoder(mixture, batch_size, device, threads)
     producer = Producer(mixture, decoder, order, batch_size, device, (epoch, cursor), (rank, world), prefetch)
     return Loader(producer, name, device)

@@ -104,6 +104,7 @@ class Mixture:
         return [
             f"{dataset.path}: {counted(len(dataset), 'image')}, {weight:g} an epoch each: "
             + ", ".join(f"{name} {count}" for name, count in dataset.domain_counts.items())
+            + (f"; {unlabelled} unlabelled" if (unlabelled := int(dataset.unlabelled_N.sum())) else "")
             for dataset, weight in zip(self.datasets, self.weights, strict=True)
         ]
 
@@ -117,13 +118,52 @@ class Mixture:
         place = bisect_right(self._starts, i) - 1
         return self.datasets[place], i - self._starts[place]
 
+    @property
+    def extra(self) -> dict[str, int]:
+        """{modality: channels} of what every dataset has beside its pictures."""
+        first, *others = (dataset.extra for dataset in self.datasets)
+        return {name: channels for name, channels in first.items() if all(name in other for other in others)}
+
+    def check_extra(self, names: Sequence[str]) -> None:
+        """Every dataset must have these modalities, made of the same channels."""
+        if twice := [name for name in names if list(names).count(name) > 1]:
+            raise ValueError(f"{twice[0]} is asked for twice; name each modality once")
+        for name in names:
+            first, *others = ((dataset.path, dataset.members_of(name)) for dataset in self.datasets)
+            for path, members in others:
+                if list(members.items()) != list(first[1].items()):
+                    raise ValueError(
+                        f"{first[0]} has {name} of {', '.join(first[1])}, {path} of {', '.join(members)}; pack one of "
+                        "them again"
+                    )
+
+    def members_of(self, name: str) -> dict[str, int]:
+        return self.datasets[0].members_of(name)
+
+    def read_extra(self, i: int, name: str) -> np.ndarray:
+        dataset, row = self.locate(i)
+        return dataset.read_extra(row, name)
+
     def target(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         dataset, row = self.locate(i)
         return dataset.target(row)
 
+    @property
+    def weighted(self) -> bool:
+        """Whether boxes of any dataset have weights of their own."""
+        return any(dataset.weighted for dataset in self.datasets)
+
+    def box_weights(self, i: int) -> np.ndarray:
+        dataset, row = self.locate(i)
+        return dataset.box_weights(row)
+
     def jpeg(self, i: int) -> memoryview:
         dataset, row = self.locate(i)
         return dataset.jpeg(row)
+
+    def encoded(self, i: int, member: str) -> memoryview:
+        dataset, row = self.locate(i)
+        return dataset.encoded(row, member)
 
     def name(self, number: int) -> str:
         """What a person calls the image of this number: its id, and its dataset where there are several."""

@@ -17,8 +17,12 @@ size. So what remains of an epoch is the same set for every reader, and a run ma
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def hash64(*values: int | np.ndarray) -> np.ndarray:
@@ -48,6 +52,10 @@ class Step:
     portrait: bool
     epoch: int
     after: tuple[int, int]  # (epoch, cursor) of the batch that follows
+
+
+# A step, its images_BHW3 uint8, and {name: uint8 BHWC} of the modalities that were asked for.
+Decoded = tuple[Step, "Tensor", "dict[str, Tensor]"]
 
 
 class Order:

@@ -23,6 +23,14 @@ SHAPE = {
     "version": int,
     "name?": str,  # of the output folder, as cards of before have it
     "classes": [str],
+    # Images of other sensors, in the order of their channels; absent where there are none.
+    "extra?": [
+        {
+            "name": Text("[A-Za-z][A-Za-z0-9_-]{0,39}"),
+            "members": [{"name": Text("[A-Za-z][A-Za-z0-9_-]{0,39}"), "channels": OneOf((Whole(1, 1), Whole(3, 3)))}],
+            "range?": (float, float),
+        }
+    ],
     "domains": Each(COUNT),
     "num_images": COUNT,
     "num_images_without_objects": COUNT,
@@ -44,6 +52,7 @@ SHAPE = {
     "index": {"file": Text(r"index\.parquet"), "bytes": COUNT, "sha256": SHA256},
     "shards": [{"file": Text(r"shard-\d{6,9}\.tar"), "bytes": COUNT, "images": COUNT, "sha256": SHA256}],
     "beton": OneOf((None, {"file": str, "bytes": COUNT, "head": COUNT, "tail": COUNT, "structure_sha256": SHA256})),
+    "weights?": bool,  # the index has a weight for every box; none: 1 each
     "checksum?": SHA256,  # of the rest
 }
 
@@ -110,6 +119,7 @@ def build_card(
     source: dict[str, Any],
     skipped: dict[str, int],
     fingerprint: dict[str, Any],
+    extra: list[dict[str, Any]],
 ) -> dict[str, Any]:
     heights, widths = index["height"].to_numpy(), index["width"].to_numpy()
     lengths = np.diff(index["labels"].combine_chunks().offsets.to_numpy())
@@ -118,6 +128,7 @@ def build_card(
         "format": FORMAT,
         "version": VERSION,
         "classes": list(classes),
+        **({"extra": extra} if extra else {}),
         "domains": dict(sorted(Counter(index["domain"].to_pylist()).items())),
         "num_images": len(index),
         "num_images_without_objects": int((lengths == 0).sum()),
@@ -136,6 +147,13 @@ def build_card(
     }
 
 
+def describe_modality(modality: dict[str, Any]) -> str:
+    members = ", ".join(member["name"] for member in modality["members"])
+    channels = sum(member["channels"] for member in modality["members"])
+    limits = " of values from {:g} to {:g}".format(*modality["range"]) if "range" in modality else ""
+    return f"{modality['name']} ({members}), {channels} {'channel' if channels == 1 else 'channels'}{limits}"
+
+
 def report(card: dict[str, Any], name: str) -> str:
     """The data report: counts by class and size bucket, picture sizes, what was skipped."""
     classes, objects = card["classes"], card["objects"]
@@ -148,6 +166,7 @@ def report(card: dict[str, Any], name: str) -> str:
         f"{num_bytes / 1e6:.1f} MB, {num_bytes / max(card['num_images'], 1) / 1e3:.1f} kB an image; "
         f"canvas (h x w) {canvases}",
         f"  domains: {', '.join(f'{domain} {count}' for domain, count in card['domains'].items())}",
+        *(f"  extra: {describe_modality(modality)}" for modality in card.get("extra", ())),
         "  original sizes: "
         + ", ".join(f"{size} {count}" for size, count in card["original_sizes"].items())
         + (f" and {card['num_original_sizes'] - 10} more" if card["num_original_sizes"] > 10 else ""),

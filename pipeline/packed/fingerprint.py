@@ -4,6 +4,7 @@ Options stand in words, and what is long as its SHA-256. Nothing here changes wh
 no folders. Datasets packed before the fields had names hold one hash instead; it is still compared, as a whole.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,9 +15,9 @@ from typing import Any
 from pipeline.command.console import track
 from pipeline.packed.card import VERSION, read_card
 from pipeline.packed.reader import PackedDataset
-from pipeline.packed.shards import Encoding, Record, ShardJob, pack_picture
+from pipeline.packed.shards import Encoding, Record, ShardJob, pack_extra, pack_picture
 
-HASHED = ("images", "annotations", "domains", "problems")
+HASHED = ("images", "annotations", "domains", "problems", "extra")
 
 
 def digest(*values: Any) -> str:
@@ -30,9 +31,10 @@ def make_fingerprint(
     classes: Sequence[str],
     images_per_shard: int,
     problems: Sequence[str],
+    extra: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """num_bytes: of each record's picture file."""
-    return {
+    """num_bytes: of each record's picture file; extra: the modalities, as dataset.json has them."""
+    made: dict[str, Any] = {
         "version": VERSION,
         **encoding._asdict(),
         "classes": list(classes),
@@ -42,6 +44,10 @@ def make_fingerprint(
         "domains": digest([(r.id, r.domain) for r in records]),
         "problems": digest(list(problems)),
     }
+    if extra:
+        files = [(r.id, [(one.file_name, os.stat(one.path).st_size) for one in r.extra]) for r in records]
+        made["extra"] = digest(extra, files)
+    return made
 
 
 def find_differences(stored: Any, now: dict[str, Any], unnamed: str) -> list[str]:
@@ -53,7 +59,8 @@ def find_differences(stored: Any, now: dict[str, Any], unnamed: str) -> list[str
         return [] if stored == unnamed else ["packed by an older version, which did not note what of"]
     if not isinstance(stored, dict):
         return ["its fingerprint is damaged"]
-    different = [name for name in now if name not in stored or stored[name] != now[name]]
+    names = [*now, *(name for name in ("extra",) if name in stored and name not in now)]
+    different = [name for name in names if name not in stored or name not in now or stored[name] != now[name]]
     return [
         f"other {name}" if name in HASHED else f"{name} {stored.get(name)} there, {now[name]} now" for name in different
     ]
@@ -73,15 +80,23 @@ def check_same(out: Path, jobs: Sequence[ShardJob], fingerprint: dict[str, Any],
             record
             for job in jobs
             for record in job.records
-            if os.stat(record.path).st_ctime_ns > job.tar.stat().st_mtime_ns
+            if any(
+                os.stat(path).st_ctime_ns > job.tar.stat().st_mtime_ns
+                for path in (record.path, *(aligned.path for aligned in record.extra))
+            )
         ]
         known = set(dataset.ids_N.tolist())
         for record in track(touched, f"comparing what is newer than {out.name}", len(touched)):
-            try:
-                found = hashlib.sha256(pack_picture(record, jobs[0].encoding)[1]).digest()
-            except ValueError:
-                found = None
-            if found != (dataset.sha256_of(dataset.index_of(record.id)) if record.id in known else None):
+            found: list[bytes] | None = None
+            with contextlib.suppress(ValueError):
+                size, data = pack_picture(record, jobs[0].encoding)
+                extra = pack_extra(record, size, jobs[0].encoding)
+                found = [hashlib.sha256(content).digest() for content in (data, *(one[1] for one in extra.values()))]
+            stored: list[bytes] | None = None
+            if record.id in known:
+                row = dataset.index_of(record.id)
+                stored = [dataset.sha256_of(row), *(dataset.sha256_of(row, one.name) for one in record.extra)]
+            if found != stored:
                 raise ValueError(
                     f"{record.file_name} was changed after {out} was packed; delete {out} or choose another folder"
                 )

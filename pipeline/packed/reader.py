@@ -10,21 +10,31 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.command.console import track
+from pipeline.command.suggest import nearest
 from pipeline.files.own import checksum
 from pipeline.files.parse import open_file
 from pipeline.packed.card import read_card, tight_canvases
-from pipeline.packed.shards import INDEX_SCHEMA
+from pipeline.packed.shards import index_schema
 from pipeline.sources.choice import choose_domains
 
 MAX_OPEN_SHARDS = 256  # each mapping keeps a file descriptor; the usual limit of a process is 1024
 LAZY = ("original_boxes", "file_name")
+
+
+class Places(NamedTuple):
+    """Where the encoded images of one kind lie in their shards."""
+
+    offset: np.ndarray
+    length: np.ndarray
+    sha256: np.ndarray
 
 
 def corners_of(boxes: pa.Array) -> np.ndarray:
@@ -35,6 +45,7 @@ def corners_of(boxes: pa.Array) -> np.ndarray:
 class PackedDataset:
     """A finished packed dataset. Safe to use from several threads; close() when done.
 
+    extra: {modality: channels} of what lies beside the pictures, {} mostly.
     domains: only the images of the domains that fit one of these patterns; none: all. A dataset read in part keeps the
     checksum of the whole.
     """
@@ -44,6 +55,11 @@ class PackedDataset:
         self.info = self._read_info()
         self.classes: tuple[str, ...] = tuple(self.info["classes"])
         self.canvases: dict[str, tuple[int, int]] = {name: (h, w) for name, (h, w) in self.info["canvases"].items()}
+        self._members: dict[str, dict[str, int]] = {  # {modality: {member: channels}}
+            modality["name"]: {member["name"]: member["channels"] for member in modality["members"]}
+            for modality in self.info.get("extra", ())
+        }
+        self.extra = {name: sum(members.values()) for name, members in self._members.items()}
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
         self._lock = threading.Lock()
         self._read_index()
@@ -77,9 +93,9 @@ class PackedDataset:
                 if hashlib.file_digest(file, "sha256").hexdigest() != self.info["index"]["sha256"]:
                     raise ValueError("is damaged (its checksum differs from dataset.json)")
                 parquet = pq.ParquetFile(file, pre_buffer=False)
-                schema = parquet.schema_arrow
+                schema, expected = parquet.schema_arrow, index_schema(self.members, self.weighted)
                 for name in columns:
-                    if schema.get_field_index(name) < 0 or schema.field(name).type != INDEX_SCHEMA.field(name).type:
+                    if schema.get_field_index(name) < 0 or schema.field(name).type != expected.field(name).type:
                         raise ValueError("has other columns than this version writes")
                 for group in range(parquet.num_row_groups):
                     table = parquet.read_row_group(group, columns, use_threads=False).combine_chunks()
@@ -100,7 +116,7 @@ class PackedDataset:
             raise self._error(f"index.parquet {error}") from None
 
     def _read_index(self) -> None:
-        columns = [name for name in INDEX_SCHEMA.names if name not in LAZY]
+        columns = [name for name in index_schema(self.members, self.weighted).names if name not in LAZY]
         parts: dict[str, list[np.ndarray]] = {name: [] for name in (*columns, "count")}
         domains: dict[str, int] = {}
         for column in self._groups(columns):
@@ -109,7 +125,7 @@ class PackedDataset:
                 array = column.pop(name)
                 if name == "boxes":
                     values = corners_of(array)
-                elif name == "sha256":
+                elif name.rpartition(".")[2] == "sha256":
                     values = np.frombuffer(array.buffers()[1], np.uint8).reshape(-1, 32)[: len(array)]
                 elif name == "domain":
                     coded = array.dictionary_encode()
@@ -124,11 +140,15 @@ class PackedDataset:
         self.ids_N: np.ndarray = joined["id"]
         self.sizes_N2 = np.stack((joined["height"], joined["width"]), axis=1)
         self.original_sizes_N2 = np.stack((joined["original_height"], joined["original_width"]), axis=1)
-        self._shard_N, self._offset_N, self._length_N = joined["shard"], joined["offset"], joined["length"]
-        self._sha256_N = joined["sha256"]
+        self._shard_N = joined["shard"]
+        self._places = {  # of the picture ("") and of each member
+            name: Places(*(joined[f"{name}.{column}".lstrip(".")] for column in Places._fields))
+            for name in ("", *self.members)
+        }
         self._start_N = np.concatenate(([0], np.cumsum(joined["count"])))
         self._boxes_M4, self._ignore_M = joined["boxes"], joined["ignore"]
         self._labels_M = joined["labels"].astype(np.int64)
+        self._weight_M: np.ndarray | None = joined.get("weight")
         self.domains: list[str] = list(domains)
         self._domain_N = joined["domain"]
         self._check_index()
@@ -140,10 +160,12 @@ class PackedDataset:
         numbers = [self.domains.index(name) for name in domains]
         keep_N = np.isin(self._domain_N, numbers)
         self._kept_N, kept_M = keep_N, np.repeat(keep_N, np.diff(self._start_N))
-        for name in ("ids_N", "sizes_N2", "original_sizes_N2", "_shard_N", "_offset_N", "_length_N", "_sha256_N"):
+        for name in ("ids_N", "sizes_N2", "original_sizes_N2", "_shard_N"):
             setattr(self, name, getattr(self, name)[keep_N])
+        self._places = {name: Places(*(array[keep_N] for array in places)) for name, places in self._places.items()}
         for name in ("_boxes_M4", "_ignore_M", "_labels_M"):
             setattr(self, name, getattr(self, name)[kept_M])
+        self._weight_M = None if self._weight_M is None else self._weight_M[kept_M]
         self._start_N = np.concatenate(([0], np.cumsum(np.diff(self._start_N)[keep_N])))
         self._domain_N = np.searchsorted(numbers, self._domain_N[keep_N]).astype(np.int32)
         self.domains = domains
@@ -160,8 +182,12 @@ class PackedDataset:
                 raise self._error(f"{shard['file']} is missing") from None
             if sizes[-1] != shard["bytes"]:
                 raise self._error(f"{shard['file']} has {sizes[-1]} bytes where dataset.json says {shard['bytes']}")
-        in_range = (self._shard_N >= 0) & (self._shard_N < len(sizes)) & (self._offset_N >= 0) & (self._length_N > 0)
-        if not in_range.all() or (self._offset_N + self._length_N > np.array(sizes)[self._shard_N]).any():
+        in_range = (self._shard_N >= 0) & (self._shard_N < len(sizes))
+        for places in self._places.values():
+            in_range &= (places.offset >= 0) & (places.length > 0)
+        if not in_range.all() or any(
+            (places.offset + places.length > np.array(sizes)[self._shard_N]).any() for places in self._places.values()
+        ):
             raise self._error("index.parquet points outside the shards")
         if (self.ids_N < 0).any() or len(np.unique(self.ids_N)) != len(self.ids_N):
             raise self._error("index.parquet has negative or duplicate ids")
@@ -173,6 +199,8 @@ class PackedDataset:
         self._check_boxes(self._boxes_M4, self.sizes_N2, "boxes")
         if len(self._labels_M) and (self._labels_M.min() < 1 or self._labels_M.max() > len(self.classes)):
             raise self._error("index.parquet has labels that are not in the class list")
+        if self._weight_M is not None and not ((self._weight_M > 0) & (self._weight_M <= 1)).all():  # false for NaN too
+            raise self._error("index.parquet has weights of boxes that are not above 0 and at most 1")
         # The names stand twice in dataset.json, the second time with their numbers of objects.
         if (self.domain_counts, len(self)) != (self.info["domains"], self.info["num_images"]):
             raise self._error("dataset.json has domains or numbers of images that are not those of index.parquet")
@@ -244,6 +272,28 @@ class PackedDataset:
         rows = slice(self._start_N[i], self._start_N[i + 1])
         return self._boxes_M4[rows], self._labels_M[rows], self._ignore_M[rows]
 
+    @property
+    def weighted(self) -> bool:
+        """Whether boxes have weights of their own."""
+        return bool(self.info.get("weights"))
+
+    def box_weights(self, i: int) -> np.ndarray:
+        """weight_N float32 of one image's boxes: how much each counts."""
+        first, last = int(self._start_N[i]), int(self._start_N[i + 1])
+        return np.ones(last - first, np.float32) if self._weight_M is None else self._weight_M[first:last]
+
+    @property
+    def unlabelled_N(self) -> np.ndarray:
+        """Images that nobody has labelled: all their boxes are ignored, and one of them covers the whole image."""
+        counts_N = np.diff(self._start_N)
+        image_M = np.repeat(np.arange(len(self)), counts_N)
+        whole_M = (self._boxes_M4[:, :2] == 0).all(1) & (self._boxes_M4[:, 2:] == self.sizes_N2[image_M, ::-1]).all(1)
+        ignored_N, covered_N = (
+            np.bincount(image_M[chosen_M], minlength=len(self))
+            for chosen_M in (self._ignore_M, self._ignore_M & whole_M)
+        )
+        return (ignored_N == counts_N) & (covered_N > 0)
+
     def original_target(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `target`, with the boxes as annotated: in pixels of the original picture."""
         rows = slice(self._start_N[i], self._start_N[i + 1])
@@ -253,11 +303,16 @@ class PackedDataset:
         """How messages call a record."""
         return f"{self.path}: record {self.ids_N[i]:012d} of {self.info['shards'][self._shard_N[i]]['file']}"
 
-    def length_of(self, i: int) -> int:
-        return int(self._length_N[i])
+    @property
+    def members(self) -> list[str]:
+        """Names of the images beside each picture, in the order of the modalities."""
+        return [name for members in self._members.values() for name in members]
 
-    def sha256_of(self, i: int) -> bytes:
-        return self._sha256_N[i].tobytes()
+    def length_of(self, i: int) -> int:
+        return int(self._places[""].length[i])
+
+    def sha256_of(self, i: int, member: str = "") -> bytes:
+        return self._places[member].sha256[i].tobytes()
 
     def _map(self, shard: int) -> mmap.mmap:
         with self._lock:
@@ -278,14 +333,45 @@ class PackedDataset:
             return mapped
 
     def jpeg(self, i: int) -> memoryview:
-        """The encoded image (JPEG, or PPM when packed with --raw), without a copy, its checksum verified."""
-        start, length = int(self._offset_N[i]), int(self._length_N[i])
+        """The encoded picture (JPEG, or PPM when packed with --raw), without a copy, its checksum verified."""
+        return self.encoded(i, "")
+
+    def encoded(self, i: int, member: str) -> memoryview:
+        """One of the images beside the picture, as it is packed; "": the picture."""
+        start, length = int(self._places[member].offset[i]), int(self._places[member].length[i])
         view = memoryview(self._map(int(self._shard_N[i])))[start : start + length]
-        if hashlib.sha256(view).digest() != self.sha256_of(i):
+        if hashlib.sha256(view).digest() != self.sha256_of(i, member):
+            of = f", {member}," if member else ""
             raise ValueError(
-                f"{self.describe(i)} is damaged (its checksum differs from the index); pack the dataset again"
+                f"{self.describe(i)}{of} is damaged (its checksum differs from the index); pack the dataset again"
             )
         return view
+
+    def members_of(self, modality: str) -> dict[str, int]:
+        """{member: channels} of a modality, in the order of its channels."""
+        if modality not in self._members:
+            has = ", ".join(self._members) or "only pictures"
+            raise ValueError(
+                f"{self.path} has no {modality!r}{nearest(modality, self._members)}: it has {has}; pack it with "
+                "--extra, or leave the name out"
+            )
+        return self._members[modality]
+
+    def read_extra(self, i: int, modality: str) -> np.ndarray:
+        """A modality of one image, uint8 (h, w, C), of the picture's size."""
+        from pipeline.files.pixels import decode_packed
+
+        images = []
+        for member, channels in self.members_of(modality).items():
+            try:
+                images.append(decode_packed(self.encoded(i, member), channels))
+            except ValueError as error:
+                if "damaged" in str(error):
+                    raise
+                raise ValueError(f"{self.describe(i)}, {member}, {error}") from None
+            if images[-1].shape[:2] != tuple(self.sizes_N2[i]):
+                raise self._error(f"{self.describe(i)}, {member}, decodes to another size than the index says")
+        return images[0] if len(images) == 1 else cv2.merge(images)
 
     def verify(self) -> None:
         """Read everything: every shard against its checksum, every record against its own, every picture decoded."""
@@ -294,7 +380,8 @@ class PackedDataset:
         for number, shard in enumerate(self.info["shards"]):
             if checksum(self.path / shard["file"]) != shard["sha256"]:
                 for record in np.flatnonzero(self._shard_N == number):
-                    self.jpeg(int(record))  # names the record, unless the damage is between records
+                    for member in self._places:
+                        self.encoded(int(record), member)  # names the record, unless the damage is between records
                 raise self._error(f"{shard['file']} is damaged (its checksum differs from dataset.json)")
         for i in track(range(len(self)), f"verifying {self.path.name}", len(self)):
             try:
@@ -303,6 +390,8 @@ class PackedDataset:
                 raise ValueError(f"{self.describe(i)} {error}") from None
             if size != tuple(self.sizes_N2[i]):
                 raise self._error(f"{self.describe(i)} decodes to another size than the index says")
+            for modality in self.extra:
+                self.read_extra(i, modality)
 
     def close(self) -> None:
         """Unmap the shards; slices that are still held stay valid until they are gone."""

@@ -29,6 +29,7 @@ class Annotated:
     size: tuple[int, int] | None = None  # (h, w) as the annotation file declares it
     boxes: list[AnnotatedBox] = field(default_factory=list)
     normalised: bool = False
+    unlabelled: bool = False  # nobody has looked for objects in it
 
 
 def choose_splits(available: Sequence[str], wanted: Sequence[str], root: Path) -> list[str]:

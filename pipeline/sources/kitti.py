@@ -64,7 +64,7 @@ def read_kitti(
             image = Annotated(count - 1, folder / found[0], file, domain)
             if stem not in known:
                 problem = Problem(file, "", "the label file is missing", "add it, or say --unlabelled background")
-                if unlabelled.keeps(problem, problems):
+                if unlabelled.keeps(image, problem, problems):
                     images.append(image)
                 continue
             try:

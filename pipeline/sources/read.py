@@ -19,14 +19,16 @@ from pipeline.sources.bdd import read_bdd
 from pipeline.sources.choice import Choice
 from pipeline.sources.classes import build_class_table, parse_renames
 from pipeline.sources.coco import read_coco
+from pipeline.sources.extra import ExtraFiles, Modality, parse_extra
 from pipeline.sources.json_files import find_json
 from pipeline.sources.kitti import find_kitti, read_kitti
 from pipeline.sources.options import DEFAULTS, ReadOptions
+from pipeline.sources.pictures import read_pictures
 from pipeline.sources.voc import find_unlisted, find_voc, read_voc
 from pipeline.sources.yolo import read_yolo
 from pipeline.sources.yolo_card import find_yolo
 
-FORMATS = ("voc", "yolo", "coco", "bdd", "kitti")
+FORMATS = ("voc", "yolo", "coco", "bdd", "kitti", "pictures")
 NEIGHBOURS = 50  # folders below a wrong ROOT that are looked into
 CLIP_BELOW = 2.0  # pixels a box may stick out of its image and be clipped without a word
 
@@ -42,6 +44,8 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)  # {class name: objects left out by --drop}
     num_clipped: int = 0  # boxes that stuck out by less than CLIP_BELOW
+    extra: tuple[Modality, ...] = ()  # what each sample has beside its picture
+    extra_channels: dict[str, int] = field(default_factory=dict)  # of each member
 
 
 def fitting_formats(root: Path, folders: bool = True) -> list[str]:
@@ -78,7 +82,7 @@ def detect_format(root: Path) -> str:
     if len(found) != 1:
         expected = (
             "Annotations/*.xml or xml beside the pictures (voc), data.yaml (yolo), annotations/*.json (coco), "
-            "labels/*.json (bdd) or label_2/*.txt (kitti)"
+            "labels/*.json (bdd) or label_2/*.txt (kitti); pictures that nobody labelled are --format pictures"
         )
         what = f"looks like {' and '.join(found)}" if found else "has no annotations that are known"
         raise ValueError(f"{root} {what}; expected {expected}; say which with --format {{{','.join(FORMATS)}}}")
@@ -106,8 +110,9 @@ def read_source(
         format = "yolo" if options.yaml else detect_format(root)
     if options.yaml and format != "yolo":
         raise ValueError(f"--yaml {options.yaml} is for YOLO, and --format is {format}: leave one of them out")
-    if options.unlabelled != "auto" and format in ("coco", "bdd"):
+    if options.unlabelled != "auto" and format in ("coco", "bdd", "pictures"):
         raise ValueError(f"--unlabelled is for formats with a label file for each picture, not for {format}")
+    modalities = parse_extra(options.extra, options.extra_range)
     choice = Choice(options, class_name(domain, "--domain") if domain else "", root.name)
     problems: list[Problem] = []
     listed: list[str] = []
@@ -121,20 +126,24 @@ def read_source(
         images = read_bdd(root, list(splits), choice, problems)
     elif format == "kitti":
         images = read_kitti(root, list(splits), choice, problems, options)
+    elif format == "pictures":
+        images = read_pictures(root, list(splits), choice)
     else:
         raise ValueError(f"--format {format}: expected auto, {', '.join(FORMATS)}{nearest(format, FORMATS)}")
     choice.check(root)
     found = Counter(box.name for image in images for box in image.boxes)
     class_order, table = build_class_table(found, listed, tuple(classes), parse_renames(rename), drop)
     source = Source(root, format, class_order, [], problems, {name: found[name] for name in drop if name in found})
+    files = ExtraFiles(root, modalities)
+    source.extra, source.extra_channels = modalities, files.channels
     for image in track(images, f"reading {root.name}", len(images), quiet=quiet):
-        sample = check_image(image, table, source)
+        sample = check_image(image, table, source, files)
         if sample is not None:
             source.samples.append(sample)
     return source
 
 
-def check_image(image: Annotated, table: dict[str, int], source: Source) -> Sample | None:
+def check_image(image: Annotated, table: dict[str, int], source: Source, files: ExtraFiles) -> Sample | None:
     picture = relative(image.image, source.root)
     try:
         if str(image.image).encode(errors="ignore").decode() != str(image.image):
@@ -156,7 +165,15 @@ def check_image(image: Annotated, table: dict[str, int], source: Source) -> Samp
             fix = "fix the size, or give the picture that was annotated"
         source.problems.append(Problem(image.file, picture, what, fix))
         return None
+    try:
+        extra = files.find(image.image, size)
+    except ValueError as error:
+        source.problems.append(Problem(picture, "--extra", str(error), "add the file or take the picture out"))
+        return None
     boxes, labels, ignore = [], [], []
+    if image.unlabelled:  # nothing in it may count as background, for any class
+        boxes = [np.array((0, 0, size[1], size[0]), np.float32)] * len(source.classes)
+        labels, ignore = list(range(1, len(source.classes) + 1)), [True] * len(source.classes)
     for box in image.boxes:
         label = table[box.name]
         if label:
@@ -173,6 +190,7 @@ def check_image(image: Annotated, table: dict[str, int], source: Source) -> Samp
         ignore_N=np.array(ignore, bool),
         domain=image.domain,
         id=image.id,
+        extra=extra,
     )
 
 

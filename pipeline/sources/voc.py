@@ -157,7 +157,7 @@ def read_file(
     if domain is None:
         return
     image.domain = domain
-    if problem is not None and not unlabelled.keeps(problem, problems):
+    if problem is not None and not unlabelled.keeps(image, problem, problems):
         return
     if node is not None:
         try:

@@ -110,7 +110,7 @@ def read_yolo(
             problem = Problem(image.file, "", f"the label file {error}", fix)
             if not missing:
                 problems.append(problem)
-            if not missing or not unlabelled.keeps(problem, problems):
+            if not missing or not unlabelled.keeps(image, problem, problems):
                 continue
             lines = []
         for number, line in enumerate(lines, start=1):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.world.gated import Sensors, sense_street
 from pipeline.world.light import make_noise, shade
 from pipeline.world.raster import SAMPLES, make_camera, rasterise
 from pipeline.world.scene import Scene, flatten, make_ground_map
@@ -35,6 +36,7 @@ class Picture(NamedTuple):
     owner_HW: np.ndarray  # int16: number of the object every pixel shows, -1 for none
     alone_N: np.ndarray  # samples each object would cover with nothing before it
     names: list[str]  # class of every object number
+    sensors: Sensors | None  # what other sensors see, where it was asked for
 
 
 @cache
@@ -89,8 +91,12 @@ def find_objects(
     return found
 
 
-def draw_picture(domain: str, split: str, number: int, width: int, height: int, seed: int) -> Picture:
-    rng = np.random.default_rng([seed, DOMAINS.index(domain), SPLITS.index(split), number])
+def draw_picture(
+    domain: str, split: str, number: int, width: int, height: int, seed: int, extra: bool = False
+) -> Picture:
+    """extra: what other sensors see too; the picture is the same with and without."""
+    name = [seed, DOMAINS.index(domain), SPLITS.index(split), number]
+    rng = np.random.default_rng(name)
     weather = draw_weather(domain, rng)
     scene = make_scene(rng, width, height, weather)
     light, lamps_N11, shadow_blur = make_light(weather, scene, rng)
@@ -106,6 +112,12 @@ def draw_picture(domain: str, split: str, number: int, width: int, height: int, 
     image, depth, owner_HW, ground = shade(
         surface, inverse_depth, table_P11, owner_P, camera, light, lamps_N11, ground_map, noise_tile()
     )
+    sensors = None
+    if extra:
+        sensors = sense_street(
+            surface, inverse_depth, table_P11, camera, light, weather, noise_tile(), image, depth,
+            np.random.default_rng([*name, 1]),
+        )  # fmt: skip
     image_HW3 = through_weather(image, depth, ground, scene, weather, light, noise_tile(), rng)
     objects = find_objects(owner_HW, np.exp(-light.extinction * depth), alone_N, scene.objects)
-    return Picture(image_HW3, objects, owner_HW, alone_N, scene.objects)
+    return Picture(image_HW3, objects, owner_HW, alone_N, scene.objects, sensors)

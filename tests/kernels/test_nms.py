@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from numba import cuda
 from torchvision.ops import batched_nms
 from torchvision.ops import nms as torchvision_nms
 
@@ -186,9 +185,7 @@ def test_kernel_rounds_every_product():
 
     Registers, spills and double precision: test_cuda.py, with all other kernels.
     """
-    kernel, signature, fastmath = ptx.signatures()["nms"]
-    with ptx.pretend_device((9, 0)):
-        code, _ = cuda.compile_ptx(kernel.py_func, signature, cc=(9, 0), fastmath=fastmath)
+    code, _ = ptx.all_kernels()["nms"].compile(90)
     assert "fma." not in code
     assert "mul.f32" not in code  # which ptxas may fuse; mul.rn.f32 it may not
     assert code.count("mul.rn.f32") >= 6

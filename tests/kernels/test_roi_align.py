@@ -1,7 +1,13 @@
-"""The CPU operator against torchvision's, forward and backward, and its use over a pyramid."""
+"""The CPU operator against torchvision's, forward and backward, and its use over a pyramid; the GPU's on a CPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from model.faster_rcnn import roi
@@ -46,7 +52,7 @@ def test_operator_equals_torchvision_on_one_map(output_size, samples, stride, al
 
 @pytest.mark.parametrize("exporting", [False, True])
 def test_levels_equal_torchvisions_pooler(monkeypatch, exporting):
-    """Both ways through roi.py: the operator, and every level asked for every box (GPU and export)."""
+    """Both ways through roi.py: the operator, and every level asked for every box (export)."""
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
     generator = torch.Generator().manual_seed(0)
     canvas = (256, 320)
@@ -94,3 +100,53 @@ def test_operator_is_sound_for_tracing():
     boxes, image, level = torch.rand(5, 4) * 60, torch.tensor([0, 1, 0, 1, 1]), torch.tensor([0, 0, 1, 1, 0])
     arguments = (features, boxes, image, level, [1 / 8, 1 / 16], 3, 2)
     torch.library.opcheck(torch.ops.fairweather.roi_align_levels.default, arguments)
+
+
+def test_on_a_gpu_crops_and_gradients_keep_the_precision():
+    """What tracing is told: bfloat16 and channels-last throughout."""
+    with FakeTensorMode():
+        maps = [torch.empty(2, 8, side, side, dtype=torch.bfloat16, device="cuda") for side in (8, 4)]
+        boxes = torch.empty(5, 4, device="cuda")
+        image = level = torch.empty(5, dtype=torch.int64, device="cuda")
+        places, scales = (boxes, image, level), [1 / 8, 1 / 16]
+        crops = torch.ops.fairweather.roi_align_levels(maps, *places, scales, 7, 2)
+        grads = torch.ops.fairweather.roi_align_levels_backward(crops, *places, scales, [8, 8, 4, 4], 2, 2, False)
+    for tensor, shape in zip((crops, *grads), ((5, 8, 7, 7), (2, 8, 8, 8), (2, 8, 4, 4)), strict=True):
+        assert (tensor.shape, tensor.dtype, tensor.stride(1)) == (shape, torch.bfloat16, 1)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_the_gpus_kernels_in_tritons_interpreter():
+    pytest.importorskip("triton", reason="no triton: it is installed with PyTorch's builds for CUDA")
+    script = Path(__file__).with_name("interpreted_roi_align.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", str(script)]
+    root = str(Path(__file__).parents[2])
+    environment = dict(os.environ, TRITON_INTERPRET="1", PYTHONPATH=root)
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("aligned", [False, True])
+def test_gpu_equals_cpu_and_repeats_its_bits(aligned):
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(2, 256, 64 // s, 80 // s, generator=generator, requires_grad=True) for s in (1, 2, 8)]
+    boxes = awkward_boxes().repeat(20, 1)
+    image, level = (torch.randint(0, high, (len(boxes),), generator=generator) for high in (2, 3))
+    arguments = (boxes, image, level)
+    scales, samples = [1.0, 0.5, 0.125], 0 if aligned else 2
+    operator = torch.ops.fairweather.roi_align_levels
+    expected = operator(maps, *arguments, scales, 7, samples, aligned)
+    weight = torch.randn(expected.shape, generator=generator)
+    wanted = torch.autograd.grad((expected * weight).sum(), maps)
+    found = []
+    for _ in range(2):
+        there = [each.detach().cuda().requires_grad_() for each in maps]
+        got = operator(there, *(each.cuda() for each in arguments), scales, 7, samples, aligned)
+        torch.testing.assert_close(got.cpu(), expected, rtol=1e-4, atol=1e-5)
+        found.append(torch.autograd.grad((got * weight.cuda()).sum(), there))
+    for first, second, exactly in zip(*found, wanted, strict=True):
+        torch.testing.assert_close(first.cpu(), exactly, rtol=1e-3, atol=1e-3)
+        assert torch.equal(first, second)

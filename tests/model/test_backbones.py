@@ -75,7 +75,7 @@ def test_transformers_train_the_same_twice_and_start_from_a_classifiers_file(nam
     torch.save(classifier.state_dict(), tmp_path / "classifier.pth")
     config = FcosConfig(backbone=name, weights="none", fpn_channels=16, head_channels=16, norm_groups=4, num_convs=1)
     detector = new_detector(config, 3).train()
-    load_body(detector.backbone.body, tmp_path / "classifier.pth", name)
+    load_body(detector.backbone.body, tmp_path / "classifier.pth", config)
     first = detector.backbone.body["0"][0].weight
     assert torch.equal(first, classifier.features[0][0].weight)
     image, sizes = torch.randn(1, 3, 64, 96), torch.tensor([[64, 96]])
@@ -170,4 +170,4 @@ def test_a_network_that_breaks_the_graph_is_refused(timm):
             return x if x.sum() > 0 else -x
 
     with pytest.raises(ValueError, match="timm:x: torch cannot make one graph of it"):
-        timm_body.check_exportable(Breaks(), "timm:x")
+        timm_body.check_exportable(Breaks(), "timm:x", 3)

@@ -58,8 +58,9 @@ def plain_batch(num_images=2, num_boxes=5):
     return images, sizes, torch.zeros(num_images, num_boxes, 4), torch.zeros(num_images, num_boxes, dtype=torch.int64)
 
 
-def test_batch_without_any_box(detector):
-    losses, gradients = run(detector.train(), *plain_batch())
+@pytest.mark.parametrize("num_slots", [5, 0])
+def test_batch_without_any_box(detector, num_slots):
+    losses, gradients = run(detector.train(), *plain_batch(num_boxes=num_slots))
     assert losses["rpn_box"] == 0
     assert losses["roi_box"] == 0
     assert losses["rpn_class"] > 0

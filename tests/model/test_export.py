@@ -41,9 +41,9 @@ def checkpoint(lively_detector, tmp_path_factory):
     return directory, Deployed(detector)
 
 
-def pictures(num_images):
+def pictures(num_images, num_channels=3):
     generator = torch.Generator().manual_seed(num_images)
-    images = torch.randint(0, 256, (num_images, 3, *CANVAS), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 256, (num_images, num_channels, *CANVAS), generator=generator, dtype=torch.uint8)
     return images, torch.tensor([[96, 128], [51, 77], [90, 33]])[:num_images]
 
 
@@ -262,6 +262,31 @@ def test_onnx_of_other_conventions(config, tmp_path):
         assert_same(got, Deployed(detector)(images, sizes))
     with pytest.raises(ValueError, match="--to torchvision: "):
         export(Options(tmp_path / "run", "torchvision"))
+
+
+@pytest.mark.long
+def test_onnx_takes_further_inputs_behind_rgb(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+    config = FcosConfig(**NARROW, **HEAD, norm_groups=4, inputs=("rgb", "gated", "depth"), extra_channels=(2, 1))
+    torch.manual_seed(0)
+    detector = new_detector(config, 4).eval()
+    torch.nn.init.normal_(detector.head.class_output.weight, std=0.2)
+    torch.nn.init.constant_(detector.head.class_output.bias, -1.0)
+    save_detector(tmp_path / "run", detector, config, CLASSES, {"short_side": 96, "long_side": 128})
+    path = export(Options(tmp_path / "run", "onnx"))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert "uint8 RGB and 2 of gated and 1 of depth, B x 6 x 96 x 128" in json.loads(about["inputs"])["images"]
+    assert json.loads(about["channels"]) == {"rgb": 3, "gated": 2, "depth": 1}
+    images, sizes = pictures(3, 6)
+    expected = Deployed(detector)(images, sizes)
+    assert_same(session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()}), expected)
+    images[:, 4] = 255 - images[:, 4]
+    assert not torch.equal(Deployed(detector)(images, sizes)[1], expected[1])
+    config = ModelConfig(backbone="resnet18", **SMALL, inputs=("rgb", "gated"), extra_channels=(3,))
+    save_detector(tmp_path / "two_stage", new_detector(config, 4), config, CLASSES)
+    with pytest.raises(ValueError, match="takes other pixels or inputs than torchvision's"):
+        export(Options(tmp_path / "two_stage", "torchvision"))
 
 
 @pytest.mark.long

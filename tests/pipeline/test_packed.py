@@ -93,7 +93,7 @@ def flip(path, position: int) -> None:
 
 def test_a_damaged_record_names_its_key_and_leaves_the_others(make_packed):
     dataset = make_packed(9, images_per_shard=4)
-    start = dataset._offset_N[6]
+    start = dataset._places[""].offset[6]
     dataset.close()
     flip(dataset.path / "shard-000001.tar", int(start) + 20)
     dataset = PackedDataset(dataset.path)
@@ -282,7 +282,7 @@ def test_an_index_damaged_after_opening_is_not_read_again_unseen(make_packed):
 
 
 def test_several_groups_of_rows_read_as_one(make_packed, monkeypatch):
-    monkeypatch.setattr("pipeline.pack.ROW_GROUP", 4)
+    monkeypatch.setattr("pipeline.packed.index.ROW_GROUP", 4)
     split = make_packed(23, name="split")
     monkeypatch.undo()
     whole = make_packed(23, name="whole")

@@ -438,3 +438,14 @@ def test_night_lamps_light_what_is_near_them():
     with_lamp, without = under_lamp(lamps[:1]), under_lamp(lamps[:0])
     assert (with_lamp > 1.5 * without).all()
     assert with_lamp[0] - without[0] > with_lamp[2] - without[2]  # the lamp is warm
+
+
+def test_only_some_domains_and_no_list_of_nothing(tmp_path):
+    world = SampleWorld(tmp_path, train=0, test=1, target=1, size="96x64", workers=1)
+    lists = make_sample_world(replace(world, domains=("daytime_clear", "night_rainy")), quiet=True)
+    assert set(lists) == {"daytime_clear/test", "night_rainy/train"}
+    found = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*.txt")}
+    assert found == {"daytime_clear", "night_rainy"}
+    assert not (tmp_path / "daytime_clear" / "VOC2007" / "ImageSets" / "Main" / "train.txt").exists()
+    with pytest.raises(ValueError, match="--domains: got dawn, allowed are daytime_clear"):
+        make_sample_world(replace(world, domains=("dawn",)), quiet=True)

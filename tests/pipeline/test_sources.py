@@ -495,7 +495,9 @@ def test_formats_are_told_apart(make_voc, make_yolo, make_coco, tmp_path):
     assert detect_format(yolo) == "yolo"
     assert detect_format(make_coco({}, [])) == "coco"
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"has no annotations that are known.*--format \{voc,yolo,coco,bdd,kitti\}"):
+    with pytest.raises(
+        ValueError, match=r"no annotations that are known.*--format \{voc,yolo,coco,bdd,kitti,pictures\}"
+    ):
         detect_format(tmp_path / "empty")
     with pytest.raises(ValueError, match="is not a folder"):
         detect_format(tmp_path / "nowhere")

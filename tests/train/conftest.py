@@ -17,6 +17,7 @@ from train.distill import CdFkdConfig
 from train.recipes import RECIPES
 from train.record.checkpoint import Checkpoints
 from train.start import train
+from train.task import DetectionTask
 from train.trainer import Trainer
 
 CLASSES = ("car", "person")
@@ -47,6 +48,11 @@ def draw_pictures(root: Path, num: int, seed: int) -> None:
     content = {"images": images, "annotations": annotations, "categories": categories}
     (root / "annotations").mkdir()
     (root / "annotations" / "instances.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="session", name="draw_pictures")
+def drawer():
+    return draw_pictures
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +135,8 @@ def make_trainer(config: Config, world: World = ALONE) -> Trainer:
     """As train.run makes it, before its first step."""
     config.out.mkdir(exist_ok=True)
     checkpoints = Checkpoints(config.out, config.keep)
-    return Trainer(config, world, checkpoints, checkpoints.newest())
+    newest = checkpoints.newest()
+    return Trainer(config, DetectionTask(config, world, newest), world, checkpoints, newest)
 
 
 @pytest.fixture(scope="session")

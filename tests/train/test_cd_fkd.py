@@ -43,7 +43,9 @@ def make_views(
 def take_rows(view, rows):
     """Some images of views."""
     changed = {
-        name: take_rows(value, rows) if isinstance(value, View) else value[rows] for name, value in vars(view).items()
+        name: take_rows(value, rows) if isinstance(value, View) else value[rows]
+        for name, value in vars(view).items()
+        if name != "extra"
     }
     return replace(view, **changed)
 

@@ -24,18 +24,21 @@ WORLD = World(0, 1, torch.device("cpu"))
 REST = ["--loader.name", "cpu", "--loader.threads", "1", "--device", "cpu", "--steps", "2", "--log-every", "1"]
 NARROW = ["--model.weights", "none", "--model.fpn-channels", "16"]
 DENSE = ["--model.head-channels", "16", "--model.num-convs", "2", "--model.norm-groups", "4", *NARROW]
+ADVERSARIAL = ["--distill.cmkd.loss", "adversarial", "--distill.cmkd.canvas", "64", "96"]
+GENERAL = ["--distill.imitation.region", "general", *ADVERSARIAL]
+OUTSIDE = ["--distill.defeat.class-outside-weight", "2", *ADVERSARIAL]
 METHODS = {
-    "gfl": ["ld", "imitation", "fine_grained", "defeat", "gid", "crosskd", "--distill.imitation.region", "general"],
-    "atss": ["crosskd", "pkd"],
-    "faster_rcnn": ["imitation", "fine_grained", "defeat", "--distill.defeat.class-outside-weight", "2"],
+    "gfl": ["ld", "imitation", "fine_grained", "defeat", "gid", "crosskd", "cmkd", *GENERAL],
+    "atss": ["crosskd", "pkd", "cmkd"],
+    "faster_rcnn": ["imitation", "fine_grained", "defeat", "cmkd", *OUTSIDE],
 }
 ADAPTED = {"imitation", "fine_grained", "defeat_inside", "defeat_outside"}
 CROSSED = {"crosskd_class", "crosskd_box"}
 LOCATED = {"ld_main", "ld_valuable", "ld_class", "gid_class", "gid_box", "gid_feature"}
 TERMS = {
-    "gfl": {*LOCATED, *ADAPTED, *CROSSED},
-    "atss": {*CROSSED, "crosskd_centerness", "pkd"},
-    "faster_rcnn": ADAPTED,
+    "gfl": {*LOCATED, *ADAPTED, *CROSSED, "cmkd"},
+    "atss": {*CROSSED, "crosskd_centerness", "pkd", "cmkd"},
+    "faster_rcnn": {*ADAPTED, "cmkd"},
 }
 
 

@@ -13,6 +13,7 @@ from pipeline.batch import Batch
 from pipeline.views import ViewConfig, ViewMaker
 from train.distill import PkdConfig
 from train.distill.divalign import DivAlign, DivAlignConfig, box_distances, class_distances
+from train.distill.method import annotations
 from train.recipes import RECIPES
 from train.record.logs import read_log
 from train.step import Learner
@@ -87,7 +88,7 @@ def test_terms_of_corrupted_views_and_their_gradients(student):
         view = getattr(views, name)
         out = student.look(view.images_B3HW, view.sizes_B2, learner.want)
         neck[name] = out._replace(neck=tuple(level.detach().requires_grad_() for level in out.neck))
-    truth = learner.methods["divalign"].truth(views, None, "clean")
+    truth = annotations(views, views.clean)
     _, assigned = student.losses(neck["clean"], truth, own)
     terms, _ = learner.methods["divalign"](neck, None, {"clean": assigned}, views)
     student.zero_grad()
@@ -138,7 +139,7 @@ def test_the_batch_changes_nothing(student):
         look = {name: getattr(views, name) for name in learner.sees}
         seen = {name: student.look(view.images_B3HW, view.sizes_B2, learner.want) for name, view in look.items()}
         method = learner.methods["divalign"]
-        _, regions = student.losses(seen["clean"], method.truth(views, None, "clean"), own)
+        _, regions = student.losses(seen["clean"], annotations(views, views.clean), own)
         terms, _ = method(seen, None, {"clean": regions}, views)
         found.append((terms, (regions.state_BN >= 0).sum(), (regions.state_BN == 1).sum()))
     (together, *_), (filled, *_), *alone = found

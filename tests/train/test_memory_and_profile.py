@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -124,7 +123,7 @@ def test_when_a_trace_begins(visits, rare_at, latest, first, num_new):
     actions = [plan(0)]
     for step in range(30):
         side = 64 if step in rare_at else 32
-        plan.saw(SimpleNamespace(clean=None, corrupted=SimpleNamespace(images_B3HW=torch.empty(1, 3, side, side))))
+        plan.saw((None, (side, side)))
         actions.append(plan(step + 1))
     traced = ["WARMUP", "RECORD", "RECORD", "RECORD", "RECORD", "RECORD_AND_SAVE"]
     assert [action.name for action in actions] == ["NONE"] * (first - 1) + traced + ["NONE"] * (26 - first)

@@ -190,7 +190,6 @@ from pathlib import Path
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
 from pipeline.loading.loader import open_loader
-from pipeline.packed.reader import PackedDataset
 from datetime import timedelta
 from pipeline.command.ranks import joined
 from train import load
@@ -199,8 +198,8 @@ from pipeline.files.fields import from_json
 from train.record.window import Window
 with joined("cpu", timedelta(minutes=2)) as world:
     config = from_json(Config, json.loads(Path(sys.argv[1]).read_text()))
-    data = PackedDataset(config.data[0])
-    teacher, _ = load.load_teacher(config, data.classes, world)
+    data, _ = load.open_data(config, world)
+    teacher, _ = load.load_teacher(config, data, world)
     student = load.make_student(config, data.classes, world)
     learner, look = load.make_learner(config, student, teacher, world)
     make_views = load.make_views(config, world, learner, look)

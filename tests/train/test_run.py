@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from pipeline.command.ranks import World
 from tests.train.runs import WORLD, assert_same_run
 from train.config import OptimizerConfig
-from train.recipes import CLEAN, RECIPES
+from train.recipes import RECIPES
+from train.recipes.sizes import CLEAN
 from train.record.checkpoint import Checkpoints
 from train.record.logs import read_log
 from train.start import read_command, train

@@ -1,6 +1,7 @@
 """Distillation methods: one file each, one line each in METHODS. The convention is in `train/distill/method.py`."""
 
 from train.distill.cd_fkd import CdFkd, CdFkdConfig
+from train.distill.cmkd import Cmkd, CmkdConfig
 from train.distill.crosskd import CrossKd, CrossKdConfig
 from train.distill.crosskd_roi import CrossKdRoi, CrossKdRoiConfig
 from train.distill.defeat import Defeat, DefeatConfig
@@ -13,9 +14,11 @@ from train.distill.imitation import Imitation, ImitationConfig
 from train.distill.ld import Ld, LdConfig
 from train.distill.method import Method
 from train.distill.pkd import Pkd, PkdConfig
+from train.distill.pseudo import Pseudo, PseudoConfig
 
 MethodConfig = (
     CdFkdConfig
+    | CmkdConfig
     | CrossKdConfig
     | CrossKdRoiConfig
     | DefeatConfig
@@ -27,9 +30,11 @@ MethodConfig = (
     | ImitationConfig
     | LdConfig
     | PkdConfig
+    | PseudoConfig
 )
 METHODS: dict[type, type[Method]] = {
     CdFkdConfig: CdFkd,
+    CmkdConfig: Cmkd,
     CrossKdConfig: CrossKd,
     CrossKdRoiConfig: CrossKdRoi,
     DefeatConfig: Defeat,
@@ -41,4 +46,5 @@ METHODS: dict[type, type[Method]] = {
     ImitationConfig: Imitation,
     LdConfig: Ld,
     PkdConfig: Pkd,
+    PseudoConfig: Pseudo,
 }

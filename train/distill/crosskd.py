@@ -9,7 +9,8 @@ on the teacher's mean and deviation, over the batch and all places of a level:
 
 Both are taken after the ReLU: that is what the original does, although its code reads otherwise. After 0 convolutions
 it is the pyramid's map, and no ReLU follows. With s = sigmoid, w = the teacher's best class probability of a place, P
-the number of positives, at least 1 an image, and C the sum of the centreness of positives:
+the number of positives, at least 1 an image, and C the sum of the centreness of positives, each times the weight of
+its box:
 
     crosskd_class       sum of |s(c) - s(t)| * BCE(c, s(t)) / P             FCOS: / C
     crosskd_box         GFL: sum of w * mean over the 4 sides of KL(softmax(t) || softmax(c)) / sum of w

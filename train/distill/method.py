@@ -35,9 +35,9 @@ class Method(nn.Module):
         super().__init__()
         self.config, self.mean = config, mean
 
-    def truth(self, views: Views, teacher: Outputs | None, name: str) -> Truth:
-        """What the student is to find in the view `name`: the annotations."""
-        return annotations(views, getattr(views, name))
+    def relabel(self, views: Views, teacher: Outputs | None) -> Views:
+        """The views with the boxes that the student is to find and that all methods of the run see: the annotations."""
+        return views
 
     def forward(
         self, seen: dict[str, Outputs], teacher: Outputs, assigned: dict[str, Assigned], views: Views

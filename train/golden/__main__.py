@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from train.golden.cases import Case, Check, NotRunnable, find_cases, judge, read_case
+from train.golden.cmkd import run_cmkd
 from train.golden.crosskd import run_crosskd
 from train.golden.divalign import run_divalign
 from train.golden.fgd import run_fgd
@@ -26,13 +27,16 @@ from train.golden.imitation import run_defeat, run_finegrained
 from train.golden.infer import run_infer
 from train.golden.ld import run_ld
 from train.golden.pkd import run_pkd
+from train.golden.translation import run_joligen, run_nce
 from train.golden.unit import run_unit
 
 Runner = Callable[[Case], Iterator[Check]]
 # A case is run by the first of these names that stands here: the group its JSON states, "full" if it describes a whole
 # detector, its folder, the first word of its own name.
 RUNNERS: dict[str, Runner] = {
+    "cmkd": run_cmkd,
     "crosskd": run_crosskd,
+    "cut": run_nce,
     "defeat": run_defeat,
     "divalign": run_divalign,
     "fgd": run_fgd,
@@ -42,6 +46,7 @@ RUNNERS: dict[str, Runner] = {
     "gid": run_gid,
     "heads": run_heads,
     "infer": run_infer,
+    "joligen": run_joligen,
     "ld": run_ld,
     "pkd": run_pkd,
     "unit": run_unit,

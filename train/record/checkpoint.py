@@ -35,7 +35,7 @@ STATE = {
     "step": Whole(0),
     "last_read": Whole(0),
     "in_a_row": Whole(0),
-    "place": {"epoch": Whole(0), "cursor": Whole(0)},
+    "place": {"epoch": Whole(0), "cursor": Whole(0), "target_epoch?": Whole(0), "target_cursor?": Whole(0)},
     "score": OneOf((float, None)),
     "finished": bool,
     "ranks": Whole(1),

@@ -4,8 +4,6 @@ from collections import Counter
 
 from torch.profiler import ProfilerAction
 
-from pipeline.batch import Views
-
 PROFILED_STEPS = (10, 15)  # of a start; compiled, as many steps later, when every canvas has been seen
 PROFILE_WAIT = 500  # steps for a canvas that is rare
 
@@ -20,12 +18,8 @@ class TracePlan:
         self.first = self.end = self.step = 0  # none is chosen yet
         self.num_new = 0  # traced steps that had an unseen canvas
 
-    def saw(self, views: Views) -> None:
+    def saw(self, canvases: Canvases) -> None:
         """The canvases of the step just made."""
-        clean, corrupted = (
-            None if view is None else tuple(view.images_B3HW.shape[-2:]) for view in (views.clean, views.corrupted)
-        )
-        canvases = (clean, corrupted)
         self.num_new += canvases in self.unseen and self.first <= self.step < self.end
         self.unseen -= Counter([canvases])  # what reaches 0 is left out
 

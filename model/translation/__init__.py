@@ -1,0 +1,1 @@
+"""Generators that give a picture the look of another domain."""

