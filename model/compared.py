@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 PIXELS, SCORES = 0.05, 1e-3  # what rounding may change; both are a hundred times what was measured
+# What float16 may change of a detection, and how many must be so near: suppression lets a close second win.
+NEAR_OVERLAP, NEAR_SCORE, NEAR_SHARE = 0.9, 0.02, 0.95
 
 
 def pictures(num: int, canvas: tuple[int, int], num_channels: int = 3) -> tuple[Tensor, Tensor]:
@@ -53,3 +56,31 @@ def check_same(found: Sequence[Tensor], wanted: Sequence[Tensor], least_score: f
                 pixels, scores = max(pixels, float(by_pixels[nearest])), max(scores, float(by_score[nearest]))
                 num += 1
     return f"{num // 2} detections are the same; boxes within {pixels:.1g} pixels, scores within {scores:.1g}"
+
+
+def check_near(found: Sequence[Tensor], wanted: Sequence[Tensor], least_score: float) -> str:
+    """Require nearly the same detections, as of float16; returns what was compared, in words.
+
+    A detection is near to one of the same class, at least NEAR_OVERLAP of it in common, scores within NEAR_SCORE. Those
+    within that of the least score, or of the worst where every slot is taken, are left out.
+    """
+    num = near = 0
+    for i, counts in enumerate(zip(found[3].tolist(), wanted[3].tolist(), strict=True)):
+        ours, theirs = ([v[i, :count] for v in side[:3]] for side, count in zip((found, wanted), counts, strict=True))
+        full = [float(side[1][-1]) for side in (ours, theirs) if len(side[1]) == found[1].shape[1]]
+        certain = max([least_score, *full]) + NEAR_SCORE
+        for side, other in ((ours, theirs), (theirs, ours)):
+            same_NM = box_iou(side[0], other[0]) >= NEAR_OVERLAP
+            same_NM &= (side[1][:, None] - other[1]).abs() <= NEAR_SCORE
+            same_NM &= side[2][:, None] == other[2]
+            counted_N = side[1] >= certain
+            num, near = num + int(counted_N.sum()), near + int((same_NM.any(1) & counted_N).sum())
+    told = (
+        f"{near} of {num} detections, counted in both, have one of overlap {NEAR_OVERLAP} and score within {NEAR_SCORE}"
+    )
+    if near < NEAR_SHARE * num:
+        raise ValueError(
+            f"float16 changes this detector too much, so the model is not kept: {told}, {NEAR_SHARE:.0%} must; leave "
+            "--half out"
+        )
+    return told

@@ -1,9 +1,11 @@
 """A detector as other tools run it: pixels in, detections out, checked against the detector itself."""
 
+import copy
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 
 from model.api import Detector
 from model.backbones.config import IMAGENET_DEVIATION, IMAGENET_MEAN, RGB
-from model.compared import check_same, pictures
+from model.backbones.torchvision_fpn import FrozenNorm2d
+from model.compared import check_near, check_same, pictures
 from model.for_torchvision import write_torchvision
 from model.weights.checkpoint import Card, load_detector
 from pipeline.files.replace import replacing
@@ -26,9 +29,10 @@ class Deployed(nn.Module):
     mean_3: Tensor
     deviation_3: Tensor
 
-    def __init__(self, detector: Detector):
+    def __init__(self, detector: Detector, dtype: torch.dtype = torch.float32):
+        """dtype: of the network; what is made of its raw predictions is float32 always."""
         super().__init__()
-        self.detector = detector.eval()
+        self.detector, self.dtype = detector.eval(), dtype
         # Rounded to float32 between 0 and 1, as the views and torchvision have them: the last bit moves boxes.
         for name, values in (("mean_3", IMAGENET_MEAN), ("deviation_3", IMAGENET_DEVIATION)):
             self.register_buffer(name, torch.tensor([value / 255 for value in values]) * 255)
@@ -44,8 +48,22 @@ class Deployed(nn.Module):
         rows_BH = torch.arange(height) < sizes_B2[:, :1]
         columns_BW = torch.arange(width) < sizes_B2[:, 1:]
         inside_B1HW = (rows_BH[:, :, None] & columns_BW[:, None, :])[:, None]
-        found = self.detector.detect(torch.where(inside_B1HW, normal_BCHW, 0.0), sizes_B2)
+        found = self.detector.detect(torch.where(inside_B1HW, normal_BCHW, 0.0).to(self.dtype), sizes_B2)
         return found.boxes_BD4, found.scores_BD, found.labels_BD, found.count_B
+
+
+def halve(detector: Detector) -> Detector:
+    """A copy with float16 weights. Batch norms keep theirs, fixed: variances leave the range of float16."""
+    copied = copy.deepcopy(detector)
+    for module in list(copied.modules()):
+        for name, norm in module.named_children():
+            if type(norm) is nn.BatchNorm2d:
+                fixed = FrozenNorm2d(norm.num_features, norm.eps)
+                fixed.load_state_dict(norm.state_dict())
+                setattr(module, name, fixed)
+    for parameter in copied.parameters():
+        parameter.data = parameter.data.half()
+    return copied
 
 
 def example(num_channels: int, canvas: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -67,10 +85,10 @@ def quiet() -> Iterator[None]:
 
 
 @quiet()
-def export_program(detector: Detector, canvas: tuple[int, int]) -> torch.export.ExportedProgram:
+def export_program(deployed: Deployed, canvas: tuple[int, int]) -> torch.export.ExportedProgram:
     with torch.no_grad():
-        inputs = example(detector.config.num_channels, canvas)
-        return torch.export.export(Deployed(detector), inputs, dynamic_shapes=dynamic_shapes(), strict=False)
+        inputs = example(deployed.detector.config.num_channels, canvas)
+        return torch.export.export(deployed, inputs, dynamic_shapes=dynamic_shapes(), strict=False)
 
 
 def describe_inputs(card: Card, canvas: tuple[int, int]) -> dict[str, str]:
@@ -88,10 +106,10 @@ def describe_inputs(card: Card, canvas: tuple[int, int]) -> dict[str, str]:
 
 
 @quiet()
-def export_onnx(detector: Detector, card: Card, canvas: tuple[int, int], path: Path) -> None:
+def export_onnx(deployed: Deployed, card: Card, canvas: tuple[int, int], path: Path) -> None:
     """One file; its metadata say, as JSON, the classes, the canvas, the training size and what goes in."""
     program = torch.onnx.export(
-        export_program(detector, canvas),
+        export_program(deployed, canvas),
         input_names=list(INPUTS),
         output_names=list(OUTPUTS),
         dynamo=True,
@@ -115,8 +133,12 @@ def canvas_of(card: Card) -> tuple[int, int]:
     return short, long
 
 
+Compare = Callable[[Sequence[Tensor], Sequence[Tensor], float], str]
+
+
 @torch.no_grad()
-def check_onnx(path: Path, detector: Detector, canvas: tuple[int, int], least_score: float) -> str:
+def check_onnx(path: Path, detector: Detector, canvas: tuple[int, int], least_score: float, compare: Compare) -> str:
+    """Run the file beside the float32 detector; returns what was compared, in words."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -124,19 +146,40 @@ def check_onnx(path: Path, detector: Detector, canvas: tuple[int, int], least_sc
     for num in (1, 3):
         images, sizes = pictures(num, canvas, detector.config.num_channels)
         found = session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})
-        wanted = Deployed(detector)(images, sizes)
-        told = check_same(
-            [torch.from_numpy(value) for value in found], wanted, least_score, "onnx, onnxscript or torch"
-        )
+        told = compare([torch.from_numpy(value) for value in found], Deployed(detector)(images, sizes), least_score)
     return told
 
 
+def write_onnx(detector: Detector, card: Card, canvas: tuple[int, int], path: Path, half: bool) -> str:
+    """One that answers otherwise than the detector is not kept; returns what was compared, in words."""
+    deployed = Deployed(halve(detector), torch.float16) if half else Deployed(detector)
+    compare: Compare = check_near if half else partial(check_same, packages="onnx, onnxscript or torch")
+    with replacing(path) as temporary:
+        try:
+            export_onnx(deployed, card, canvas, temporary)
+            return check_onnx(temporary, detector, canvas, card.config.score_threshold, compare)
+        except ValueError:
+            raise
+        except Exception as error:
+            if not half:
+                raise
+            raise ValueError(
+                f"--half: a {card.config.kind} with {card.config.backbone} has a layer that does not run in float16 "
+                f"here; leave --half out. {type(error).__name__}: {str(error)[:300]}"
+            ) from None
+
+
 def write(
-    checkpoint: Path, to: str, canvas: tuple[int, int] | None, classes: tuple[str, ...] | None, path: Path
+    checkpoint: Path,
+    to: str,
+    canvas: tuple[int, int] | None,
+    classes: tuple[str, ...] | None,
+    path: Path,
+    half: bool = False,
 ) -> Iterator[str]:
     """Write a checkpoint for another tool. An ONNX model that answers otherwise than the detector is not kept.
 
-    Yields what to tell the user, when it is so.
+    Yields what to tell the user, when it is so. half: in float16, for ONNX.
     """
     detector, card = load_detector(checkpoint, classes=classes)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,11 +189,8 @@ def write(
     canvas = canvas or canvas_of(card)
     yield f"exporting for a canvas of {canvas[0]} x {canvas[1]}; this takes about a minute"
     if to == "torch":
-        torch.export.save(export_program(detector, canvas), path)
+        torch.export.save(export_program(Deployed(detector), canvas), path)
         yield "load it with: import torch, torchvision; torch.export.load(path).module()"
     else:
-        with replacing(path) as temporary:
-            export_onnx(detector, card, canvas, temporary)
-            checked = check_onnx(temporary, detector, canvas, card.config.score_threshold)
-        yield f"checked in ONNX Runtime: {checked}"
+        yield f"checked in ONNX Runtime: {write_onnx(detector, card, canvas, path, half)}"
     yield f"wrote {path}; classes: {', '.join(card.classes)}"

@@ -32,6 +32,8 @@ class Options:
     """onnx: ONNX Runtime and others. torch: torch.export.load. torchvision: a plain state dict."""
     canvas: tuple[int, int] | None = None
     """Height and width of the images, multiples of 32 (onnx and torch); none: landscape, of the training's size."""
+    half: bool = False
+    """Weights and network in float16 (onnx): half the file, for devices that compute in it; answers differ a little."""
     classes: tuple[str, ...] | None = None
     """Class names without background, of weights that name none."""
     out: Path | None = None
@@ -43,6 +45,8 @@ def export(options: Options) -> Path:
         raise ValueError(
             f"no checkpoint at {options.checkpoint}: give a run, a checkpoint directory or a state dict file"
         )
+    if options.half and options.to != "onnx":
+        raise ValueError(f"--half goes with --to onnx, got --to {options.to}; leave it out")
     missing = [name for name in PACKAGES if options.to == "onnx" and find_spec(name) is None]
     if missing:
         raise ValueError(f"--to onnx needs {' and '.join(missing)}; pip install -c constraints.txt -e '.[export]'")
@@ -53,7 +57,7 @@ def export(options: Options) -> Path:
 
     base = options.checkpoint if options.checkpoint.is_dir() else options.checkpoint.with_suffix("")
     path = options.out or base.with_name(base.name + "-export" + SUFFIX[options.to])
-    for text in write(options.checkpoint, options.to, options.canvas, options.classes, path):
+    for text in write(options.checkpoint, options.to, options.canvas, options.classes, path, options.half):
         say(text)
     return path
 

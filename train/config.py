@@ -174,8 +174,8 @@ class Config:
         require(self.steps >= 0, "steps", "0 or more", self.steps)
         if (self.epochs > 0) == (self.steps > 0):
             raise ValueError(
-                f"the length of a run is either --epochs (now {self.epochs:g}) or --steps (now {self.steps}): "
-                "give one, and 0 for the other: --steps N --epochs 0"
+                f"the length of a run is either --epochs (now {self.epochs:g}) or --steps (now {self.steps}): give one "
+                "of them, above 0"
             )
         if self.student_init != "weights" and self.model.weights not in ("none", "imagenet"):
             raise ValueError(

@@ -32,6 +32,7 @@ def parse_options(default: Config, arguments: list[str], prog: str, description:
         name = argument.partition("=")[0]
         if name.startswith("--") and (ours := ELSEWHERE.get(name[2:].replace("_", "-"))):
             raise ValueError(f"there is no option {name}; here it is {ours}")
+    arguments = with_one_length(arguments)
     model, arguments = choose_model(default.model, arguments)
     # A recipe whose optimizer is its detector's own takes that of the detector that is chosen.
     if default.optimizer == OPTIMIZERS[default.model.kind]:
@@ -60,6 +61,15 @@ def split_choice(argument: str) -> list[str]:
     """`--model=gfl` as the two words it means."""
     name, equals, value = argument.partition("=")
     return [name, value] if equals and name in ("--model", "--distill") else [argument]
+
+
+def with_one_length(arguments: list[str]) -> list[str]:
+    """Whoever gives a length in steps alone, or in epochs alone, means the recipe's other one to be 0."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    for one, other in (("--steps", "--epochs"), ("--epochs", "--steps")):
+        if one in given and other not in given:
+            return [*arguments, other, "0"]
+    return arguments
 
 
 def choose_model(default: DetectorConfig, arguments: list[str]) -> tuple[DetectorConfig, list[str]]:

@@ -19,9 +19,10 @@ from train.optimizer import rate_factor
 from train.options import parse_options
 from train.recipes import RECIPES, TABLES
 from train.record.checkpoint import MARKER, Checkpoints, lock, read_state
-from train.record.resume import check_identity
+from train.record.resume import check_identity, say_skipped_end
 from train.record.trackers import check_installed
 
+MEASURED = ("val", "val_every", "val_images")  # what a finished run keeps
 SLOWEST_WAIT = timedelta(minutes=10)  # of one rank for another: compiling, scoring
 
 HELP = """usage: python -m train.run RECIPE --data DIR --out runs/NAME [--teacher runs/TEACHER] [options]
@@ -101,6 +102,7 @@ def open_run(config: Any, kind: Kind) -> Checkpoints:
     checkpoints = Checkpoints(config.out, config.keep)
     checkpoints.tidy()
     path = config.out / "config.json"
+    measured: dict[str, Any] = {}
     # Without a checkpoint there is nothing yet that another configuration could spoil.
     if path.exists() and checkpoints.newest() is not None:
         stored = kind.read_config(path)
@@ -115,11 +117,12 @@ def open_run(config: Any, kind: Kind) -> Checkpoints:
             check_length(stored, config, newest, kind)
             if is_finished(config, newest):
                 kind.check_finished(stored, config, newest)
+                measured.update({name: getattr(stored, name) for name in MEASURED if hasattr(stored, name)})
 
         checkpoints.choose(config.from_step, check)
     elif config.from_step is not None:
         raise ValueError(f"--from-step {config.from_step}: {config.out} has no checkpoint; leave the option out")
-    write_json(path, to_json(replace(config, from_step=None)))
+    write_json(path, to_json(replace(config, from_step=None, **measured)))
     return checkpoints
 
 
@@ -156,6 +159,7 @@ def check_length(stored: Any, config: Any, newest: Path, kind: Kind) -> None:
 
 def check_finished(stored: Config, config: Config, newest: Path) -> None:
     """Nothing is left to do, but other data or another teacher than it was trained with would be a mistake."""
+    check_measured_on(stored, config)
     places = {*config.data, config.teacher} - {None}
     if places <= {*stored.data, stored.teacher} and not all(place.exists() for place in places if place is not None):
         return  # removed after the training
@@ -165,6 +169,21 @@ def check_finished(stored: Config, config: Config, newest: Path) -> None:
 
     data = Mixture([PackedDataset(path, config.domains) for path in config.data], config.data_weights)
     check_identity(newest, identify(config, data), config)
+
+
+def check_measured_on(stored: Config, config: Config) -> None:
+    """The scores of a finished run are of its own --val: other data would be left unmeasured without a word."""
+    if config.val is None or config.val == stored.val:
+        return
+    from pipeline.packed.reader import PackedDataset
+
+    checksum = PackedDataset(config.val).checksum
+    if stored.val is not None and stored.val.exists() and PackedDataset(stored.val).checksum == checksum:
+        return
+    raise ValueError(
+        f"{config.out} is finished and was measured on {stored.val or 'no data'}, --val {config.val} requested; leave "
+        f"--val out, and measure the run: python -m eval.run {config.out} --data {config.val} --out ANOTHER"
+    )
 
 
 def find_newest(config: Any, checkpoints: Checkpoints, world: World) -> Path | None:
@@ -204,6 +223,7 @@ def train(config: Any, world: World, kind: Kind = DETECTION) -> int:
         if newest is not None and is_finished(config, newest):
             if world.first:
                 say(f"{config.out} is finished ({newest.name}); give another --out to train again")
+                say_skipped_end(read_state(newest)["in_a_row"])
             return 0
         # Imported late, so that mistakes in the command are answered at once.
         from train.trainer import Trainer

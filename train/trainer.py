@@ -249,7 +249,23 @@ class Trainer:
                 f"--optimizer.learning-rate (now {self.config.optimizer.learning_rate:g}) or --optimizer.clip-norm, "
                 f"or look at these images; skipped steps changed no weight"
             )
+        if self.at.step == self.total:
+            self.judge_end()
         return reading.stop
+
+    def judge_end(self) -> None:
+        """A run whose last steps were skipped, no more than --max-skipped, is finished: its weights are finite and
+        those of the last step that was not. One that skipped every step has trained nothing.
+        """
+        skipped = self.task.window.in_a_row
+        if skipped == self.total:
+            raise ValueError(
+                f"every step of this run was skipped, its loss or gradient was not finite: nothing was trained. Lower "
+                f"--optimizer.learning-rate (now {self.config.optimizer.learning_rate:g}), or look at the weights it "
+                "starts from and at the images"
+            )
+        if self.world.first:
+            resume.say_skipped_end(skipped)
 
     def save(self) -> None:
         if not self.world.first:

@@ -6,14 +6,15 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from kernels.detection import nms as nms_module
-from model.compared import check_same
+from model.compared import check_near, check_same
 from model.config import ModelConfig, small_model
 from model.dense.config import FcosConfig, RetinaNetConfig
-from model.deployed import Deployed, canvas_of, export_onnx, export_program
+from model.deployed import Deployed, canvas_of, export_onnx, export_program, halve
 from model.detectors import CONFIGS, new_detector
 from model.export import Options, export
 from model.weights.checkpoint import Card, save_detector
@@ -93,6 +94,12 @@ def test_dense_detectors_answer_the_same_in_both_forms(kind, lively_dense, tmp_p
         assert_same(program(images, sizes), Deployed(detector)(images, sizes))
 
 
+HALF = {
+    "backbone": "resnet18", "weights": "none", "fpn_channels": 16, "head_channels": 16, "num_convs": 1,
+    "candidates_per_level": 50, "detections_per_image": 40, "score_threshold": 0.3,
+}  # fmt: skip
+
+
 def test_a_dense_detector_exports_as_one_program(lively_dense):
     """torch.export itself, without a file: as the long test above, for one kind."""
     config = CONFIGS["gfl"](
@@ -100,7 +107,7 @@ def test_a_dense_detector_exports_as_one_program(lively_dense):
         score_threshold=0.3, nms_threshold=0.9, fpn_channels=16, head_channels=16, norm_groups=0, num_convs=1,
     )  # fmt: skip
     detector = lively_dense(config)
-    program = export_program(detector, CANVAS).module()
+    program = export_program(Deployed(detector), CANVAS).module()
     for num_images in (1, 3):
         images, sizes = pictures(num_images)
         assert_same(program(images, sizes), Deployed(detector)(images, sizes))
@@ -136,9 +143,9 @@ def test_a_wrong_export_is_not_kept(checkpoint, monkeypatch, tmp_path):
     path = tmp_path / "wrong.onnx"
     path.write_bytes(b"the one before")
 
-    def wrong(detector, card, canvas, place):
-        changed = copy.deepcopy(detector)
-        changed.roi_heads.box_predictor.cls_score.bias.data += torch.tensor([0.0, 0.5, 0, 0])
+    def wrong(deployed, card, canvas, place):
+        changed = copy.deepcopy(deployed)
+        changed.detector.roi_heads.box_predictor.cls_score.bias.data += torch.tensor([0.0, 0.5, 0, 0])
         export_onnx(changed, card, canvas, place)
 
     monkeypatch.setattr("model.deployed.export_onnx", wrong)
@@ -146,6 +153,62 @@ def test_a_wrong_export_is_not_kept(checkpoint, monkeypatch, tmp_path):
         export(Options(directory, "onnx", canvas=CANVAS, out=path))
     assert [file.name for file in tmp_path.iterdir()] == ["wrong.onnx"]
     assert path.read_bytes() == b"the one before"
+
+
+def test_float16_answers_nearly_the_same(lively_dense):
+    """In PyTorch, with running statistics far beyond float16's range."""
+    config = RetinaNetConfig(**HALF, norm="batch")
+    detector = lively_dense(config)
+    detector.head.box_output.weight.data *= 0.3  # deltas as trained ones
+    norm = detector.backbone.body.bn1
+    norm.running_var.mul_(1e5), norm.weight.data.mul_(1e5**0.5)
+    images, sizes = pictures(2)
+    wanted = Deployed(detector)(images, sizes)
+    halved = halve(detector)
+    assert halved.backbone.body.conv1.weight.dtype == torch.float16
+    assert detector.backbone.body.conv1.weight.dtype == torch.float32
+    told = check_near(Deployed(halved, torch.float16)(images, sizes), wanted, 0.3)
+    near, num = map(int, re.match(r"(\d+) of (\d+) detections", told).groups())
+    assert near >= 0.95 * num > 50
+
+
+def test_float16_that_changes_too_much_is_refused():
+    """Three detections; the least score is 0.3."""
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [50, 50, 90, 90], [20, 20, 30, 30], [0, 0, 0, 0]]])
+    scores, labels = torch.tensor([[0.9, 0.8, 0.31, 0.0]]), torch.tensor([[1, 2, 3, 0]])
+    wanted = (boxes, scores, labels, torch.tensor([3]))
+    assert check_near(wanted, wanted, 0.3).startswith("4 of 4 detections")  # 0.31 may have fallen out
+    moved = boxes + torch.tensor([0.0, 0, 0.5, 0])
+    assert check_near((moved, scores + 0.015, *wanted[2:]), wanted, 0.3).startswith("5 of 5 detections")
+    for wrong in (
+        (boxes + torch.tensor([0.0, 0, 2.0, 0]), *wanted[1:]),
+        (boxes, scores - 0.03, *wanted[2:]),
+        (boxes, scores, labels.flip(1), wanted[3]),
+        (*wanted[:3], torch.tensor([1])),
+    ):
+        with pytest.raises(ValueError, match=r"float16 changes this detector too much.*95% must; leave --half out"):
+            check_near(wrong, wanted, 0.3)
+
+
+@pytest.mark.long
+def test_a_float16_model_is_half_as_large_and_runs_in_onnx_runtime(lively_dense, tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+    config = RetinaNetConfig(**HALF, norm="batch")
+    detector = lively_dense(config)
+    detector.head.box_output.weight.data *= 0.3
+    save_detector(tmp_path / "run", detector, config, CLASSES, {"short_side": 90, "long_side": 120})
+    path = export(Options(tmp_path / "run", "onnx", half=True))
+    assert re.search(r"checked in ONNX Runtime: \d\d+ of \d\d+ detections", capsys.readouterr().out)
+    assert path.stat().st_size < 0.55 * (tmp_path / "run" / "model.safetensors").stat().st_size
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    images, sizes = pictures(3)
+    found = session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})
+    assert found[0].dtype == found[1].dtype == np.float32
+
+
+def test_half_is_for_onnx(checkpoint):
+    with pytest.raises(ValueError, match="--half goes with --to onnx, got --to torch"):
+        export(Options(checkpoint[0], "torch", canvas=CANVAS, half=True))
 
 
 def test_the_canvas_is_that_of_the_training():

@@ -30,6 +30,21 @@ def test_every_recipe_survives_json(name):
     assert from_json(Config, json.loads(text)) == config
 
 
+def test_a_length_in_steps_takes_the_place_of_one_in_epochs_and_the_other_way_round():
+    command = ["--data", "a", "--out", "b"]
+    for recipe, given, wanted in (
+        ("teacher_r50", ["--steps", "7"], (7, 0)),
+        ("teacher_r50", ["--steps=7"], (7, 0)),
+        ("teacher_small", ["--epochs", "2.5"], (0, 2.5)),
+        ("teacher_small", [], (900, 0)),
+        ("teacher_r50", ["--steps", "7", "--epochs", "0"], (7, 0)),
+    ):
+        config = read_command([recipe, *command, *given])
+        assert (config.steps, config.epochs) == wanted
+    with pytest.raises(SystemExit):
+        read_command(["teacher_r50", *command, "--steps", "7", "--epochs", "2"])
+
+
 def test_recipes_are_the_rows_of_the_ablation():
     assert set(RECIPES) >= {f"{kind}_{size}" for kind in ("teacher", "plain", "corrupt_only", "cdfkd")
                             for size in ("r101", "r50", "small")}  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -179,3 +180,24 @@ def test_a_run_whose_score_is_not_wanted_any_more_is_finished(begin, measured_co
     assert not read_state(Checkpoints(measured_config.out, 1).newest())["finished"]
     assert train(replace(measured_config, val=None, val_every=None), WORLD) == 0
     assert read_state(Checkpoints(measured_config.out, 1).newest())["finished"]
+
+
+def test_a_finished_run_is_not_measured_on_other_data(measured_config, packed, packed_other_classes, tmp_path, capsys):
+    """Before, it said that it is finished, and nothing was measured."""
+    config = replace(measured_config, steps=1)
+    assert train(config, WORLD) == 0
+    other = replace(config, val=packed_other_classes)
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=r"finished and was measured on .*, --val .* requested.*eval.run .* --data"
+        ):
+            train(other, WORLD)
+    moved = tmp_path / "moved"
+    shutil.copytree(packed, moved)
+    for val in (moved, None, packed):
+        assert train(replace(config, val=val, val_every=None if val is None else 2), WORLD) == 0
+    assert capsys.readouterr().out.count("is finished") == 3
+    unmeasured = replace(config, val=None, val_every=None, out=tmp_path / "unmeasured")
+    assert train(unmeasured, WORLD) == 0
+    with pytest.raises(ValueError, match="was measured on no data"):
+        train(replace(config, out=unmeasured.out), WORLD)

@@ -11,35 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.command.ranks import World
-from pipeline.views import ViewConfig
+from tests.train.runs import WORLD, assert_same_run
 from train.config import OptimizerConfig
 from train.recipes import RECIPES
 from train.recipes.sizes import CLEAN
-from train.record.checkpoint import Checkpoints, read_state
+from train.record.checkpoint import Checkpoints
 from train.record.logs import read_log
-from train.record.trace import TracePlan
-from train.run import main
 from train.start import read_command, train
 from train.task import DetectionTask
-
-WORLD = World(0, 1, torch.device("cpu"))
-
-
-def losses(run):
-    return [(line["step"], line["losses"], line["logged"]) for line in read_log(run / "log.jsonl") if "losses" in line]
-
-
-def tensors(run):
-    newest = Checkpoints(run, 1).newest()
-    return load_file(newest / "model.safetensors") | load_file(newest / "training.safetensors")
-
-
-def assert_same_run(run, other):
-    assert losses(run) == losses(other)
-    ours, theirs = tensors(run), tensors(other)
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        assert torch.equal(ours[name], theirs[name]), name
 
 
 def test_two_phases_and_what_they_leave_behind(student_config, teacher_run, packed):
@@ -142,86 +121,6 @@ def test_a_second_interrupt_stops_at_once(begin, student_config):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_finished_run_is_left_alone(student_config, capsys):
-    assert train(student_config, WORLD) == 0
-    files = {path: path.stat().st_mtime_ns for path in student_config.out.rglob("*") if path.is_file()}
-    assert train(student_config, WORLD) == 0
-    assert "finished" in capsys.readouterr().out
-    changed = {path for path, time in files.items() if path.stat().st_mtime_ns != time}
-    assert {path.name for path in changed} <= {".lock", "config.json"}
-
-
-def test_a_finished_run_of_other_data_or_another_teacher_is_refused(
-    student_config, packed_other_classes, teacher_run, packed, tmp_path, capsys
-):
-    """Before, it said that it is finished."""
-    config = replace(student_config, steps=1)
-    assert train(config, WORLD) == 0
-    with pytest.raises(ValueError, match=r"--data .* is not the data this run was trained with"):
-        train(replace(config, data=(packed_other_classes,)), WORLD)
-    with pytest.raises(ValueError, match=r"--data nowhere|nowhere is not a packed dataset"):
-        train(replace(config, data=(tmp_path / "nowhere",)), WORLD)
-    other = tmp_path / "other"
-    assert train(replace(RECIPES["teacher_small"][1](), **{
-        name: getattr(config, name) for name in ("data", "model", "optimizer", "loader", "batch_size", "device")
-    }, epochs=0, steps=1, out=other), WORLD) == 0  # fmt: skip
-    with pytest.raises(ValueError, match=r"--teacher .*other is not the teacher this run was trained with"):
-        train(replace(config, teacher=other), WORLD)
-    moved = tmp_path / "moved"
-    shutil.copytree(packed, moved)
-    assert train(replace(config, data=(moved,)), WORLD) == 0
-    shutil.rmtree(moved)
-    assert train(replace(config, data=(moved,)), WORLD) == 0  # the same command, whose data were removed since
-    assert capsys.readouterr().out.count("is finished") == 2
-
-
-def test_the_command_of_a_finished_run_needs_neither_data_nor_teacher(
-    student_config, packed, tmp_path, monkeypatch, capsys
-):
-    data, teacher = tmp_path / "data", tmp_path / "teacher"
-    shutil.copytree(packed, data)
-    shutil.copytree(student_config.teacher, teacher)
-    config = replace(student_config, steps=1, data=(data,), teacher=teacher)
-    assert train(config, WORLD) == 0
-    shutil.rmtree(data)
-    shutil.rmtree(teacher)
-    recipe = shutil.copy(config.out / "config.json", tmp_path / "again.json")
-    command = [str(recipe), "--data", str(data), "--teacher", str(teacher), "--device", "cpu"]
-    capsys.readouterr()
-    for out in (["--out", str(config.out)], [f"--out={config.out}"]):
-        monkeypatch.setattr("sys.argv", ["train.run", *command, *out])
-        assert main() == 0
-        assert "is finished" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["train.run", *command, "--out", str(tmp_path / "new")])
-    with pytest.raises(ValueError, match="data is not a packed dataset"):
-        main()
-
-
-def test_a_finished_run_is_made_longer_to_the_bit_where_the_schedule_allows(student_config, tmp_path):
-    optimizer = replace(student_config.optimizer, schedule="step", milestones=())
-    whole = replace(student_config, optimizer=optimizer, out=tmp_path / "whole")
-    assert train(whole, WORLD) == 0
-    config = replace(whole, out=student_config.out)
-    assert train(replace(config, steps=4), WORLD) == 0
-    assert train(config, WORLD) == 0
-    assert_same_run(config.out, whole.out)
-    with pytest.raises(ValueError, match=r"has 6 steps already, 4 steps requested; choose another --out"):
-        train(replace(config, steps=4), WORLD)
-    with pytest.raises(ValueError, match=r"only a length in steps can be changed.*--student-init .* --out ANOTHER"):
-        train(replace(config, steps=0, epochs=3), WORLD)
-
-
-@pytest.mark.parametrize(("schedule", "at"), [("step", 4), ("cosine", 1)])
-def test_what_cannot_be_made_longer_says_how_to_start_from_its_weights(student_config, schedule, at):
-    config = replace(student_config, optimizer=replace(student_config.optimizer, schedule=schedule))
-    assert train(config, WORLD) == 0
-    told = (
-        rf"for 6 steps, 9 steps requested: with the {schedule} schedule step {at} had .*--student-init .*student --out"
-    )
-    with pytest.raises(ValueError, match=told):
-        train(replace(config, steps=9), WORLD)
-
-
 def test_a_changed_configuration_is_an_error_that_shows_the_fields(student_config):
     assert train(replace(student_config, steps=1), WORLD) == 0
     changed = replace(student_config, steps=1, optimizer=replace(student_config.optimizer, learning_rate=0.5))
@@ -246,63 +145,6 @@ def test_config_json_repeats_the_run(student_config):
     again = read_command([str(student_config.out / "config.json")])
     assert again == replace(student_config, steps=1)
     assert read_command([str(student_config.out / "config.json"), "--seed", "5"]).seed == 5
-
-
-def poison(trainer, steps):
-    """At these steps one pixel of the student's view is not a number."""
-    start = trainer.task.maker.start
-
-    def start_poisoned(batch, draw):
-        started = start(batch, draw)
-        if draw in steps:
-            started.views.corrupted.images_B3HW[0, 0, 0, 0] = float("nan")
-        return started
-
-    trainer.task.maker.start = start_poisoned
-
-
-def test_a_step_that_is_not_finite_is_skipped_and_named(begin, student_config, capsys):
-    trainer = begin(student_config)
-    poison(trainer, {0, 3})
-    assert trainer.train() == 0
-    skipped = [line for line in read_log(student_config.out / "log.jsonl") if "skipped" in line]
-    assert [line["step"] for line in skipped] == [1, 4]
-    assert "total" in skipped[0]["skipped"]
-    assert "gradient_norm" in skipped[0]["skipped"]
-    assert len(skipped[0]["ids"]) == 4
-    assert "step 3 was skipped" in capsys.readouterr().out
-    assert all(value.isfinite().all() for name, value in tensors(student_config.out).items() if name != "window")
-
-
-def test_too_many_bad_steps_in_a_row_end_the_run_and_spoil_nothing(begin, student_config):
-    """Not even the running statistics of batch norms, which a forward pass changes."""
-    config = replace(student_config, max_skipped=1, model=replace(student_config.model, norm="batch"))
-    trainer = begin(config)
-    before = {name: value.clone() for name, value in trainer.task.student.state_dict().items()}
-    poison(trainer, set(range(10)))
-    with pytest.raises(ValueError, match=r"2 steps in a row .* --max-skipped is 1.*image ids"):
-        trainer.train()
-    assert all(torch.equal(before[name], value) for name, value in trainer.task.student.state_dict().items())
-
-
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_weights_that_are_not_finite_are_never_saved(begin, student_config, ema_decay):
-    """The last update spoils them: no later loss shows it, and the guard of skipped steps sees nothing."""
-    optimizer = replace(student_config.optimizer, ema_decay=ema_decay)
-    trainer = begin(replace(student_config, optimizer=optimizer))
-    one_step = trainer.task.one_step
-
-    def spoil_at_the_end(views, step, stop):
-        one_step(views, step, stop)
-        if step == trainer.total - 1:
-            next(iter(trainer.task.parameters.values())).data[0] = float("inf")
-
-    trainer.task.one_step = spoil_at_the_end
-    with pytest.raises(ValueError, match=r"after step 6 not all numbers are finite: .*lower --optimizer.learning-rate"):
-        trainer.train()
-    newest = Checkpoints(student_config.out, 1).newest()
-    assert newest.name == "step-00000003"
-    assert not read_state(newest)["finished"]
 
 
 def test_a_damaged_checkpoint_costs_only_its_steps(student_config, capsys, tmp_path):
@@ -459,130 +301,3 @@ def test_the_learning_rate_is_scaled_and_said(begin, student_config, capsys):
     trainer.task.loader.close()
     assert trainer.task.rate == pytest.approx(0.005)
     assert "sgd with learning rate 0.005: 0.02 for 16 images, scaled linearly to 4" in capsys.readouterr().out
-
-
-def no_gpu_memory():
-    raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-def end_with(monkeypatch, end):
-    """A run that is not even loaded."""
-
-    class Ending:
-        def __init__(self, *_):
-            pass
-
-        def train(self):
-            if isinstance(end, Exception):
-                raise end
-            end()
-
-    monkeypatch.setattr("train.trainer.Trainer", Ending)
-
-
-class CudaAPIError(Exception):
-    """Numba's; not a RuntimeError."""
-
-
-@pytest.mark.parametrize(
-    "end",
-    [
-        no_gpu_memory,
-        lambda: torch.empty(1 << 60, dtype=torch.uint8),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        torch.distributed.DistBackendError("NCCL error ...\nLast error:\nCuda failure 2 'out of memory'"),
-        CudaAPIError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY"),
-        RuntimeError("Critical error in pipeline:\nError in MIXED operator: CUDA allocation failed"),
-        RuntimeError("Error in GPU operator: Can't allocate 637534208 bytes on device 0."),
-        RuntimeError("nvJPEG error: NVJPEG_STATUS_ALLOCATOR_FAILURE"),
-    ],
-)
-def test_out_of_memory_names_the_settings_to_lower(student_config, monkeypatch, end):
-    end_with(monkeypatch, end)
-    with pytest.raises(ValueError, match=r"--batch-size \(now 4 .*--model.regions-per-image \(now 16\)"):
-        train(student_config, WORLD)
-
-
-@pytest.mark.parametrize(
-    "end",
-    [
-        RuntimeError("CUDA error: an illegal memory access was encountered"),
-        MemoryError(),
-        MemoryError("Unable to allocate 8.00 EiB for an array with shape (1152921504606846976,)"),
-        OSError(12, "Cannot allocate memory"),
-        ValueError("no checkpoint at runs/out of memory"),
-        FileNotFoundError(2, "No such file or directory", "runs/out_of_memory/best.json"),
-    ],
-)
-def test_another_error_stays_what_it_is(student_config, monkeypatch, end):
-    end_with(monkeypatch, end)
-    with pytest.raises(type(end)) as caught:
-        train(student_config, WORLD)
-    assert caught.value is end
-
-
-def traced_steps(run):
-    events = json.loads((run / "trace-rank0.json").read_text())["traceEvents"]
-    names = {event["name"] for event in events if event["name"].startswith("ProfilerStep#")}
-    return sorted(int(name.removeprefix("ProfilerStep#")) for name in names)
-
-
-@pytest.mark.parametrize(
-    ("change", "rare_at", "wait", "first", "compiling"),
-    [
-        ({"compile": "off"}, 13, 500, 10, False),
-        ({"compile": "on"}, 11, 500, 13, False),
-        ({"compile": "on"}, 13, 12, 12, True),
-        ({"compile": "on"}, 99, 500, 15, False),  # as late as the run's 20 steps allow
-        ({"compile": "on", "distill": (), "teacher": None}, 11, 500, 13, False),
-    ],
-)
-def test_a_trace_begins_when_every_canvas_is_compiled(
-    begin, student_config, monkeypatch, capsys, change, rare_at, wait, first, compiling
-):
-    """The larger of two student canvases comes in one step only."""
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    monkeypatch.setattr("train.trainer.PROFILE_WAIT", wait)
-    views = ViewConfig(ratio_range=(0.4, 1.0), ratio_buckets=3, corruptions=())
-    trainer = begin(replace(student_config, views=views, profile=True, steps=20, **change))
-    buckets = views.buckets()
-    assert len(trainer.task.maker.corrupted_canvases((64, 96))) == 2
-    trainer.task.maker.draw_bucket = lambda seed, draw: buckets[-1 if draw == rare_at else 0]
-    assert trainer.train() == 0
-    assert traced_steps(student_config.out) == list(range(first, first + 5))
-    assert trainer.at.step == first + 5
-    assert ("1 traced step may have compiled" in capsys.readouterr().out) == compiling
-
-
-@pytest.mark.parametrize(
-    ("visits", "rare_at", "latest", "first", "num_new"),
-    [
-        (1, [3], 500, 10, 0),
-        (1, [9], 500, 11, 0),  # the step after it is the profiler's own warm-up
-        (1, [11], 12, 12, 0),  # in that warm-up
-        (1, [12, 13], 12, 12, 1),
-        (1, [17], 12, 12, 0),  # after the trace
-        (2, [2, 14], 500, 16, 0),  # compiled, then recorded as a CUDA graph
-        (2, [2], 20, 20, 0),
-        (2, [20, 24], 20, 20, 2),
-    ],
-)
-def test_when_a_trace_begins(visits, rare_at, latest, first, num_new):
-    plan = TracePlan({(None, (32, 32)), (None, (64, 64))}, visits, latest)
-    actions = [plan(0)]
-    for step in range(30):
-        side = 64 if step in rare_at else 32
-        plan.saw((None, (side, side)))
-        actions.append(plan(step + 1))
-    traced = ["WARMUP", "RECORD", "RECORD", "RECORD", "RECORD", "RECORD_AND_SAVE"]
-    assert [action.name for action in actions] == ["NONE"] * (first - 1) + traced + ["NONE"] * (26 - first)
-    assert (plan.end, plan.num_new) == (first + 5, num_new)
-
-
-def test_profile_writes_a_trace(student_config):
-    with pytest.raises(ValueError, match=r"--profile traces steps 10 to 15, but only 6 are left"):
-        train(replace(student_config, profile=True), WORLD)
-    config = replace(student_config, profile=True, steps=16)
-    assert train(config, WORLD) == 0
-    trace = json.loads((config.out / "trace-rank0.json").read_text())
-    assert len(trace["traceEvents"]) > 100

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.weights.files import read_state as read_tensors
 from model.weights.files import save_tensors
+from pipeline.command.console import counted, say
 from train.config import Config
 from train.record.checkpoint import read_state
 from train.record.window import Window
@@ -89,6 +90,15 @@ def describe(progress: Progress, task: Continued, ranks: int) -> dict[str, Any]:
         **task.identity,
         "torch": torch.__version__,
     }
+
+
+def say_skipped_end(skipped: int) -> None:
+    """What is to be known of a run whose last steps were skipped."""
+    if skipped:
+        say(
+            f"warning: the last {counted(skipped, 'step')} of the run changed no weight: a loss or gradient was not "
+            "finite. If the losses in its log rise before, train again with a lower --optimizer.learning-rate"
+        )
 
 
 def strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
