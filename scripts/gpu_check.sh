@@ -249,7 +249,7 @@ if [ "$device" = cpu ] || ! has nvidia.dali; then
     echo "DALI is not installed: the loader cpu stands in for it" | tee -a "$summary"
 fi
 
-failed=0 deadline=${DEADLINE:-570}
+running='' failed=0 deadline=${DEADLINE:-570}
 pack_results() { # whole files only: what is read meanwhile is never half written
     (
         cd "$folder" || exit

@@ -51,6 +51,10 @@ def main() -> int:
         return 0
     if not options.file.is_file():
         raise SystemExit(f"error: pixels: {options.file} is missing; write it on a machine's CPU with --write")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("error: pixels: there is no CUDA device here; use --device cpu")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
     expected = np.load(options.file)
     records: dict[str, dict] = {}
     for name in severity.ALL:

@@ -218,12 +218,13 @@ def main() -> None:
 
     options = tyro.cli(Options, description=__doc__)
     known = all_kernels()
-    chosen = {name: value for name, value in known.items() if name in options.kernels or not options.kernels}
-    if not chosen:
-        raise ValueError(f"ptx: no kernel is called {options.kernels}; there are {', '.join(known)}")
-    unknown = [number for number in options.architectures if number not in SHARED_BYTES]
-    if unknown:
-        raise ValueError(f"ptx: --architectures {unknown[0]} is not known; there are 80, 90 and 100")
+    for name in options.kernels:
+        if name not in known:
+            raise SystemExit(f"error: ptx: no kernel is called {name}; there are {', '.join(known)}")
+    for number in options.architectures:
+        if number not in SHARED_BYTES:
+            raise SystemExit(f"error: ptx: --architectures {number} is not known; there are 80, 90 and 100")
+    chosen = {name: known[name] for name in options.kernels or known}
     records: dict[str, dict] = {}
     print(
         f"machine code by {find_ptxas() or 'nothing: no ptxas here, what it does is not recorded'}",

@@ -19,7 +19,7 @@ from numba import float32, int32, int64, uint8, uint64
 from kernels import rng
 from kernels.corruptions.record import Corruption
 from kernels.jit import compiled
-from kernels.whole import remainder
+from kernels.division import remainder
 
 TRUNCATE = 3.0
 AMPLITUDE = 0.005  # of the height, for both fields

@@ -18,7 +18,7 @@ from numba import float32, int32, uint8, uint64
 
 from kernels.corruptions.record import Corruption
 from kernels.jit import compiled, compiled_exactly
-from kernels.whole import quotient
+from kernels.division import quotient
 
 CHANGES = 12  # room for each list; at most 6 occur for sides up to 2,600
 FIRST_Y, END_Y, READ_Y, FIRST_X, END_X, READ_X = (2 + CHANGES * index for index in range(6))

@@ -1,4 +1,4 @@
-"""Run by test_roi_align_triton.py under TRITON_INTERPRET=1: the GPU's RoIAlign as Python, against two references.
+"""Run by test_roi_align.py under TRITON_INTERPRET=1: the GPU's RoIAlign as Python, against two references.
 
 torchvision's, and the product of two operators in float64, whose gradient torch's gradcheck confirms.
 """

@@ -16,7 +16,7 @@ from skimage import data
 
 import kernels
 from kernels import severity
-from kernels.checks import ptx
+from kernels.checks import pixels, ptx
 from kernels.corruptions.registry import NEED_MASK
 from kernels.launch import boxes, cpu, cuda_kernels, gpu, resize, signatures
 from kernels.launch import table as parameters
@@ -138,18 +138,39 @@ def check_ptx(name: str, architecture: int) -> None:
         record = ptx.compile_kernel(ptx.all_kernels()[name], architecture)
     assert record["target"] in (f"sm_{architecture}", f"sm_{architecture}a")
     assert record["double_precision"] == 0
+    assert record["long_divisions"] == 0
     if ptx.find_ptxas() is None:
         pytest.skip("PTX is compiled and holds no double precision; there is no ptxas to count registers")
     # A block of 256 threads must be launchable, and nothing may live in spilled registers.
     assert record["registers"] <= 255
     assert record["spill_bytes"] == 0
     assert record["double_instructions"] == 0
-    assert record["long_divisions"] == 0
     if name != "nms" and architecture >= 90:  # its divisions are exact; sm_80 calls for some conversions and divisions
         assert record["calls"] == 0
     if name.startswith("roi_"):
         assert record["local_loads"] == record["local_stores"] == 0
         assert record["widest_global_bytes"] == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--kernels", "boxes", "steps_1"], "no kernel is called steps_1; there are statistics, "),
+        (["--architectures", "90", "91"], "--architectures 91 is not known"),
+    ],
+)
+def test_an_unknown_name_is_one_sentence(monkeypatch, words, said):
+    monkeypatch.setattr(sys, "argv", ["ptx", *words])
+    with pytest.raises(SystemExit, match=said):
+        ptx.main()
+
+
+@pytest.mark.skipif(has_gpu, reason="there is a CUDA device")
+def test_pixels_without_a_gpu_are_one_sentence(monkeypatch, tmp_path):
+    (tmp_path / "pixels.npz").touch()
+    monkeypatch.setattr(sys, "argv", ["pixels", str(tmp_path / "pixels.npz")])
+    with pytest.raises(SystemExit, match="no CUDA device here"):
+        pixels.main()
 
 
 def test_machine_code_is_counted():
