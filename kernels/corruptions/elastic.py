@@ -18,8 +18,8 @@ from numba import float32, int32, int64, uint8, uint64
 
 from kernels import rng
 from kernels.corruptions.record import Corruption
-from kernels.jit import compiled
 from kernels.division import remainder
+from kernels.jit import compiled
 
 TRUNCATE = 3.0
 AMPLITUDE = 0.005  # of the height, for both fields

@@ -17,8 +17,8 @@ import numpy as np
 from numba import float32, int32, uint8, uint64
 
 from kernels.corruptions.record import Corruption
-from kernels.jit import compiled, compiled_exactly
 from kernels.division import quotient
+from kernels.jit import compiled, compiled_exactly
 
 CHANGES = 12  # room for each list; at most 6 occur for sides up to 2,600
 FIRST_Y, END_Y, READ_Y, FIRST_X, END_X, READ_X = (2 + CHANGES * index for index in range(6))

@@ -8,9 +8,14 @@ import sys
 import numpy as np
 import torch
 
-from kernels.launch import cuda_kernels, gpu
+from kernels.launch import cuda_kernels, gpu, signatures
 from kernels.launch.cpu import shots
 from kernels.launch.table import Table
+
+
+def launch(name, grid, block, arrays, numbers=()):
+    """The simulator in place of `gpu.Device.launch`."""
+    signatures.signatures()[name][0][grid, block](*arrays, *numbers)
 
 
 def main() -> None:
@@ -30,17 +35,18 @@ def main() -> None:
     both_boxes = np.full((2, *boxes.shape), np.nan, dtype=np.float32)
     pictures, scratch = torch.from_numpy(images).view(num, height, -1, 3), torch.from_numpy(planes)
     gpu.make_whole(pictures, scratch, table.rows_B)
-    gpu.launch_stages(arguments, table.rows_B, 0)
-    gpu.launch_finish(arguments, table.rows_B, small, "float32", 0)
-    gpu.launch_clean(images, table.rows_B, clean, "float32", 0)
-    gpu.launch_boxes(boxes, both_boxes, table.rows_B, 0)
+    gpu.launch_stages(launch, arguments, table.rows_B, num, height, values // 3)
+    canvas = (small.shape[1], small.shape[2] // 3)
+    gpu.launch_finish(launch, arguments, table.rows_B, small, "float32", num, canvas)
+    gpu.launch_clean(launch, images, table.rows_B, clean, "float32", num, height, values // 3)
+    gpu.launch_boxes(launch, boxes, both_boxes, table.rows_B, num, boxes.shape[1])
     corrupted = np.zeros_like(images)
-    for kernel in cuda_kernels.CORRUPTED:
-        kernel[*gpu.pixels(num, height, values // 3), 0](*arguments, corrupted)
+    for group in signatures.GROUPS:
+        launch(f"corrupted_{group}", *gpu.pixels(num, height, values // 3), (*arguments, corrupted))
     halves = {}
     for name, dtype in (("float16", np.float16), ("bfloat16", np.uint16)):
         halves[name] = np.zeros((num, height, values), dtype=dtype)
-        gpu.launch_clean(images, table.rows_B, halves[name], name, 0)
+        gpu.launch_clean(launch, images, table.rows_B, halves[name], name, num, height, values // 3)
     np.savez(
         sys.argv[2],
         small=small,

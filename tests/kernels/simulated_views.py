@@ -9,12 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 
 from kernels import severity
-from kernels.launch import boxes, cuda_kernels, gpu, resize
+from kernels.launch import boxes, cuda_kernels, gpu, resize, signatures
 from kernels.launch.table import Table, fill_extra
 
 # Height, width, small height, small width, mirrored.
 SMALL = ((9, 13, 6, 9, 0), (14, 18, 14, 18, 1), (1, 1, 1, 1, 1), (13, 17, 4, 5, 1), (0, 0, 0, 0, 0))
 LARGE = ((37, 101, 11, 31, 1), (37, 101, 37, 101, 0))
+
+
+def launch(name, grid, block, arrays, numbers=()):
+    """The simulator in place of `gpu.Device.launch`."""
+    signatures.signatures()[name][0][grid, block](*arrays, *numbers)
 
 
 def run(cases, canvas, small_canvas) -> None:
@@ -32,8 +37,8 @@ def run(cases, canvas, small_canvas) -> None:
     )
     small = np.full((num, small_canvas[0], 3 * small_canvas[1]), np.nan, np.float32)
     clean = np.full(images.shape, np.nan, np.float32)
-    gpu.launch_finish(arguments, table.rows_B, small, "float32", 0)
-    gpu.launch_clean(images, table.rows_B, clean, "float32", 0)
+    gpu.launch_finish(launch, arguments, table.rows_B, small, "float32", num, small_canvas)
+    gpu.launch_clean(launch, images, table.rows_B, clean, "float32", num, height, width)
     wanted_small, wanted_clean = np.full_like(small, np.nan), np.full_like(clean, np.nan)
     line, taps = np.zeros(3 * width, np.float32), np.zeros(8 * width + 64, np.float32)
     rows = [SimpleNamespace(**dict(zip(table.rows_B.dtype.names, row.tolist(), strict=True))) for row in table.rows_B]
@@ -45,12 +50,12 @@ def run(cases, canvas, small_canvas) -> None:
     given = np.zeros((num, 3, 4), np.float32)
     given[:, 0] = (1, 2, 6, 7)
     made, wanted = np.full((2, *given.shape), np.nan, np.float32), np.empty((2, *given.shape), np.float32)
-    gpu.launch_boxes(given, made, table.rows_B, 0)
+    gpu.launch_boxes(launch, given, made, table.rows_B, num, 3)
     boxes.place_boxes(given, wanted[0], wanted[1], rows)
     np.testing.assert_array_equal(made, wanted)
     table.rows_B["corruption"] = severity.INDEX["contrast"]
     fill_extra(table)
-    gpu.launch_stages(arguments, table.rows_B, 0)
+    gpu.launch_stages(launch, arguments, table.rows_B, num, height, width)
     for b, case in enumerate(cases):
         picture = images[b, : case[0], : 3 * case[1]].reshape(-1, 3).astype(np.uint32)
         np.testing.assert_array_equal(table.statistics_B4[b], [*picture.sum(0), picture.max(initial=0)])

@@ -77,7 +77,7 @@ assert oracle.view_problem(batch, views, image) is not None
 
 SIMULATED = """
 import numpy as np
-from kernels.launch import cuda_kernels, gpu
+from kernels.launch import cuda_kernels, gpu, signatures
 from kernels.launch.cpu import NO_POOL, shots
 from kernels.launch.table import single_table
 
@@ -89,9 +89,13 @@ planes = np.full((2, 1, 5, 21), np.nan, np.float32)
 arguments = cuda_kernels.Arguments(
     given, planes, table.rows_B, table.extra_BE, table.statistics_B4, shots=shots(), pool_M=NO_POOL
 )
-gpu.launch_stages(arguments, table.rows_B, 0)
-for kernel in cuda_kernels.CORRUPTED:
-    kernel[*gpu.pixels(1, 5, 7), 0](*arguments, made)
+
+def launch(name, grid, block, arrays, numbers=()):
+    signatures.signatures()[name][0][grid, block](*arrays, *numbers)
+
+gpu.launch_stages(launch, arguments, table.rows_B, 1, 5, 7)
+for group in signatures.GROUPS:
+    launch(f"corrupted_{group}", *gpu.pixels(1, 5, 7), (*arguments, made))
 np.testing.assert_array_equal(made.reshape(5, 7, 3), np.uint8(image * 0.5))
 """
 

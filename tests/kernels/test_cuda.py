@@ -12,16 +12,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from numba import types
+from numba.np.numpy_support import as_dtype
 from skimage import data
 
 import kernels
 from kernels import severity
-from kernels.checks import pixels, ptx
+from kernels.checks import host, pixels, ptx
 from kernels.corruptions.registry import NEED_MASK
 from kernels.launch import boxes, cpu, cuda_kernels, gpu, resize, signatures
 from kernels.launch import table as parameters
 from kernels.launch.pool import Pool
-from kernels.task import ROW
 
 HEIGHT, WIDTH = 14, 18
 NAMES = (*severity.ALL, None)
@@ -204,127 +205,82 @@ def test_occupancy_is_that_of_the_scarcest():
     assert share(256, 32, 112 << 10, 80) == 0.12
 
 
-def test_arrays_are_launched_with_the_types_that_were_compiled(monkeypatch):
-    """What `gpu.as_numba` makes of a tensor's memory must have the Numba types of `ptx.numba_kernels`."""
+@pytest.mark.parametrize(
+    ("name", "place", "shape"),
+    [
+        ("clean_bfloat16", 1, (3,)), ("clean_bfloat16", 0, (1, 2, 3)), ("clean_bfloat16", 2, (2, 5, 9)),
+        ("clean_float32", 2, (2, 5, 9)), ("step_1", 1, (2, 1, 2, 3)), ("boxes", 0, (4, 1, 4)),
+        ("corrupted_heavy", 3, (3, 4)), ("corrupted_heavy", 5, (5,)), ("corrupted_heavy", 6, (5,)),
+    ],
+)  # fmt: skip
+def test_an_array_is_the_numbers_that_numba_makes_of_it(monkeypatch, name, place, shape):
     from numba.cuda import api  # here: private names that change would take all tests of this file along
     from numba.cuda.cudadrv import devices
-    from numba.cuda.typing.typeof import typeof
+    from numba.cuda.dispatcher import _Kernel
 
     monkeypatch.setattr(devices._runtime, "ensure_context", contextlib.nullcontext)  # there need not be a device
     monkeypatch.setattr(api, "current_context", lambda: None)
-    memory = torch.zeros(3 * ROW.itemsize * 16, dtype=torch.uint8)
-    known = {name: each.signature for name, each in ptx.numba_kernels().items()}
-    images, stage_rows = known["clean_float32"][:2]
-    extra, sums, shots, pool = known["corrupted_heavy"][3:7]
-    planes = known["step_1"][1]
-    for expected, dtype, shape in (
-        (stage_rows, ROW, (3,)),
-        (images, np.uint8, (1, 2, 3)),
-        (sums, np.uint32, (3, 4)),
-        (shots, np.uint32, (5,)),
-        (pool, np.uint16, (5,)),
-        (extra, np.float32, (3, 4)),
-        (planes, np.float32, (2, 1, 2, 3)),
-        *((known[f"clean_{name}"][2], dtype, (1, 2, 3)) for name, dtype in gpu.TYPES.values()),
-    ):
-        array = gpu.as_numba(memory, dtype, shape)
-        assert typeof(array) == expected
-        assert array.gpu_data.device_ctypes_pointer.value == memory.data_ptr()
+    kind = ptx.numba_kernels()[name].signature[place]
+    dtype = as_dtype(kind.dtype)
+    memory = torch.zeros(1 << 12, dtype=torch.uint8)
+    interface = {"data": (memory.data_ptr(), False), "shape": shape, "typestr": dtype, "version": 2}
+    array = api.as_cuda_array(SimpleNamespace(__cuda_array_interface__=interface), sync=False)
+    numbers: list[int] = []
+    _Kernel._prepare_args(SimpleNamespace(extensions=[]), kind, array, 0, [], numbers)
+    assert gpu.as_numbers(memory, dtype.itemsize, shape) == tuple(numbers)
 
 
-@pytest.fixture
-def fake_device(monkeypatch) -> gpu.Device:
-    """A GPU's memory on the CPU: what is kept and launched can be looked at without one."""
-    monkeypatch.setattr(gpu, "as_numba", lambda tensor, dtype, shape: np.empty(shape, dtype))
-    keep = gpu.Device.__new__(gpu.Device)
-    keep.device, keep.scratch, keep.scratch_seen = torch.device("cpu"), torch.empty(0), {}
-    keep.stream = keep.numba_stream = keep.shots = None
-    monkeypatch.setattr(keep, "pool", lambda values_M: values_M, raising=False)
-    return keep
-
-
-def test_scratch_is_as_large_as_the_largest_batch(fake_device):
+def test_scratch_is_as_large_as_the_largest_batch():
+    keep = host.Counted()
     for side in (30, 90, 60):
         for width in range(1, 100):
-            assert fake_device.planes(2, side, width).shape == (2, 2, side, 3 * width)
-    assert fake_device.scratch.numel() == 2 * 2 * 90 * 3 * 99
-    assert len(fake_device.scratch_seen) <= gpu.KEPT
+            assert keep.planes(2, side, width)[5:9] == (2, 2, side, 3 * width)
+    assert keep.scratch.numel() == 2 * 2 * 90 * 3 * 99
 
 
-class Launches:
-    """Stands for a kernel and notes its launches."""
+def launched_by(names, dtype=torch.float32) -> list[tuple[str, tuple[int, ...]]]:
+    """What the views of images with these corruptions launch. None: an image without."""
+    keep, table = host.Counted(), host.CountedTable(len(names))
+    for row, name in zip(table.host.rows_B, names, strict=True):
+        row["corruption"] = severity.NONE if name is None else severity.INDEX[name]
+        row["height"] = row["width"] = row["small_height"] = row["small_width"] = 32
+    images = torch.zeros(len(names), 32, 64, 3, dtype=torch.uint8)
+    boxes_BG4 = torch.zeros(len(names), 5, 4)
+    gpu.make_views(keep, images, boxes_BG4, table, None, (32, 64), dtype, True)
+    return keep.launched
 
-    def __init__(self, grids: list):
-        self.grids = grids
 
-    def __getitem__(self, configuration):
-        return lambda *arguments: self.grids.append((configuration[0], arguments))
-
-
-def test_launches_do_not_grow_with_the_batch(fake_device, monkeypatch):
-    """Twelve at most for every corruption at once; the same for 2 images of two types and 21 of those."""
-    grids: list = []
-    for name in ("statistics", "whole_rows", "whole_blocks", "boxes"):
-        monkeypatch.setattr(cuda_kernels, name, Launches(grids))
-    monkeypatch.setattr(cuda_kernels, "STEP_KERNELS", tuple(Launches(grids) for _ in cuda_kernels.STEP_KERNELS))
-    monkeypatch.setattr(cuda_kernels, "CLEAN", {"float32": Launches(grids)})
-    monkeypatch.setattr(cuda_kernels, "FINISH", {"float32": (Launches(grids), Launches(grids))})
+def test_launches_do_not_grow_with_the_batch():
+    """Eleven at most for every corruption at once; the same for 2 images of two types and 21 of those."""
 
     def launches(names) -> int:
-        grids.clear()
-        table = parameters.Table(len(names))
-        for row, name in zip(table.rows_B, names, strict=True):
-            row["corruption"] = severity.INDEX[name]
-            row["height"] = row["width"] = row["small_height"] = row["small_width"] = 32
-        device_table = SimpleNamespace(host=table, upload=lambda stream: None, shown=lambda: None)
-        for column in ("rows_B", "extra_BE", "statistics_B4"):
-            setattr(device_table, column, getattr(table, column))
-        images = torch.zeros(len(names), 32, 64, 3, dtype=torch.uint8)
-        boxes_BG4 = torch.zeros(len(names), 5, 4)
-        gpu.make_views(fake_device, images, boxes_BG4, device_table, None, (32, 64), torch.float32, True)
-        return len(grids)
+        return len(launched_by(names))
 
     assert launches(severity.ALL) == launches([*severity.ALL, "fog", "glass_blur"]) == 11
     for kinds in (("contrast", "jpeg_compression"), ("glass_blur", "fog")):
         assert launches(kinds) == launches([*kinds * 10, kinds[0]]) <= 9
-    assert sum(isinstance(argument, np.ndarray) for _, arguments in grids for argument in arguments) <= 48
 
 
-def test_what_is_launched_was_compiled_before(fake_device, monkeypatch):
-    """The kernels that `needed` names are those that a batch of these corruptions launches."""
-    launched: list[str] = []
+@pytest.mark.parametrize("dtype", gpu.TYPES)
+def test_what_is_launched_was_compiled_before_for_such_arrays(dtype):
+    """The kernels that `needed` names are those that a batch of these corruptions launches, with arrays of the kinds
+    and numbers that they were compiled for: nothing verifies that at a launch."""
     every = signatures.signatures()
-
-    class Noting:
-        def __init__(self, name):
-            self.name = name
-
-        def __getitem__(self, configuration):
-            return lambda *arguments: launched.append(self.name)
-
-    for name in ("statistics", "whole_rows", "whole_blocks", "boxes"):
-        monkeypatch.setattr(cuda_kernels, name, Noting(name))
-    monkeypatch.setattr(cuda_kernels, "STEP_KERNELS", tuple(Noting(f"step_{number}") for number in (1, 2, 3, 4)))
-    monkeypatch.setattr(cuda_kernels, "CLEAN", {"float32": Noting("clean_float32")})
-    finish = tuple(Noting(f"finish_{group}_float32") for group in ("others", "heavy"))
-    monkeypatch.setattr(cuda_kernels, "FINISH", {"float32": finish})
     for names in (("fog",), ("glass_blur", "brightness"), ("jpeg_compression",), ("defocus_blur",), severity.TRAINING):
-        launched.clear()
-        table = parameters.Table(len(names) + 1)
-        table.rows_B["corruption"][-1] = severity.NONE
-        for row, name in zip(table.rows_B, names, strict=False):
-            row["corruption"] = severity.INDEX[name]
-            row["height"] = row["width"] = row["small_height"] = row["small_width"] = 32
-        device_table = SimpleNamespace(host=table, upload=lambda stream: None, shown=lambda: None)
-        for column in ("rows_B", "extra_BE", "statistics_B4"):
-            setattr(device_table, column, getattr(table, column))
-        images = torch.zeros(len(table.rows_B), 32, 64, 3, dtype=torch.uint8)
-        boxes_BG4 = torch.zeros(len(table.rows_B), 5, 4)
-        gpu.make_views(fake_device, images, boxes_BG4, device_table, None, (32, 64), torch.float32, True)
+        launched = launched_by((*names, None), dtype)
         kinds = tuple(severity.INDEX[name] for name in names)
-        named = signatures.needed(kinds, "float32", True)
-        assert set(launched) == set(named)
-        assert set(named) <= set(every)
+        assert {name for name, _ in launched} == set(signatures.needed(kinds, gpu.TYPES[dtype], True))
+        for name, numbers in launched:
+            rest = list(numbers)
+            for kind in every[name][1]:
+                if isinstance(kind, types.Array):
+                    array, rest = rest[: 5 + 2 * kind.ndim], rest[5 + 2 * kind.ndim :]
+                    assert array[3] == array[-1] == as_dtype(kind.dtype).itemsize
+                    assert array[2] == np.prod(array[5 : 5 + kind.ndim])
+                else:
+                    assert kind == types.int64
+                    rest = rest[1:]
+            assert rest == []
 
 
 def test_the_last_stages_take_the_block_of_arguments_in_its_order():
@@ -345,6 +301,20 @@ def test_columns_share_one_buffer(num):
     begin, end = table.places.ratio_B
     assert table.buffer[begin:end].view(np.float32)[-1] == 0.5
     assert table.columns.ratio_B is table.ratio_B
+
+
+def test_a_view_shows_the_columns_of_the_table():
+    table = host.CountedTable(3)
+    random = np.random.default_rng(0)
+    for name in gpu.Shown._fields:
+        column = getattr(table.host, name)
+        column[:] = random.integers(1, 1 << 20, column.shape)
+    shown = table.shown()
+    for name, made in zip(gpu.Shown._fields, shown, strict=True):
+        np.testing.assert_array_equal(made.numpy(), getattr(table.host, name))
+        assert made.dtype == getattr(gpu.SHOWN, name)
+    table.host.buffer[:] = 0
+    assert shown.keys_B.all()  # memory of its own
 
 
 CACHE_KEYS = """
