@@ -11,7 +11,7 @@ not depend on their size.
 import time
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +20,19 @@ from kernels import severity
 from kernels.checks.timing import say
 from kernels.corruptions.registry import NEED_MASK
 from kernels.launch import gpu
+from kernels.launch.cpu import shots
 from kernels.launch.pool import Pool
 from kernels.launch.table import Table, draw_table
 
 HEIGHT, WIDTH, BOXES = 60, 100, 64
 CANVAS, SMALL = (64, 128), (64, 96)
+
+
+class Launched(NamedTuple):
+    name: str
+    numbers: tuple[int, ...]
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
 
 
 class Counted(gpu.Device):
@@ -36,14 +44,14 @@ class Counted(gpu.Device):
         self.device, self.scratch, self.pools = torch.device("cpu"), torch.empty(0), {}
         self.stream: Any = None
         self.core_stream = None
-        self.shots_tensor = torch.zeros(1, dtype=torch.int32)
-        self.shots = gpu.as_numbers(self.shots_tensor, 4, (1,))
+        self.shots_tensor = torch.from_numpy(shots().view(np.int32))
+        self.shots = gpu.as_numbers(self.shots_tensor, 4, tuple(self.shots_tensor.shape))
         self.kernels = {name: name for name in gpu.signatures()}
         self.core: Any = SimpleNamespace(LaunchConfig=core.LaunchConfig, launch=self.note)
-        self.launched: list[tuple[str, tuple[int, ...]]] = []
+        self.launched: list[Launched] = []
 
-    def note(self, _stream: Any, _configuration: Any, kernel: str, *numbers: int) -> None:
-        self.launched.append((kernel, numbers))
+    def note(self, _stream: Any, configuration: Any, kernel: str, *numbers: int) -> None:
+        self.launched.append(Launched(kernel, numbers, tuple(configuration.grid), tuple(configuration.block)))
 
 
 class CountedTable(gpu.DeviceTable):

@@ -149,7 +149,10 @@ def all_kernels() -> dict[str, NumbaKernel | TritonKernel]:
 
 def compile_kernel(kernel: NumbaKernel | TritonKernel, architecture: int) -> dict[str, Any]:
     """What is known about a kernel's code. architecture: 90 for sm_90."""
-    ptx, shared_bytes = kernel.compile(architecture)
+    return inspect(*kernel.compile(architecture), kernel.threads, architecture)
+
+
+def inspect(ptx: str, shared_bytes: int, threads: int, architecture: int) -> dict[str, Any]:
     target = re.findall(r"\.target (\w+)", ptx)[0]
     record: dict[str, Any] = {
         "architecture": f"sm_{architecture}",
@@ -172,7 +175,7 @@ def compile_kernel(kernel: NumbaKernel | TritonKernel, architecture: int) -> dic
     record["spill_bytes"] = sum(int(count) for count in re.findall(r"(\d+) bytes spill", output))
     record["stack_bytes"] = int(re.findall(r"(\d+) bytes stack", output)[0])
     record["shared_bytes"] = shared_bytes + sum(int(count) for count in re.findall(r"(\d+) bytes smem", output))
-    record["threads"] = kernel.threads
+    record["threads"] = threads
     record["occupancy"] = occupancy(record, architecture)
     return record | (count_instructions(listing) if listing else {})
 

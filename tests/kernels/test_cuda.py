@@ -238,7 +238,7 @@ def test_scratch_is_as_large_as_the_largest_batch():
     assert keep.scratch.numel() == 2 * 2 * 90 * 3 * 99
 
 
-def launched_by(names, dtype=torch.float32) -> list[tuple[str, tuple[int, ...]]]:
+def launched_by(names, dtype=torch.float32) -> list[host.Launched]:
     """What the views of images with these corruptions launch. None: an image without."""
     keep, table = host.Counted(), host.CountedTable(len(names))
     for row, name in zip(table.host.rows_B, names, strict=True):
@@ -269,8 +269,8 @@ def test_what_is_launched_was_compiled_before_for_such_arrays(dtype):
     for names in (("fog",), ("glass_blur", "brightness"), ("jpeg_compression",), ("defocus_blur",), severity.TRAINING):
         launched = launched_by((*names, None), dtype)
         kinds = tuple(severity.INDEX[name] for name in names)
-        assert {name for name, _ in launched} == set(signatures.needed(kinds, gpu.TYPES[dtype], True))
-        for name, numbers in launched:
+        assert {each.name for each in launched} == set(signatures.needed(kinds, gpu.TYPES[dtype], True))
+        for name, numbers, _, _ in launched:
             rest = list(numbers)
             for kind in every[name][1]:
                 if isinstance(kind, types.Array):
