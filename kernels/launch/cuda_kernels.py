@@ -63,7 +63,7 @@ def statistics(images_BHX, rows_B, statistics_B4):
     partial = cuda.shared.array((4, THREADS), uint32)
     b, thread = cuda.blockIdx.y, cuda.threadIdx.y * BLOCK_X + cuda.threadIdx.x
     row = rows_B[b]
-    if row.corruption not in steps.STATISTICS:
+    if not steps.has(steps.STATISTICS_BITS, row.corruption):
         return
     for c in range(4):
         partial[c, thread] = uint32(0)
@@ -97,7 +97,7 @@ def whole_rows(images_BHX, planes_2BHX, rows_B):
     y, b = cuda.blockIdx.x * ROW_THREADS + cuda.threadIdx.x, cuda.blockIdx.y
     line = cuda.local.array(LINE, float32)
     row = rows_B[b]
-    if row.corruption not in steps.ROWS or y >= row.height:
+    if not steps.has(steps.ROWS_BITS, row.corruption) or y >= row.height:
         return
     source, first, second = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b]
     task = Task(source, source, first, second, line, row, line, line, line, line, 0, 0)
@@ -110,7 +110,7 @@ def whole_blocks(images_BHX, planes_2BHX, rows_B, extra_BE):
     b = cuda.blockIdx.z
     line = cuda.local.array(CUDA_LINE, float32)
     row = rows_B[b]
-    if row.corruption not in steps.BLOCKS or y >= row.height or x >= row.width:
+    if not steps.has(steps.BLOCKS_BITS, row.corruption) or y >= row.height or x >= row.width:
         return
     source, first, second, extra = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
     task = Task(source, source, first, second, line, row, extra, extra, extra, extra, 0, 0)
@@ -153,7 +153,7 @@ def make_corrupted(heavy):
         b = cuda.blockIdx.z
         line = cuda.local.array(LINE, float32)
         row = rows_B[b]
-        if steps.is_heavy(row.corruption) != heavy or y >= row.height or x >= row.width:
+        if steps.has(steps.HEAVY_BITS, row.corruption) != heavy or y >= row.height or x >= row.width:
             return
         source, first, second, extra = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
         task = Task(source, out_BHX[b], first, second, line, row, extra, statistics_B4[b], shots, pool_M, 0, 0)
@@ -220,7 +220,7 @@ def make_finish(kind, heavy):
         b, warp, lane = cuda.blockIdx.z, cuda.threadIdx.y, cuda.threadIdx.x
         top, left = cuda.blockIdx.y * num_rows, cuda.blockIdx.x * num_columns
         row = rows_B[b]
-        if steps.is_heavy(row.corruption) != heavy:
+        if steps.has(steps.HEAVY_BITS, row.corruption) != heavy:
             return
         height, width, small_height, small_width = row.height, row.width, row.small_height, row.small_width
         num_y, num_x = min(num_rows, small_height - top), min(num_columns, small_width - left)
@@ -323,7 +323,7 @@ def make_clean(kind):
 
 
 KINDS = {"float32": FLOAT32, "float16": FLOAT16, "bfloat16": BFLOAT16}
-# The types in two groups, each with its own launch: False, the others; True, the heavy ones (`steps.is_heavy`).
+# The types in two groups, each with its own launch: False, the others; True, the heavy ones.
 CORRUPTED = (make_corrupted(False), make_corrupted(True))
 FINISH = {name: (make_finish(kind, False), make_finish(kind, True)) for name, kind in KINDS.items()}
 CLEAN = {name: make_clean(kind) for name, kind in KINDS.items()}

@@ -6,7 +6,7 @@ compiled like the stages themselves. So the tests also run them pixel by pixel o
 whole rows give.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from numba import uint64
 
@@ -18,6 +18,17 @@ from kernels.severity import NONE
 Entries = list[tuple[int, Callable]]  # the number of a corruption and a stage of it
 
 
+def bits_of(numbers: Iterable[int]) -> int:
+    """A set of corruptions as a bit each. Compiled, `number in numbers` is a loop."""
+    assert all(NONE <= number < 62 for number in numbers)
+    return sum(1 << (number - NONE) for number in set(numbers))
+
+
+@compiled
+def has(bits, number):
+    return (bits >> (number - NONE)) & 1 == 1
+
+
 def whichever(entries: Entries) -> Callable:
     """A stage that calls the stage of the row's corruption; without one it does nothing.
 
@@ -26,11 +37,11 @@ def whichever(entries: Entries) -> Callable:
     if not entries:
         return compiled_anew(lambda task, y0, y1, x0, x1: None)
     stage = entries[0][1]
-    numbers = tuple(number for number, other in entries if other is stage)
+    bits = bits_of([number for number, other in entries if other is stage])
     others = whichever([entry for entry in entries if entry[1] is not stage])
 
     def look_up(task, y0, y1, x0, x1):
-        if task.row.corruption in numbers:
+        if has(bits, task.row.corruption):
             stage(task, y0, y1, x0, x1)
         else:
             others(task, y0, y1, x0, x1)
@@ -74,6 +85,4 @@ WHOLE = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corrupt
 STATISTICS = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.statistics)
 
 
-@compiled
-def is_heavy(kind):
-    return kind in HEAVY
+ROWS_BITS, BLOCKS_BITS, HEAVY_BITS, STATISTICS_BITS = map(bits_of, (ROWS, BLOCKS, HEAVY, STATISTICS))

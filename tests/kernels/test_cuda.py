@@ -18,7 +18,7 @@ from skimage import data
 
 import kernels
 from kernels import severity
-from kernels.checks import host, pixels, ptx
+from kernels.checks import host, pixels, ptx, ptx_run
 from kernels.corruptions.registry import NEED_MASK
 from kernels.launch import boxes, cpu, cuda_kernels, gpu, resize, signatures
 from kernels.launch import table as parameters
@@ -172,6 +172,38 @@ def test_pixels_without_a_gpu_are_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["pixels", str(tmp_path / "pixels.npz")])
     with pytest.raises(SystemExit, match="no CUDA device here"):
         pixels.main()
+
+
+def test_a_kernels_ptx_run_in_python_makes_the_cpus_pixels():
+    """Every thread of the clean view, with the numbers of its launch: what `as_numbers` makes is what a kernel takes."""
+    table = host.CountedTable(2)
+    for row, (height, width, flip) in zip(table.host.rows_B, ((9, 13, 1), (14, 18, 0)), strict=True):
+        row["height"] = row["small_height"] = height
+        row["width"] = row["small_width"] = width
+        row["flip"], row["corruption"] = flip, severity.NONE
+    images = torch.randint(0, 256, (2, 14, 18, 3), dtype=torch.uint8)
+    keep = host.Counted()
+    clean, *_ = gpu.make_views(keep, images, torch.zeros(2, 1, 4), table, None, (32, 32), torch.bfloat16, True)
+    assert clean is not None
+    clean.fill_(7)
+    arrays = (images, table.tensor, clean)
+    areas = [(each.data_ptr(), each.data_ptr() + each.numel() * each.element_size()) for each in arrays]
+    (launched,) = (each for each in keep.launched if each.name == "clean_bfloat16")
+    code = ptx_run.Code(ptx.all_kernels()[launched.name].compile(90)[0])
+    assert (launched.grid, launched.block[:2]) == ((1, 2, 2), (32, 8))
+    counts = [
+        ptx_run.Thread(code, launched.numbers, (0, band, b), (x, y), areas).run()
+        for b in range(2) for band in range(2) for y in range(8) for x in range(32)
+    ]  # fmt: skip
+    expected = np.zeros((14, 54), np.float32)
+    for b in range(2):
+        resize.clean_rows(images[b].reshape(14, 54).numpy(), expected, table.host.rows_B[b], 0, 14)
+        torch.testing.assert_close(
+            clean[b].reshape(14, 54), torch.from_numpy(expected).to(torch.bfloat16), rtol=0, atol=0
+        )
+    # A byte a value of both images, two bytes a value of both canvases.
+    assert sum(each.loaded[0] for each in counts) == 3 * (9 * 13 + 14 * 18)
+    assert sum(each.stored for each in counts) == 2 * clean.numel()
 
 
 def test_machine_code_is_counted():

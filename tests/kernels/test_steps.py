@@ -57,7 +57,7 @@ def corrupt_by_pixels(image_HW3, table, pool_M):
     for number, step in enumerate((steps.step_1, steps.step_2, steps.step_3, steps.step_4), start=1):
         if index in steps.KINDS[number]:
             every_pixel(step, task, height, width)
-    every_pixel(steps.last_of_heavy if steps.is_heavy(index) else steps.last_of_others, task, height, width)
+    every_pixel(steps.last_of_heavy if index in steps.HEAVY else steps.last_of_others, task, height, width)
     return task.target.reshape(height, width, 3)
 
 
@@ -109,4 +109,4 @@ def test_launches_by_hand():
         4: {"glass_blur"},
     }
     assert {severity.ALL[kind] for kind in steps.STATISTICS} == {"contrast", "fog"}
-    assert not steps.is_heavy(severity.NONE)
+    assert not steps.has(steps.HEAVY_BITS, severity.NONE)
