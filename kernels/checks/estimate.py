@@ -50,7 +50,8 @@ class Kernels:
     """Code and machine instructions for one of PTX, of the kernels asked for."""
 
     def __init__(self) -> None:
-        self.known, self.made = ptx.numba_kernels(), {}
+        self.known = ptx.numba_kernels()
+        self.made: dict[str, tuple[Code, float]] = {}
 
     def __call__(self, name: str) -> tuple[Code, float]:
         if name not in self.made:
@@ -100,14 +101,16 @@ def estimate(name: str, kernels: Kernels, image: np.ndarray) -> dict[str, Any]:
     images_BHW3[0, :HEIGHT, :WIDTH] = torch.from_numpy(image)
     boxes_BG4 = torch.zeros(1, 64, 4)
     made = gpu.make_views(keep, images_BHW3, boxes_BG4, table, pool_M, SMALL, torch.bfloat16, True)
+    clean_BHW3, small_Bhw3, boxes_2BG4, _ = made
+    assert clean_BHW3 is not None
     keep.scratch.zero_()
-    plane = keep.scratch.chunk(2)
-    arrays = (images_BHW3, table.tensor, *plane, keep.shots_tensor, *keep.pools.values(), boxes_BG4, *made[:3])
+    read = (images_BHW3, table.tensor, *keep.scratch.chunk(2), keep.shots_tensor, *keep.pools.values(), boxes_BG4)
+    arrays = (*read, clean_BHW3, small_Bhw3, boxes_2BG4)
     areas = [(each.data_ptr(), each.data_ptr() + each.numel() * each.element_size()) for each in arrays]
     by_launch = {each.name: bounds(each, kernels, areas) for each in keep.launched}
     total = sum(max(found.values()) for found in by_launch.values())
     longest = max(by_launch, key=lambda launch: max(by_launch[launch].values()))
-    moved = images_BHW3.numel() + 2 * (made[0].numel() + made[1].numel())
+    moved = images_BHW3.numel() + 2 * (clean_BHW3.numel() + small_Bhw3.numel())
     return {
         "batch_us": 1e6 * total,
         "times_copy_bound": total / (BATCH * moved / COPY),

@@ -174,11 +174,13 @@ def store(out, b, y, i, value, kind):
     if kind == BFLOAT16:
         pattern = np.float32(value).view(np.uint32)
         odd = uint32(uint32(pattern >> uint32(16)) & uint32(1))
-        out[b, y, i] = uint16(uint32(uint32(pattern + uint32(uint32(0x7FFF) + odd)) >> uint32(16)))
+        out[uint64(b), uint64(y), uint64(i)] = uint16(
+            uint32(uint32(pattern + uint32(uint32(0x7FFF) + odd)) >> uint32(16))
+        )
     elif kind == FLOAT16:
-        out[b, y, i] = np.float16(value)
+        out[uint64(b), uint64(y), uint64(i)] = np.float16(value)
     else:
-        out[b, y, i] = value
+        out[uint64(b), uint64(y), uint64(i)] = value
 
 
 @compiled
@@ -199,8 +201,8 @@ def make_taps(thread, first, num, scale, start, stop, most, begins, weights):
             weight = float32(0)
             if begin + k < end:
                 weight = resize.tap_weight(first + i, begin + k, scale) / total
-            weights[i * most + k] = weight
-        begins[i] = begin - start
+            weights[uint64(i * most + k)] = weight
+        begins[uint64(i)] = begin - start
         i += THREADS
 
 
@@ -248,14 +250,14 @@ def make_finish(kind, heavy):
             cuda.syncthreads()
             y = warp
             while y < num_y:
-                begin = begins_y[y]
+                begin = begins_y[uint64(y)]
                 last = min(most_y, end_y - first_y - begin)
                 i = lane
                 while i < 3 * (end_x - first_x):
                     total = float32(0)
                     for k in range(last):
-                        total += weights_y[y * most_y + k] * float32(tile[begin + k, i])
-                    middle[y, i] = total
+                        total += weights_y[uint64(y * most_y + k)] * float32(tile[uint64(begin + k), uint64(i)])
+                    middle[uint64(y), uint64(i)] = total
                     i += BLOCK_X
                 y += BLOCK_Y
         cuda.syncthreads()
@@ -266,9 +268,10 @@ def make_finish(kind, heavy):
                 x, value, at = i // 3, float32(0), 3 * left + i
                 c = i - 3 * x
                 if y < num_y and x < num_x:
-                    begin = 3 * begins_x[x] + c
-                    for k in range(min(most_x, end_x - first_x - begins_x[x])):
-                        value += weights_x[x * most_x + k] * middle[y, begin + 3 * k]
+                    skipped = begins_x[uint64(x)]
+                    begin = 3 * skipped + c
+                    for k in range(min(most_x, end_x - first_x - skipped)):
+                        value += weights_x[uint64(x * most_x + k)] * middle[uint64(y), uint64(begin + 3 * k)]
                     value = resize.normalise(value, c)
                     if row.flip:
                         at = 3 * (small_width - 1 - left - x) + c

@@ -18,7 +18,8 @@ from skimage import data
 
 import kernels
 from kernels import severity
-from kernels.checks import host, pixels, ptx, ptx_run
+from kernels.checks import estimate, host, pixels, ptx, ptx_run
+from kernels.checks import timing as pictures
 from kernels.corruptions.registry import NEED_MASK
 from kernels.launch import boxes, cpu, cuda_kernels, gpu, resize, signatures
 from kernels.launch import table as parameters
@@ -175,7 +176,7 @@ def test_pixels_without_a_gpu_are_one_sentence(monkeypatch, tmp_path):
 
 
 def test_a_kernels_ptx_run_in_python_makes_the_cpus_pixels():
-    """Every thread of the clean view, with the numbers of its launch: what `as_numbers` makes is what a kernel takes."""
+    """Every thread of the clean view, with the numbers of its launch: `as_numbers` makes what a kernel takes."""
     table = host.CountedTable(2)
     for row, (height, width, flip) in zip(table.host.rows_B, ((9, 13, 1), (14, 18, 0)), strict=True):
         row["height"] = row["small_height"] = height
@@ -204,6 +205,19 @@ def test_a_kernels_ptx_run_in_python_makes_the_cpus_pixels():
     # A byte a value of both images, two bytes a value of both canvases.
     assert sum(each.loaded[0] for each in counts) == 3 * (9 * 13 + 14 * 18)
     assert sum(each.stored for each in counts) == 2 * clean.numel()
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_an_estimate_is_above_the_copy_and_knows_the_clean_views_bytes():
+    if ptx.find_ptxas() is None:
+        pytest.skip("there is no ptxas to count machine instructions")
+    record = estimate.estimate("brightness", estimate.Kernels(), pictures.picture(estimate.HEIGHT, estimate.WIDTH))
+    assert set(record["launches"]) == {"clean_bfloat16", "finish_others_bfloat16", "boxes"}
+    assert record["times_copy_bound"] > 1
+    values = 3 * estimate.CANVAS[0] * estimate.CANVAS[1]  # a byte read and two written of each, in whole blocks
+    expected = estimate.BATCH * (1 + 2) * values / estimate.COPY
+    assert record["launches"]["clean_bfloat16"]["bytes"] == pytest.approx(expected, rel=0.05)
 
 
 def test_machine_code_is_counted():
