@@ -33,7 +33,7 @@ def test_parity_with_torchvision(kind, monkeypatch):
     with torch.no_grad():
         wrong.head.classification_head.cls_logits.bias += 0.01
     monkeypatch.setattr(bench_dense, "stock_twin", lambda _: wrong)
-    with pytest.raises(ValueError, match="no speed without parity: outputs within "):
+    with pytest.raises(ValueError, match="no parity: outputs within "):
         bench_check.check_parity(detector, batch)
 
 
