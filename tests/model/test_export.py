@@ -124,6 +124,7 @@ def test_the_check_finds_what_is_wrong_and_leaves_out_what_rounding_may_do():
     assert check_same(lost, wanted, 0.5, "torch").startswith("3 detections")  # 0.5004 may have been 0.4999
     swapped = tuple(torch.stack((v[0, [1, 0, 2]], v[1])) for v in wanted[:3])
     assert check_same((*swapped, wanted[3]), wanted, 0.5, "torch").startswith("3 detections")
+    assert check_same(wanted, wanted, 0.95, "torch").startswith("neither of the two finds anything")
     for wrong in (
         (boxes + torch.tensor([0.0, 0, 0.1, 0]), *wanted[1:]),
         (boxes, scores + 0.01, *wanted[2:]),
