@@ -207,7 +207,9 @@ def test_a_float16_model_is_half_as_large_and_runs_in_onnx_runtime(lively_dense,
     assert found[0].dtype == found[1].dtype == np.float32
 
 
-def test_half_is_for_onnx(checkpoint):
+def test_options_without_effect_are_refused(checkpoint):
+    with pytest.raises(ValueError, match="--canvas goes with --to onnx or torch"):
+        export(Options(checkpoint[0], "torchvision", canvas=CANVAS))
     with pytest.raises(ValueError, match="--half goes with --to onnx, got --to torch"):
         export(Options(checkpoint[0], "torch", canvas=CANVAS, half=True))
 
