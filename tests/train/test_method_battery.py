@@ -33,7 +33,7 @@ ALL = {"faster_rcnn", *DENSE}
 TAKES = {
     "cd_fkd": ALL, "pkd": ALL, "defeat": ALL, "fgd": ALL, "imitation": ALL, "fine_grained": ALL - {"fcos"},
     "crosskd": DENSE, "gid": DENSE, "ld": {"gfl"}, "crosskd_roi": {"faster_rcnn"}, "head": {"faster_rcnn"},
-    "divalign": {"faster_rcnn"},
+    "divalign": {"faster_rcnn"}, "cmkd": ALL, "pseudo": ALL,
 }  # fmt: skip
 
 
