@@ -19,6 +19,7 @@ while [ $# -gt 0 ]; do
         -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
         --seeds | --kinds | --methods | --steps | --teacher-steps)
             [ $# -gt 1 ] || fail "$1 needs a value"
+            [[ "$1" != *steps || "$2" =~ ^[1-9][0-9]*$ ]] || fail "$1 needs a number from 1, got $2"
             case "$1" in
                 --seeds) seeds=$2 ;;
                 --kinds) kinds=$2 ;;

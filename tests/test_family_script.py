@@ -26,6 +26,7 @@ def test_every_method_fits_its_kind():
     [
         (["--kind", "gfl"], "unknown option --kind; --help lists the options"),
         (["--seeds"], "--seeds needs a value"),
+        (["--teacher-steps", "many"], "--teacher-steps needs a number from 1, got many"),
         (["--kinds", "yolo"], "no kind yolo; there are faster_rcnn retinanet fcos atss gfl"),
         (["--weather", "--kinds", "fcos"], "--weather is for faster_rcnn and gfl, got fcos"),
         (["--kinds", "gfl", "--methods", "crosskd_roi"], "no method crosskd_roi for gfl; there are alone cd_fkd "),
