@@ -8,6 +8,7 @@ import torch
 
 from model.config import ModelConfig, small_model
 from train import bench, bench_check, bench_distill
+from train.distill import Pkd
 
 
 @pytest.mark.long
@@ -32,7 +33,7 @@ def test_result_of_a_small_measurement(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("kind", "names"), [("faster_rcnn", ["cd-fkd", "divalign"]), ("gfl", ["ld"])])
 def test_what_methods_cost(kind, names, tmp_path, monkeypatch, capsys):
-    path = tmp_path / "bench.json"
+    path = tmp_path / "new" / "bench.json"
     arguments = ["--device", "cpu", "--canvas", "64", "96", "--batch-size", "2", "--rounds", "2", "--steps", "1"]
     monkeypatch.setattr("sys.argv", ["bench", *arguments, "--model", kind, "--distill", *names, "--json", str(path)])
     assert bench.main() == 0
@@ -51,6 +52,26 @@ def test_wrong_methods_are_named():
         bench_distill.measure(replace(options, distill=("pdk",)))
     with pytest.raises(ValueError, match="ld compares distributions of box sides; the student is a faster_rcnn"):
         bench_distill.measure(replace(options, distill=("ld",)))
+    with pytest.raises(ValueError, match=r"--canvas: got 100 96; both sides must be multiples of 32"):
+        bench_distill.measure(replace(options, distill=("pkd",), canvas=(100, 96)))
+    for wrong in ({"cuda_graphs": "on"}, {"loader": "dali"}):
+        with pytest.raises(ValueError, match="has no effect on --distill"):
+            bench_distill.measure(replace(options, distill=("pkd",), **wrong))
+
+
+def test_a_method_that_fails_is_named_beside_the_times_of_the_others(monkeypatch, tmp_path, capsys):
+    def fail(*_):
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(Pkd, "forward", fail)
+    path = tmp_path / "bench.json"
+    arguments = ["--device", "cpu", "--canvas", "64", "96", "--batch-size", "2", "--rounds", "1", "--steps", "1"]
+    monkeypatch.setattr("sys.argv", ["bench", *arguments, "--distill", "pkd", "cd_fkd", "--json", str(path)])
+    assert bench.main() == 1
+    result = json.loads(path.read_text())
+    assert result["wrong"] == {"pkd": "RuntimeError: no memory left"}
+    assert list(result["steps"]) == ["alone", "plain", "cd_fkd"]
+    assert "WRONG: pkd: no memory left" in capsys.readouterr().out
 
 
 def test_what_differs_from_torchvision_is_named(monkeypatch):

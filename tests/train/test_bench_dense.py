@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from train import bench, bench_check, bench_dense
+from train import bench, bench_check, bench_dense, bench_steps
 from train.bench_stock import has_stock, stock_step, twin_of
 
 CANVAS = (64, 96)
@@ -14,7 +14,7 @@ CANVAS = (64, 96)
 
 def make(kind, batch, seed=0):
     changes = {"weights": "none", "norm": "frozen", "trainable_layers": 5, "fpn_channels": 64, "head_channels": 64}
-    return bench.make_network(replace(bench.configure(kind, "mobilenet_v2"), **changes), batch, seed)
+    return bench.make_network(replace(bench_steps.configure(kind, "mobilenet_v2"), **changes), batch, seed)
 
 
 @pytest.mark.parametrize("kind", ["retinanet", "fcos"])
