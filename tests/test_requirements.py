@@ -34,9 +34,9 @@ def test_all_that_the_project_asks_for_is_there():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     pins = read_pins("requirements.txt")
-    own, *wanted = extras["dev"]  # of which the first names others of our extras
+    own, *others = extras["dev"]  # the first names other extras of ours
     assert Requirement(own).name == project["name"]
-    wanted += [*project["dependencies"], *(each for extra in Requirement(own).extras for each in extras[extra])]
+    wanted = [*project["dependencies"], *others, *(each for name in Requirement(own).extras for each in extras[name])]
     for requirement in map(Requirement, wanted):
         (version,) = pins[canonicalize_name(requirement.name)].specifier
         assert Version(version.version) in requirement.specifier, requirement
