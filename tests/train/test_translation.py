@@ -135,6 +135,22 @@ def test_a_step_that_is_not_finite_changes_nothing(config):
     assert task.not_finite() == []
 
 
+def test_a_rank_without_pictures_counts_for_nothing(config):
+    task = TranslationTask(config, ALONE, None)
+    task.open({"epoch": 0, "cursor": 0})
+    with task.loader:
+        source, target = next(task.loader)
+    none = replace(
+        target, images_BHW3=torch.zeros_like(target.images_BHW3), sizes_B2=torch.zeros_like(target.sizes_B2),
+        labels_BG=torch.zeros_like(target.labels_BG), ids_B=torch.full_like(target.ids_B, -1),
+    )  # fmt: skip
+    for pair, moved in (((source, target), True), ((source, none), False), ((none, target), False)):
+        total, _ = task.translator(task.maker.start(pair, 0).wait())
+        gradients = torch.autograd.grad(total, list(task.parameters.values()))
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        assert any(gradient.any() for gradient in gradients) == moved
+
+
 @pytest.mark.long
 def test_a_compiled_step_is_one_graph_and_gives_the_eager_results(config, monkeypatch):
     torch._dynamo.reset()
