@@ -182,7 +182,7 @@ def test_two_ranks_train_one_network(config, tmp_path):
 def test_other_generators_losses_and_precisions_train(config):
     for number, changes in enumerate((
         {"contrast": replace(config.contrast, loss="patch_nce", identity=False)},
-        {"generator": replace(config.generator, network="resnet", num_masks=10)},
+        {"generator": replace(config.generator, network="resnet")},
         {"optimizer": replace(config.optimizer, ema_decay=0.0)},
         {"precision": "bfloat16"},
     )):  # fmt: skip
