@@ -18,7 +18,7 @@ from pipeline.files.fields import to_json
 from pipeline.files.own import write_json
 from pipeline.pack import PackOptions, pack
 from tests.jobs import Job
-from train.config import LoaderConfig
+from train.config import GroupRule, LoaderConfig
 from train.record.logs import read_log
 from train.start import train
 from train.translation import sheet
@@ -202,6 +202,8 @@ def test_what_does_not_fit_is_one_sentence(config, packed, packed_other_classes,
         start(replace(config, accumulate=3))
     with pytest.raises(ValueError, match=r"--contrast\.blocks must be below --generator\.num-blocks 2"):
         replace(config, contrast=replace(config.contrast, blocks=(0, 5)))
+    with pytest.raises(ValueError, match=r"--optimizer\.bias must be left out"):
+        replace(config.optimizer, bias=GroupRule(decay=0.0))
     with pytest.raises(ValueError, match=r"no recipe 'cut_smal' \(nearest: cut_small\)"):
         read_command(["cut_smal"])
 
