@@ -240,14 +240,17 @@ def wrap(config: Config, world: World, learner: Learner, teacher: Teacher | None
     if compiles(config, world.device):
         mode = "reduce-overhead" if config.compile == "cuda_graphs" else "default"
         wrapped, look = compile_both(learner, teacher, mode, num_canvases)
-    if world.size > 1:
-        with warnings.catch_warnings():
-            # torch 2.14 renames broadcast_buffers; the new name does not exist in the oldest torch supported.
-            warnings.simplefilter("ignore", FutureWarning)
-            wrapped = nn.parallel.DistributedDataParallel(
-                wrapped, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
-    return wrapped, look
+    return over_ranks(wrapped, world), look
+
+
+def over_ranks(module: Any, world: World) -> Any:
+    """In DDP on several ranks."""
+    if world.size == 1:
+        return module
+    with warnings.catch_warnings():
+        # torch 2.14 renames broadcast_buffers; the new name does not exist in the oldest torch supported.
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def make_views(config: Config, world: World, learner: Learner, teacher: Teacher | None) -> ViewMaker:
