@@ -236,6 +236,25 @@ def test_found_beside_the_pictures_in_every_layout(layout, make_coco, make_yolo)
         assert sample.extra == {f"gated{n}": Path(str(place).format(n)) / f"{sample.path.stem}.png" for n in range(2)}
 
 
+@pytest.mark.parametrize("format", ["pictures", "yolo"])
+def test_what_other_sensors_saw_is_no_picture(format, tools, tmp_path):
+    """Formats that take every picture of a folder: its slices would be packed as pictures, each beside itself."""
+    for number in range(2):
+        tools.save(tmp_path / f"root/images/p{number}.png", tools.draw(30, 40, number))
+        tools.save(tmp_path / f"root/images/near/gated0/p{number}.png", tools.draw(30, 40, number))
+    options = ReadOptions(extra=("gated=near/gated0",))
+    if format == "yolo":
+        (tmp_path / "root/data.yaml").write_text("train: images\nnames: [car]\n")
+        options = replace(options, unlabelled="background")
+    source = read_source(tmp_path / "root", format, classes=("car",), options=options, quiet=True)
+    assert source.problems == []
+    assert [sample.path.relative_to(tmp_path) for sample in source.samples] == [
+        Path("root/images/p0.png"),
+        Path("root/images/p1.png"),
+    ]
+    assert [sample.id for sample in source.samples] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
@@ -247,7 +266,7 @@ def test_found_beside_the_pictures_in_every_layout(layout, make_coco, make_yolo)
         ),
         (
             lambda root: cv2.imwrite(str(root / "gated0/i0.png"), np.zeros((40, 61), np.uint16)),
-            "gated0/i0.png has more than 8 bits a channel.* --extra-range NAME=LOW:HIGH for gated0",
+            "gated0/i0.png has more than 8 bits a channel.* --extra-range gated=LOW:HIGH",
         ),
         (
             lambda root: cv2.imwrite(str(root / "gated0/i0.png"), np.zeros((40, 61, 3), np.uint16)),

@@ -232,6 +232,15 @@ def test_prediction_takes_folders(teacher, source, tmp_path):
     assert f"{files[0][0]}: depth: {other / files[0][0].stem}.* is missing" in skipped[0]
     assert all("of another shape, it is not aligned" in line for line in skipped[1:])
     assert not changed
+    deep = source.parent / "deep"
+    deep.mkdir()
+    cv2.imwrite(str(deep / f"{files[0][0].stem}.png"), np.zeros((63, 90), np.uint16))
+    (deep / f"{files[1][0].stem}.png").write_bytes(b"no picture")
+    wide = replace(options, extra=(f"gated={slices}", f"depth={deep}"))
+    _, skipped = predict_images(open_predictor(wide), files[:2], wide)
+    assert skipped[0].endswith("nothing says which values become 0 and 255: give --extra-range depth=LOW:HIGH")
+    assert "is not a picture of a known format" in skipped[1]
+    assert "--extra-range" not in skipped[1]
     for wrong, words in (
         ((), "the detector looks at depth (1), gated (3); got none: give --extra depth=FOLDER gated=FOLDER"),
         (("gated",), "--extra gated: write NAME=FOLDER"),
