@@ -63,7 +63,8 @@ def listed(folder: Path) -> dict[str, list[str]]:
 
 
 def find_aligned(options: Sequence[str], ranges: Sequence[str], config: "BackboneConfig") -> AlignedFolders:
-    """`options`: NAME=FOLDER,FOLDER of every input of a detector beside rgb; `ranges`: NAME=LOW:HIGH."""
+    """`options`: NAME=FOLDER,FOLDER of every input of a detector beside rgb; `ranges`: NAME=LOW:HIGH, where not as
+    in its training."""
     wanted = config.extra_inputs
     folders = {}
     for text in options:
@@ -80,7 +81,8 @@ def find_aligned(options: Sequence[str], ranges: Sequence[str], config: "Backbon
             f"--extra: the detector looks at {needs}; got {', '.join(folders) or 'none'}: "
             + (f"give --extra {fix}" if wanted else "leave it out")
         )
-    limits = dict(parse_range(text) for text in ranges)
-    if without := [name for name in limits if name not in folders]:
+    given = dict(parse_range(text) for text in ranges)
+    if without := [name for name in given if name not in folders]:
         raise ValueError(f"--extra-range {without[0]}: --extra has {', '.join(folders) or 'nothing'}")
+    limits = {name: pair for name, pair in config.extra_limits.items() if pair != (0, 255)} | given
     return AlignedFolders(wanted, {name: folders[name] for name in wanted}, limits)

@@ -369,6 +369,13 @@ def test_datasets_of_a_mixture_must_agree(packed, with_extra, tmp_path):
             open_loader(dataset, 2, extra=("gatd",))
         with pytest.raises(ValueError, match="asked for twice"):
             open_loader(dataset, 2, extra=("gated", "gated"))
+    read = replace(READ, extra_range=("depth=0:9e3",))
+    deeper = pack(PackOptions(with_extra, tmp_path / "deep", quality=80, read=read, **settings))[0]
+    with PackedDataset(packed) as dataset, PackedDataset(deeper) as second:
+        mixture = Mixture([dataset, second])
+        mixture.check_extra(("gated",))
+        with pytest.raises(ValueError, match=r"has depth of values from 0 to 8000, .*deep from 0 to 9000; pack one"):
+            mixture.check_extra(("depth",))
     with PackedDataset(plain) as dataset, pytest.raises(ValueError, match="has no 'gated': it has only pictures"):
         open_loader(dataset, 2, extra=("gated",))
 
