@@ -23,7 +23,15 @@ from pipeline.sources.extra import Member, Modality, parse_extra, same_shape
 from pipeline.sources.options import ReadOptions
 from pipeline.sources.read import read_source
 from pipeline.unpack import UnpackOptions, unpack
-from pipeline.views import ViewConfig, ViewMaker, clean_extra, clean_view
+from pipeline.views import (
+    ViewConfig,
+    ViewMaker,
+    clean_extra,
+    clean_view,
+    flipped_columns,
+    take_columns,
+    to_unit,
+)
 
 GATED = ("gated=gated0,gated1,gated2",)
 READ = ReadOptions(extra=(*GATED, "depth"), extra_range=("depth=0:8000",))
@@ -194,6 +202,12 @@ def test_flipped_with_the_clean_view_and_never_corrupted(packed):
                 assert extra[b, :, h:].abs().max() == 0 if h < extra.shape[2] else True
                 assert extra[b, :, :, w:].abs().max() == 0 if w < extra.shape[3] else True
         assert 0 < flipped < 4
+        # What a GPU does, here on the CPU.
+        flip_B = torch.tensor([not torch.equal(views.extra["again"][b], image.permute(2, 0, 1) / 255)
+                               for b, image in enumerate(batch.images_BHW3)])  # fmt: skip
+        columns_BW = flipped_columns(flip_B.to(torch.uint8), batch.sizes_B2, batch.images_BHW3.shape[2])
+        for name, extra_BHWC in batch.extra.items():
+            assert torch.equal(to_unit(take_columns(extra_BHWC, columns_BW), torch.float32), views.extra[name])
         assert views.extra["gated"].is_contiguous(memory_format=torch.channels_last)
         assert views.extra["depth"].shape[1] == 1
         assert views.extra["gated"].dtype == torch.float32
