@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import tyro
 
-from model.detectors import CONFIGS, DetectorConfig
+from model.detectors import CONFIGS, SMALL, DetectorConfig
 from pipeline.command.suggest import nearest
 from train.config import Config
 from train.distill import MethodConfig
@@ -85,13 +85,20 @@ def choose_model(default: DetectorConfig, arguments: list[str]) -> tuple[Detecto
 
 
 def sized_as(default: DetectorConfig, kind: type[DetectorConfig]) -> DetectorConfig:
-    """Another kind of detector with the default's backbone, and as narrow where the default is narrow."""
-    usual = type(default)(backbone=default.backbone)
+    """Another kind of detector with the default's backbone, and as narrow where the default is narrow.
+
+    Of the small recipes' size it is the kind's own small one.
+    """
+    small = SMALL[default.kind]
+    if (default.backbone, default.fpn_channels) == (small.backbone, small.fpn_channels):
+        usual, chosen = small, SMALL[kind.kind]
+    else:
+        usual, chosen = type(default)(backbone=default.backbone), kind(backbone=default.backbone)
     shared = {item.name for item in fields(kind)} & {item.name for item in fields(default)} & set(KEPT)
     kept = {name: getattr(default, name) for name in sorted(shared) if getattr(default, name) != getattr(usual, name)}
     if "fpn_channels" in kept and "head_channels" in {item.name for item in fields(kind)}:
         kept["head_channels"] = kept["fpn_channels"]
-    return kind(backbone=default.backbone, **kept)
+    return replace(chosen, **kept)
 
 
 def choose_methods(

@@ -10,7 +10,8 @@ import torch
 
 from model.api import Want
 from model.config import ModelConfig
-from model.detectors import new_detector
+from model.dense.config import GflConfig
+from model.detectors import SMALL, new_detector
 from pipeline.files.fields import from_json, to_json
 from pipeline.views import ViewConfig
 from train.config import Config, GroupRule, differences
@@ -120,6 +121,16 @@ def test_the_optimizer_is_the_detectors_own(recipe):
     assert config.optimizer == replace(OPTIMIZERS["fcos"], learning_rate=0.02)
     small = recipe.rsplit("_", 1)[0] + "_small"
     assert read_command([small, *needed, "--model", "fcos"]).optimizer == RECIPES[small][1]().optimizer
+
+
+def test_a_small_recipe_takes_the_small_detector_of_a_kind():
+    needed = ["--data", "d", "--out", "o"]
+    for kind, small in SMALL.items():
+        assert read_command(["plain_small", *needed, "--model", kind]).model == small
+    chosen = read_command(["cmkd_teacher_small", *needed, "--model", "gfl", "--model.anchor-base", "4"]).model
+    assert chosen == replace(SMALL["gfl"], inputs=("rgb", "gated"), anchor_base=4.0)
+    large = read_command(["plain_r50", *needed, "--model", "gfl"]).model
+    assert large == GflConfig(backbone="resnet50")
 
 
 def test_recipes_are_the_rows_of_lds_tables():

@@ -8,7 +8,7 @@ from functools import partial
 
 from tyro import MISSING
 
-from model.dense.config import GflConfig
+from model.dense.config import SMALL_GFL
 from train.config import Config
 from train.distill import CrossKdConfig, FgdConfig, ImitationConfig, LdConfig, MethodConfig, PseudoConfig
 from train.recipes.published import GFL_R50, GFL_R101, Row, alone
@@ -38,9 +38,7 @@ def small_size(teaches: bool) -> Config:
     A teacher's pyramid and head have twice the channels.
     """
     channels = 128 if teaches else 64
-    model = GflConfig(
-        backbone="mobilenet_v2", fpn_channels=channels, head_channels=channels, norm_groups=16, num_convs=2
-    )
+    model = replace(SMALL_GFL, fpn_channels=channels, head_channels=channels, norm_groups=16)
     return replace(small(), views=CLEAN, model=model)
 
 
