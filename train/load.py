@@ -48,7 +48,7 @@ def open_data(config: Config, world: World) -> tuple[Mixture, PackedDataset | No
 
 
 def resolve_inputs(model: DetectorConfig, data: Mixture, val: PackedDataset | None) -> DetectorConfig:
-    """The student's configuration with as many channels of each input as the data has."""
+    """The student's configuration with the channels and the range of each input that the data has."""
     if not model.extra_channels:
         known = [name for name in model.inputs[1:] if all(name in dataset.extra for dataset in data.datasets)]
         if missing := [name for name in model.inputs[1:] if name not in known]:
@@ -58,6 +58,8 @@ def resolve_inputs(model: DetectorConfig, data: Mixture, val: PackedDataset | No
                 f"Pack it again with --extra {missing[0]}, or leave it out"
             )
         model = replace(model, extra_channels=tuple(data.datasets[0].extra[name] for name in known))
+    if not model.extra_range:
+        model = replace(model, extra_range=tuple(data.datasets[0].range_of(name) for name in model.inputs[1:]))
     for dataset in (*data.datasets, *([val] if val is not None else [])):
         check_inputs(model, dataset, "--model.inputs: the student")
     return model
