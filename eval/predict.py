@@ -61,7 +61,7 @@ class PredictOptions:
     """Folders of what the detector looks at beside pictures: --extra gated=A/gated0,A/gated1,A/gated2 depth=A/depth. A
     file has its picture's name."""
     extra_range: tuple[str, ...] = ()
-    """Which of their values become 0 and 255; images of 16 bits need it: --extra-range depth=0:8000."""
+    """Which of their values become 0 and 255, where other than in training: --extra-range depth=0:8000."""
     batch_size: int = 4
     max_frames: int | None = None
     """End a film or stream after so many frames; a stream without it ends with Ctrl-C."""

@@ -5,6 +5,8 @@ alone, so OUT's bytes depend on the weights and the pictures only. With --detect
 the original and does not find in the translation is marked `ignore`.
 """
 
+from datetime import timedelta
+
 import tyro
 
 from eval.translate_options import TranslateOptions
@@ -28,8 +30,10 @@ def main() -> None:
     options = tyro.cli(TranslateOptions)
     check_paths(options)
     from eval.detecting.translated import translate_dataset
+    from pipeline.command.ranks import joined
 
-    translate_dataset(options)
+    with joined(options.device, timedelta(minutes=10)) as world:
+        translate_dataset(options, world)
 
 
 if __name__ == "__main__":

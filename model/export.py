@@ -47,6 +47,8 @@ def export(options: Options) -> Path:
         )
     if options.half and options.to != "onnx":
         raise ValueError(f"--half goes with --to onnx, got --to {options.to}; leave it out")
+    if options.canvas is not None and options.to == "torchvision":
+        raise ValueError("--canvas goes with --to onnx or torch: torchvision resizes images itself; leave it out")
     missing = [name for name in PACKAGES if options.to == "onnx" and find_spec(name) is None]
     if missing:
         raise ValueError(f"--to onnx needs {' and '.join(missing)}; pip install -c constraints.txt -e '.[export]'")

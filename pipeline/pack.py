@@ -259,14 +259,17 @@ def pack(options: PackOptions) -> list[Path]:
             check_output(options.out / name)
         chosen = []
         for name, domain, folder, split in parts:  # all are read before the first is packed: faults show early
-            source = read(
-                folder,
-                benchmark.FORMAT,
-                classes=classes or (benchmark.CLASSES if benchmark is diverse_weather else ()),
-                splits=(split,),
-                domain=options.domain or ("" if options.read.domain_name else domain),
-                options=replace(options.read, domains=()),
-            )
+            try:
+                source = read(
+                    folder,
+                    benchmark.FORMAT,
+                    classes=classes or (benchmark.CLASSES if benchmark is diverse_weather else ()),
+                    splits=(split,),
+                    domain=options.domain or ("" if options.read.domain_name else domain),
+                    options=replace(options.read, domains=()),
+                )
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
             own = replace(options, out=options.out / name, split=(split,))
             check_source(source, own)
             chosen.append((name, source, own))

@@ -292,11 +292,9 @@ class ViewMaker:
         if not batch.extra:
             return {}
         flip_B = torch.from_numpy(host.rows_B["flip"].copy()).pin_memory().to(self.device, non_blocking=True)
-        column_W = torch.arange(batch.images_BHW3.shape[2], device=self.device)
-        width_B1 = sizes_B2[:, 1:].long()
-        turned_BW = torch.where((flip_B[:, None] > 0) & (column_W < width_B1), width_B1 - 1 - column_W, column_W)
+        columns_BW = flipped_columns(flip_B, sizes_B2, batch.images_BHW3.shape[2])
         return {
-            name: to_unit(images_BHWC.gather(2, turned_BW[:, None, :, None].expand_as(images_BHWC)), self.dtype)
+            name: to_unit(take_columns(images_BHWC, columns_BW), self.dtype)
             for name, images_BHWC in batch.extra.items()
         }
 
@@ -322,6 +320,16 @@ class StartedViews:
 def make_view(images_BHW3: Tensor | None, dtype: torch.dtype, sizes_B2: Tensor, boxes_BG4: Tensor) -> View | None:
     """A view of images whose channels come last; None of none."""
     return None if images_BHW3 is None else View(images_BHW3.permute(0, 3, 1, 2).to(dtype), sizes_B2, boxes_BG4)
+
+
+def flipped_columns(flip_B: Tensor, sizes_B2: Tensor, width: int) -> Tensor:
+    """The column that each column of the canvas shows, where some images are mirrored inside their own size."""
+    column_W, width_B1 = torch.arange(width, device=sizes_B2.device), sizes_B2[:, 1:].long()
+    return torch.where((flip_B[:, None] > 0) & (column_W < width_B1), width_B1 - 1 - column_W, column_W)
+
+
+def take_columns(images_BHWC: Tensor, columns_BW: Tensor) -> Tensor:
+    return images_BHWC.gather(2, columns_BW[:, None, :, None].expand_as(images_BHWC))
 
 
 def to_unit(images_BHWC: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Does distillation help? For each kind of detector a wide, long teacher on the sample world, and small students of equal
 # length: alone, and with every method that fits. Ends in the mean, least and greatest AP over seeds. When run again it
-# continues where it stopped; finished runs are skipped.
+# continues where it stopped; runs that were finished with the same options are skipped.
 #   scripts/family.sh [--seeds "0 1 2"] [--kinds "gfl fcos"] [--methods "alone crosskd crosskd+pkd"] [--steps N]
 #                     [--teacher-steps N] [--weather] [--reduced]
 #   --weather: corrupted views, a teacher of the student's size, from whose weights the student starts; Faster R-CNN with
@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-seeds="0 1 2" kinds="" only="" steps=600 teacher_steps=1500 weather="" reduced=""
+seeds="0 1 2" kinds="" only="" steps="" teacher_steps="" weather="" reduced=""
 fail() { echo "family: $1" >&2; exit 2; }
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -19,6 +19,7 @@ while [ $# -gt 0 ]; do
         -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
         --seeds | --kinds | --methods | --steps | --teacher-steps)
             [ $# -gt 1 ] || fail "$1 needs a value"
+            [[ "$1" != *steps || "$2" =~ ^[1-9][0-9]*$ ]] || fail "$1 needs a number from 1, got $2"
             case "$1" in
                 --seeds) seeds=$2 ;;
                 --kinds) kinds=$2 ;;
@@ -74,8 +75,10 @@ if [ -n "$weather" ]; then
 fi
 kinds=${kinds:-$default_kinds}
 if [ -n "$reduced" ]; then
-    world=data/sample-reduced runs=$runs-reduced images=(--train 24 --test 8 --target 8) steps=4 teacher_steps=4
+    world=data/sample-reduced runs=$runs-reduced images=(--train 24 --test 8 --target 8)
 fi
+steps=${steps:-${reduced:+4}} teacher_steps=${teacher_steps:-${reduced:+4}}
+steps=${steps:-600} teacher_steps=${teacher_steps:-1500}
 for kind in $kinds; do
     fitting=$(methods_of "$kind")
     for method in $only; do
@@ -99,12 +102,15 @@ if [ -n "$weather" ]; then
     domains+=("$packed/"{night_sunny,dusk_rainy,night_rainy,daytime_foggy}_train)
 fi
 
-run() { # run RECIPE OUT OPTIONS...: train and evaluate, unless that is done
-    [ -e "$2/eval/results.json" ] && return
+run() { # run RECIPE OUT OPTIONS...: train and evaluate, unless that was done with these very options
+    local asked
+    asked=$(printf '%s\n' "$@" "teacher: $teacher_steps steps" "${domains[@]}")
+    [ -e "$2/eval/results.json" ] && [ "$(cat "$2/family.txt" 2> /dev/null)" = "$asked" ] && return
     stage "$2"
     "$python" -m train.run "$1" --data "$packed/daytime_clear_train" --val "$packed/daytime_clear_test" --out "$2" \
         --val-every 100000 "${@:3}"
     "$python" -m eval.run "$2" --data "${domains[@]}"
+    echo "$asked" > "$2/family.txt"
 }
 
 for kind in $kinds; do

@@ -51,6 +51,12 @@ for pair in "source --source" "labelled --target-labelled" "unlabelled --target-
     name=${pair%% *}
     [ -n "${!name}" ] || fail "${pair#* } is missing; --help tells what is needed"
 done
+for name in source labelled unlabelled full source_test target_test; do
+    [ -z "${!name}" ] || [ -f "${!name}/dataset.json" ] ||
+        fail "${!name} is not a packed dataset (no dataset.json); python -m pipeline.pack makes one"
+done
+[[ $precision =~ ^(0?\.[0-9]*[1-9][0-9]*|1(\.0*)?)$ ]] || fail "--precision $precision: a number above 0 and at most 1"
+[[ $holdout =~ ^0?\.[0-9]*[1-9][0-9]*$ ]] || fail "--holdout $holdout: a number above 0 and below 1"
 tests=()
 [ -z "$source_test" ] || tests+=("$source_test")
 [ -z "$target_test" ] || tests+=("$target_test")
@@ -81,19 +87,23 @@ label() {
 stage "labelled target: a part that only chooses scores -> $out/data/holdout"
 "$python" -m pipeline.share "$labelled" "$out/data/holdout" "$out/data/taught" --share "$holdout"
 
+# First, for it asks the most: a missing package, other classes or other sizes show before a teacher was trained.
+translated=()
+if [ -n "$translate" ] && wants_any translated whole; then
+    stage "translation from source to target -> $out/translation"
+    "$python" -m train.translate "cut${size:-_lite}" --source "$source" --target "$unlabelled" \
+        --out "$out/translation" --seed "$seed" "${steps[@]}"
+    translated=("$out/data/translated")
+fi
 if wants_any translated pseudo fitnets fgd ld crosskd whole; then
     stage "teacher on source and labelled target -> $out/teacher"
     train teacher --data "$source" "$out/data/taught" --out "$out/teacher"
 fi
-translated=()
-if [ -n "$translate" ] && wants_any translated whole; then
-    stage "translation of the source -> $out/translation, $out/data/translated"
-    "$python" -m train.translate "cut${size:-_lite}" --source "$source" --target "$unlabelled" \
-        --out "$out/translation" --seed "$seed" "${steps[@]}"
+if [ ${#translated[@]} != 0 ]; then
     # The teacher finds out which objects vanished; they are ignored.
+    stage "the source translated -> $out/data/translated"
     "$python" -m eval.translate "$out/translation" --data "$source" --out "$out/data/translated" \
         --detector "$out/teacher"
-    translated=("$out/data/translated")
 fi
 whole_teacher=$out/teacher
 if [ -n "$translate" ] && wants whole; then

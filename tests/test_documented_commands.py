@@ -136,6 +136,10 @@ def parse_script(path: str, arguments: list[str], monkeypatch, config: pytest.Co
             for program in ("scripts/setup.sh", "python"):
                 (folder / program).write_text("#!/bin/sh\nexit 99\n")
                 (folder / program).chmod(0o755)
+            # Of a dataset it asks whether it exists.
+            for data in (folder / word for word in arguments if word.startswith("data/")):
+                data.mkdir(parents=True, exist_ok=True)
+                (data / "dataset.json").touch()
             environment = {"PYTHON": str(folder / "python"), "PATH": "/usr/bin:/bin"}
             done = subprocess.run(
                 [folder / path, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False

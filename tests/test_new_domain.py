@@ -14,6 +14,9 @@ def run(tmp_path):
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && echo 0.5 || echo "$@" >> {tmp_path}/given\n')
     python.chmod(0o755)
+    for name in ("day", "few", "night", "test", "all"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset.json").touch()
 
     def call(*options: str):
         done = subprocess.run(
@@ -32,8 +35,8 @@ def test_the_whole_and_its_stages(run):
     small, teacher = "--seed 3", "train.run domain_crosskd_teacher_small"
     assert given == [
         "pipeline.share few out/data/holdout out/data/taught --share 0.25",
-        f"{teacher} {small} --data day out/data/taught --out out/teacher",
         f"train.translate cut_small --source day --target night --out out/translation {small}",
+        f"{teacher} {small} --data day out/data/taught --out out/teacher",
         "eval.translate out/translation --data day --out out/data/translated --detector out/teacher",
         f"{teacher} {small} --data day out/data/taught out/data/translated --out out/teacher-translated",
         "eval.pseudo_label out/teacher-translated --data night --labelled out/data/holdout --precision 0.9 "
@@ -77,9 +80,19 @@ def test_every_row_is_trained(run):
         ([*NEEDED, "--without-translation", "--rows", "translated"], "--rows translated: the rows of this command"),
         ([*NEEDED, "--seeds", "1"], "unknown option --seeds"),
         ([*NEEDED, "--seed"], "--seed needs a value"),
+        ([*NEEDED, "--precision", "high"], "--precision high: a number above 0 and at most 1"),
+        ([*NEEDED, "--precision", "0.0"], "--precision 0.0: a number above 0"),
+        ([*NEEDED, "--holdout", "1"], "--holdout 1: a number above 0 and below 1"),
     ],
 )
 def test_a_wrong_command_is_one_sentence(run, options, message):
     done, given = run(*options)
     assert (done.returncode, given) == (2, [])
     assert done.stderr.startswith(f"new_domain: {message}")
+
+
+@pytest.mark.parametrize("option", ["--source-test", "--target-full"])
+def test_a_wrong_folder_is_named_before_anything_is_trained(run, option):
+    done, given = run(*NEEDED, option, "nowhere")
+    assert (done.returncode, given) == (2, [])
+    assert "/nowhere is not a packed dataset" in done.stderr

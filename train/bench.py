@@ -18,7 +18,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +39,7 @@ from pipeline.views import ViewConfig, ViewMaker
 from train import bench_distill
 from train.bench_check import check_parity, compare_compiled, count_graphs, count_skipped_graphs, count_synchronisations
 from train.bench_steps import (
-    configure,
+    choose,
     count_bytes,
     images_of,
     make_batch,
@@ -87,13 +87,10 @@ class BenchOptions:
 
 def main() -> int:
     options = tyro.cli(BenchOptions, prog="python -m train.bench")
-    if options.distill:
-        result = bench_distill.measure(options)
-        say(bench_distill.describe(result))
-        write(options, result)
-        return 0
-    result = measure(options)
-    say(json.dumps(result, indent=1))
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+    result = bench_distill.measure(options) if options.distill else measure(options)
+    say(bench_distill.describe(result) if options.distill else json.dumps(result, indent=1))
     write(options, result)
     return 1 if result["wrong"] else 0
 
@@ -104,25 +101,14 @@ def write(options: BenchOptions, result: dict[str, Any]) -> None:
 
 
 def measure(options: BenchOptions) -> dict[str, Any]:
-    on_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    setting = choose(options)
+    device, (height, width), num_images, model, dtype, steps = setting
+    on_gpu = device.type == "cuda"
     if options.cuda_graphs == "on" and not on_gpu:
         raise ValueError("--cuda-graphs is on, but this runs on a CPU; leave it out, or give --device cuda")
-    device = torch.device("cuda" if on_gpu else "cpu")
-    height, width = options.canvas or ((608, 1024) if on_gpu else (192, 352))
-    if height % 32 or width % 32:
-        raise ValueError(f"--canvas: got {height} {width}; both sides must be multiples of 32")
-    num_images = options.batch_size or (16 if on_gpu else 8)
-    backbone = options.backbone or ("resnet101" if on_gpu else "mobilenet_v2")
-    model = configure(options.model, backbone)
-    # Speed does not depend on the weights, and random ones need no download; as many layers learn as with real ones.
-    trainable = 5 if backbone == "mobilenet_v2" else 3
-    model = replace(model, weights="none", norm="frozen", trainable_layers=trainable)
-    dtype = torch.bfloat16 if on_gpu else torch.float32
-    steps, rounds = options.steps or (20 if on_gpu else 2), options.rounds
+    rounds = options.rounds
     say(describe_hardware())
-    say(
-        f"{options.model} with {backbone}, {num_images} images of {height}x{width}, {str(dtype).removeprefix('torch.')}"
-    )
+    say(setting.described)
 
     batch = make_batch(num_images, height, width, device)
     student, teacher = make_network(model, batch, seed=0), make_network(model, batch, seed=1)
@@ -143,12 +129,7 @@ def measure(options: BenchOptions) -> dict[str, Any]:
         "wrong": wrong,
         "command": {key: str(value) for key, value in asdict(options).items()},
         "hardware": describe_hardware(),
-        "model": options.model,
-        "network": backbone,
-        "trainable_layers": trainable,
-        "batch_size": num_images,
-        "canvas": [height, width],
-        "precision": str(dtype).removeprefix("torch."),
+        **setting.facts,
         "parity": parity,
     }
     full_size = ViewConfig(ratio_range=(1.0, 1.0))

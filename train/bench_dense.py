@@ -44,7 +44,7 @@ def check_dense(detector: DenseDetector, few: tuple[torch.Tensor, ...]) -> dict[
     )
     if not all(value <= bound for value, bound in bounds):
         allowed = f"{OUTPUT_TOLERANCE:.0e}, {LOSS_TOLERANCE:.0e}, {GRADIENT_TOLERANCE:.0e} and {STATE_TOLERANCE:.2%}"
-        raise ValueError(f"no speed without parity: {told}; allowed {allowed}")
+        raise ValueError(f"no parity: {told}; allowed {allowed}")
     return {
         "output_relative_difference": found.outputs,
         "loss_relative_difference": found.loss,

@@ -7,7 +7,6 @@ stands beside it with its defaults; its ratio is the median over rounds of its t
 
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -45,36 +44,29 @@ class Nothing(Method):
 
 
 def measure(options: Any) -> dict[str, Any]:
-    """options: those of train.bench."""
+    """options: those of train.bench. A method that fails is named in `wrong`, and the others are timed."""
     names = [name.replace("-", "_") for name in options.distill]
     for name in names:
         if name not in KINDS:
             raise ValueError(f"--distill {name}{nearest(name, KINDS)}: the methods are {', '.join(KINDS)}")
-    on_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if on_gpu else "cpu")
-    canvas = options.canvas or ((608, 1024) if on_gpu else (192, 352))
-    num_images = options.batch_size or (16 if on_gpu else 4)
-    backbone = options.backbone or ("resnet101" if on_gpu else "mobilenet_v2")
-    model = replace(
-        bench.configure(options.model, backbone),
-        weights="none",
-        norm="frozen",
-        trainable_layers=5 if backbone == "mobilenet_v2" else 3,
-    )
-    dtype = torch.bfloat16 if on_gpu else torch.float32
+    for option, value in (("--cuda-graphs", options.cuda_graphs), ("--loader", options.loader)):
+        if value not in ("auto", "off"):
+            raise ValueError(f"{option} {value} has no effect on --distill, which times steps alone; leave it out")
+    setting = bench.choose(options)
+    device, canvas, num_images, model, dtype, num_steps = setting
     batch = bench.make_batch(num_images, canvas[0], canvas[1], device)
     student, teacher = (bench.make_network(model, batch, seed=seed) for seed in (0, 1))
     teacher = teacher.eval().requires_grad_(False)
     views = ViewMaker(ViewConfig(ratio_range=(1.0, 1.0)), device=device)(batch, 0)
     say(describe_hardware())
-    say(f"{options.model} with {model.backbone}, {num_images} images of {canvas[0]}x{canvas[1]}")
+    say(setting.described)
     learners: dict[str, dict[str, Method]] = {ALONE: {}, PLAIN: {"nothing": Nothing(student, teacher)}}
     for name in names:
         kind = METHODS[type(KINDS[name]())]
         method = kind(KINDS[name](), student, teacher if kind.needs_teacher else None, own)
         learners[name] = {name: method.to(device)}
     compiling = choose_compile(options.compile, device)
-    steps, memory, launches = {}, {}, {}
+    steps, memory, launches, wrong = {}, {}, {}, {}
     for name, methods in learners.items():
         learner = Learner(student, methods, dtype, own)
         taught = any(method.needs_teacher for method in methods.values())
@@ -85,9 +77,17 @@ def measure(options: Any) -> dict[str, Any]:
         # Every variant trains the one student; the teacher is there already.
         shared = bench.count_bytes(student) + (bench.count_bytes(teacher) if taught else 0)
         make = partial(bench.our_step, wrapped[0], wrapped[1], learner.layout.names, views)
-        steps[name], memory[name] = bench.warm_up(make, device, shared)
-        launches[name] = count_launches(steps[name]) if device.type == "cuda" else None
-    seconds = bench.time_rounds(steps, options.rounds, options.steps or (20 if on_gpu else 2), device)
+        try:
+            step, memory[name] = bench.warm_up(make, device, shared)
+            launches[name] = count_launches(step) if device.type == "cuda" else None
+        except Exception as error:
+            if name not in names:
+                raise
+            wrong[name] = f"{type(error).__name__}: {error}"
+            say(f"WRONG: {name}: {error}")
+            continue
+        steps[name] = step
+    seconds = bench.time_rounds(steps, options.rounds, num_steps, device)
     found = {}
     for name, times in seconds.items():
         ratios = [a / b for a, b in zip(times, seconds[PLAIN], strict=True)]
@@ -99,12 +99,9 @@ def measure(options: Any) -> dict[str, Any]:
             "launches": launches[name],
         }
     return {
+        "wrong": wrong,
         "hardware": describe_hardware(),
-        "model": options.model,
-        "network": model.backbone,
-        "batch_size": num_images,
-        "canvas": list(canvas),
-        "precision": str(dtype).removeprefix("torch."),
+        **setting.facts,
         "compiled": compiling,
         "steps": found,
     }

@@ -5,7 +5,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,53 @@ from train.step import Step
 
 NUM_CLASSES = 8  # seven and the background, as in the benchmark
 BOXES_PER_IMAGE = 16
+
+
+class Setting(NamedTuple):
+    """What is measured, as the options and the device have it."""
+
+    device: torch.device
+    canvas: tuple[int, int]
+    num_images: int
+    model: DetectorConfig
+    dtype: torch.dtype
+    steps: int  # of each variant in a round
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {
+            "model": self.model.kind,
+            "network": self.model.backbone,
+            "trainable_layers": self.model.trainable_layers,
+            "batch_size": self.num_images,
+            "canvas": list(self.canvas),
+            "precision": str(self.dtype).removeprefix("torch."),
+        }
+
+    @property
+    def described(self) -> str:
+        model, network, _, num, (height, width), precision = self.facts.values()
+        return f"{model} with {network}, {num} images of {height}x{width}, {precision}"
+
+
+def choose(options: Any) -> Setting:
+    """options: those of train.bench."""
+    on_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    height, width = options.canvas or ((608, 1024) if on_gpu else (192, 352))
+    if height < 32 or width < 32 or height % 32 or width % 32:
+        raise ValueError(f"--canvas: got {height} {width}; both sides must be multiples of 32")
+    backbone = options.backbone or ("resnet101" if on_gpu else "mobilenet_v2")
+    # Speed does not depend on the weights, and random ones need no download; as many layers learn as with real ones.
+    trainable = 5 if backbone == "mobilenet_v2" else 3
+    model = replace(configure(options.model, backbone), weights="none", norm="frozen", trainable_layers=trainable)
+    return Setting(
+        torch.device("cuda" if on_gpu else "cpu"),
+        (height, width),
+        options.batch_size or (16 if on_gpu else 8),
+        model,
+        torch.bfloat16 if on_gpu else torch.float32,
+        options.steps or (20 if on_gpu else 2),
+    )
 
 
 def count_bytes(module: nn.Module) -> int:

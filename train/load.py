@@ -48,7 +48,7 @@ def open_data(config: Config, world: World) -> tuple[Mixture, PackedDataset | No
 
 
 def resolve_inputs(model: DetectorConfig, data: Mixture, val: PackedDataset | None) -> DetectorConfig:
-    """The student's configuration with as many channels of each input as the data has."""
+    """The student's configuration with the channels and the range of each input that the data has."""
     if not model.extra_channels:
         known = [name for name in model.inputs[1:] if all(name in dataset.extra for dataset in data.datasets)]
         if missing := [name for name in model.inputs[1:] if name not in known]:
@@ -58,6 +58,8 @@ def resolve_inputs(model: DetectorConfig, data: Mixture, val: PackedDataset | No
                 f"Pack it again with --extra {missing[0]}, or leave it out"
             )
         model = replace(model, extra_channels=tuple(data.datasets[0].extra[name] for name in known))
+    if not model.extra_range:
+        model = replace(model, extra_range=tuple(data.datasets[0].range_of(name) for name in model.inputs[1:]))
     for dataset in (*data.datasets, *([val] if val is not None else [])):
         check_inputs(model, dataset, "--model.inputs: the student")
     return model
@@ -240,14 +242,17 @@ def wrap(config: Config, world: World, learner: Learner, teacher: Teacher | None
     if compiles(config, world.device):
         mode = "reduce-overhead" if config.compile == "cuda_graphs" else "default"
         wrapped, look = compile_both(learner, teacher, mode, num_canvases)
-    if world.size > 1:
-        with warnings.catch_warnings():
-            # torch 2.14 renames broadcast_buffers; the new name does not exist in the oldest torch supported.
-            warnings.simplefilter("ignore", FutureWarning)
-            wrapped = nn.parallel.DistributedDataParallel(
-                wrapped, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
-    return wrapped, look
+    return over_ranks(wrapped, world), look
+
+
+def over_ranks(module: Any, world: World) -> Any:
+    """In DDP on several ranks."""
+    if world.size == 1:
+        return module
+    with warnings.catch_warnings():
+        # torch 2.14 renames broadcast_buffers; the new name does not exist in the oldest torch supported.
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def make_views(config: Config, world: World, learner: Learner, teacher: Teacher | None) -> ViewMaker:

@@ -13,7 +13,7 @@ from train.recipes.sizes import OPTIMIZERS
 
 KEPT = (
     "weights", "norm", "norm_epsilon", "trainable_layers", "fpn_channels",
-    "inputs", "extra_channels", "extra_mean", "extra_deviation", "first_layer",
+    "inputs", "extra_channels", "extra_mean", "extra_deviation", "extra_range", "first_layer",
 )  # fmt: skip  # by another kind of detector
 # What other trainers call an option of ours. tyro itself suggests what is spelled alike.
 ELSEWHERE = {
@@ -77,7 +77,10 @@ def choose_model(default: DetectorConfig, arguments: list[str]) -> tuple[Detecto
     if "--model" not in arguments:
         return default, arguments
     place = arguments.index("--model")
-    name = arguments[place + 1].replace("-", "_") if place + 1 < len(arguments) else ""
+    given = (arguments[place + 1 :] or ["-"])[0]
+    if given.startswith("-"):
+        raise ValueError(f"--model needs a name: {', '.join(CONFIGS)}")
+    name = given.replace("-", "_")
     if name not in CONFIGS:
         raise ValueError(f"--model {name}{nearest(name, CONFIGS)}: the detectors are {', '.join(CONFIGS)}")
     rest = arguments[:place] + arguments[place + 2 :]

@@ -35,8 +35,6 @@ def first_images(views: Views, num: int) -> Views:
             value = {name: images[:num] for name, images in value.items()}
         elif isinstance(value, Tensor):
             value = value[:num]
-        elif isinstance(value, dict):
-            value = {name: tensor[:num] for name, tensor in value.items()}
         parts[field.name] = value
     return replace(views, **parts)
 

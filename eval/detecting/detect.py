@@ -99,13 +99,20 @@ def match_classes(
 
 
 def check_inputs(config: BackboneConfig, dataset: PackedDataset, who: str) -> None:
-    """Every image that a detector looks at must be in the data, with as many channels."""
+    """Every image that a detector looks at must be in the data, with as many channels, scaled alike."""
     for name, channels in config.extra_inputs.items():
         if dataset.extra.get(name) != channels:
             has = ", ".join(f"{other} ({count})" for other, count in dataset.extra.items()) or "pictures only"
             raise ValueError(
                 f"{who} looks at {name}, {channels} channel{'s' if channels > 1 else ''}; {dataset.path} has {has}. "
                 f"Pack it again with --extra {name}, or NAME=FOLDER,FOLDER where several folders make up its channels"
+            )
+        low, high = dataset.range_of(name)
+        wanted_low, wanted_high = config.extra_limits.get(name, (low, high))
+        if (low, high) != (wanted_low, wanted_high):
+            raise ValueError(
+                f"{who} looks at {name} of values from {wanted_low:g} to {wanted_high:g}; {dataset.path} has it from "
+                f"{low:g} to {high:g}. Pack it again with --extra-range {name}={wanted_low:g}:{wanted_high:g}"
             )
 
 

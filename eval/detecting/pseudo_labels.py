@@ -138,22 +138,28 @@ def choose_scores(
         right_D = np.concatenate([one.right_D for one in several])[order_D]
         return Verdicts(scores_D[order_D], right_D, sum(one.num_objects for one in several))
 
+    def threshold(part: str, number: int, name: str) -> Threshold:
+        if not shown:
+            return Threshold(given[part][name], None, None)
+        verdicts = judged(number, only_agreed=part == "high")
+        if part in given:
+            return measure(verdicts, given[part][name])
+        if part == "high":
+            return choose(verdicts, options.precision)
+        chosen = choose(verdicts, options.ignore_precision)
+        # A class that is seldom right is ignored wherever it is found.
+        return measure(verdicts, 0.0) if chosen.score is None else chosen
+
     thresholds = {}
     for number, name in enumerate(classes, 1):
-        both = []
-        for part, wanted in (("high", options.precision), ("low", options.ignore_precision)):
-            if not shown:
-                both.append(Threshold(given[part][name], None, None))
-            else:
-                verdicts = judged(number, only_agreed=part == "high")
-                both.append(measure(verdicts, given[part][name]) if part in given else choose(verdicts, wanted))
-        high, low = both
-        if low.score is None:  # a class that is seldom right is ignored wherever it is found
-            low = low._replace(score=0.0)
-        if high.score is not None and low.score is not None and low.score > high.score:
-            if "high" in given or "low" in given:
-                raise ValueError(f"{name}: the low score {low.score:g} is above the high one, {high.score:g}")
-            low = low._replace(score=high.score)
+        high, low = (threshold(part, number, name) for part in Scores._fields)
+        assert low.score is not None
+        if high.score is not None and low.score > high.score:
+            if "low" in given:
+                raise ValueError(
+                    f"{name}: the low score {low.score:g} is above the high one, {high.score:g}; lower --low"
+                )
+            low = measure(judged(number, only_agreed=False), high.score)
         thresholds[name] = Scores(high, low)
     if all(scores.high.score is None for scores in thresholds.values()):
         best = max(scores.high.precision or 0.0 for scores in thresholds.values())

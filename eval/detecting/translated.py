@@ -8,30 +8,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.detecting.detect import evaluating, match_classes
+from eval.detecting.detect import check_inputs, evaluating, make_batch, match_classes, read_extra, read_image, seen_by
 from eval.translate_options import TranslateOptions
 from model.api import Detector
 from model.translation.build import Generator, load_generator
 from model.translation.pictures import translate
 from model.weights.checkpoint import load_detector
 from model.weights.files import resolve_checkpoint
-from pipeline.batch import Batch
 from pipeline.command.console import counted, describe_hardware, say
+from pipeline.command.ranks import World
 from pipeline.files.own import checksum
 from pipeline.files.pixels import decode_packed, encode
 from pipeline.packed.derive import Objects, check_place, derive
 from pipeline.packed.reader import PackedDataset
-from pipeline.views import STRIDE, clean_view
+from pipeline.views import STRIDE
 
 OVERLAP = 0.5  # of a detection with an object that it finds
 Vanished = Callable[[int, np.ndarray, np.ndarray], np.ndarray]  # row, original, translation -> vanished_N
 
 
-def translate_dataset(options: TranslateOptions) -> None:
-    device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
-    if options.device == "cuda" and device.type == "cpu":
-        raise ValueError("--device is cuda, but there is no CUDA device; leave it out")
-    generator, card = load_generator(options.run, device)
+def translate_dataset(options: TranslateOptions, world: World) -> None:
+    if world.size > 1:
+        raise ValueError("python -m eval.translate works in one process; leave out torchrun")
+    generator, card = load_generator(options.run, world.device)
     with PackedDataset(options.data) as dataset:
         check_place(dataset, options.out)
         domains = {name: options.domain or f"{name}_to_{target_of(card.extra)}" for name in dataset.domains}
@@ -41,8 +40,9 @@ def translate_dataset(options: TranslateOptions) -> None:
         }
         vanished = None
         if options.detector is not None:
-            detector, other = load_detector(options.detector, device)
-            labels = match_classes(other.classes, dataset.classes, {})
+            detector, other = load_detector(options.detector, world.device)
+            labels = match_classes(other.classes, dataset.classes, {}, allow_others=True)
+            check_inputs(detector.config, dataset, f"--detector {options.detector}")
             vanished = find_vanished(dataset, detector, labels, options.seen, options.gone)
             path = options.detector
             weights = path if path.is_file() else resolve_checkpoint(path) / "model.safetensors"
@@ -82,7 +82,7 @@ def redraw(
     def annotate(rows: Sequence[int]) -> list[Objects]:
         made = []
         for row in rows:
-            original = decode_packed(dataset.jpeg(row))
+            original = read_image(dataset, row)
             data = encode(translate(generator, original)[0], quality, chroma, raw)
             boxes_N4, labels_N, ignore_N = dataset.original_target(row)
             if vanished is not None:
@@ -102,15 +102,17 @@ def find_vanished(
 
     An object's score is the highest of the detections of its class that overlap it by OVERLAP.
     """
-    device = next(detector.parameters()).device
+    device, names = next(detector.parameters()).device, tuple(detector.config.extra_inputs)
 
     def vanished(row: int, original: np.ndarray, translation: np.ndarray) -> np.ndarray:
         boxes_N4, labels_N, _ = dataset.target(row)
         if not len(labels_N):
             return np.zeros(0, bool)
-        batch = make_batch([original, translation], device)
+        canvas = tuple(-(-side // STRIDE) * STRIDE for side in original.shape[:2])
+        extra = [read_extra(dataset, row, names)] * 2 if names else ()
+        batch = make_batch([original, translation], [0, 1], canvas, device, extra=extra)
         with evaluating(detector):
-            found = detector.detect(*clean_view(batch, torch.float32))
+            found = detector.detect(*seen_by(detector.config, batch, torch.float32))
         scores_2N = [
             best_scores(boxes_N4, labels_N, boxes_D4, scores_D, labels_D, label_map)
             for boxes_D4, scores_D, labels_D in zip(
@@ -120,20 +122,6 @@ def find_vanished(
         return (scores_2N[0] >= seen) & (scores_2N[1] < gone)
 
     return vanished
-
-
-def make_batch(pictures: Sequence[np.ndarray], device: torch.device) -> Batch:
-    """Pictures of one size, as a loader would give them."""
-    height, width = pictures[0].shape[:2]
-    canvas = [-(-side // STRIDE) * STRIDE for side in (height, width)]
-    images_BHW3 = torch.zeros(len(pictures), *canvas, 3, dtype=torch.uint8)
-    images_BHW3[:, :height, :width] = torch.from_numpy(np.stack(pictures))
-    num = len(pictures)
-    labels_BG = torch.zeros(num, 1, dtype=torch.int64, device=device)
-    return Batch(
-        images_BHW3.to(device), torch.tensor([[height, width]] * num, dtype=torch.int32),
-        torch.zeros(num, 1, 4, device=device), labels_BG, labels_BG > 0, torch.arange(num), 0, 0,
-    )  # fmt: skip
 
 
 def best_scores(

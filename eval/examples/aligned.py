@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.files.pixels import read_extra, resize
-from pipeline.sources.extra import parse_range, same_shape
+from pipeline.files.pixels import WITHOUT_RANGE, read_extra, resize
+from pipeline.sources.extra import check_aligned, parse_range
 from pipeline.sources.folders import pictures_by_stem
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
@@ -50,14 +50,10 @@ class AlignedFolders:
         path = folder / names[0]
         try:
             image = read_extra(path, self.limits.get(name))
+            check_aligned((image.shape[0], image.shape[1]), size)
         except ValueError as error:
-            fix = f"; give --extra-range {name}=LOW:HIGH" if name not in self.limits else ""
+            fix = f": give --extra-range {name}=LOW:HIGH" if str(error) == WITHOUT_RANGE else ""
             raise ValueError(f"{name}: {path} {error}{fix}") from None
-        if not same_shape((image.shape[0], image.shape[1]), size):
-            raise ValueError(
-                f"{name}: {path} is {image.shape[1]}x{image.shape[0]} and the picture {size[1]}x{size[0]}: of another "
-                "shape, it is not aligned with the picture"
-            )
         return resize(image, size)
 
 
@@ -67,7 +63,8 @@ def listed(folder: Path) -> dict[str, list[str]]:
 
 
 def find_aligned(options: Sequence[str], ranges: Sequence[str], config: "BackboneConfig") -> AlignedFolders:
-    """`options`: NAME=FOLDER,FOLDER of every input of a detector beside rgb; `ranges`: NAME=LOW:HIGH."""
+    """`options`: NAME=FOLDER,FOLDER of every input of a detector beside rgb; `ranges`: NAME=LOW:HIGH, where not as
+    in its training."""
     wanted = config.extra_inputs
     folders = {}
     for text in options:
@@ -84,7 +81,8 @@ def find_aligned(options: Sequence[str], ranges: Sequence[str], config: "Backbon
             f"--extra: the detector looks at {needs}; got {', '.join(folders) or 'none'}: "
             + (f"give --extra {fix}" if wanted else "leave it out")
         )
-    limits = dict(parse_range(text) for text in ranges)
-    if without := [name for name in limits if name not in folders]:
+    given = dict(parse_range(text) for text in ranges)
+    if without := [name for name in given if name not in folders]:
         raise ValueError(f"--extra-range {without[0]}: --extra has {', '.join(folders) or 'nothing'}")
+    limits = {name: pair for name, pair in config.extra_limits.items() if pair != (0, 255)} | given
     return AlignedFolders(wanted, {name: folders[name] for name in wanted}, limits)

@@ -9,6 +9,7 @@ import torch
 import torchvision
 
 from eval.detecting.detect import spread
+from kernels.launch.resize import DEVIATION, MEAN
 from model.config import small_model
 from model.weights.pretrained import find_imagenet_file, load_body
 from pipeline.command.console import counted, say, track
@@ -34,7 +35,7 @@ def make_network() -> torch.nn.Module:
 @torch.no_grad()
 def features_of(network: torch.nn.Module, dataset: PackedDataset, num: int) -> np.ndarray:
     """(M, 1280) float64: the last map's mean over each picture."""
-    mean, deviation = (torch.tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, deviation = (torch.tensor(each)[:, None, None] for each in (MEAN, DEVIATION))
     rows = spread(np.arange(len(dataset)), num)
     found = []
     for row in track(rows, f"looking at {dataset.path.name}", len(rows)):

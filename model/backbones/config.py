@@ -40,6 +40,8 @@ class BackboneConfig:
     """Taken off each input after rgb (0 to 255); none: 103.53 each."""
     extra_deviation: tuple[float, ...] = ()
     """That the difference is divided by; none: 57.375 each."""
+    extra_range: tuple[tuple[float, float], ...] = ()
+    """Which values of its files become 0 and 255, of each input after rgb; none: those of the data."""
     first_layer: str = "mean"
     """Filters of the channels after rgb at the start: the mean of those of rgb, or "zero". "fresh" draws the whole
     first convolution anew, rgb included, as CMKD does for all its networks. It then learns, as with more inputs."""
@@ -74,16 +76,18 @@ class BackboneConfig:
             raise ValueError(
                 f"--model.inputs: got {' '.join(self.inputs) or 'nothing'}; allowed: rgb, then other names, each once"
             )
-        for name in ("extra_channels", "extra_mean", "extra_deviation"):
+        for name in ("extra_channels", "extra_mean", "extra_deviation", "extra_range"):
             if getattr(self, name) and len(getattr(self, name)) != len(self.inputs) - 1:
                 raise ValueError(
-                    f"{option(name)}: got {len(getattr(self, name))} numbers for {len(self.inputs) - 1} inputs after "
+                    f"{option(name)}: got {len(getattr(self, name))} values for {len(self.inputs) - 1} inputs after "
                     "rgb; give one for each, or leave it out"
                 )
         if not all(1 <= channels <= MOST_CHANNELS for channels in self.extra_channels):
             raise ValueError(f"--model.extra-channels: got {self.extra_channels}; allowed: 1 to {MOST_CHANNELS} each")
         if min(self.extra_deviation, default=1) <= 0:
             raise ValueError(f"--model.extra-deviation: got {self.extra_deviation}; allowed: above 0")
+        if not all(low < high for low, high in self.extra_range):
+            raise ValueError(f"--model.extra-range: got {self.extra_range}; allowed: the lower value first")
         if self.first_layer not in FIRST_LAYERS:
             raise ValueError(f"--model.first-layer: got {self.first_layer!r}; allowed: {', '.join(FIRST_LAYERS)}")
         if self.first_layer == "zero" and len(self.inputs) == 1:
@@ -98,6 +102,19 @@ class BackboneConfig:
                 "give --model.extra-channels too, one number for each"
             )
         return dict(zip(self.inputs[1:], self.extra_channels, strict=True))
+
+    @property
+    def extra_pixels(self) -> dict[str, tuple[float, float]]:
+        """The mean and the deviation of each input after rgb."""
+        names = self.inputs[1:]
+        mean = self.extra_mean or (EXTRA_MEAN,) * len(names)
+        deviation = self.extra_deviation or (EXTRA_DEVIATION,) * len(names)
+        return dict(zip(names, zip(mean, deviation, strict=True), strict=True))
+
+    @property
+    def extra_limits(self) -> dict[str, tuple[float, float]]:
+        """The range of each input after rgb; {} before the data is known."""
+        return dict(zip(self.inputs[1:], self.extra_range, strict=False))
 
     @property
     def num_channels(self) -> int:

@@ -3,6 +3,8 @@
 It is changed in place, so that padding, stride and name stay the network's own.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -31,21 +33,38 @@ def take_inputs(layers: nn.Module, config: BackboneConfig) -> None:
     layer.in_channels = config.num_channels
     layer.weight = nn.Parameter(drawn.new_empty(drawn.shape[0], config.num_channels, *drawn.shape[2:]))
     layer.reset_parameters()
-    layer.weight.data.copy_(widen(drawn, {RGB: 3}, layer.weight.detach(), config))
+    if config.first_layer != "fresh":
+        layer.weight.data.copy_(widen(drawn, {RGB: 3}, config))
     layer.requires_grad_(True)
 
 
-def widen(given: Tensor, source: dict[str, int], drawn: Tensor, config: BackboneConfig) -> Tensor:
+def widen(given: Tensor, source: Mapping[str, int], config: BackboneConfig) -> Tensor:
     """Filters for a configuration's inputs: those `given` for what both networks see, and new ones for the rest.
 
-    source: the channels of each input of the network that `given` comes from, in order. drawn: all filters, new.
+    source: the channels of each input of the network that `given` comes from, in order.
     """
-    if config.first_layer == "fresh":
-        return drawn
     theirs = dict(zip(source, given.split(list(source.values()), dim=1), strict=True))
     new = theirs[RGB].mean(dim=1, keepdim=True) * (config.first_layer == "mean")
     parts = []
     for name, channels in {RGB: 3, **config.extra_inputs}.items():
         known = source.get(name) == channels
         parts.append(theirs[name] if known else new.expand(-1, channels, -1, -1))
-    return torch.cat(parts, dim=1).to(drawn.dtype)
+    return torch.cat(parts, dim=1)
+
+
+def with_inputs(
+    state: Mapping[str, Tensor], source: Mapping[str, int], layers: nn.Module, prefix: str, config: BackboneConfig
+) -> dict[str, Tensor]:
+    """Weights of a network of other inputs for one of a configuration's: its first convolution widened, or left out
+    where that is to be fresh. source: as `widen` takes it; prefix: of the names of `layers` in the state.
+    """
+    fresh = config.first_layer == "fresh"
+    if not fresh and list(source.items()) == list({RGB: 3, **config.extra_inputs}.items()):
+        return dict(state)
+    first = prefix + first_convolution(layers, config.backbone)[0]
+    if fresh:
+        return {name: value for name, value in state.items() if name.rpartition(".")[0] != first}
+    given = state.get(f"{first}.weight")
+    if given is None or given.ndim != 4 or given.shape[1] != sum(source.values()):
+        return dict(state)  # of another network
+    return {**state, f"{first}.weight": widen(given, source, config)}

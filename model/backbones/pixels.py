@@ -2,12 +2,12 @@
 aligned images from 0 to 1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from model.backbones.config import EXTRA_DEVIATION, EXTRA_MEAN, IMAGENET_DEVIATION, IMAGENET_MEAN, BackboneConfig
+from model.backbones.config import IMAGENET_DEVIATION, IMAGENET_MEAN, BackboneConfig
 
 
 def join_inputs(images_B3HW: Tensor, extra: Mapping[str, Tensor], config: BackboneConfig) -> Tensor:
@@ -28,21 +28,16 @@ def convert_pixels(images_BCHW: Tensor, sizes_B2: Tensor, config: BackboneConfig
     if config.sees_imagenet:
         return images_BCHW
     flip = [2, 1, 0] if config.pixel_order == "bgr" else [0, 1, 2]
-    extra = list(config.extra_inputs.values())
     make = images_BCHW.new_tensor
-
-    def spread(values: Sequence[float], usual: float) -> list[float]:
-        """A number an input as one a channel."""
-        given = values or [usual] * len(extra)
-        return [value for value, channels in zip(given, extra, strict=True) for _ in range(channels)]
-
-    mean_C = make([*config.pixel_mean, *spread(config.extra_mean, EXTRA_MEAN)])
-    deviation_C = make([*config.pixel_deviation, *spread(config.extra_deviation, EXTRA_DEVIATION)])
+    # (mean, deviation) of each channel after rgb.
+    extra = [config.extra_pixels[name] for name, count in config.extra_inputs.items() for _ in range(count)]
+    mean_C = make([*config.pixel_mean, *(mean for mean, _ in extra)])
+    deviation_C = make([*config.pixel_deviation, *(deviation for _, deviation in extra)])
     # A value x stands for x * given deviation + given mean, in levels of 0 to 255.
-    given_mean_C = make([*(IMAGENET_MEAN[channel] for channel in flip), *(0.0 for _ in range(sum(extra)))])
-    given_deviation_C = make([*(IMAGENET_DEVIATION[channel] for channel in flip), *(255.0 for _ in range(sum(extra)))])
+    given_mean_C = make([*(IMAGENET_MEAN[channel] for channel in flip), *(0.0 for _ in extra)])
+    given_deviation_C = make([*(IMAGENET_DEVIATION[channel] for channel in flip), *(255.0 for _ in extra)])
     scale_C, shift_C = given_deviation_C / deviation_C, (given_mean_C - mean_C) / deviation_C
-    order = [*flip, *range(3, 3 + sum(extra))]
+    order = [*flip, *range(3, 3 + len(extra))]
     if images_BCHW.shape[1] != len(order):
         raise ValueError(
             f"the detector looks at {', '.join(config.inputs)}, {len(order)} channels; got {images_BCHW.shape[1]}"

@@ -1,6 +1,6 @@
 """torchvision's own RetinaNet and FCOS on our batches, to compare with: same weights, same canvas, same assignment.
 
-Used by the tests and by `python -m train.bench`, which prints no speed without parity. Compared image by image:
+Used by the tests and by `python -m train.bench`, which compares before it times. Compared image by image:
 
     outputs     raw predictions of every location, as a share of the largest
     states      which locations are foreground, background or left out: the share that differs

@@ -1,6 +1,6 @@
 """torchvision's own Faster R-CNN driven on our batches, to compare with: same weights, same canvas, same samples.
 
-Used by the tests and by `python -m train.bench`, which prints no speed without parity.
+Used by the tests and by `python -m train.bench`, which compares before it times.
 
 Samples are drawn by a candidate's number. Where rounding swaps two proposals of nearly equal scores, the two detectors
 would train on other regions. With `share_proposals` torchvision's RoI head gets ours, and the proposals themselves are

@@ -27,7 +27,7 @@ class GeneratorConfig:
     num_blocks: int = 9
     """Residual blocks."""
     num_masks: int = 10
-    """Of mobile_resnet_attn: masks, of which the last is the input's."""
+    """Of mobile_resnet_attn: masks, of which the last is the input's. resnet has none."""
     enlarging: Literal["transposed", "resized"] = "transposed"
     """transposed: JoliGEN's convolutions, which can draw a grid. resized: bilinear, then a convolution."""
 
@@ -36,8 +36,6 @@ class GeneratorConfig:
             if getattr(self, name) < least:
                 option = f"--generator.{name.replace('_', '-')}"
                 raise ValueError(f"{option} must be at least {least}, got {getattr(self, name)}")
-        if self.network == "resnet" and self.num_masks != GeneratorConfig.num_masks:
-            raise ValueError("--generator.num-masks is given, but the generator resnet has no masks; leave it out")
 
 
 @dataclass(frozen=True)

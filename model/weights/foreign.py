@@ -58,6 +58,12 @@ def check_sees_alike(config: BackboneConfig, source: BackboneConfig, path: Path)
     if wanted:
         options = " ".join(as_option(name.replace("_", "-"), value) for name, value in wanted.items())
         raise ValueError(f"{path}: its weights were trained with other options than this run has; give {options}")
+    for name, (mean, deviation) in source.extra_pixels.items():
+        if config.extra_pixels.get(name, (mean, deviation)) != (mean, deviation):
+            raise ValueError(
+                f"{path}: its network saw {name} with a mean of {mean:g} and a deviation of {deviation:g}, this run "
+                f"has {config.extra_pixels[name]}; give the same with --model.extra-mean and --model.extra-deviation"
+            )
 
 
 def as_option(name: str, value: Any) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from model.api import Detector
 from model.backbones.config import RGB, BackboneConfig
-from model.backbones.first import first_convolution, widen
+from model.backbones.first import with_inputs
 from model.detectors import DetectorConfig, new_detector
 from model.weights.checkpoint import fit, load_detector, usual_classes
 from model.weights.foreign import check_sees_alike, read_foreign
@@ -48,10 +48,8 @@ def start_from(
     source = read_source(path)
     check_sees_alike(config, source.config, path)
     own, given = student.state_dict(), source.detector.state_dict()
-    first = "backbone.body." + first_convolution(student.get_submodule("backbone.body"), config.backbone)[0] + ".weight"
-    if first in given and given[first].shape[2:] == own[first].shape[2:] and len(given[first]) == len(own[first]):
-        channels = {RGB: 3, **source.config.extra_inputs}
-        given = given | {first: widen(given[first], channels, own[first], config)}
+    body, inputs = student.get_submodule("backbone.body"), {RGB: 3, **source.config.extra_inputs}
+    adapted = with_inputs(given, inputs, body, "backbone.body.", config)
     same_classes = student.num_classes == source.detector.num_classes
     unnamed = classes is None or source.classes is None
     if not unnamed:
@@ -59,7 +57,7 @@ def start_from(
     of_classes = set() if same_classes else class_layers(source.config, source.detector.num_classes)
     taken = {
         name: value
-        for name, value in given.items()
+        for name, value in adapted.items()
         if name in own and own[name].shape == value.shape and name not in of_classes
     }
     if not any(name.startswith("backbone.body.") for name in taken):

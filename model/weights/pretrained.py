@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.backbones import timm_body
 from model.backbones.config import RGB, BackboneConfig
-from model.backbones.first import first_convolution, widen
+from model.backbones.first import with_inputs
 from model.weights.files import read_state
 from model.weights.partial import start_from
 from pipeline.files.own import checksum
@@ -121,10 +121,7 @@ def load_body(body: nn.Module, path: Path, config: BackboneConfig) -> None:
 
 def load_into(body: nn.Module, state: dict[str, Tensor], config: BackboneConfig, what: str) -> None:
     """Weights of a classifier, which saw RGB, under the names of a body."""
-    own = body.state_dict()
-    first = first_convolution(body, config.backbone)[0] + ".weight"
-    if state[first].ndim == 4 and state[first].shape[1] == 3:
-        state = state | {first: widen(state[first], {RGB: 3}, own[first], config)}
+    own, state = body.state_dict(), with_inputs(state, {RGB: 3}, body, "", config)
     for name, value in state.items():
         if own[name].shape != value.shape:
             shapes = f"{tuple(value.shape)}; {config.backbone} needs {tuple(own[name].shape)}"

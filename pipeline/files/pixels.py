@@ -19,6 +19,7 @@ from pipeline.files.parse import MAX_IMAGE_BYTES, read_bytes
 MAX_PIXELS = 100_000_000
 MAX_SCANS = 100  # of a progressive JPEG, ten or so in practice; thousands decode for minutes out of a few kilobytes
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
+WITHOUT_RANGE = "has more than 8 bits a channel, and nothing says which values become 0 and 255"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 # EXIF orientation -> what to do with the stored pixels to display them (EXIF 2.32, tag 0x0112).
@@ -107,10 +108,11 @@ def read_extra(path: Path, limits: tuple[float, float] | None) -> np.ndarray:
     orientation = _orientation(image)
     channels, wide = _kind(image, io.BytesIO(data))
     if wide and limits is None:
-        raise ValueError("has more than 8 bits a channel, and no range was given")
+        raise ValueError(WITHOUT_RANGE)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            check_scans(image, data)
             if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
                 values = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", strict=True)
             elif wide and image.mode[0] not in "IF":  # a PNG that Pillow would read with 8 bits
@@ -149,12 +151,15 @@ def decode_rgb(data: bytes) -> np.ndarray:
     return np.ascontiguousarray(rgb)
 
 
+def check_scans(image: Image.Image, data: bytes) -> None:
+    if image.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise ValueError(f"it has {scans} scans, more than the {MAX_SCANS} allowed here")
+
+
 def _decode(image: Image.Image, data: bytes) -> np.ndarray:
-    if image.format in ("JPEG", "MPO"):
-        if (scans := data.count(b"\xff\xda")) > MAX_SCANS:
-            raise ValueError(f"it has {scans} scans, more than the {MAX_SCANS} allowed here")
-        if image.mode in ("RGB", "L"):
-            return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    check_scans(image, data)
+    if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+        return simplejpeg.decode_jpeg(data, "RGB", strict=True)
     if image.mode.startswith("I;16"):
         grey = np.asarray(image, dtype=np.uint16)
         return np.repeat(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
@@ -174,6 +179,9 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Antialiased: each target pixel is the mean of the area it covers; bilinear where the picture grows."""
     if image.shape[:2] == size:
         return image
+    if image.shape[2] > 4:  # OpenCV takes no more when it shrinks
+        parts = (np.ascontiguousarray(image[..., start : start + 4]) for start in range(0, image.shape[2], 4))
+        return np.concatenate([resize(part, size) for part in parts], axis=2)
     shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
     resized = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return resized.reshape(*size, image.shape[2])  # OpenCV leaves a single channel out

@@ -125,16 +125,22 @@ class Mixture:
         return {name: channels for name, channels in first.items() if all(name in other for other in others)}
 
     def check_extra(self, names: Sequence[str]) -> None:
-        """Every dataset must have these modalities, made of the same channels."""
+        """Every dataset must have these modalities, made of the same channels and values."""
         if twice := [name for name in names if list(names).count(name) > 1]:
             raise ValueError(f"{twice[0]} is asked for twice; name each modality once")
         for name in names:
-            first, *others = ((dataset.path, dataset.members_of(name)) for dataset in self.datasets)
-            for path, members in others:
-                if list(members.items()) != list(first[1].items()):
+            first, *others = ((one.path, one.members_of(name), one.range_of(name)) for one in self.datasets)
+            path, members, (low, high) = first
+            for other, theirs, (their_low, their_high) in others:
+                if list(theirs.items()) != list(members.items()):
                     raise ValueError(
-                        f"{first[0]} has {name} of {', '.join(first[1])}, {path} of {', '.join(members)}; pack one of "
+                        f"{path} has {name} of {', '.join(members)}, {other} of {', '.join(theirs)}; pack one of "
                         "them again"
+                    )
+                if (their_low, their_high) != (low, high):
+                    raise ValueError(
+                        f"{path} has {name} of values from {low:g} to {high:g}, {other} from {their_low:g} to "
+                        f"{their_high:g}; pack one of them again with the other's --extra-range"
                     )
 
     def members_of(self, name: str) -> dict[str, int]:

@@ -357,6 +357,12 @@ class PackedDataset:
             )
         return self._members[modality]
 
+    def range_of(self, modality: str) -> tuple[float, float]:
+        """Which values of its files became 0 and 255."""
+        self.members_of(modality)
+        low, high = next(one.get("range", (0, 255)) for one in self.info["extra"] if one["name"] == modality)
+        return float(low), float(high)
+
     def read_extra(self, i: int, modality: str) -> np.ndarray:
         """A modality of one image, uint8 (h, w, C), of the picture's size."""
         from pipeline.files.pixels import decode_packed

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.files.parse import MAX_IMAGE_BYTES, open_file
-from pipeline.files.pixels import Kind, read_kind
+from pipeline.files.pixels import WITHOUT_RANGE, Kind, read_kind
 from pipeline.sources.annotated import relative
 from pipeline.sources.folders import pictures_by_stem
 
@@ -88,6 +88,25 @@ def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
     return 2 * abs(h * other_w - other_h * w) <= max(h + w, other_h + other_w)
 
 
+def check_aligned(size: tuple[int, int], picture: tuple[int, int]) -> None:
+    if not same_shape(size, picture):
+        raise ValueError(
+            f"is {size[1]}x{size[0]} and the picture {picture[1]}x{picture[0]}: of another shape, it is not aligned "
+            "with the picture"
+        )
+
+
+def holds_pictures(folder: Path, root: Path, modalities: Sequence[Modality]) -> bool:
+    """Whether images in a folder below the root are pictures, and not those of another sensor."""
+    parts = folder.relative_to(root).parts
+    for modality in modalities:
+        for member in modality.members:
+            wanted = tuple(member.folder.split("/"))
+            if any(parts[start : start + len(wanted)] == wanted for start in range(len(parts))):
+                return False
+    return True
+
+
 @dataclass
 class ExtraFiles:
     """Finds the files of each picture, and checks them by their headers."""
@@ -96,7 +115,6 @@ class ExtraFiles:
     modalities: tuple[Modality, ...]
 
     def __post_init__(self) -> None:
-        self.members = [member for modality in self.modalities for member in modality.members]
         self.channels: dict[str, int] = {}  # of each member, as its first file has them
         self._folders: dict[tuple[Path, str], Path] = {}
         self._pictures: dict[Path, dict[str, list[str]]] = {}
@@ -104,28 +122,22 @@ class ExtraFiles:
     def find(self, picture: Path, size: tuple[int, int]) -> dict[str, Path]:
         """{member: file} of a picture of this size; ValueError names what is missing or does not fit."""
         found = {}
-        for member in self.members:
-            path = self._file(picture, member)
-            try:
-                with open_file(path, MAX_IMAGE_BYTES) as file:
-                    kind = read_kind(file)
-                self._check(member, kind, size)
-            except ValueError as error:
-                raise ValueError(f"{relative(path, self.root)} {error}") from None
-            found[member.name] = path
+        for modality in self.modalities:
+            for member in modality.members:
+                path = self._file(picture, member)
+                try:
+                    with open_file(path, MAX_IMAGE_BYTES) as file:
+                        kind = read_kind(file)
+                    self._check(modality, member, kind, size)
+                except ValueError as error:
+                    raise ValueError(f"{relative(path, self.root)} {error}") from None
+                found[member.name] = path
         return found
 
-    def _check(self, member: Member, kind: Kind, size: tuple[int, int]) -> None:
-        if not same_shape(kind.size, size):
-            raise ValueError(
-                f"is {kind.size[1]}x{kind.size[0]} and the picture {size[1]}x{size[0]}: of another shape, it is not "
-                "aligned with the picture"
-            )
+    def _check(self, modality: Modality, member: Member, kind: Kind, size: tuple[int, int]) -> None:
+        check_aligned(kind.size, size)
         if kind.wide and member.limits is None:
-            raise ValueError(
-                f"has more than 8 bits a channel, and nothing says which values become 0 and 255: give --extra-range "
-                f"NAME=LOW:HIGH for {member.name}"
-            )
+            raise ValueError(f"{WITHOUT_RANGE}: give --extra-range {modality.name}=LOW:HIGH")
         if self.channels.setdefault(member.name, kind.channels) != kind.channels:
             words = {1: "grey", 3: "in colours"}
             raise ValueError(f"is {words[kind.channels]}, the first of {member.folder} {words[4 - kind.channels]}")

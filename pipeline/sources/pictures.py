@@ -4,17 +4,24 @@ Numbers follow the sorted names. Domains are named after --domain or --domain-na
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.files.pixels import SUFFIXES
 from pipeline.sources.annotated import Annotated, relative
 from pipeline.sources.choice import Choice
+from pipeline.sources.extra import Modality, holds_pictures
 
 
-def read_pictures(root: Path, splits: list[str], choice: Choice) -> list[Annotated]:
+def read_pictures(root: Path, splits: list[str], choice: Choice, modalities: Sequence[Modality]) -> list[Annotated]:
     if splits:
         raise ValueError(f"--split {splits[0]}: a folder of pictures has no lists; give ROOT/{splits[0]} as ROOT")
-    found = [Path(folder, name) for folder, _, names in os.walk(root) for name in names]
+    found = [
+        Path(folder, name)
+        for folder, _, names in os.walk(root)
+        if holds_pictures(Path(folder), root, modalities)
+        for name in names
+    ]
     pictures = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
     if not pictures:
         raise ValueError(

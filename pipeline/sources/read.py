@@ -122,7 +122,7 @@ def read_source(
     if format == "voc":
         images = read_voc(root, list(splits), choice, problems, options)
     elif format == "yolo":
-        images, listed = read_yolo(root, list(splits), choice, problems, options)
+        images, listed = read_yolo(root, list(splits), choice, problems, options, modalities)
     elif format == "coco":
         images, listed = read_coco(root, list(splits), choice, problems)
     elif format == "bdd":
@@ -132,7 +132,7 @@ def read_source(
     elif format == "stf":
         images, listed = seeing_through_fog.read_seeing_through_fog(root, list(splits), choice, problems, options)
     elif format == "pictures":
-        images = read_pictures(root, list(splits), choice)
+        images = read_pictures(root, list(splits), choice, modalities)
     else:
         raise ValueError(f"--format {format}: expected auto, {', '.join(FORMATS)}{nearest(format, FORMATS)}")
     choice.check(root)

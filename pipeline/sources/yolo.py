@@ -4,6 +4,7 @@ A line with more numbers is a polygon 'class x1 y1 x2 y2 x3 y3 ...' (exports mix
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.files.parse import parse_number, read_text
@@ -11,6 +12,7 @@ from pipeline.files.pixels import SUFFIXES
 from pipeline.files.problems import Problem
 from pipeline.sources.annotated import Annotated, AnnotatedBox, choose_splits, relative
 from pipeline.sources.choice import Choice
+from pipeline.sources.extra import Modality, holds_pictures
 from pipeline.sources.options import ReadOptions
 from pipeline.sources.unlabelled import Unlabelled
 from pipeline.sources.yolo_card import Card, below, find_yolo, read_card, resolve
@@ -60,13 +62,19 @@ def read_list(path: Path, root: Path, problems: list[Problem]) -> list[Path]:
     return pictures
 
 
-def find_pictures(root: Path, places: list[Path], problems: list[Problem]) -> list[Path]:
+def find_pictures(
+    root: Path, places: list[Path], problems: list[Problem], modalities: Sequence[Modality]
+) -> list[Path]:
     pictures: list[Path] = []
     for place in places:
         if place.is_file():
             pictures += read_list(place, root, problems)
             continue
-        pictures += sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+        pictures += sorted(
+            path
+            for path in place.rglob("*")
+            if path.suffix.lower() in SUFFIXES and holds_pictures(path.parent, root, modalities)
+        )
         labels = label_path(place / "x", root).parent
         known = {label_path(path, root) for path in pictures}
         if labels != place and labels.is_dir():
@@ -79,7 +87,12 @@ def find_pictures(root: Path, places: list[Path], problems: list[Problem]) -> li
 
 
 def read_yolo(
-    root: Path, splits: list[str], choice: Choice, problems: list[Problem], options: ReadOptions
+    root: Path,
+    splits: list[str],
+    choice: Choice,
+    problems: list[Problem],
+    options: ReadOptions,
+    modalities: Sequence[Modality],
 ) -> tuple[list[Annotated], list[str]]:
     card_path = find_yolo(root, options.yaml)
     if card_path is None:
@@ -88,7 +101,8 @@ def read_yolo(
         )
     card = read_card(card_path, root)
     chosen = choose_splits(list(card.splits), splits, root)
-    pictures = find_pictures(root, [place for split in chosen for place in split_places(root, card, split)], problems)
+    places = [place for split in chosen for place in split_places(root, card, split)]
+    pictures = find_pictures(root, places, problems, modalities)
     images: list[Annotated] = []
     seen: set[Path] = set()
     unlabelled = Unlabelled(options, "background", "YOLO")

@@ -3,15 +3,18 @@
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from eval.detecting import pseudo_labels
 from eval.detecting.agreement import found_again, mirrored, smaller
 from eval.detecting.detect import Pass, detect_dataset
 from eval.detecting.pseudo_labels import label, read_scores
-from eval.detecting.thresholds import choose, judge, measure
+from eval.detecting.thresholds import Verdicts, choose, judge, measure
+from eval.metrics.interchange import ground_truth_of
 from eval.pseudo_options import PseudoLabelOptions
 from model.api import Detections as Found
 from pipeline.command.ranks import World
@@ -134,14 +137,32 @@ def test_scores_are_chosen_on_labelled_images(scored, options, capsys):
     scores = made.info["source"]["scores"]
     truths = [scored.dataset()]
     found = detect_dataset(Pass(scored.detector, truths[0], np.arange(4), ALONE, batch_size=2)).detections
-    from eval.metrics.interchange import ground_truth_of
-
     for number, name in enumerate(made.classes, 1):
         expected = choose(judge(ground_truth_of(truths[0]), found, number), 0.35)
         assert scores[name]["high"]["score"] == expected.score
         if expected.score is not None:
             assert f"{expected.score:.3f}" in said
     assert made.info["source"]["labelled"] == [truths[0].checksum]
+
+
+def test_a_class_that_is_seldom_right_is_ignored_with_its_own_figures(scored, options, monkeypatch):
+    """Where no score reaches --ignore-precision the low score is 0, and the figures beside it are those of 0."""
+    some = replace(options, high=("1",), low=(), labelled=(scored.data["daytime_clear"],))
+    verdicts = Verdicts(np.array([0.9, 0.8, 0.3]), np.array([False, False, True]), 4)
+    monkeypatch.setattr(pseudo_labels, "judge", lambda *_: verdicts)
+    found = make_detections([])
+    scores = pseudo_labels.choose_scores(
+        some, ("car",), {"high": {"car": 1.0}}, [scored.dataset()], lambda *_: (found, np.ones(0, bool)),
+        SimpleNamespace(count_shared=lambda *_: 0),
+    )  # fmt: skip
+    assert scores["car"].low == (0.0, pytest.approx(1 / 3), 1 / 4)
+    # A chosen low score above a given high one is lowered to it.
+    monkeypatch.setattr(pseudo_labels, "judge", lambda *_: Verdicts(np.array([0.9, 0.3]), np.array([True, False]), 4))
+    scores = pseudo_labels.choose_scores(
+        replace(some, ignore_precision=0.9), ("car",), {"high": {"car": 0.2}}, [scored.dataset()],
+        lambda *_: (found, np.ones(0, bool)), SimpleNamespace(count_shared=lambda *_: 0),
+    )  # fmt: skip
+    assert scores["car"].low == scores["car"].high == (0.2, 0.5, 1 / 4)
 
 
 def test_labels_that_are_there_are_not_looked_at(options, tmp_path):

@@ -2,19 +2,26 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from eval.detecting import translated
-from eval.detecting.translated import best_scores, translate_dataset
+from eval.detecting.translated import best_scores
 from eval.translate_options import TranslateOptions
+from model.build import build_detector
+from model.config import small_model
 from model.translation.build import GeneratorConfig, make_generator, save_generator
 from model.translation.pictures import translate
+from model.weights.checkpoint import save_detector
+from pipeline.command.ranks import World
 from pipeline.files.pixels import decode_packed
 from pipeline.packed.reader import PackedDataset
 
+ALONE = World(0, 1, torch.device("cpu"))
+translate_dataset = partial(translated.translate_dataset, world=ALONE)
 CONFIG = GeneratorConfig(width=4, num_blocks=1, num_masks=3)
 EXTRA = {"short_side": 64, "long_side": 96, "source_domains": ["daytime_clear"], "target_domains": ["night_rainy"]}
 
@@ -113,6 +120,18 @@ def test_what_vanished_is_ignored_counted_and_said(options, blind_run, scored, c
         translate_dataset(replace(checked, gone=0.015))
 
 
+def test_a_detector_of_other_sensors_or_more_classes(options, tmp_path):
+    """What it looks at must be there; classes that the data lacks do no harm."""
+    known = ("bus", "car", "person")
+    seeing = small_model(weights="none", norm="frozen", inputs=("rgb", "gated"), extra_channels=(3,))
+    save_detector(tmp_path / "seeing", build_detector(seeing, 4), seeing, known, {})
+    with pytest.raises(ValueError, match=r"--detector .*seeing looks at gated, 3 channels; .* has pictures only"):
+        translate_dataset(replace(options, detector=tmp_path / "seeing"))
+    plain, classes = small_model(weights="none", norm="frozen"), (*known, "tram")
+    save_detector(tmp_path / "more", build_detector(plain, 5), plain, classes, {})
+    translate_dataset(replace(options, detector=tmp_path / "more"))
+
+
 def test_an_objects_score_is_the_best_of_its_class_that_overlaps_it():
     boxes = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [0, 20, 10, 30]], np.float32)
     found = np.array([[0, 0, 10, 9], [0, 0, 10, 8], [20, 0, 30, 10], [20, 4, 30, 14], [0, 20, 10, 25]], np.float32)
@@ -140,5 +159,7 @@ def test_mistakes_are_one_sentence(options, scored, tmp_path):
         replace(options, detector=tmp_path, gone=0.9)
     with pytest.raises(ValueError, match="holds no generator but a detector"):
         translate_dataset(replace(options, run=scored.checkpoint))
+    with pytest.raises(ValueError, match="works in one process; leave out torchrun"):
+        translate_dataset(options, world=replace(ALONE, size=2))
     with pytest.raises(ValueError, match="lie in each other"):
         translate_dataset(replace(options, out=options.data / "inside"))

@@ -124,6 +124,7 @@ def test_the_check_finds_what_is_wrong_and_leaves_out_what_rounding_may_do():
     assert check_same(lost, wanted, 0.5, "torch").startswith("3 detections")  # 0.5004 may have been 0.4999
     swapped = tuple(torch.stack((v[0, [1, 0, 2]], v[1])) for v in wanted[:3])
     assert check_same((*swapped, wanted[3]), wanted, 0.5, "torch").startswith("3 detections")
+    assert check_same(wanted, wanted, 0.95, "torch").startswith("neither of the two finds anything")
     for wrong in (
         (boxes + torch.tensor([0.0, 0, 0.1, 0]), *wanted[1:]),
         (boxes, scores + 0.01, *wanted[2:]),
@@ -206,7 +207,9 @@ def test_a_float16_model_is_half_as_large_and_runs_in_onnx_runtime(lively_dense,
     assert found[0].dtype == found[1].dtype == np.float32
 
 
-def test_half_is_for_onnx(checkpoint):
+def test_options_without_effect_are_refused(checkpoint):
+    with pytest.raises(ValueError, match="--canvas goes with --to onnx or torch"):
+        export(Options(checkpoint[0], "torchvision", canvas=CANVAS))
     with pytest.raises(ValueError, match="--half goes with --to onnx, got --to torch"):
         export(Options(checkpoint[0], "torch", canvas=CANVAS, half=True))
 

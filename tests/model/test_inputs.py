@@ -103,9 +103,11 @@ def test_missing_inputs_are_named():
         ({"inputs": ("gated", "rgb")}, "allowed: rgb, then other names, each once"),
         ({"inputs": ()}, "got nothing"),
         ({"inputs": ("rgb", "gated", "gated")}, "each once"),
-        ({"inputs": ("rgb", "gated"), "extra_channels": (1, 2)}, "got 2 numbers for 1 inputs after rgb"),
+        ({"inputs": ("rgb", "gated"), "extra_channels": (1, 2)}, "got 2 values for 1 inputs after rgb"),
         ({"inputs": ("rgb", "gated"), "extra_channels": (0,)}, "allowed: 1 to 64"),
         ({"inputs": ("rgb", "gated"), "extra_deviation": (0.0,)}, "above 0"),
+        ({"inputs": ("rgb", "gated"), "extra_range": ((5.0, 5.0),)}, "the lower value first"),
+        ({"inputs": ("rgb", "gated"), "extra_range": ((0.0, 9.0), (0.0, 9.0))}, "got 2 values for 1 inputs after rgb"),
         ({"first_layer": "median"}, "allowed: mean, zero, fresh"),
         ({"first_layer": "zero"}, "no input after rgb"),
     ],
@@ -161,6 +163,13 @@ def test_a_detector_goes_on_from_one_with_other_inputs(tmp_path, capsys):
     torch.testing.assert_close(weight[:, 4], given[:, :3].mean(1))
     whole = build_detector(replace(config, **start), 3, CLASSES)
     assert torch.equal(first(whole).weight, given)
+    assert "drawn anew" not in capsys.readouterr().out
+    fresh = build_detector(replace(config, **start, first_layer="fresh"), 3, CLASSES)
+    assert not torch.equal(first(fresh).weight, given)
+    assert "drawn anew: backbone.body.0.0.weight\n  not used: backbone.body.0.0.weight" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"saw depth with a mean of 103.53 and a deviation of 57.375, this run has"):
+        build_detector(replace(turned, extra_mean=(5.0, 103.53)), 3, CLASSES)
+    build_detector(replace(turned, extra_mean=(103.53, 5.0)), 3, CLASSES)  # thermal is new
 
 
 @pytest.mark.parametrize("config", [tiny(**GATED), narrow(GflConfig, backbone="resnet18", **GATED)])

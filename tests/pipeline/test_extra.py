@@ -23,7 +23,15 @@ from pipeline.sources.extra import Member, Modality, parse_extra, same_shape
 from pipeline.sources.options import ReadOptions
 from pipeline.sources.read import read_source
 from pipeline.unpack import UnpackOptions, unpack
-from pipeline.views import ViewConfig, ViewMaker, clean_extra, clean_view
+from pipeline.views import (
+    ViewConfig,
+    ViewMaker,
+    clean_extra,
+    clean_view,
+    flipped_columns,
+    take_columns,
+    to_unit,
+)
 
 GATED = ("gated=gated0,gated1,gated2",)
 READ = ReadOptions(extra=(*GATED, "depth"), extra_range=("depth=0:8000",))
@@ -194,6 +202,12 @@ def test_flipped_with_the_clean_view_and_never_corrupted(packed):
                 assert extra[b, :, h:].abs().max() == 0 if h < extra.shape[2] else True
                 assert extra[b, :, :, w:].abs().max() == 0 if w < extra.shape[3] else True
         assert 0 < flipped < 4
+        # What a GPU does, here on the CPU.
+        flip_B = torch.tensor([not torch.equal(views.extra["again"][b], image.permute(2, 0, 1) / 255)
+                               for b, image in enumerate(batch.images_BHW3)])  # fmt: skip
+        columns_BW = flipped_columns(flip_B.to(torch.uint8), batch.sizes_B2, batch.images_BHW3.shape[2])
+        for name, extra_BHWC in batch.extra.items():
+            assert torch.equal(to_unit(take_columns(extra_BHWC, columns_BW), torch.float32), views.extra[name])
         assert views.extra["gated"].is_contiguous(memory_format=torch.channels_last)
         assert views.extra["depth"].shape[1] == 1
         assert views.extra["gated"].dtype == torch.float32
@@ -236,6 +250,25 @@ def test_found_beside_the_pictures_in_every_layout(layout, make_coco, make_yolo)
         assert sample.extra == {f"gated{n}": Path(str(place).format(n)) / f"{sample.path.stem}.png" for n in range(2)}
 
 
+@pytest.mark.parametrize("format", ["pictures", "yolo"])
+def test_what_other_sensors_saw_is_no_picture(format, tools, tmp_path):
+    """Formats that take every picture of a folder: its slices would be packed as pictures, each beside itself."""
+    for number in range(2):
+        tools.save(tmp_path / f"root/images/p{number}.png", tools.draw(30, 40, number))
+        tools.save(tmp_path / f"root/images/near/gated0/p{number}.png", tools.draw(30, 40, number))
+    options = ReadOptions(extra=("gated=near/gated0",))
+    if format == "yolo":
+        (tmp_path / "root/data.yaml").write_text("train: images\nnames: [car]\n")
+        options = replace(options, unlabelled="background")
+    source = read_source(tmp_path / "root", format, classes=("car",), options=options, quiet=True)
+    assert source.problems == []
+    assert [sample.path.relative_to(tmp_path) for sample in source.samples] == [
+        Path("root/images/p0.png"),
+        Path("root/images/p1.png"),
+    ]
+    assert [sample.id for sample in source.samples] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
@@ -247,7 +280,7 @@ def test_found_beside_the_pictures_in_every_layout(layout, make_coco, make_yolo)
         ),
         (
             lambda root: cv2.imwrite(str(root / "gated0/i0.png"), np.zeros((40, 61), np.uint16)),
-            "gated0/i0.png has more than 8 bits a channel.* --extra-range NAME=LOW:HIGH for gated0",
+            "gated0/i0.png has more than 8 bits a channel.* --extra-range gated=LOW:HIGH",
         ),
         (
             lambda root: cv2.imwrite(str(root / "gated0/i0.png"), np.zeros((40, 61, 3), np.uint16)),
@@ -350,6 +383,13 @@ def test_datasets_of_a_mixture_must_agree(packed, with_extra, tmp_path):
             open_loader(dataset, 2, extra=("gatd",))
         with pytest.raises(ValueError, match="asked for twice"):
             open_loader(dataset, 2, extra=("gated", "gated"))
+    read = replace(READ, extra_range=("depth=0:9e3",))
+    deeper = pack(PackOptions(with_extra, tmp_path / "deep", quality=80, read=read, **settings))[0]
+    with PackedDataset(packed) as dataset, PackedDataset(deeper) as second:
+        mixture = Mixture([dataset, second])
+        mixture.check_extra(("gated",))
+        with pytest.raises(ValueError, match=r"has depth of values from 0 to 8000, .*deep from 0 to 9000; pack one"):
+            mixture.check_extra(("depth",))
     with PackedDataset(plain) as dataset, pytest.raises(ValueError, match="has no 'gated': it has only pictures"):
         open_loader(dataset, 2, extra=("gated",))
 

@@ -133,6 +133,15 @@ def test_resizing_is_antialiased():
     np.testing.assert_array_equal(pixels.resize(np.full((1, 1, 3), 9, np.uint8), (5, 3)), np.full((5, 3, 3), 9))
 
 
+@pytest.mark.parametrize("channels", [1, 4, 5, 9])
+def test_resizing_takes_any_number_of_channels(channels):
+    """Several slices under one name; OpenCV shrinks four channels at most."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 61, channels), dtype=np.uint8)
+    for size in ((20, 31), (80, 90)):
+        expected = np.concatenate([pixels.resize(image[..., c : c + 1], size) for c in range(channels)], axis=2)
+        np.testing.assert_array_equal(pixels.resize(image, size), expected)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (7, 13)])
 def test_packed_records(tools, size):
     rgb = tools.draw(*size)
@@ -184,9 +193,13 @@ def many_scans(h: int, w: int, scans: int) -> bytes:
     return head + b"".join(parts[:scans]) + b"\xff\xd9"
 
 
-def test_a_picture_of_very_many_scans_is_refused():
+def test_a_picture_of_very_many_scans_is_refused(tmp_path):
     """20 kB that would decode for minutes at the largest size."""
     assert (pixels.decode_rgb(many_scans(100, 333, 100)) == 128).all()
     assert (pixels.decode_rgb(many_scans(3000, 3000, 3)) == 128).all()
     with pytest.raises(ValueError, match="it has 883 scans, more than the 100 allowed here"):
         pixels.decode_rgb(many_scans(9900, 10000, 883))
+    path = tmp_path / "many.jpg"
+    path.write_bytes(many_scans(9900, 10000, 883))
+    with pytest.raises(ValueError, match="it has 883 scans, more than the 100 allowed here"):
+        pixels.read_extra(path, None)

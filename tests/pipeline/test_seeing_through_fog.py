@@ -107,6 +107,9 @@ def test_one_packed_dataset_a_list_named_by_it_and_counted_against_the_published
     assert pack(PackOptions(fog, tmp_path / "some", workers=1, split=("dense_fog_night",)))[0].name == "dense_fog_night"
     night = PackOptions(fog, tmp_path / "night", workers=1, read=ReadOptions(domains=("*_night",)))
     assert len(pack(night)) == 2
+    dark = PackOptions(fog, tmp_path / "dark", workers=1, read=ReadOptions(where=("weather=dense_fog*",)))
+    with pytest.raises(ValueError, match=r"dense_fog_night: --where: no image of .* has the attribute 'weather'"):
+        pack(dark)
 
 
 def test_names_of_lists_give_domains():

@@ -140,6 +140,19 @@ def terms_of(learner: Learner, method: Method, teacher: Detector, views: Views) 
     return {name: weight * found[name] for name, weight in method.weights.items() if weight}
 
 
+def gradients_of(terms: dict[str, Tensor], learner: Learner) -> Tensor:
+    """Of the terms together, in the student's first layer and all outside its backbone's body, and in the method."""
+    learner.zero_grad(set_to_none=True)
+    if terms:
+        sum(terms.values(), start=torch.zeros(())).backward()
+    named = dict(learner.named_parameters())
+    chosen = [
+        name for name in named if not name.startswith("student.backbone.body") or name.endswith("body.conv1.weight")
+    ]
+    zeros = {name: torch.zeros_like(named[name]) for name in chosen}
+    return torch.cat([(zeros[name] if named[name].grad is None else named[name].grad).flatten() for name in chosen])
+
+
 def rows_of(views: Views, rows: Tensor) -> Views:
     """Some images of a batch, in this order; -1 is a row that only fills up."""
     taken, none = rows.clamp(min=0), rows < 0

@@ -1,4 +1,4 @@
-"""The benchmark's result has its keys, and there is none without parity."""
+"""The benchmark of the training step: its result has its keys, and what is wrong is named."""
 
 import json
 from dataclasses import replace
@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from model.config import ModelConfig, small_model
 from train import bench, bench_check, bench_distill
+from train.distill import Pkd
 
 
 @pytest.mark.long
@@ -31,7 +33,7 @@ def test_result_of_a_small_measurement(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("kind", "names"), [("faster_rcnn", ["cd-fkd", "divalign"]), ("gfl", ["ld"])])
 def test_what_methods_cost(kind, names, tmp_path, monkeypatch, capsys):
-    path = tmp_path / "bench.json"
+    path = tmp_path / "new" / "bench.json"
     arguments = ["--device", "cpu", "--canvas", "64", "96", "--batch-size", "2", "--rounds", "2", "--steps", "1"]
     monkeypatch.setattr("sys.argv", ["bench", *arguments, "--model", kind, "--distill", *names, "--json", str(path)])
     assert bench.main() == 0
@@ -50,11 +52,31 @@ def test_wrong_methods_are_named():
         bench_distill.measure(replace(options, distill=("pdk",)))
     with pytest.raises(ValueError, match="ld compares distributions of box sides; the student is a faster_rcnn"):
         bench_distill.measure(replace(options, distill=("ld",)))
+    with pytest.raises(ValueError, match=r"--canvas: got 100 96; both sides must be multiples of 32"):
+        bench_distill.measure(replace(options, distill=("pkd",), canvas=(100, 96)))
+    for wrong in ({"cuda_graphs": "on"}, {"loader": "dali"}):
+        with pytest.raises(ValueError, match="has no effect on --distill"):
+            bench_distill.measure(replace(options, distill=("pkd",), **wrong))
 
 
-def test_no_speed_without_parity(monkeypatch):
+def test_a_method_that_fails_is_named_beside_the_times_of_the_others(monkeypatch, tmp_path, capsys):
+    def fail(*_):
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(Pkd, "forward", fail)
+    path = tmp_path / "bench.json"
+    arguments = ["--device", "cpu", "--canvas", "64", "96", "--batch-size", "2", "--rounds", "1", "--steps", "1"]
+    monkeypatch.setattr("sys.argv", ["bench", *arguments, "--distill", "pkd", "cd_fkd", "--json", str(path)])
+    assert bench.main() == 1
+    result = json.loads(path.read_text())
+    assert result["wrong"] == {"pkd": "RuntimeError: no memory left"}
+    assert list(result["steps"]) == ["alone", "plain", "cd_fkd"]
+    assert "WRONG: pkd: no memory left" in capsys.readouterr().out
+
+
+def test_what_differs_from_torchvision_is_named(monkeypatch):
     batch = bench.make_batch(2, 64, 96, torch.device("cpu"))
-    detector = bench.make_network(bench.small_model(weights="none", norm="frozen"), batch, seed=0)
+    detector = bench.make_network(small_model(weights="none", norm="frozen"), batch, seed=0)
     assert bench_check.check_parity(detector, batch)["ok"]
     monkeypatch.setattr(bench_check, "compare_losses", lambda *_, **__: (0.0, 2e-3, 0.0))
     with pytest.raises(ValueError, match=r"no parity.*gradients by 2\.0e-03"):
@@ -69,7 +91,7 @@ def test_parity_with_the_default_number_of_proposals(monkeypatch):
     """2000 a level and an image. With wider layers equal scores swap two, so that a gradient is off by 1e-2."""
     batch = bench.make_batch(2, 320, 512, torch.device("cpu"))
     narrow = {"fpn_channels": 64, "representation_size": 128, "trainable_layers": 3}
-    model = bench.ModelConfig(backbone="resnet18", weights="none", norm="frozen", **narrow)
+    model = ModelConfig(backbone="resnet18", weights="none", norm="frozen", **narrow)
     assert (model.rpn_pre_nms_train, model.rpn_post_nms_train) == (2000, 2000)
     detector = bench.make_network(model, batch, seed=0)
     assert bench_check.check_parity(detector, batch)["proposals_differing_share"] <= 0.001
@@ -80,9 +102,9 @@ def test_parity_with_the_default_number_of_proposals(monkeypatch):
         bench_check.check_parity(detector, batch)
 
 
-def test_no_speed_for_a_compiled_step_with_other_losses():
+def test_a_compiled_step_with_other_losses_is_named():
     batch = bench.make_batch(2, 64, 96, torch.device("cpu"))
-    model = bench.small_model(weights="none", norm="frozen")
+    model = small_model(weights="none", norm="frozen")
     student, teacher = (bench.make_network(model, batch, seed=seed) for seed in (0, 1))
     views = bench.ViewMaker(bench.ViewConfig(corruptions=()), threads=1)(batch, 0)
     learner, look = bench.make_learner(student, teacher, torch.float32)
@@ -115,7 +137,7 @@ def test_cuda_graphs_on_a_cpu_are_refused():
 
 def test_cuda_graphs_are_compared_and_timed_and_their_failure_is_only_told(monkeypatch):
     batch = bench.make_batch(2, 64, 96, torch.device("cpu"))
-    model = bench.small_model(weights="none", norm="frozen")
+    model = small_model(weights="none", norm="frozen")
     student, teacher = (bench.make_network(model, batch, seed=seed) for seed in (0, 1))
     views = bench.ViewMaker(bench.ViewConfig(corruptions=()), threads=1)(batch, 0)
     learner, look = bench.make_learner(student, teacher, torch.float32)

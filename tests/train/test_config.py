@@ -102,6 +102,12 @@ def test_a_published_row_builds_with_its_teacher(name, row):
                 assert want == Want() or [level.shape[1] for level in found.neck if level is not None]
 
 
+def test_the_list_names_the_teacher_of_every_row_that_needs_one():
+    for rows in TABLES.values():
+        for name, row in rows.items():
+            assert RECIPES[name][0].endswith(f"; teacher: {row.teacher}") == bool(row.teacher)
+
+
 def test_rows_of_coco_say_what_was_published():
     for rows in published.TABLES.values():
         assert all("AP" in row.text for name, row in rows.items() if name != "crosskd_roi_frcnn_r50")

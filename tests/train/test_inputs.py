@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from eval.evaluation import run as evaluate
+from eval.examples.aligned import find_aligned
 from eval.options import EvaluationOptions
 from eval.predict import PredictOptions, open_predictor, predict_images
+from model.dense.config import FcosConfig
 from model.weights.checkpoint import load_detector
 from pipeline.command.ranks import World
 from pipeline.files.fields import to_json
@@ -89,6 +91,7 @@ def test_the_run_says_what_it_looks_at(teacher):
     detector, card = load_detector(teacher)
     assert card.config.inputs == ("rgb", "depth", "gated")
     assert card.config.extra_channels == (1, 3), "as the data has them"
+    assert card.config.extra_range == ((0, 255), (0, 255))
     assert detector.backbone.body["0"][0].weight.shape[1] == 7
     lines = read_log(teacher / "log.jsonl")
     assert any("AP50" in str(line) for line in lines), "it was measured"
@@ -181,6 +184,15 @@ def test_what_the_data_lacks_is_one_clear_error(teacher, config, source, packed,
     model = replace(config.model, extra_channels=(1, 3))
     with pytest.raises(ValueError, match=r"the student looks at gated, 3 channels; .*narrow has gated \(2\)"):
         make_trainer(replace(config, model=model, val=narrow, out=tmp_path / "c"))
+    read = ReadOptions(extra=("gated=gated0,gated1,gated2", "depth"), extra_range=("depth=0:99",))
+    pack(PackOptions(source, tmp_path / "near", read=read, short_side=64, long_side=96, workers=1))
+    words = r"looks at depth of values from 0 to 255; .*near has it from 0 to 99. Pack it again with --extra-range de"
+    with pytest.raises(ValueError, match=words):
+        make_trainer(replace(config, val=tmp_path / "near", out=tmp_path / "e"))
+    with pytest.raises(ValueError, match=f"the teacher .* {words}"):
+        make_trainer(replace(student, data=(tmp_path / "near",), out=tmp_path / "f"))
+    with pytest.raises(ValueError, match=f"the detector {words}"):
+        evaluate(EvaluationOptions(teacher, (tmp_path / "near",), out=tmp_path / "g", loader="cpu"), WORLD)
     with pytest.raises(ValueError, match=r"the detector looks at depth, 1 channel; .*packed has pictures only"):
         evaluate(EvaluationOptions(teacher, (packed,), out=tmp_path / "d", loader="cpu"), WORLD)
 
@@ -232,6 +244,15 @@ def test_prediction_takes_folders(teacher, source, tmp_path):
     assert f"{files[0][0]}: depth: {other / files[0][0].stem}.* is missing" in skipped[0]
     assert all("of another shape, it is not aligned" in line for line in skipped[1:])
     assert not changed
+    deep = source.parent / "deep"
+    deep.mkdir()
+    cv2.imwrite(str(deep / f"{files[0][0].stem}.png"), np.zeros((63, 90), np.uint16))
+    (deep / f"{files[1][0].stem}.png").write_bytes(b"no picture")
+    wide = replace(options, extra=(f"gated={slices}", f"depth={deep}"))
+    _, skipped = predict_images(open_predictor(wide), files[:2], wide)
+    assert skipped[0].endswith("nothing says which values become 0 and 255: give --extra-range depth=LOW:HIGH")
+    assert "is not a picture of a known format" in skipped[1]
+    assert "--extra-range" not in skipped[1]
     for wrong, words in (
         ((), "the detector looks at depth (1), gated (3); got none: give --extra depth=FOLDER gated=FOLDER"),
         (("gated",), "--extra gated: write NAME=FOLDER"),
@@ -240,6 +261,15 @@ def test_prediction_takes_folders(teacher, source, tmp_path):
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
             open_predictor(replace(options, extra=wrong)).aligned.read(*files[0], (63, 90))
+
+
+def test_prediction_scales_as_training_did(tmp_path):
+    config = FcosConfig(weights="none", inputs=("rgb", "depth"), extra_channels=(1,), extra_range=((0.0, 8000.0),))
+    (tmp_path / "depth").mkdir()
+    cv2.imwrite(str(tmp_path / "depth/a.png"), np.full((4, 6), 4000, np.uint16))
+    for ranges, level in (((), 128), (("depth=0:4000",), 255)):
+        aligned = find_aligned((f"depth={tmp_path / 'depth'}",), ranges, config)
+        assert np.unique(aligned.read(tmp_path / "a.jpg", Path("a.jpg"), (4, 6))["depth"]).tolist() == [level]
 
 
 def test_the_command_line_chooses_the_inputs(gated, tmp_path):

@@ -33,7 +33,7 @@ ALL = {"faster_rcnn", *DENSE}
 TAKES = {
     "cd_fkd": ALL, "pkd": ALL, "defeat": ALL, "fgd": ALL, "imitation": ALL, "fine_grained": ALL - {"fcos"},
     "crosskd": DENSE, "gid": DENSE, "ld": {"gfl"}, "crosskd_roi": {"faster_rcnn"}, "head": {"faster_rcnn"},
-    "divalign": {"faster_rcnn"},
+    "divalign": {"faster_rcnn"}, "cmkd": ALL, "pseudo": ALL,
 }  # fmt: skip
 
 
@@ -171,19 +171,6 @@ def test_the_canvas_changes_nothing(kind, config):
 # On two ranks.
 
 
-def gradients_of(terms: dict[str, Tensor], learner: Learner) -> Tensor:
-    """Of the terms together, in the student's first layer and all outside its backbone's body, and in the method."""
-    learner.zero_grad(set_to_none=True)
-    if terms:
-        sum(terms.values(), start=torch.zeros(())).backward()
-    named = dict(learner.named_parameters())
-    chosen = [
-        name for name in named if not name.startswith("student.backbone.body") or name.endswith("body.conv1.weight")
-    ]
-    zeros = {name: torch.zeros_like(named[name]) for name in chosen}
-    return torch.cat([(zeros[name] if named[name].grad is None else named[name].grad).flatten() for name in chosen])
-
-
 @pytest.fixture(scope="module")
 def by_two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
@@ -202,7 +189,7 @@ def test_two_ranks_are_one(kind, config, by_two_ranks):
     name = f"{kind} {battery.name_of(config)}"
     expected_terms = torch.stack([*terms.values(), torch.zeros(())])
     torch.testing.assert_close(by_two_ranks[f"{name} terms"], expected_terms, rtol=1e-3, atol=1e-6)
-    expected, got = gradients_of(terms, learner), by_two_ranks[f"{name} gradient"]
+    expected, got = battery.gradients_of(terms, learner), by_two_ranks[f"{name} gradient"]
     assert (got - expected).norm() <= 2e-3 * expected.norm()
 
 

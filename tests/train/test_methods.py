@@ -297,5 +297,8 @@ def test_another_kind_of_detector_trains_with_both_methods(kind, packed, tmp_pat
 
 
 def test_a_detector_that_does_not_exist_is_named():
+    for nothing in ([], ["--seed", "1"]):
+        with pytest.raises(ValueError, match=r"^--model needs a name: faster_rcnn, retinanet, fcos, atss, gfl$"):
+            read_command(["plain_small", *NEEDED, "--model", *nothing])
     with pytest.raises(ValueError, match=r"--model gfn \(nearest: gfl\): the detectors are faster_rcnn, retinanet"):
         read_command(["plain_small", *NEEDED[:4], "--model", "gfn"])

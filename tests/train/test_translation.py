@@ -18,7 +18,7 @@ from pipeline.files.fields import to_json
 from pipeline.files.own import write_json
 from pipeline.pack import PackOptions, pack
 from tests.jobs import Job
-from train.config import LoaderConfig
+from train.config import GroupRule, LoaderConfig
 from train.record.logs import read_log
 from train.start import train
 from train.translation import sheet
@@ -135,6 +135,22 @@ def test_a_step_that_is_not_finite_changes_nothing(config):
     assert task.not_finite() == []
 
 
+def test_a_rank_without_pictures_counts_for_nothing(config):
+    task = TranslationTask(config, ALONE, None)
+    task.open({"epoch": 0, "cursor": 0})
+    with task.loader:
+        source, target = next(task.loader)
+    none = replace(
+        target, images_BHW3=torch.zeros_like(target.images_BHW3), sizes_B2=torch.zeros_like(target.sizes_B2),
+        labels_BG=torch.zeros_like(target.labels_BG), ids_B=torch.full_like(target.ids_B, -1),
+    )  # fmt: skip
+    for pair, moved in (((source, target), True), ((source, none), False), ((none, target), False)):
+        total, _ = task.translator(task.maker.start(pair, 0).wait())
+        gradients = torch.autograd.grad(total, list(task.parameters.values()))
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        assert any(gradient.any() for gradient in gradients) == moved
+
+
 @pytest.mark.long
 def test_a_compiled_step_is_one_graph_and_gives_the_eager_results(config, monkeypatch):
     torch._dynamo.reset()
@@ -166,7 +182,7 @@ def test_two_ranks_train_one_network(config, tmp_path):
 def test_other_generators_losses_and_precisions_train(config):
     for number, changes in enumerate((
         {"contrast": replace(config.contrast, loss="patch_nce", identity=False)},
-        {"generator": replace(config.generator, network="resnet", num_masks=10)},
+        {"generator": replace(config.generator, network="resnet")},
         {"optimizer": replace(config.optimizer, ema_decay=0.0)},
         {"precision": "bfloat16"},
     )):  # fmt: skip
@@ -186,6 +202,8 @@ def test_what_does_not_fit_is_one_sentence(config, packed, packed_other_classes,
         start(replace(config, accumulate=3))
     with pytest.raises(ValueError, match=r"--contrast\.blocks must be below --generator\.num-blocks 2"):
         replace(config, contrast=replace(config.contrast, blocks=(0, 5)))
+    with pytest.raises(ValueError, match=r"--optimizer\.bias must be left out"):
+        replace(config.optimizer, bias=GroupRule(decay=0.0))
     with pytest.raises(ValueError, match=r"no recipe 'cut_smal' \(nearest: cut_small\)"):
         read_command(["cut_smal"])
 

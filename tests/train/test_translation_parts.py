@@ -249,5 +249,3 @@ def test_options_of_crops_are_checked():
     for options, message in (({"size": 30}, "multiple of 4 from 32"), ({"delta": 256}, "below --crop.size 256")):
         with pytest.raises(ValueError, match=message):
             CropConfig(**options)
-    with pytest.raises(ValueError, match="resnet has no masks"):
-        GeneratorConfig(network="resnet", num_masks=4)

@@ -15,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.command.ranks import joined
 from tests.train import battery
-from tests.train.test_method_battery import gradients_of
 from train import distributed
 from train.distill import CrossKdConfig, PkdConfig
 from train.step import Learner, Teacher
@@ -59,7 +58,7 @@ def main() -> None:
             terms = battery.terms_of(learner, method, teacher, views)
             name = f"{kind} {battery.name_of(config)}"
             found[f"{name} terms"] = together(torch.stack([*terms.values(), torch.zeros(())]))
-            found[f"{name} gradient"] = together(gradients_of(terms, learner))
+            found[f"{name} gradient"] = together(battery.gradients_of(terms, learner))
         if world.first:
             save_file(found, sys.argv[1])
         compare_compiled(world.rank)

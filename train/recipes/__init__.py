@@ -74,4 +74,4 @@ RECIPES: dict[str, tuple[str, Callable[[], Config]]] = {
 
 # The rows of published tables, under their headings.
 TABLES: dict[str, dict[str, Row]] = published.TABLES | cmkd.TABLES | domain_crosskd.TABLES
-RECIPES |= {name: (row.text, row.make) for rows in TABLES.values() for name, row in rows.items()}
+RECIPES |= {name: (row.described, row.make) for rows in TABLES.values() for name, row in rows.items()}

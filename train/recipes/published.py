@@ -33,6 +33,10 @@ class Row(NamedTuple):
     make: Callable[[], Config]
     teacher: str | None = None  # the recipe that trains it
 
+    @property
+    def described(self) -> str:
+        return self.text if self.teacher is None else f"{self.text}; teacher: {self.teacher}"
+
 
 def alone(model: DetectorConfig, epochs: float = 12.0, smallest: float = 1.0) -> Config:
     """A detector on full-size clean images (1333 x 800), or on sizes down to a share of that."""
@@ -73,7 +77,7 @@ IMITATION_FIGURES: dict[Region, float] = {
 
 # By headings of the list.
 TABLES: dict[str, dict[str, Row]] = {
-    "Published on COCO, GFL (LD, FGD, CrossKD); the teacher is gfl_r101, that of self_ld_SIZE is gfl_SIZE": {
+    "Published on COCO, GFL (LD, FGD, CrossKD)": {
         "gfl_r101": Row("no teacher, 24 epochs, several sizes; 44.9 AP", partial(alone, GFL_R101, 24.0, 0.6)),
         **{
             f"gfl_{size}": Row(f"no teacher; {figure} AP", partial(alone, gfl(size)))
@@ -105,7 +109,7 @@ TABLES: dict[str, dict[str, Row]] = {
             "CrossKD and PKD; 43.9 AP", partial(taught, GFL_R50, CrossKdConfig(), PkdConfig(weight=6.0)), "gfl_r101"
         ),
     },
-    "Published on COCO, RetinaNet, 24 epochs (CrossKD); the teacher is retinanet_r101": {
+    "Published on COCO, RetinaNet, 24 epochs (CrossKD)": {
         "retinanet_r101": Row("no teacher; 38.9 AP", partial(alone, RETINA_R101, 24.0)),
         "retinanet_r50": Row("no teacher; 37.4 AP", partial(alone, RETINA_R50, 24.0)),
         "crosskd_retinanet_r50": Row(
@@ -117,14 +121,14 @@ TABLES: dict[str, dict[str, Row]] = {
             "retinanet_r101",
         ),
     },
-    "Published on COCO, RetinaNet, 12 epochs, a transformer as teacher (CrossKD); it is retinanet_swin_t": {
+    "Published on COCO, RetinaNet, 12 epochs, a transformer as teacher (CrossKD)": {
         "retinanet_swin_t": Row("Swin-T, no teacher; 37.3 AP", partial(alone, RETINA_SWIN)),
         "retinanet_r50_1x": Row("no teacher; 36.5 AP", partial(alone, RETINA_R50)),
         "crosskd_retinanet_r50_swin_t": Row(
             "CrossKD; 38.0 AP", partial(taught, RETINA_STUDENT, CrossKdConfig()), "retinanet_swin_t"
         ),
     },
-    "Published on COCO, FCOS, 24 epochs (CrossKD, whose student too sees several sizes); the teacher is fcos_r101": {
+    "Published on COCO, FCOS, 24 epochs (CrossKD, whose student too sees several sizes)": {
         "fcos_r101": Row("no teacher, several sizes; 40.8 AP", partial(alone, FCOS_R101, 24.0, 0.8)),
         "fcos_r50": Row("no teacher, several sizes; 38.5 AP", partial(alone, FCOS_R50, 24.0, 0.8)),
         "crosskd_fcos_r50": Row(
@@ -136,7 +140,7 @@ TABLES: dict[str, dict[str, Row]] = {
             "fcos_r101",
         ),
     },
-    "Published on COCO, ATSS (CrossKD); the teacher is atss_r101": {
+    "Published on COCO, ATSS (CrossKD)": {
         "atss_r101": Row("no teacher; 41.5 AP", partial(alone, ATSS_R101)),
         "atss_r50": Row("no teacher; 39.4 AP", partial(alone, ATSS_R50)),
         "crosskd_atss_r50": Row("CrossKD; 41.8 AP", partial(taught, ATSS_R50, CrossKdConfig()), "atss_r101"),
@@ -144,7 +148,7 @@ TABLES: dict[str, dict[str, Row]] = {
             "CrossKD and PKD; 41.8 AP", partial(taught, ATSS_R50, CrossKdConfig(), PkdConfig(weight=1.0)), "atss_r101"
         ),
     },
-    "Published on COCO, Faster R-CNN, 24 epochs (PKD; CrossKD has no figure); the teacher is frcnn_r101": {
+    "Published on COCO, Faster R-CNN, 24 epochs (PKD; CrossKD has no figure)": {
         "frcnn_r101": Row("no teacher; 39.8 AP", partial(alone, FRCNN_R101, 24.0)),
         "frcnn_r50": Row("no teacher; 38.4 AP", partial(alone, FRCNN_R50, 24.0)),
         "pkd_frcnn_r50": Row(

@@ -12,7 +12,8 @@ from train.config import Config, GroupRule, OptimizerConfig
 # Images as they are; only the flip remains.
 CLEAN = ViewConfig(corruptions=(), ratio_range=(1.0, 1.0))
 
-# By the kind of detector: SGD for 16 images, as its paper and mmdetection have it.
+# By the kind of detector: SGD for 16 images, as its paper and mmdetection have it. Only Faster R-CNN
+# is clipped as in r101 below; mmdetection's is not.
 OPTIMIZERS = {
     ModelConfig.kind: OptimizerConfig(),
     RetinaNetConfig.kind: OptimizerConfig(learning_rate=0.01, clip_norm=0.0),

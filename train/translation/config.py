@@ -52,6 +52,12 @@ class TranslationOptimizer(OptimizerConfig):
     discriminator: GroupRule = field(default_factory=lambda: GroupRule(rate=0.5))
     """Of the discriminators."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("norm", "bias", "new"):
+            rule = getattr(self, name)
+            require(rule == GroupRule(), f"optimizer.{name}", "left out: a translation has no such group", rule)
+
 
 @dataclass(frozen=True)
 class TranslationConfig:

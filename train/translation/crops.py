@@ -46,6 +46,7 @@ class Crops(NamedTuple):
     target_B3SS: Tensor
     source_mask_BSS: Tensor
     target_mask_BSS: Tensor
+    present_B: Tensor  # 1; 0 where a last batch has no picture for this rank: what it shows counts for nothing
     keys_B: Tensor  # on the device: the step's other draws start here
     ids_B: Tensor  # of the source, on the host
 
@@ -136,4 +137,6 @@ class CropMaker:
         keys_B = torch.from_numpy(np.array(keys, np.uint64).view(np.int64)).to(self.device, non_blocking=True)
         source_B3SS, source_mask_BSS = crop(source, self.config, SOURCE)
         target_B3SS, target_mask_BSS = crop(target, self.config, TARGET)
-        return Crops(source_B3SS, target_B3SS, source_mask_BSS, target_mask_BSS, keys_B, source.ids_B)
+        present = all(bool((batch.ids_B >= 0).any()) for batch in pair)
+        present_B = torch.full((len(keys),), float(present)).to(self.device, non_blocking=True)
+        return Crops(source_B3SS, target_B3SS, source_mask_BSS, target_mask_BSS, present_B, keys_B, source.ids_B)

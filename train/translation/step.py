@@ -78,7 +78,7 @@ class Translator(nn.Module):
     def forward(self, crops: Crops) -> tuple[Tensor, Tensor]:
         with torch.autocast(crops.keys_B.device.type, self.dtype, enabled=self.dtype != torch.float32):
             terms, fake_B3SS = self.terms(crops)
-        total = torch.stack(list(terms.values())).sum()
+        total = torch.stack(list(terms.values())).sum() * crops.present_B[0]
         change = (fake_B3SS - crops.source_B3SS).detach().abs().float().mean()
         spread, real = (
             images.detach().float().mean(1).flatten(1).std(1).mean() for images in (fake_B3SS, crops.target_B3SS)

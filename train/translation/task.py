@@ -1,14 +1,13 @@
 """What a translation run trains and ships; the loop around it is train/trainer.py."""
 
 import hashlib
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from eval.detecting.detect import choose_compile, choose_dtype
 from model.translation.build import load_generator, make_generator, save_generator
@@ -16,6 +15,7 @@ from pipeline.command.console import say
 from pipeline.command.ranks import World
 from pipeline.loading.loader import Loader, describe_machine, open_loader
 from pipeline.packed.reader import PackedDataset
+from train.load import over_ranks
 from train.optimizer import Ema, Optimizer, rate_factor, scaled_rate
 from train.record.checkpoint import read_state
 from train.record.resume import strip
@@ -171,15 +171,9 @@ class TranslationTask:
         if self.compiled:
             torch._dynamo.config.optimize_ddp = False  # train/load.py says why
             wrapped = torch.compile(wrapped, fullgraph=True, dynamic=False)
-        if world.size > 1:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)
-                wrapped = nn.parallel.DistributedDataParallel(
-                    wrapped, broadcast_buffers=False, gradient_as_bucket_view=True
-                )
         self.step = TranslationStep(
-            wrapped, self.parameters, self.optimizer, self.ema, self.window, config.optimizer.clip_norm,
-            config.accumulate,
+            over_ranks(wrapped, world), self.parameters, self.optimizer, self.ema, self.window,
+            config.optimizer.clip_norm, config.accumulate,
         )  # fmt: skip
 
     def one_step(self, crops: Crops, step: int, stop: bool) -> None:
