@@ -51,9 +51,11 @@ methods_of() {
     esac
 }
 
-# What a method needs besides its name: PKD's published weights beside CrossKD, and FCOS has no anchors.
+# What a method needs besides its name: CD-FKD's levels as in its small recipe, PKD's published weights beside CrossKD,
+# and FCOS has no anchors.
 options_of() { # options_of KIND METHOD
     case "$1 $2" in
+        *" cd_fkd") echo --distill.strides 8 16 32 ;;
         "fcos imitation") echo --distill.imitation.region inside ;;
         "gfl crosskd+pkd") echo --distill.pkd.weight 6 ;;
         "atss crosskd+pkd") echo --distill.pkd.weight 1 ;;

@@ -130,8 +130,7 @@ def parse_script(path: str, arguments: list[str], monkeypatch, config: pytest.Co
             assert not arguments
         case name:
             # The code of the set-up, of "there is no GPU", and of the first Python.
-            first = dict.fromkeys(("quickstart.sh", "cmkd.sh", "new_domain.sh", "family.sh", "gpu_carry.sh"), 99)
-            begun = (first | {"gpu_check.sh": 3})[name]
+            begun = 3 if name == "gpu_check.sh" else 99
             shutil.copytree(ROOT / "scripts", folder / "scripts")
             for program in ("scripts/setup.sh", "python"):
                 (folder / program).write_text("#!/bin/sh\nexit 99\n")
