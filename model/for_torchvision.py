@@ -94,7 +94,7 @@ def torchvision_state(detector: nn.Module, config: Any) -> dict[str, Tensor]:
         )
     if not config.sees_imagenet:
         raise ValueError(
-            "--to torchvision: this detector takes other pixels than torchvision's; use --to onnx or torch"
+            "--to torchvision: this detector takes other pixels or inputs than torchvision's; use --to onnx or torch"
         )
     if isinstance(config, ModelConfig):
         if config.style != "torchvision":

@@ -143,7 +143,7 @@ def test_what_torchvision_cannot_be_is_refused_with_the_options_that_it_needs(li
     for config, said in (
         (RetinaNetConfig(**NARROW), "one trained with --model.style torchvision --model.coarse-relu, this was not"),
         (GflConfig(**NARROW), "writes a Faster R-CNN, RetinaNet or FCOS; this is a gfl"),
-        (replace(LIKE_TORCHVISION["v1"], pixel_order="bgr"), "takes other pixels than torchvision's"),
+        (replace(LIKE_TORCHVISION["v1"], pixel_order="bgr"), "takes other pixels or inputs than torchvision's"),
     ):
         save_detector(tmp_path / "run", new_detector(config, 4), config, CLASSES)
         with pytest.raises(ValueError, match=said):
