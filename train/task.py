@@ -25,8 +25,9 @@ from train.config import Config
 from train.distributed import is_first
 from train.meetings import say_meetings
 from train.optimizer import Ema, Optimizer, kinds_of, rate_factor, scaled_rate
-from train.record.resume import check_identity, strip
+from train.record.resume import check_identity
 from train.record.trace import Canvases
+from train.record.weights import Weights
 from train.record.window import Window
 from train.shares import measure_shares, say_shares
 from train.step import Step
@@ -50,7 +51,7 @@ def recorded_ap50(path: Path, detector: Detector) -> float | None:
     return run.figure(run.source)
 
 
-class DetectionTask:
+class DetectionTask(Weights):
     """A student, the methods it learns with, a teacher to look at, data, and the optimizer."""
 
     def __init__(self, config: Config, world: World, newest: Path | None):
@@ -213,16 +214,12 @@ class DetectionTask:
 
     @contextmanager
     def shipped_weights(self) -> Iterator[None]:
-        """The student holds what is evaluated and shipped: the moving average where there is one."""
-        if self.ema is not None:
-            self.ema.swap(self.shipped)
-        self.student.eval()
-        try:
-            yield
-        finally:
-            self.student.train()
-            if self.ema is not None:
-                self.ema.swap(self.shipped)
+        with super().shipped_weights():
+            self.student.eval()
+            try:
+                yield
+            finally:
+                self.student.train()
 
     def ship(self, folder: Path, step: int) -> None:
         """What is evaluated and used: the student alone."""
@@ -232,13 +229,8 @@ class DetectionTask:
             extra = {"step": step, **self.data.sides, **trained}
             save_detector(folder, self.student, self.config.model, self.data.classes, extra)
 
-    def not_finite(self) -> list[str]:
-        """Names of what a checkpoint would hold and is not finite; waits for the device."""
-        average = {} if self.ema is None else {f"average.{name}": value for name, value in self.ema.weights.items()}
-        tensors = self.student.state_dict() | average | self.tensors()
-        del tensors["window"]  # skipped steps stand in it
-        finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
-        return [name for name, good in zip(tensors, finite, strict=True) if not good]
+    def network_tensors(self) -> dict[str, Tensor]:
+        return self.student.state_dict()
 
     def name_images(self, numbers: list[int]) -> list[str]:
         return [self.data.name(number) for number in numbers if number >= 0]
@@ -247,17 +239,6 @@ class DetectionTask:
         """How much the corruptions that were trained with know of the targets."""
         return sorted({BY_NAME[name].prior for name in self.config.views.corruptions})
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What continuing needs beside what is shipped."""
-        tensors = {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
-        tensors["window"] = self.window.table_nT
-        for name, value in self.parameters.items():
-            if name not in self.shipped:
-                tensors[name] = value.detach()
-            elif self.ema is not None:
-                tensors[f"weights.{name}"] = value.detach()
-        return tensors | self.buffers()
-
     def buffers(self) -> dict[str, Tensor]:
         """The methods' own, such as running statistics."""
         return {
@@ -265,17 +246,3 @@ class DetectionTask:
             for name, method in self.learner.methods.items()
             for key, value in method.named_buffers()
         }
-
-    @torch.no_grad()
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` gave; the student holds what was shipped."""
-        self.optimizer.load(strip(tensors, "optimizer."))
-        if self.ema is not None:
-            for name, weight in strip(tensors, "weights.").items():
-                self.ema.weights[name].copy_(self.parameters[name])
-                self.parameters[name].copy_(weight)
-        for name, parameter in self.parameters.items():
-            if name not in self.shipped:
-                parameter.copy_(tensors[name])
-        for name, buffer in self.buffers().items():
-            buffer.copy_(tensors[name])

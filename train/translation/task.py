@@ -1,8 +1,6 @@
 """What a translation run trains and ships; the loop around it is train/trainer.py."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ from pipeline.packed.reader import PackedDataset
 from train.load import over_ranks
 from train.optimizer import Ema, Optimizer, rate_factor, scaled_rate
 from train.record.checkpoint import read_state
-from train.record.resume import strip
 from train.record.trace import Canvases
+from train.record.weights import Weights
 from train.record.window import Window
 from train.translation import bodies, sheet
 from train.translation.config import TranslationConfig
@@ -104,7 +102,7 @@ def make_discriminator(name: str, config: TranslationConfig) -> PatchGan | Proje
     return Projected(bodies.make_dino(config.dinov2), mixing, heads)
 
 
-class TranslationTask:
+class TranslationTask(Weights):
     """A generator, what judges it, two domains, and the optimizer."""
 
     measured = False
@@ -220,17 +218,6 @@ class TranslationTask:
 
     # -- shipping -----------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def shipped_weights(self) -> Iterator[None]:
-        """The generator holds what is shipped: the moving average where there is one."""
-        if self.ema is not None:
-            self.ema.swap(self.shipped)
-        try:
-            yield
-        finally:
-            if self.ema is not None:
-                self.ema.swap(self.shipped)
-
     def ship(self, folder: Path, step: int) -> None:
         """The generator alone; and a sheet of what it does, in OUT/pictures."""
         config = self.config
@@ -250,43 +237,10 @@ class TranslationTask:
         for line in sheet.warnings(seen):
             say(f"warning: after step {step}, {line} ({path})")
 
-    def not_finite(self) -> list[str]:
-        """Names of what a checkpoint would hold and is not finite; waits for the device."""
-        average = {} if self.ema is None else {f"average.{name}": value for name, value in self.ema.weights.items()}
-        tensors = {name: value.detach() for name, value in self.parameters.items()} | average | self.tensors()
-        del tensors["window"]  # skipped steps stand in it
-        finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
-        return [name for name, good in zip(tensors, finite, strict=True) if not good]
-
     def name_images(self, numbers: list[int]) -> list[str]:
         return [str(number) for number in numbers if number >= 0]
 
-    def frozen(self) -> dict[str, Tensor]:
+    def buffers(self) -> dict[str, Tensor]:
         """The random mixing of the projected discriminators; their pretrained networks come from files again."""
         named = self.translator.named_parameters()
         return {name: value for name, value in named if ".mixing." in name}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What continuing needs beside what is shipped."""
-        tensors = {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
-        tensors["window"] = self.window.table_nT
-        for name, value in self.parameters.items():
-            if name not in self.shipped:
-                tensors[name] = value.detach()
-            elif self.ema is not None:
-                tensors[f"weights.{name}"] = value.detach()
-        return tensors | self.frozen()
-
-    @torch.no_grad()
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` gave; the generator holds what was shipped."""
-        self.optimizer.load(strip(tensors, "optimizer."))
-        if self.ema is not None:
-            for name, weight in strip(tensors, "weights.").items():
-                self.ema.weights[name].copy_(self.parameters[name])
-                self.parameters[name].copy_(weight)
-        for name, parameter in self.parameters.items():
-            if name not in self.shipped:
-                parameter.copy_(tensors[name])
-        for name, value in self.frozen().items():
-            value.copy_(tensors[name])
