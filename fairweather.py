@@ -44,7 +44,7 @@ COMMANDS = {
 BENCHES = ("kernels", "pipeline", "train", "eval")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Found:
     """What a detector found in one picture, best first."""
 
@@ -58,6 +58,10 @@ class Found:
     """(N,) float32."""
     names: tuple[str, ...]
     """Each one's class."""
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True))
+        return f"Found({found or 'nothing'})"
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -91,6 +95,9 @@ class Detector:
 
     def __init__(self, predictor: Predictor):
         self.predictor = predictor
+
+    def __repr__(self) -> str:
+        return f"Detector({', '.join(self.classes)}; score {self.score:.2f})"
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -37,6 +37,10 @@ def run(options: EvaluationOptions, world: World) -> None:
     folder = output_folder(options)
     datasets = [PackedDataset(path, options.domains) for path in options.data]
     check_classes(datasets)
+    if world.first:
+        for name in dict.fromkeys(name for data in datasets for name in data.domains):
+            if (benchmark := domains.canonical(name)) != name:
+                say(f"{name} is called {benchmark} here, its name in the diverse-weather benchmark")
     truths = collect_truths(datasets) if world.first else {}
     compared = world.share(find_compared(options.compare, folder, truths) if world.first else None)
     subject = open_subject(options, world, datasets)

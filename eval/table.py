@@ -73,11 +73,11 @@ def domain_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
     if len({tuple(sorted(targets)) for targets in means.values() if targets}) > 1:
         listed = "; ".join(f"{name}: {', '.join(targets)}" for name, targets in means.items() if targets)
         notes.append(f"the means of targets are over different domains and do not compare ({listed})")
-    for run in runs:
-        for name in run.domains:
-            absent = run.results["domains"][name]["classes_without_objects"]
+    for name in lines:
+        found = [run.results["domains"][name] for run in runs if name in run.domains]
+        for absent in dict.fromkeys(", ".join(part["classes_without_objects"]) for part in found):
             if absent:
-                notes.append(f"{run.name}, {name}: no objects of {', '.join(absent)}; the mean leaves them out")
+                notes.append(f"{name}: no objects of {absent}; the mean leaves them out")
     return "\n".join([*aligned(rows), *notes, *trained_notes(runs)])
 
 

@@ -187,7 +187,7 @@ def write(
         yield from write_torchvision(Deployed(detector), card, path)
         return
     canvas = canvas or canvas_of(card)
-    yield f"exporting for a canvas of {canvas[0]} x {canvas[1]}; this takes about a minute"
+    yield f"exporting for a canvas of {canvas[0]} x {canvas[1]} (another one: --canvas); this takes about a minute"
     if to == "torch":
         torch.export.save(export_program(Deployed(detector), canvas), path)
         yield "load it with: import torch, torchvision; torch.export.load(path).module()"

@@ -61,7 +61,7 @@ class PackOptions:
     map: tyro.conf.UseAppendAction[tuple[Names, ...]] = ()
     """Rename classes: --map motorcycle=motor bicycle=bike."""
     drop: tyro.conf.UseAppendAction[tuple[Names, ...]] = ()
-    """Leave the objects of these classes out: --drop ambulance bike."""
+    """Leave the objects of these classes out: --drop ambulance bike. --drop '*': of all but --classes."""
     domain: str = ""
     """Name of the domain the images belong to. Default: the folder's name, or what the format itself says."""
     read: Annotated[ReadOptions, tyro.conf.arg(name="")] = DEFAULTS

@@ -14,7 +14,7 @@ from model.api import Detector
 from model.build import build_detector
 from model.detectors import DetectorConfig, new_detector
 from model.weights.checkpoint import load_detector
-from model.weights.files import resolve_checkpoint
+from model.weights.files import complete_checkpoints, resolve_checkpoint
 from model.weights.partial import start_from
 from pipeline.command.console import say
 from pipeline.command.ranks import World
@@ -26,6 +26,7 @@ from train import distributed
 from train.config import Config
 from train.distill import METHODS
 from train.distill.method import Method
+from train.record.checkpoint import read_state
 from train.step import Learner, Teacher
 
 
@@ -99,10 +100,20 @@ def load_teacher(config: Config, data: Mixture, world: World) -> tuple[Detector 
     if config.teacher is None:
         raise ValueError("a distilling run needs a trained teacher: --teacher runs/NAME of a teacher recipe's run")
     detector, card = load_detector(config.teacher, world.device)
+    if world.first and (step := unfinished_at(config.teacher)):
+        say(f"warning: the teacher {config.teacher} is not finished: it stopped after step {step}")
     check_classes(config.data[0], data.classes, config.teacher, card.classes)
     for dataset in data.datasets:
         check_inputs(card.config, dataset, f"the teacher {config.teacher}")
     return detector, card
+
+
+def unfinished_at(run: Path) -> int:
+    """The newest step of a run that was stopped before its end; 0 for anything else."""
+    saved = complete_checkpoints(run)
+    if not saved or (state := read_state(saved[-1]))["finished"]:
+        return 0
+    return state["step"]
 
 
 def average_teacher(student: Detector) -> Detector:

@@ -152,17 +152,23 @@ class DetectionTask(Weights):
         say(f"data: {len(data)} images of {len(data.classes)} classes, canvas {canvases}")
         for line in data.report():
             say(f"  {line}")
-        if priors := self.priors():
-            say(f"corruptions: {len(config.views.corruptions)} types, which know of the targets: {', '.join(priors)}")
+        if config.views.corruptions:
+            priors = [prior for prior in self.priors() if prior != "none"] or ["no weather"]
+            say(f"corruptions: {len(config.views.corruptions)} types; what they imitate: {', '.join(priors)}")
         say(f"run: {self.total} steps of {config.batch_size} images on {self.world.size} rank(s), {epochs:.1f} epochs")
         optimizer = config.optimizer
+        scaled = ""
+        if config.batch_size != optimizer.base_batch_size:
+            scaled = f" ({optimizer.learning_rate:g} for {optimizer.base_batch_size} images, scaled linearly)"
         say(
-            f"{optimizer.name} with learning rate {self.rate:g}: {optimizer.learning_rate:g} for "
-            f"{optimizer.base_batch_size} images, scaled linearly to {config.batch_size}; {optimizer.warmup_steps} "
-            f"warm-up steps, then the {optimizer.schedule} schedule"
+            f"{optimizer.name} with learning rate {self.rate:g}{scaled}; {optimizer.warmup_steps} warm-up steps, then "
+            f"the {optimizer.schedule} schedule"
         )
-        if optimizer.warmup_steps >= self.total:
-            say(f"warning: the warm-up is as long as the run, so the rate never reaches {self.rate:g}")
+        if 2 * optimizer.warmup_steps > self.total:
+            say(
+                f"warning: {min(optimizer.warmup_steps, self.total)} of the {self.total} steps are warm-up, in which "
+                "the rate rises; --optimizer.warmup-steps makes them fewer"
+            )
         if config.distill_warmup_steps >= self.total:
             say("warning: --distill.warmup-steps is as long as the run, so the distillation weights rise to its end")
 

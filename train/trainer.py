@@ -83,6 +83,7 @@ class Trainer:
         self.task.open(self.at.place)
         self.total = self.task.total
         self.stopping, self.stopped = False, STOPPED
+        self.moved = False  # whether a step was made since the start
         if world.first:
             self.task.describe()
             if self.at.step:
@@ -117,6 +118,7 @@ class Trainer:
                     self.at.place = place
                     self.task.one_step(views, self.at.step, self.stopping)
                     self.at.step += 1
+                    self.moved = True
                     code = self.after_step(log)
                     if code:
                         break
@@ -133,9 +135,15 @@ class Trainer:
         return code
 
     def ask_to_stop(self, number: int, _: Any) -> None:
-        """Stop after the running step, with a checkpoint; a second Ctrl-C stops at once."""
-        if number == signal.SIGINT and self.stopping:
+        """Stop after the running step, with a checkpoint; a second Ctrl-C stops at once.
+
+        Before the first step there is nothing to save, so one process stops at once. Ranks stop together.
+        """
+        at_once = not self.moved and self.world.size == 1
+        if number == signal.SIGINT and (self.stopping or at_once):
             raise KeyboardInterrupt
+        if at_once:
+            raise SystemExit(STOPPED)
         self.stopping = True
         if number == signal.SIGINT:
             self.stopped = 128 + signal.SIGINT

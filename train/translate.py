@@ -35,4 +35,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_entry(main, "what follows the newest checkpoint was not kept; run the same command again to continue")
+    run_entry(main, "what the checkpoints hold is kept; run the same command again to continue")

@@ -46,7 +46,8 @@ def evaluate(
             found = files_as_found(files[dataset.path], dataset)
         else:
             how = pass_over(subject, dataset, options, world)
-            found = gather(detect_dataset(how, description=f"detecting in {dataset.path.name}"), world.size)
+            description = f"{options.run}: detecting in {dataset.path.name}"
+            found = gather(detect_dataset(how, description=description), world.size)
         parts[dataset.path] = found
     if not world.first:
         return None
@@ -96,7 +97,8 @@ def collect_truths(datasets: list[PackedDataset]) -> Truths:
             if truth.domain in truths:
                 raise ValueError(
                     f"--data: {truths[truth.domain][1].path} and {dataset.path} both hold the domain {truth.domain}; "
-                    "evaluate them one at a time, each with its own --out"
+                    "pack them together, or choose other domains with --domains; else evaluate them one at a time, "
+                    "each with its own --out"
                 )
             truths[truth.domain] = truth, dataset
     if not truths:

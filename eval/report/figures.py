@@ -24,6 +24,7 @@ from eval.report.markup import Html, number, tag
 from eval.report.sheets import Sheet
 from eval.results import EvaluatedRun, difference, mpc_difference, title_of, trained_notes
 from eval.table import METRICS
+from pipeline.sources.diverse_weather import CLASSES
 
 METRIC_TITLES = {"voc07": "VOC07 AP@0.5", "area": "Area AP@0.5", "coco": "COCO mAP@[.5:.95]"}
 SIZES = {"small": "small, under 32² pixels", "medium": "medium", "large": "large, over 96² pixels"}
@@ -125,7 +126,8 @@ def domain_rows(runs: list[EvaluatedRun], columns: list[str], metric: str) -> Ht
             )
         )
         notes += [tag("p", difference_note(run, runs[0])) for run in runs[1:]]
-    printed = metric == "voc07" and set(columns) & set(domains.BENCHMARK)
+    same_classes = all(sorted(run.results["classes"]) == sorted(CLASSES) for run in runs)
+    printed = metric == "voc07" and same_classes and set(columns) & set(domains.BENCHMARK)
     if printed and on_benchmark(runs):
         rows += paper_rows(columns)
         notes.append(tag("p", f"Rows in italics: {domains.PAPER_SOURCE}."))
@@ -152,8 +154,10 @@ def on_benchmark(runs: list[EvaluatedRun]) -> bool:
 
 
 def paper_table(columns: list[str]) -> Html:
-    """The paper's figures, apart from those of other images."""
-    shown = [name for name in columns if name in (*domains.BENCHMARK, "mean_of_targets")]
+    """The paper's figures, apart from those of other images; its mean beside all that it is the mean of."""
+    shown = [name for name in columns if name in domains.BENCHMARK]
+    if set(domains.TARGETS) <= set(shown):
+        shown.append("mean_of_targets")
     heads = ["", *(domains.title(name) if name != "mean_of_targets" else "Mean of targets" for name in shown)]
     rows = []
     for name, figures in domains.PAPER.items():

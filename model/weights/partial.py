@@ -69,7 +69,8 @@ def start_from(
     said = f"student: starts from {path}: {len(taken)} of {len(own)} tensors"
     if same_classes and unnamed:
         said += "\n  classes are as many and have no names to compare: their layers are taken"
-    for what, names in (("drawn anew", set(own) - set(taken)), ("not used", set(given) - set(taken))):
+    unused = {name for name in set(given) - set(taken) if not name.endswith("num_batches_tracked")}  # count steps only
+    for what, names in (("drawn anew", set(own) - set(taken)), ("not used", unused)):
         if names:
             said += f"\n  {what}: {shortened(sorted(names))}"
     return said

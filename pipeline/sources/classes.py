@@ -33,6 +33,9 @@ def parse_renames(pairs: Sequence[str]) -> dict[str, str]:
     return renames
 
 
+OTHERS = "*"
+
+
 def split_names(values: Sequence[str]) -> tuple[str, ...]:
     """`--classes bus bike` and `--classes bus,bike` mean the same."""
     return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
@@ -48,9 +51,13 @@ def build_class_table(
     """(classes in order, {source name: label 1..K-1, or 0 when dropped}).
 
     found: {name: objects} of the annotations; listed: the source's own ordered list, if it has one (YOLO, COCO);
-    classes: the user's order, which wins.
+    classes: the user's order, which wins. A drop of `*`: every name that this order leaves out.
     """
     known = dict.fromkeys((*listed, *found))
+    if OTHERS in drop:
+        if not classes:
+            raise ValueError(f"--drop '{OTHERS}' leaves out all that --classes does not name: give --classes too")
+        drop = [name for name in known if name not in classes and name not in renames]
     unmatched = [(option, name) for option, names in (("--map", renames), ("--drop", drop)) for name in names]
     unmatched = [(option, name) for option, name in unmatched if name not in known]
     if unmatched and listed:  # a source without a list of its own knows only the names this split happens to hold
@@ -95,6 +102,7 @@ def build_class_table(
             f"{counted(len(unknown), 'class', 'classes')} of the dataset {'is' if len(unknown) == 1 else 'are'} "
             f"not in the class list {', '.join(classes)}:\n"
             + "\n".join(unknown)
-            + "\nAdd them to --classes, rename them with --map OLD=NEW, or leave their objects out with --drop NAME"
+            + "\nAdd them to --classes, rename them with --map OLD=NEW, or leave their objects out with --drop NAME; "
+            f"--drop '{OTHERS}' leaves all others out"
         )
     return classes, table

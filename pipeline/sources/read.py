@@ -138,7 +138,8 @@ def read_source(
     choice.check(root)
     found = Counter(box.name for image in images for box in image.boxes)
     class_order, table = build_class_table(found, listed, tuple(classes), parse_renames(rename), drop)
-    source = Source(root, format, class_order, [], problems, {name: found[name] for name in drop if name in found})
+    dropped = {name: found[name] for name, label in table.items() if label == 0}
+    source = Source(root, format, class_order, [], problems, dropped)
     files = ExtraFiles(root, modalities)
     source.extra, source.extra_channels = modalities, files.channels
     for image in track(images, f"reading {root.name}", len(images), quiet=quiet):

@@ -22,6 +22,7 @@ from eval.results import load_run, mpc_difference
 from kernels.severity import BENCHMARK
 from pipeline.command.ranks import World
 from pipeline.files.own import write_arrays, write_json
+from pipeline.sources.diverse_weather import CLASSES
 from tests.eval.test_trained_on import checkpoint_of
 
 SECTIONS = ["domains", "classes", "curves", "sizes", "errors", "corruptions", "pictures", "training", "details"]
@@ -201,6 +202,20 @@ def test_what_was_never_evaluated_is_not_said_to_hold_no_objects(runs):
     parts = parts_of(build_report([plain, changed(runs[1], domains=empty)]))
     assert parts["curves"].count("bus (no objects), car (no objects), person (no objects)") == 1
     assert "not evaluated" not in parts["curves"]
+
+
+def test_the_papers_figures_stand_beside_its_classes_and_its_mean_beside_all_its_targets(runs):
+    """Of other images they stand apart, in a table of their own."""
+    apart = "figures, on other images"
+    assert apart not in build_report(runs)  # other classes
+    part = runs[1].results["domains"]["daytime_clear"]
+    for names, means in ((domains.BENCHMARK, 1), (("daytime_clear", "night_rainy"), 0)):
+        run_ = changed(
+            replace(runs[1], folder=runs[1].folder / "none"), classes=list(CLASSES), domains=dict.fromkeys(names, part)
+        )
+        table = build_report([run_]).split(apart, 1)[1].split("</table>", 1)[0]
+        assert "62.7" in table
+        assert table.count("38.3") == means
 
 
 def test_weathers_are_only_spoken_of_where_there_are_some(runs):

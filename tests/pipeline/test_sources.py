@@ -215,6 +215,16 @@ def test_options_may_name_classes_that_this_split_lacks_but_a_misspelt_one_canno
         read(root, classes=("car",), drop=("ambulence",))
 
 
+def test_all_that_the_classes_do_not_name_is_dropped(make_voc):
+    boxes = [(name, 1, 1, 5, 5) for name in ("car", "van", "motorcycle", "person", "person")]
+    root = make_voc({"a": ((9, 9), boxes)})
+    source = read(root, classes=("car", "motor"), rename=("motorcycle=motor",), drop=("*",))
+    assert source.samples[0].labels_N.tolist() == [1, 2]
+    assert source.dropped == {"van": 1, "person": 2}
+    with pytest.raises(ValueError, match="give --classes too"):
+        read(root, drop=("*",))
+
+
 # --- YOLO ---
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -80,7 +81,7 @@ def test_each_network_is_given_its_own_image_and_boxes(begin, student_config, mo
 
 
 @pytest.mark.parametrize(
-    ("stop_at", "kind", "number"), [(2, "sgd", signal.SIGTERM), (4, "adamw", signal.SIGINT)]
+    ("stop_at", "kind", "number"), [(4, "sgd", signal.SIGTERM), (5, "adamw", signal.SIGINT)]
 )  # fmt: skip
 def test_stopped_and_continued_equals_uninterrupted_to_the_bit(begin, student_config, stop_at, kind, number, tmp_path):
     """A real signal in a step: the run stops after the next, in the middle of a log window, and is started again."""
@@ -119,6 +120,21 @@ def test_a_second_interrupt_stops_at_once(begin, student_config):
         trainer.train()
     assert Checkpoints(student_config.out, 1).newest() is None
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(("number", "ended"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_before_the_first_step_stops_at_once(begin, student_config, number, ended):
+    """Looking at a student's terms before its first step may take long, and there is nothing to save."""
+    trainer = begin(student_config)
+
+    def signalled(*_):
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    trainer.task.one_step = signalled
+    with pytest.raises(ended):
+        trainer.train()
+    assert Checkpoints(student_config.out, 1).newest() is None
 
 
 def test_a_changed_configuration_is_an_error_that_shows_the_fields(student_config):
@@ -282,6 +298,22 @@ def test_the_teachers_quality_is_said(begin, student_config, packed, capsys, mon
     assert "chance" not in good
 
 
+def test_a_teacher_that_was_stopped_is_said(begin, student_config, tmp_path, capsys):
+    teacher = begin(replace(student_config, teacher=None, distill=(), out=tmp_path / "stopped"))
+    one_step = teacher.task.one_step
+
+    def step_and_terminate(views, step, stop):
+        one_step(views, step, stop)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    teacher.task.one_step = step_and_terminate
+    assert teacher.train() == 143
+    capsys.readouterr()
+    begin(replace(student_config, teacher=tmp_path / "stopped")).task.loader.close()
+    assert f"the teacher {tmp_path / 'stopped'} is not finished: it stopped after step 3" in capsys.readouterr().out
+
+
 def test_a_run_without_signal_is_noticed_at_step_0(student_config, teacher_run, capsys):
     """A student that starts as the teacher and sees the same clean image agrees with it entirely."""
     config = replace(student_config, student_init="teacher", views=CLEAN, steps=1)
@@ -300,4 +332,4 @@ def test_the_learning_rate_is_scaled_and_said(begin, student_config, capsys):
     trainer = begin(config)
     trainer.task.loader.close()
     assert trainer.task.rate == pytest.approx(0.005)
-    assert "sgd with learning rate 0.005: 0.02 for 16 images, scaled linearly to 4" in capsys.readouterr().out
+    assert "sgd with learning rate 0.005 (0.02 for 16 images, scaled linearly);" in capsys.readouterr().out
