@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -222,11 +220,11 @@ def test_two_ranks_with_unequal_shares_give_the_same_files(scored, evaluated, tm
 
 
 def test_a_rank_that_fails_ends_the_job(scored, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "eval.run"]
-    command += [str(scored.checkpoint), "--data", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert finished.returncode != 0
-    assert "is not a packed dataset" in finished.stderr
+    """Under torchrun itself: tests/pipeline/test_ranks.py, tests/train/test_processes.py."""
+    words = ("eval.run", scored.checkpoint, "--data", tmp_path / "nothing", "--out", tmp_path / "out")
+    job = Job(*words, folder=tmp_path, ranks=2)
+    assert job.wait() == 2
+    assert job.output.count("is not a packed dataset") == 2
 
 
 def test_scoring_the_files_it_wrote_gives_the_same_figures(scored, evaluated, tmp_path):

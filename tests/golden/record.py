@@ -35,6 +35,12 @@ MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225
 PLACES = 12  # sampled pixels of an image
 LIBRARIES = ("torch", "torchvision", "numpy", "numba", "opencv-python-headless", "simplejpeg", "pyarrow", "scipy")
 
+# What the tests record. plain_small is left out: it is the recipe teacher_small (tests/train/test_config.py).
+ONLY = {
+    "small": tuple(name for name in RECIPES if name.endswith("_small") and name != "plain_small"),
+    "large": ("teacher_r50", "cdfkd_r50", "teacher_r101"),
+}
+
 # A variant: its name, the recipe, further options.
 VARIANTS = (
     ("cdfkd_small, adamw, average of weights, strides, cosine per location", "cdfkd_small",
@@ -117,15 +123,11 @@ def record_run(run: Path) -> dict[str, Any]:
     }
 
 
-def record_training(folder: Path, quick: bool) -> dict[str, Any]:
-    """A few steps of every recipe and of the variants; a student's teacher is the same network's teacher run.
-
-    quick: fewer of the large networks.
-    """
-    left_out = [name for name in RECIPES if name.startswith(("plain_r", "corrupt_only_r", "cdfkd_r101")) and quick]
-    plans = [(recipe, recipe, "") for recipe in RECIPES if recipe not in left_out]
+def record_training(folder: Path, recipes: tuple[str, ...]) -> dict[str, Any]:
+    """A few steps of each recipe and of its variants; a student's teacher is the same network's teacher run."""
+    plans = [(recipe, recipe, "") for recipe in recipes]
     found = {}
-    for name, recipe, options in (*plans, *VARIANTS):
+    for name, recipe, options in (*plans, *(variant for variant in VARIANTS if variant[1] in recipes)):
         size = recipe.rsplit("_", 1)[1]
         run = f"teacher_{size}" if recipe.startswith("teacher") else "run"
         more = ["--teacher", f"teacher_{size}"] if recipe.startswith("cdfkd") else []
@@ -238,8 +240,8 @@ def unpack_fixtures(folder: Path) -> Path:
     return folder
 
 
-def record(folder: Path, quick: bool = False) -> None:
-    """All groups, each into a file of its own."""
+def record(folder: Path, only: str = "") -> None:
+    """All groups, each into a file of its own. only: with the recipes of ONLY; of the large ones the training alone."""
     folder.mkdir(parents=True, exist_ok=True)
     product.load_heavy_libraries()
     with tempfile.TemporaryDirectory(prefix="golden-") as name:
@@ -247,13 +249,15 @@ def record(folder: Path, quick: bool = False) -> None:
         product.pack_pictures(work)
         groups: dict[str, Callable[[], Any]] = {
             "packed": lambda: record_packed(work),
-            "training": lambda: record_training(work, quick),
+            "training": lambda: record_training(work, ONLY.get(only, RECIPES)),
             "views": lambda: product.apart(record_views, work),
             "evaluation": lambda: record_teacher_evaluation(unpack_fixtures(work / "stored")),
             "fixtures": lambda: record_fixtures(work / "stored"),
             "machine": describe_machine,
         }
         for group, make in groups.items():
+            if only == "large" and group not in ("training", "machine"):
+                continue
             started = time.monotonic()
             (folder / f"{group}.json").write_text(layout(make()) + "\n")
             print(f"{group}: {time.monotonic() - started:.1f} s", flush=True)
@@ -302,15 +306,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=OWN)
     parser.add_argument("--check", action="store_true", help="compare with what FOLDER holds instead of writing it")
-    parser.add_argument(
-        "--quick", action="store_true", help="record fewer recipes of the large networks, for the tests"
-    )
+    parser.add_argument("--only", choices=ONLY, default="", help="record fewer recipes, for the tests")
     options = parser.parse_args()
-    if options.check and options.quick:
-        parser.error("--check compares everything; leave out --quick")
+    if options.check and options.only:
+        parser.error("--check compares everything; leave out --only")
     if options.check:
         return check(options.folder)
-    record(options.folder, options.quick)
+    record(options.folder, options.only)
     return 0
 
 

@@ -22,15 +22,18 @@ from differences import OWN, PACKED, differences  # noqa: E402
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="session")
-def fresh(tmp_path_factory) -> Path:
+def record(folder: Path, only: str) -> Path:
     """A new recording, made by a process of its own: it forks, which a process with threads must not."""
-    folder = tmp_path_factory.mktemp("golden")
     environment = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
-    command = [sys.executable, str(HERE / "record.py"), str(folder), "--quick"]
+    command = [sys.executable, str(HERE / "record.py"), str(folder), "--only", only]
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory) -> Path:
+    return record(tmp_path_factory.mktemp("golden"), "small")
 
 
 def load(folder: Path, group: str) -> Any:
@@ -96,9 +99,18 @@ def test_packing(fresh):
         assert {key: stored[name][key] for key in kept} == {key: now[name][key] for key in kept}
 
 
-def test_training(fresh):
+def compare_training(fresh: Path) -> None:
     now = load(fresh, "training")
     assert_none(differences(recorded(load(OWN, "training"), now), now, close if on_one_machine(fresh) else elsewhere))
+
+
+def test_training(fresh):
+    compare_training(fresh)
+
+
+@pytest.mark.long
+def test_training_of_large_networks(tmp_path):
+    compare_training(record(tmp_path, "large"))
 
 
 def test_views(fresh):

@@ -250,10 +250,10 @@ def test_detections_lie_in_their_image_and_fill_slots_in_order(config_class):
     assert nothing.detect(see(nothing, CANVAS), CANVAS, torch.tensor(SIZES)).count_B.tolist() == [0, 0]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("faithful", [False, True])
-def test_losses_and_detect_are_one_graph(config_class, faithful):
-    head = make_head(config_class, faithful=faithful)
+@pytest.mark.long
+def test_faithful_losses_and_detect_are_one_graph(config_class):
+    """The losses of before with the methods' terms: tests/train/test_method_battery.py. Detection knows one way."""
+    head = make_head(config_class, faithful=True)
     truth = make_truth(ROWS, SIZES, {(1, 2)})
 
     def step(*neck: Tensor):

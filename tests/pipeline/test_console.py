@@ -1,5 +1,6 @@
 """What a person sees while a command runs."""
 
+import errno
 from types import SimpleNamespace
 
 from pipeline.command import console
@@ -50,3 +51,11 @@ def test_the_rate_is_that_of_the_last_minute(monkeypatch):
 def test_a_name_in_a_problem_neither_turns_the_line_nor_begins_one():
     text = str(Problem("a\u202e.jpg", "b\nc", "d\x1b\u2066", "e\ud800"))
     assert text == r"a\u202e.jpg, b\nc: d\x1b\u2066; e\ud800"
+
+
+def test_what_a_user_can_mend_has_a_sentence_and_a_fault_of_ours_has_none():
+    full = console.explain(OSError(errno.ENOSPC, "full", "/data/x\x1b"))
+    assert full == r"the disk is full: free some space and run the same command again, it continues (/data/x\x1b)"
+    assert console.explain(ValueError("image 7\x1b is damaged")) == r"image 7\x1b is damaged"
+    assert console.explain(OSError(errno.EIO, "input/output error")) is None
+    assert console.explain(RuntimeError("Connection closed by peer")) is None

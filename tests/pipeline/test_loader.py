@@ -369,10 +369,10 @@ def test_collecting_a_loader_never_waits(make_packed):
         thread = held[0]._producer
         dropping = threading.Thread(target=lambda: (held.clear(), gc.collect()), daemon=True)
         dropping.start()
-        dropping.join(timeout=5)
+        dropping.join(timeout=60)
         assert not dropping.is_alive()
         assert thread.is_alive()
-    thread.join(timeout=5)
+    thread.join(timeout=60)
     assert not thread.is_alive()
 
 
@@ -382,7 +382,7 @@ def test_a_loader_that_is_forgotten_ends_its_threads(make_packed):
     thread = loader._producer
     del loader
     gc.collect()
-    thread.join(timeout=5)
+    thread.join(timeout=60)
     assert not thread.is_alive()
 
 
@@ -391,7 +391,7 @@ def test_closing_while_another_thread_waits_ends_the_wait(make_packed):
     waiter = threading.Thread(target=lambda: deque(loader, maxlen=0), daemon=True)  # for ever, if nobody closed it
     waiter.start()
     loader.close()
-    waiter.join(timeout=5)
+    waiter.join(timeout=60)
     assert not waiter.is_alive()
     loader.close()  # twice is fine
 

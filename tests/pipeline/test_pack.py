@@ -107,18 +107,18 @@ def test_a_killed_run_continues_without_redoing_finished_shards(options, tmp_pat
     slow.parent.mkdir()
     slow.write_text(
         "import time, pipeline.files.pixels as p\nfast = p.resize\n"
-        "def resize(*a):\n time.sleep(0.1)\n return fast(*a)\np.resize = resize\n"
+        "def resize(*a):\n time.sleep(0.3)\n return fast(*a)\np.resize = resize\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(slow.parent)}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while len(list(options.out.glob(".work/*.parquet"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)  # the parent alone: its workers must end by themselves
     process.wait()
-    for _ in range(100):
+    for _ in range(600):
         alive = subprocess.run(
             ["ps", "-o", "pid=", "-g", str(process.pid)], capture_output=True, text=True
         ).stdout.split()
@@ -356,7 +356,7 @@ def test_a_kill_while_the_beton_is_written_leaves_nothing_behind(options, tmp_pa
     process = subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": str(slow.parent)}, stdout=subprocess.DEVNULL, start_new_session=True
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not list(options.out.glob(".work/data.beton.*.tmp")) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)

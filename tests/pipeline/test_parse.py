@@ -26,7 +26,7 @@ number_like = st.from_regex(r"[ \t]*[-+]?[0-9_.]*([eE][-+]?[0-9]*)?[ \t]*", full
 @example("1e309")
 @example("0x10")
 @example("")
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 def test_parse_number_is_a_narrower_float(text):
     try:
         value = parse_number(text)
@@ -47,6 +47,7 @@ def test_ordinary_numbers_are_read():
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=2)
 )
 @example(10**400)
+@settings(deadline=None)
 def test_finite_takes_numbers_alone(value):
     try:
         result = finite(value)
@@ -63,7 +64,7 @@ def test_finite_takes_numbers_alone(value):
 @example("/etc/passwd")
 @example("C:\\x")
 @example("a\0b")
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 def test_inside_never_leaves_the_root(name):
     try:
         path = inside(Path("/data/root"), name)
@@ -78,7 +79,7 @@ coordinate = (
 
 
 @given(st.tuples(coordinate, coordinate, coordinate, coordinate), st.tuples(st.integers(1, 40), st.integers(1, 40)))
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 def test_every_box_is_inside_or_reported(corners, size):
     h, w = size
     source = Source(Path("/r"), "voc", ("car",), [])
@@ -99,7 +100,7 @@ def test_every_box_is_inside_or_reported(corners, size):
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_any_bytes_are_read_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(data)

@@ -154,10 +154,10 @@ def test_packed_records(tools, size):
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "TIFF"])
-@pytest.mark.parametrize("size", [(9000, 9050), (9900, 10000)])
 @pytest.mark.filterwarnings("error")
-def test_pictures_just_below_the_limit_decode(format, size):
-    """81 and 99 megapixels: Pillow warns from 89 on, for TIFF when it decodes."""
+def test_pictures_just_below_the_limit_decode(format):
+    """99 megapixels: Pillow warns from 89 on, for TIFF when it decodes."""
+    size = (9900, 10000)
     data = encode(Image.new("L", size[::-1], 30), format)
     image = pixels.decode_rgb(data)
     assert image.shape == (*size, 3)

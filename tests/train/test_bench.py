@@ -86,7 +86,7 @@ def test_what_differs_from_torchvision_is_named(monkeypatch):
         bench_check.check_parity(detector, batch)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_parity_with_the_default_number_of_proposals(monkeypatch):
     """2000 a level and an image. With wider layers equal scores swap two, so that a gradient is off by 1e-2."""
     batch = bench.make_batch(2, 320, 512, torch.device("cpu"))

@@ -3,15 +3,13 @@
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.files.own import write_json
+from tests.jobs import KILLED, Job
 from train.record.checkpoint import MARKER, Checkpoints, damage_of, lock, read_state
 
 
@@ -298,7 +296,6 @@ checkpoints = Checkpoints(Path(sys.argv[1]), 2)
 checkpoints.tidy()
 newest = checkpoints.newest()
 step = int(newest.name[5:]) if newest else 0
-print("ready", flush=True)
 while True:
     step += 1
     def write(folder):
@@ -312,18 +309,18 @@ while True:
 def test_killed_at_any_moment_the_newest_checkpoint_is_whole(tmp_path):
     """SIGKILL at 8 random moments of continuous saving: what counts as complete holds every byte."""
     generator, last = random.Random(0), 0
-    root = Path(__file__).resolve().parents[2]
+    run = tmp_path / "run"
+    (tmp_path / "saver.py").write_text(SAVER)
     for _ in range(8):
-        process = subprocess.Popen(
-            [sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=root
-        )
-        assert process.stdout.readline() == "ready\n"
-        reported = [int(process.stdout.readline()) for _ in range(generator.randint(1, 3))]
+        process, least = Job(tmp_path / "saver.py", run, folder=tmp_path), generator.randint(1, 3)
+        while process.output.count("\n") < least:
+            assert not process.ended, process.output
+            time.sleep(0.001)
         time.sleep(generator.uniform(0, 0.02))
-        os.kill(process.pid, signal.SIGKILL)
-        reported += [int(line) for line in process.stdout.read().split()]
-        process.wait()
-        checkpoints = Checkpoints(tmp_path, 2)
+        process.kill()
+        assert process.wait() == KILLED
+        reported = [int(line) for line in process.output.split()]
+        checkpoints = Checkpoints(run, 2)
         step = read_state(checkpoints.newest())["step"]
         assert step >= max(reported)
         for path in checkpoints.complete():
@@ -332,5 +329,5 @@ def test_killed_at_any_moment_the_newest_checkpoint_is_whole(tmp_path):
             assert all((path / f"part{part}").read_bytes() == expected for part in range(4))
         last = step
     assert last >= 8
-    best = json.loads((tmp_path / "best.json").read_text())
+    best = json.loads((run / "best.json").read_text())
     assert (checkpoints.folder / best["checkpoint"]).exists()

@@ -3,15 +3,16 @@
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
-from model.api import Want
+from model.api import Detector, Want
 from model.config import ModelConfig
 from model.dense.config import GflConfig
-from model.detectors import SMALL, new_detector
+from model.detectors import SMALL, DetectorConfig, new_detector
 from pipeline.files.fields import from_json, to_json
 from pipeline.views import ViewConfig
 from train.config import Config, GroupRule, differences
@@ -81,25 +82,34 @@ def test_recipes_are_the_rows_of_crosskds_and_pkds_tables():
     assert RECIPES["retinanet_swin_t"][1]().model.backbone == "swin_t"
 
 
+@cache
+def build(model: DetectorConfig) -> Detector:
+    """Once for all rows that name it. Three slices, where a run learns the number of channels from its data."""
+    with torch.device("meta"):
+        return new_detector(replace(model, extra_channels=(3,) * (len(model.inputs) - 1)), 81)
+
+
+@cache
+def widths_of(network: Detector, want: Want) -> list[int]:
+    """Of the maps that are kept."""
+    with torch.device("meta"):
+        images = torch.empty(1, network.config.num_channels, 64, 96)
+        found = network.look(images, torch.tensor([[64, 96]]), want)
+    return [level.shape[1] for level in found.neck if level is not None]
+
+
 @pytest.mark.parametrize(("name", "row"), [each for rows in TABLES.values() for each in rows.items()])
 def test_a_published_row_builds_with_its_teacher(name, row):
     """As shapes without numbers; then a look at a tiny canvas."""
     config, own = row.make(), lambda count: count
-
-    def build(model):  # three slices, where a run learns the number of channels from its data
-        return new_detector(replace(model, extra_channels=(3,) * (len(model.inputs) - 1)), 81)
-
+    student, teacher = build(config.model), None if row.teacher is None else build(RECIPES[row.teacher][1]().model)
     with torch.device("meta"):
-        student = build(config.model)
-        teacher = None if row.teacher is None else build(RECIPES[row.teacher][1]().model)
         methods = [METHODS[type(method)](method, student, teacher, own) for method in config.distill]
-        assert bool(methods) == (teacher is not None)
-        assert not [method for method in methods if method.same_size and config.views.ratio_range != (1.0, 1.0)]
-        for method in methods:
-            for network, want in ((student, method.want_student), (teacher, method.want_teacher)):
-                images = torch.empty(1, network.config.num_channels, 64, 96)
-                found = network.look(images, torch.tensor([[64, 96]]), want._replace(rois=False))
-                assert want == Want() or [level.shape[1] for level in found.neck if level is not None]
+    assert bool(methods) == (teacher is not None)
+    assert not [method for method in methods if method.same_size and config.views.ratio_range != (1.0, 1.0)]
+    for method in methods:
+        for network, want in ((student, method.want_student), (teacher, method.want_teacher)):
+            assert want == Want() or widths_of(network, want._replace(rois=False))
 
 
 def test_the_list_names_the_teacher_of_every_row_that_needs_one():

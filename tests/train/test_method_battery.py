@@ -205,11 +205,17 @@ def all_that_fit(kind: str) -> tuple[MethodConfig, ...]:
     return tuple(chosen.values())
 
 
+# They look at maps and annotations alone, whichever detector these are of.
+OF_MAPS = {"cd_fkd", "cmkd", "fgd", "pkd"}
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_one_graph_that_equals_the_eager_step(kind):
+    """Methods of maps alone with two of the five detectors, for compiling them takes a third of the time."""
     student, teacher = battery.student_of(kind), battery.teacher_of(kind, True)
-    methods = {config.kind: battery.make_method(config, student, teacher) for config in all_that_fit(kind)}
+    chosen = [each for each in all_that_fit(kind) if kind in ("faster_rcnn", "gfl") or each.kind not in OF_MAPS]
+    methods = {config.kind: battery.make_method(config, student, teacher) for config in chosen}
     learner = Learner(student, methods, torch.float32, own)
     views = battery.make_views()
     seen = Teacher(teacher, list(methods.values()), torch.float32)(views)

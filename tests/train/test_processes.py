@@ -65,7 +65,7 @@ def start_by_torchrun(config):
     )  # fmt: skip
 
 
-def wait(process, seconds=60):
+def wait(process, seconds=240):
     """Exit code; the output is shown when the test fails."""
     output, _ = process.communicate(timeout=seconds)
     print(output)
