@@ -14,6 +14,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from model.backbones.config import BackboneConfig
 from model.backbones.first import take_inputs
 from model.backbones.pyramid import BackboneWithPyramid
+from model.backbones.relu6 import keep_results
 from model.config import ModelConfig
 
 
@@ -88,6 +89,8 @@ def build_backbone(
     take_inputs(layers, config)
     if config.stride_in_1x1:
         move_strides(layers)
+    if frozen_class is FrozenNorm2d:  # torchvision's own detectors stay as they are
+        keep_results(layers)
     returned = config.resolved_returned_layers
     # A ResNet's stem counts as a stage, but its map comes before its norm, so torchvision never returns it.
     first, last = int(entry.ends[0] == "conv1"), len(entry.ends) - 1
