@@ -14,11 +14,12 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from model.backbones.config import BackboneConfig
 from model.backbones.first import take_inputs
 from model.backbones.pyramid import BackboneWithPyramid
+from model.backbones.relu6 import keep_results
 from model.config import ModelConfig
 
 
 class FrozenNorm2d(FrozenBatchNorm2d):
-    """Batch norm with fixed statistics that answers in its input's type.
+    """Batch norm with fixed statistics that answers in its input's type and memory.
 
     y = x * s + (bias - mean * s), s = weight / sqrt(var + epsilon). torchvision's returns float32 under autocast, which
     doubles the traffic of every activation after it. Same buffers, same names.
@@ -28,8 +29,9 @@ class FrozenNorm2d(FrozenBatchNorm2d):
         scale_C = self.weight * (self.running_var + self.eps).rsqrt()
         shift_C = self.bias - self.running_mean * scale_C
         scale_C11, shift_C11 = scale_C.to(x_BCHW.dtype)[:, None, None], shift_C.to(x_BCHW.dtype)[:, None, None]
-        # In place: one activation less to allocate, and the same rounding as torchvision's x * scale + bias.
-        return (x_BCHW * scale_C11).add_(shift_C11)
+        # In place, for a convolution's map is nobody else's and fresh memory costs a CPU three times the arithmetic.
+        # Autograd needs the factor alone, and the rounding is that of torchvision's x * scale + bias.
+        return x_BCHW.mul_(scale_C11).add_(shift_C11)
 
 
 def norm_layer(config: BackboneConfig, frozen_class: type[nn.Module]):
@@ -87,6 +89,8 @@ def build_backbone(
     take_inputs(layers, config)
     if config.stride_in_1x1:
         move_strides(layers)
+    if frozen_class is FrozenNorm2d:  # torchvision's own detectors stay as they are
+        keep_results(layers)
     returned = config.resolved_returned_layers
     # A ResNet's stem counts as a stage, but its map comes before its norm, so torchvision never returns it.
     first, last = int(entry.ends[0] == "conv1"), len(entry.ends) - 1

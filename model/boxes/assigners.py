@@ -30,10 +30,16 @@ def covered_share(boxes_BG4: Tensor, candidates_BN4: Tensor) -> Tensor:
     return intersection(boxes_BG4, candidates_BN4).div_(area(candidates_BN4)[:, None].clamp(min=EPSILON))
 
 
-def touch_ignored(boxes_BG4: Tensor, ignored_BG: Tensor, candidates_BN4: Tensor, ignore_overlap: float) -> Tensor:
-    """(B, N): more than `ignore_overlap` of a candidate's area lies on one ignored box."""
-    share_BGN = covered_share(boxes_BG4, candidates_BN4)
-    return (share_BGN * ignored_BG[:, :, None]).amax(1) > ignore_overlap
+def measure_overlaps(
+    boxes_BG4: Tensor, ignored_BG: Tensor, candidates_BN4: Tensor, ignore_overlap: float
+) -> tuple[Tensor, Tensor]:
+    """(pairwise_iou, (B, N): more than `ignore_overlap` of a candidate's area lies on one ignored box)."""
+    inter_BGN = intersection(boxes_BG4, candidates_BN4)
+    area_BN = area(candidates_BN4)
+    share_BGN = inter_BGN / area_BN[:, None].clamp(min=EPSILON)
+    on_ignored_BN = share_BGN.mul_(ignored_BG[:, :, None]).amax(1) > ignore_overlap
+    union_BGN = (area(boxes_BG4)[:, :, None] + area_BN[:, None]).sub_(inter_BGN)
+    return inter_BGN.div_(union_BGN.clamp_(min=EPSILON)), on_ignored_BN
 
 
 @torch.no_grad()
@@ -55,8 +61,8 @@ def assign_max_iou(
     it then takes every candidate off it, which the original does and nobody wants.
     A candidate on an ignored box, and one that is not valid, is left out.
     """
-    open_BN = valid_BN & ~touch_ignored(boxes_BG4, ignored_BG, candidates_BN4, ignore_overlap)
-    iou_BGN = pairwise_iou(boxes_BG4, candidates_BN4)
+    iou_BGN, on_ignored_BN = measure_overlaps(boxes_BG4, ignored_BG, candidates_BN4, ignore_overlap)
+    open_BN = valid_BN & ~on_ignored_BN
     iou_BGN = iou_BGN.masked_fill_(~(owner_BG[:, :, None] & open_BN[:, None]), -1.0)
     best_BN, matched_BN = iou_BGN.max(dim=1)
     state_BN = torch.where(best_BN >= foreground_iou, 1, torch.where(best_BN >= background_iou, -1, 0))
@@ -131,8 +137,7 @@ def assign_atss(
     several boxes want goes to the one it overlaps most. Candidates on an ignored box are looked at last, and left out
     unless chosen; those that are not valid are never looked at.
     """
-    on_ignored_BN = touch_ignored(boxes_BG4, ignored_BG, candidates_BN4, ignore_overlap)
-    iou_BGN = pairwise_iou(boxes_BG4, candidates_BN4)
+    iou_BGN, on_ignored_BN = measure_overlaps(boxes_BG4, ignored_BG, candidates_BN4, ignore_overlap)
     near = nearest_candidates(
         candidates_BN4, level_counts, valid_BN, on_ignored_BN, boxes_BG4, iou_BGN, num_nearest
     )  # fmt: skip

@@ -16,7 +16,7 @@ from model.config import ModelConfig
 from model.detectors import CONFIGS, DetectorConfig, new_detector
 from pipeline.batch import Batch, View, Views
 from pipeline.views import ViewConfig, ViewMaker
-from train.bench_steps import NUM_CLASSES, make_network
+from train.bench.steps import NUM_CLASSES, make_network
 from train.distill import METHODS, CdFkdConfig, DefeatConfig, FgdConfig, ImitationConfig, MethodConfig, PkdConfig
 from train.distill.method import Method
 from train.step import Learner, Teacher

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from model.config import ModelConfig, small_model
-from train import bench, bench_check, bench_distill
+from train.bench import __main__ as bench
+from train.bench import check as bench_check
+from train.bench import distill as bench_distill
 from train.distill import Pkd
 
 

@@ -6,8 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from train import bench, bench_check, bench_dense, bench_steps
-from train.bench_stock import has_stock, stock_step, twin_of
+from train.bench import __main__ as bench
+from train.bench import check as bench_check
+from train.bench import dense as bench_dense
+from train.bench import steps as bench_steps
+from train.bench.stock import has_stock, stock_step, twin_of
 
 CANVAS = (64, 96)
 

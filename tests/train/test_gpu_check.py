@@ -22,7 +22,7 @@ import kernels.checks.ptx
 import pipeline.bench
 import pipeline.pack
 import pipeline.sample_world
-import train.bench
+import train.bench.__main__
 from train.start import read_command
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "gpu_check.sh"
@@ -137,7 +137,7 @@ def test_every_command_is_one_that_its_program_takes(check, tmp_path):
         "kernels.bench": kernels.bench.Options, "kernels.checks.pixels": kernels.checks.pixels.Options,
         "kernels.checks.ptx": kernels.checks.ptx.Options,
         "pipeline.bench": pipeline.bench.BenchOptions, "pipeline.sample_world": pipeline.sample_world.SampleWorld,
-        "pipeline.pack": pipeline.pack.PackOptions, "train.bench": train.bench.BenchOptions,
+        "pipeline.pack": pipeline.pack.PackOptions, "train.bench": train.bench.__main__.BenchOptions,
         "eval.bench": eval.bench.BenchOptions,
     }  # fmt: skip
     seen = []

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from model.api import Assigned, Detector, Mean, Outputs, Truth, Want
 from model.boxes.annotated import annotated
-from model.boxes.assigners import covered_share, nearest_candidates, pairwise_iou, touch_ignored
+from model.boxes.assigners import covered_share, measure_overlaps, nearest_candidates
 from model.boxes.codes import decode_distances, expected_distances
 from model.boxes.losses import paired_iou, softened_divergence
 from model.boxes.points import inside_own_size
@@ -153,8 +153,8 @@ class Ld(Method):
         known = annotated(truth)
         valid_BN = inside_own_size(truth.sizes_B2, canvas, self.strides, 1, 32 if self.config.faithful else 1)
         boxes_BG4 = known.boxes_BG4
-        on_ignored_BN = touch_ignored(boxes_BG4, known.ignored_BG, candidates_1N4, self.head.ignore_overlap)
-        iou_BGN = pairwise_iou(boxes_BG4, candidates_1N4)
+        overlaps = measure_overlaps(boxes_BG4, known.ignored_BG, candidates_1N4, self.head.ignore_overlap)
+        iou_BGN, on_ignored_BN = overlaps
         near = nearest_candidates(
             candidates_1N4, counts, valid_BN, on_ignored_BN, boxes_BG4, iou_BGN, self.head.num_nearest
         )  # fmt: skip

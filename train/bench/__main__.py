@@ -36,9 +36,9 @@ from pipeline.loading.loader import open_loader
 from pipeline.pack import PackOptions, pack
 from pipeline.packed.reader import PackedDataset
 from pipeline.views import ViewConfig, ViewMaker
-from train import bench_distill
-from train.bench_check import check_parity, compare_compiled, count_graphs, count_skipped_graphs, count_synchronisations
-from train.bench_steps import (
+from train.bench import distill as bench_distill
+from train.bench.check import check_parity, compare_compiled, count_graphs, count_skipped_graphs, count_synchronisations
+from train.bench.steps import (
     choose,
     count_bytes,
     images_of,
@@ -49,7 +49,7 @@ from train.bench_steps import (
     time_steps,
     warm_up,
 )
-from train.bench_stock import has_stock, stock_step
+from train.bench.stock import has_stock, stock_step
 from train.config import OptimizerConfig
 from train.distill import CdFkd, CdFkdConfig
 from train.load import compile_both
@@ -82,7 +82,7 @@ class BenchOptions:
     json: Path | None = None
     """Write the result here."""
     distill: tuple[str, ...] = ()
-    """Measure what these distillation methods cost instead (train/bench_distill.py)."""
+    """Measure what these distillation methods cost instead (train/bench/distill.py)."""
 
 
 def main() -> int:

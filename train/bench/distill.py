@@ -18,7 +18,7 @@ from pipeline.batch import Views
 from pipeline.command.console import describe_hardware, say
 from pipeline.command.suggest import nearest
 from pipeline.views import ViewConfig, ViewMaker
-from train import bench_steps as bench
+from train.bench import steps as bench
 from train.distill import METHODS
 from train.distill.method import Logged, Method
 from train.load import compile_both

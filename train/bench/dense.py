@@ -10,8 +10,6 @@ from model.dense.parity import compare_losses
 from model.dense.stock import stock_twin
 from pipeline.command.console import say
 
-# As the CPU's Faster R-CNN: half the usual width.
-NARROW: dict[str, Any] = {"fpn_channels": 128, "head_channels": 128}
 # What torchvision's own have, so that there is something to compare with.
 DENSE: dict[str, AnyDense] = {
     "retinanet": RetinaNetConfig(style="torchvision", coarse_from="p5", coarse_relu=True),

@@ -16,8 +16,8 @@ from model.faster_rcnn.parity import compare_losses, stock_twin
 from pipeline.batch import Batch, Views
 from pipeline.command.console import say
 from pipeline.views import ViewConfig, ViewMaker
-from train.bench_dense import check_dense
-from train.bench_stock import has_stock, twin_of
+from train.bench.dense import check_dense
+from train.bench.stock import has_stock, twin_of
 from train.step import Learner, Teacher
 
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3

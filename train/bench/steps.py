@@ -14,12 +14,12 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from model.api import Detector
 from model.build import build_detector
 from model.config import ModelConfig, small_model
-from model.detectors import DetectorConfig
+from model.detectors import SMALL, DetectorConfig
 from model.faster_rcnn.detector import FasterRcnn
 from pipeline.batch import Batch, Views
 from pipeline.command.console import track
 from pipeline.views import clean_view
-from train.bench_dense import DENSE, NARROW
+from train.bench.dense import DENSE
 from train.config import OptimizerConfig
 from train.optimizer import Optimizer
 from train.record.window import Window
@@ -115,11 +115,12 @@ def time_rounds(
 
 
 def configure(kind: str, backbone: str) -> DetectorConfig:
-    """The detector of that kind, narrow with the backbone of the small recipes."""
+    """The detector of that kind; with the backbone of the small recipes as narrow as theirs, but of whole depth."""
     small = backbone == "mobilenet_v2"
     if kind == "faster_rcnn":
         return small_model() if small else ModelConfig(backbone=backbone)
-    return replace(DENSE[kind], **{"backbone": backbone, **(NARROW if small else {})})
+    widths = ("fpn_channels", "head_channels") if small else ()
+    return replace(DENSE[kind], backbone=backbone, **{name: getattr(SMALL[kind], name) for name in widths})
 
 
 def make_network(model: DetectorConfig, batch: Batch, seed: int) -> Detector:

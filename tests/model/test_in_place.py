@@ -1,0 +1,52 @@
+"""Norms and ReLU6 in place: torchvision's own layers are the reference, to the bit."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from model.backbones.relu6 import InPlaceRelu6
+from model.backbones.torchvision_fpn import FrozenNorm2d, build_backbone
+from model.config import ModelConfig
+
+
+@pytest.mark.parametrize(("backbone", "num_relus"), [("mobilenet_v2", 35), ("resnet18", 0)])
+def test_maps_and_gradients_are_torchvisions(backbone, num_relus):
+    torch.manual_seed(0)
+    config = ModelConfig(backbone=backbone, weights="none", norm="frozen", fpn_channels=8)
+    ours, stock = build_backbone(config), build_backbone(config, FrozenBatchNorm2d)
+    for norm in (module for module in ours.modules() if isinstance(module, FrozenNorm2d)):
+        for buffer in (norm.weight, norm.running_var):
+            buffer.uniform_(0.5, 1.5)
+        for buffer in (norm.bias, norm.running_mean):
+            buffer.normal_(0, 0.1)
+    stock.load_state_dict(ours.state_dict())
+    assert sum(isinstance(module, InPlaceRelu6) for module in ours.modules()) == num_relus
+    assert not any(isinstance(module, InPlaceRelu6) for module in stock.modules())
+    images = torch.randn(2, 3, 64, 96)
+    maps = []
+    for network in (ours, stock):
+        maps.append(network(images))
+        sum(level.square().sum() for level in maps[-1].values()).backward()
+    for got, expected in zip(*(each.values() for each in maps), strict=True):
+        assert torch.equal(got, expected)
+    for got, expected in zip(ours.parameters(), stock.parameters(), strict=True):
+        assert (got.grad is None and expected.grad is None) or torch.equal(got.grad, expected.grad)
+
+
+def test_relu6_has_torchs_values_and_gradients_and_keeps_only_its_result():
+    bounds = torch.tensor([-1.0, 0.0, 1e-8, 3.0, 6.0, 7.0])
+    found = []
+    for layer in (InPlaceRelu6(inplace=True), nn.ReLU6()):
+        leaf = bounds.clone().requires_grad_()
+        changed = leaf * 1
+        output = layer(changed)
+        (output * torch.arange(1.0, 7.0)).sum().backward()
+        found.append((output.detach(), leaf.grad))
+        assert (output is changed) == (type(layer) is InPlaceRelu6)
+    for got, expected in zip(*found, strict=True):
+        assert torch.equal(got, expected)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.data_ptr()) or tensor, lambda t: t):
+        output = InPlaceRelu6(inplace=True)(bounds.clone().requires_grad_() * 1)
+    assert output.data_ptr() in kept
