@@ -172,6 +172,11 @@ def mark_trained(figures: dict[str, dict], truths: Truths, trained: TrainingData
                 f"warning: {shared} of the {part['num_images']} images of {name} were trained on; the mean of targets "
                 "leaves this domain out"
             )
+    if trained is not None and (names := trained.not_found()):
+        say(
+            f"note: trained on {', '.join(names)}, which is not where config.json says; pictures of it that another "
+            "packed dataset holds are not noticed"
+        )
 
 
 def say_replaced(folder: Path, datasets: list[PackedDataset]) -> None:

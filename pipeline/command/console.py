@@ -3,12 +3,13 @@
 import errno
 import os
 import platform
-import re
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
+
+from pipeline.files.escape import printable
 
 T = TypeVar("T")
 
@@ -27,20 +28,6 @@ FIXES = {
 PLAIN_INTERVAL_S = 10.0
 SHORT_S = 3.0  # what took less needs no line
 RECENT_S = 60.0  # what the rate is measured over, unless two steps take longer
-
-
-# C0, C1 and what turns the direction of writing; the last are halves of characters, which no terminal can be sent.
-CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: str) -> str:
-    """Names come from untrusted files: what would steer a terminal is shown as it is written in Python."""
-    return CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
-
-
-def printable_line(text: str) -> str:
-    """As `printable`, for a name that must not begin a line of its own."""
-    return printable(text).replace("\n", "\\n")
 
 
 def say(text: str) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.command.console import counted, printable_line
+from pipeline.command.console import counted
+from pipeline.files.escape import printable_line
 
 SHOWN = 40
 

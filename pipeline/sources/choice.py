@@ -10,8 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pipeline.command.console import counted, printable_line, say
+from pipeline.command.console import counted, say
 from pipeline.command.suggest import nearest
+from pipeline.files.escape import printable_line
 from pipeline.sources.classes import split_names
 from pipeline.sources.options import ReadOptions
 

@@ -8,7 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pipeline.command.console import counted, printable_line, say
+from pipeline.command.console import counted, say
+from pipeline.files.escape import printable_line
 from pipeline.files.parse import finite, read_json
 from pipeline.files.problems import Problem
 from pipeline.sources.annotated import Annotated, AnnotatedBox, choose_splits, class_name, relative

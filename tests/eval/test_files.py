@@ -10,7 +10,8 @@ import pytest
 
 from eval.report.page import build_report
 from eval.results import load_run
-from pipeline.command.console import printable, say
+from pipeline.command.console import say
+from pipeline.files.escape import printable
 from pipeline.files.own import Each, OneOf, problem_of, read_arrays, read_json, read_lines
 from tests.eval.test_report import runs  # noqa: F401
 

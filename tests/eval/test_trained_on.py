@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from eval.evaluation import run
+from eval.evaluation import mark_trained, run
 from eval.options import EvaluationOptions
 from eval.report.page import build_report
 from eval.results import load_run
@@ -98,8 +98,8 @@ def pack_both(scored, root):
     return root / "both"
 
 
-def test_equal_pictures_in_another_dataset_are_shared(scored, tmp_path):
-    """Packed again with one object less: another checksum, the same pictures."""
+def test_equal_pictures_in_another_dataset_are_shared(scored, tmp_path, capsys):
+    """Packed again with one object less: another checksum, the same pictures. Where they are gone, that is said."""
     content = annotations_of(scored)
     tunnel, night = (
         pack_night(scored, tmp_path, content | {"annotations": content["annotations"][1:]}),
@@ -108,7 +108,13 @@ def test_equal_pictures_in_another_dataset_are_shared(scored, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"data": [str(tunnel.path)]}))
     assert tunnel.checksum != night.checksum
     card = {"trained_on": [entry("tunnel", "tunnel", checksum=tunnel.checksum)]}
-    assert TrainingData(tmp_path, card, [night]).count_shared(night, "night_rainy") == 5
+    told = TrainingData(tmp_path, card, [night])
+    assert (told.count_shared(night, "night_rainy"), told.not_found()) == (5, [])
+    shutil.rmtree(tunnel.path)
+    figures: dict = {"night_rainy": {"num_images": 5}}
+    mark_trained(figures, {"night_rainy": (None, night)}, told)
+    assert "trained_images" not in figures["night_rainy"]
+    assert "note: trained on tunnel, which is not where config.json says" in capsys.readouterr().out
 
 
 def test_what_was_trained_on_is_marked_and_no_target(scored, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Frost against imagecorruptions with the reference's own textures, and the drawn textures against their statistics."""
 
+import os
 from importlib.resources import as_file, files
 
 import numpy as np
@@ -58,6 +59,7 @@ def test_drawn_textures_are_seeded_and_differ():
 
 
 def test_a_directory_without_pictures_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")  # reading it would wait for ever
     with pytest.raises(ValueError, match=r"no \.png or \.jpg"):
         frost.load_textures(tmp_path)
     (tmp_path / "broken.png").write_bytes(b"not a picture")

@@ -192,6 +192,11 @@ def test_starting_weights_from_files(tmp_path, capsys):
     assert torch.equal(student.rpn.head.cls_logits.weight, detector.rpn.head.cls_logits.weight)
     assert "roi_heads.box_predictor.cls_score.weight" in capsys.readouterr().out
 
+    hostile = tmp_path / "a\x1b[2Jb.pth"  # whose name would clear the terminal
+    hostile.write_bytes((tmp_path / "resnet18.pth").read_bytes())
+    build_detector(replace(config, weights=str(hostile)), 4)
+    assert r"a\x1b[2Jb.pth" in capsys.readouterr().out
+
     with pytest.raises(ValueError, match="resnet34"):
         build_detector(replace(config, backbone="resnet34"), 4)
     with pytest.raises(ValueError, match="no file or folder"):

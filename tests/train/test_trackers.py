@@ -14,18 +14,25 @@ from train.record.trackers import Tracker, check_installed, texts
 from train.start import read_command
 
 INSTALLED = [
-    pytest.param(name, marks=pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"{name} is missing"))
+    pytest.param(
+        name,
+        marks=[
+            pytest.mark.long,
+            pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"the extra {name} is not installed"),
+        ],
+    )
     for name in ("wandb", "mlflow")
 ]
 CONFIG = {"seed": 3, "optimizer": {"name": "sgd", "learning_rate": 0.02}, "domains": []}
 LOGGING = """
 import json, sys
 from pathlib import Path
+from train.record import trackers
 from train.record.logs import RunLog
-from train.record.trackers import Tracker
+trackers.CLOSING_S = 600  # a busy machine makes MLflow's tables in a minute; what is written is tested, not when
 name, run, step, end = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[5]
 lines = json.loads(sys.argv[4])
-log = RunLog(run, step, trackers=[Tracker(name, run, json.loads(sys.argv[6]))])
+log = RunLog(run, step, trackers=[trackers.Tracker(name, run, json.loads(sys.argv[6]))])
 for line in lines:
     log.write(line)
 log.close(end == "finished")

@@ -6,7 +6,6 @@ damaged. A case that our code cannot run yet is named with the reason and is no 
 
 import argparse
 import json
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pipeline.command.console import run_entry, say
 from train.golden.cases import Case, Check, NotRunnable, find_cases, judge, read_case
 from train.golden.cmkd import run_cmkd
 from train.golden.crosskd import run_crosskd
@@ -88,32 +88,28 @@ def run_folder(folder: Path) -> dict[str, dict[str, Any]]:
         result = run_case(stem)
         results[f"{stem.parent.name}/{stem.name}"] = result
         errors = ", ".join(f"{quantity} {error:.2g}" for quantity, error in sorted(result["largest"].items()))
-        print(f"{result['status']:12} {stem.parent.name}/{stem.name}  {errors}")
+        say(f"{result['status']:12} {stem.parent.name}/{stem.name}  {errors}")
         if result["why"]:
-            print(f"{'':12} {result['why']}")
+            say(f"{'':12} {result['why']}")
     return results
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m train.golden", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a folder of cases, searched with its sub-folders")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results for programs")
     options = parser.parse_args()
     torch.set_num_threads(1)  # one order of sums
     torch.backends.mkldnn.set_flags(False)  # one arithmetic on every processor
-    try:
-        results = run_folder(options.folder)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    results = run_folder(options.folder)
     counts = {
         status: sum(r["status"] == status for r in results.values()) for status in ("passed", "failed", "not runnable")
     }
-    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    say(", ".join(f"{count} {status}" for status, count in counts.items()))
     if options.json:
         options.json.write_text(json.dumps({"cases": results}, indent=1) + "\n")
-    sys.exit(1 if counts["failed"] else 0)
+    return 1 if counts["failed"] else 0
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)
