@@ -1,19 +1,42 @@
 """What a model was trained on, as its checkpoint says, and which of the evaluated images were among it.
 
-The checkpoint's card lists the datasets: [{"name", "domains", "checksum", "num_images", "weight"}, ...]. Older ones
-have the data's checksum in state.json alone: the dataset of that checksum is then looked for where the run's
+The checkpoint's card lists the datasets: [{"name", "domains", "checksum", "num_images", "weight"}, ...], and its
+pictures.bin the pictures: the first eight bytes of each one's SHA-256, sorted. Older checkpoints lack that file, and
+the oldest have the data's checksum in state.json alone: the dataset of that checksum is then looked for where the run's
 config.json says, and among the evaluated ones.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from eval import schema
 from eval.metrics import domains
 from eval.results import training_folder
-from model.weights.files import resolve_checkpoint
+from model.weights.files import complete_checkpoints, resolve_checkpoint
 from pipeline.files.own import read_json
+from pipeline.files.parse import read_bytes
 from pipeline.packed.reader import PackedDataset
+
+PICTURES = "pictures.bin"
+SHORT = 8  # bytes of a SHA-256: among a million pictures two agree by chance once in 40 million such sets
+MOST_BYTES = 1 << 30
+
+
+def pictures_of(datasets: Sequence[PackedDataset]) -> bytes:
+    """The content of pictures.bin."""
+    return b"".join(sorted({data.sha256_of(row)[:SHORT] for data in datasets for row in range(len(data))}))
+
+
+def read_pictures(run: Path) -> set[bytes] | None:
+    """Of a run's checkpoint, or a checkpoint; None where there is no such file."""
+    path = (resolve_checkpoint(run) if complete_checkpoints(run) else run) / PICTURES
+    if not path.is_file():
+        return None
+    content = read_bytes(path, MOST_BYTES)
+    if len(content) % SHORT:
+        raise ValueError(f"{path} has {len(content)} bytes, not {SHORT} for each picture; restore it or remove it")
+    return {content[start : start + SHORT] for start in range(0, len(content), SHORT)}
 
 
 class TrainingData:
@@ -25,6 +48,7 @@ class TrainingData:
         self.folders = [Path(one) for one in ([data] if isinstance(data, str) else data or [])]
         self.evaluated = evaluated
         self.datasets: list[dict[str, Any]] | None = None
+        self.pictures = read_pictures(run)
         if "trained_on" in card:
             self.datasets = [check(entry, run) for entry in card["trained_on"]]
         elif run.is_dir() and (state := resolve_checkpoint(run) / "state.json").is_file():
@@ -61,6 +85,8 @@ class TrainingData:
 
     def not_found(self) -> list[str]:
         """Names of the datasets whose pictures cannot be compared with the evaluated ones."""
+        if self.pictures is not None:
+            return []
         return [entry["name"] for entry in self.datasets or [] if self.find(entry["checksum"]) is None]
 
     @property
@@ -71,6 +97,8 @@ class TrainingData:
     def count_shared(self, dataset: PackedDataset, domain: str) -> int:
         """Images of a domain that were trained on: equal pictures, in a domain of their dataset that was trained on."""
         rows = [row for row in range(len(dataset)) if domains.canonical(dataset.domain_of(row)) == domain]
+        if self.pictures is not None:
+            return sum(dataset.sha256_of(row)[:SHORT] in self.pictures for row in rows)
         pictures: set[bytes] = set()
         for entry in self.datasets or []:
             names = [domains.canonical(name) for name in entry["domains"]]

@@ -13,6 +13,7 @@ from eval.detecting.detect import Pass, match_classes
 from eval.detecting.source_ap import source_ap
 from eval.detecting.subject import fingerprint
 from eval.results import has_results, load_run
+from eval.trained_on import PICTURES, pictures_of
 from kernels.corruptions.registry import BY_NAME
 from model.api import Detector
 from model.weights.checkpoint import save_detector
@@ -65,7 +66,7 @@ class DetectionTask(Weights):
         if world.first:
             say(describe_machine(world.device, config.loader.name))
         teacher, self.teacher_card = load.load_teacher(config, self.data, world)
-        self.identity = load.identify(config, self.data)
+        self.identity, self.pictures = load.identify(config, self.data), pictures_of(self.data.datasets)
         if newest is not None:
             check_identity(newest, self.identity, config)
         self.student = load.make_student(config, self.data.classes, world, newest)
@@ -234,6 +235,7 @@ class DetectionTask(Weights):
             trained = {"trained_on": self.data.records(), "priors": self.priors()}
             extra = {"step": step, **self.data.sides, **trained}
             save_detector(folder, self.student, self.config.model, self.data.classes, extra)
+        (folder / PICTURES).write_bytes(self.pictures)
 
     def network_tensors(self) -> dict[str, Tensor]:
         return self.student.state_dict()

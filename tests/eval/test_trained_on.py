@@ -11,7 +11,7 @@ from eval.options import EvaluationOptions
 from eval.report.page import build_report
 from eval.results import load_run
 from eval.table import domain_table
-from eval.trained_on import TrainingData
+from eval.trained_on import PICTURES, SHORT, TrainingData, pictures_of
 from pipeline.command.ranks import World
 from pipeline.pack import PackOptions, pack
 from pipeline.packed.reader import PackedDataset
@@ -115,6 +115,21 @@ def test_equal_pictures_in_another_dataset_are_shared(scored, tmp_path, capsys):
     mark_trained(figures, {"night_rainy": (None, night)}, told)
     assert "trained_images" not in figures["night_rainy"]
     assert "note: trained on tunnel, which is not where config.json says" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_lists_its_pictures_needs_no_training_data(scored, tmp_path):
+    """Three of the night's five, from a folder that is gone; another file of the same name is no list."""
+    night = scored.dataset("night_rainy")
+    card = {"trained_on": [entry("gone", "tunnel")]}
+    assert TrainingData(tmp_path, card, [night]).not_found() == ["gone"]
+    listed = pictures_of([night])
+    (tmp_path / PICTURES).write_bytes(listed[: 3 * SHORT])
+    told = TrainingData(tmp_path, card, [night])
+    assert (told.count_shared(night, "night_rainy"), told.not_found()) == (3, [])
+    assert told.count_shared(scored.dataset("daytime_clear"), "daytime_clear") == 0
+    (tmp_path / PICTURES).write_bytes(listed[:-1])
+    with pytest.raises(ValueError, match=r"pictures\.bin has 39 bytes"):
+        TrainingData(tmp_path, card, [night])
 
 
 def test_what_was_trained_on_is_marked_and_no_target(scored, tmp_path, capsys):

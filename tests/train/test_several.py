@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from eval.trained_on import SHORT, read_pictures
 from pipeline.pack import PackOptions, pack
 from pipeline.packed.reader import PackedDataset
 from tests.train.conftest import ALONE, draw_pictures, make_trainer, tiny
@@ -82,6 +83,8 @@ def test_a_checkpoint_says_what_it_was_trained_on(config):
         "weight": 1.0,
     }
     assert (second["name"], second["domains"], second["weight"]) == ("night", {"night": 9}, 1.5)
+    known = read_pictures(config.out)
+    assert all(PackedDataset(path).sha256_of(row)[:SHORT] in known for path in config.data for row in (0, 8))
     # In another order the ids would name other images.
     with pytest.raises(ValueError, match="not the data this run was trained with"):
         make_trainer(replace(config, data=config.data[::-1]))
