@@ -1,0 +1,70 @@
+"""The ablation and the translation, run as their pages have them, on a very small sample world. Run by `-m long`.
+
+README's five steps, the quickstart and the new domain have tests of their own.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+WORLD = (
+    "python -m pipeline.sample_world --out world --train 12 --test 4 --target 4",
+    "python -m pipeline.pack world packed --short-side 96 --long-side 176",
+)
+STEPS = {"train.run": "--steps 2", "train.translate": "--steps 2"}
+
+
+def commands_of(page: str, first: str, num: int) -> list[str]:
+    """The first commands of a page from the line on that begins so; lines that end in a backslash are joined."""
+    text = (ROOT / "docs" / page).read_text().replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    start = next(number for number, line in enumerate(lines) if line.startswith(first))
+    return lines[start : start + num]
+
+
+def shortened(command: str) -> str:
+    """The same command for the small recipe and two steps."""
+    command = re.sub(r"(\w+)_SIZE\b", r"\1_small", command)
+    for module, options in STEPS.items():
+        command = re.sub(rf"(-m {module} \w+)", rf"\1 {options}", command)
+    return re.sub(r"(-m eval\.run \S+)", r"\1 --resamples 20", command)
+
+
+def ablation() -> list[str]:
+    text = (ROOT / "docs" / "ablation.md").read_text()
+    rows = re.findall(r"^\|.*\| `(python -m train\.run [^`]+)` \|$", text, re.MULTILINE)
+    assert len(rows) == 5
+    names = {
+        "--data TRAIN": "--data packed/daytime_clear_train",
+        "--val VAL": "--val packed/daytime_clear_test",
+        "DOMAIN...": "packed/daytime_clear_test packed/daytime_foggy_train",
+    }
+    found = [*rows, *commands_of("ablation.md", "for run in plain", 2)]
+    for name, path in names.items():
+        found = [command.replace(name, path) for command in found]
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_the_pages_workflows_work_in_their_order(tmp_path):
+    steps = [
+        *WORLD,
+        *ablation(),
+        *commands_of("translation.md", "python -m train.translate", 3),
+    ]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for step in map(shortened, steps):
+        done = subprocess.run(
+            ["bash", "-e", "-c", step], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{step}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert (tmp_path / "packed" / "day_as_night" / "dataset.json").is_file()
+    for name in ("plain", "corrupt", "global", "instance", "cdfkd"):
+        assert (tmp_path / "runs" / name / "eval" / "results.json").is_file()
