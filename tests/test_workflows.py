@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 WORLD = (
-    "python -m pipeline.sample_world --out world --train 12 --test 4 --target 4",
+    "python -m pipeline.sample_world --out world --train 12 --test 4 --target 8",
     "python -m pipeline.pack world packed --short-side 96 --long-side 176",
 )
 STEPS = {"train.run": "--steps 2", "train.translate": "--steps 2"}
