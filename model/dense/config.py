@@ -125,12 +125,21 @@ class FcosConfig(DenseConfig):
     """Where the range of distances of a level ends and that of the next begins, in pixels."""
     distances: str = "exp"
     """"exp": a distance is e^x pixels. "relu": max(x, 0) strides, as later weights have it."""
+    start_distance: float = 0.0
+    """Untrained boxes begin with sides this many strides away, where distances are "exp"; 0: a pixel on every level, as
+    the original. A short run is spared learning the sizes of its levels."""
     centerness_from: str = "class"
     """The tower that tells the centreness: "class" or, in later weights, "box"."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_style(self)
+        learnt = self.distances == "exp" and self.style == "mmdetection"
+        if not 0 <= self.start_distance <= 64 or (self.start_distance and not learnt):
+            raise ValueError(
+                f"--model.start-distance: got {self.start_distance}; allowed: 0 to 64, but only 0 with "
+                "--model.distances relu or --model.style torchvision"
+            )
         for field, allowed in (("distances", ("exp", "relu")), ("centerness_from", ("class", "box"))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{option(field)}: got {getattr(self, field)!r}; allowed: {', '.join(allowed)}")

@@ -1,5 +1,7 @@
 """FCOS's head (Tian et al. 2019): points, distances to the sides, centreness from the class tower."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,6 +39,14 @@ class FcosHead(DenseHead):
         reach_L2 = torch.tensor(list(zip((-1.0, *edges), (*edges, FAR), strict=True)))
         self.register_buffer("reach_L2", reach_L2, persistent=False)
         self.reset()
+
+    def reset(self) -> None:
+        super().reset()
+        if self.config.start_distance:
+            starts = [math.log(self.config.start_distance * stride) for stride in self.strides]
+            nn.init.constant_(self.box_output.bias, 1.0)  # type: ignore[arg-type]
+            for scale, start in zip(self.scales, starts, strict=True):
+                nn.init.constant_(scale, start)
 
     def make_cells(self) -> tuple[Tensor, ...]:
         return ()

@@ -211,6 +211,16 @@ def test_the_rest_of_a_tower_gives_the_same_predictions(config_class):
         head.grow(neck, 3)
 
 
+def test_fcos_begins_with_boxes_of_a_size_of_their_level():
+    """Untrained, as the weights are 0.01: sides a pixel away as in the original, or two strides."""
+    for start, expected in ((0.0, [1.0] * 5), (2.0, [16.0, 32.0, 64.0, 128.0, 256.0])):
+        config = small(FcosConfig, start_distance=start)
+        torch.manual_seed(1)
+        head = HEADS[FcosConfig](config, 4, 8, config.strides)
+        found = [level.mean().item() for level in see(head, (128, 128)).boxes]
+        assert found == pytest.approx(expected, rel=0.1)
+
+
 def test_a_detector_looks_no_further_than_wanted(config_class):
     torch.manual_seed(0)
     detector = DenseDetector(small(config_class, backbone="resnet18"), 4).eval()
@@ -273,6 +283,7 @@ def test_faithful_losses_and_detect_are_one_graph(config_class):
     [
         (GflConfig, {"norm_groups": 3}, "--model.norm-groups: got 3 for 256 channels"),
         (FcosConfig, {"size_edges": (64.0,)}, "--model.size-edges: got .* allowed: 4 rising numbers"),
+        (FcosConfig, {"start_distance": 2.0, "distances": "relu"}, "--model.start-distance: got 2.0; allowed: 0 to 64"),
         (
             RetinaNetConfig,
             {"background_iou": 0.6},
