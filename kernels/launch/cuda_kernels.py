@@ -12,8 +12,9 @@
 At most eleven launches. Nothing of a type is written here; `steps.py` looks the stage up. Everything is float32.
 
 A kernel takes the arrays that its stages read and no others, because Numba spends microseconds of the host's time on
-each. planes_2BHX are the scratch of the stages, task.a and task.b. Fields of a Task that no stage of the kernel reads
-hold another array of the same kind.
+each. planes_2BHX are the scratch of the stages, task.a and task.b. A type whose record says own_kernels has kernels
+that write its corrupted pixels into pixels_BHX, and its last stage copies them. Fields of a Task that no stage of the
+kernel reads hold another array of the same kind.
 
 Kernels that differ little come from one function each. It closes over numbers only (a step's, an output type's).
 Numba's cache on disk knows a closure by what it closes over, and a compiled function would look new in every process.
@@ -39,6 +40,7 @@ class Arguments(NamedTuple):
 
     images_BHX: Any
     planes_2BHX: Any
+    pixels_BHX: Any  # uint8: what the kernels of a type's own make of the images that have it
     rows_B: Any
     extra_BE: Any
     statistics_B4: Any
@@ -146,7 +148,7 @@ STEP_KERNELS = tuple(make_step(number) for number in (1, 2, 3, 4))
 
 def make_corrupted(heavy):
     @cuda_compiled
-    def corrupted(images_BHX, planes_2BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_BHX):
+    def corrupted(images_BHX, planes_2BHX, pixels_BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_BHX):
         """The last stage straight to uint8 pixels, for `kernels.corrupt`."""
         x = cuda.blockIdx.x * BLOCK_X + cuda.threadIdx.x
         y = cuda.blockIdx.y * BLOCK_Y + cuda.threadIdx.y
@@ -155,7 +157,8 @@ def make_corrupted(heavy):
         row = rows_B[b]
         if steps.has(steps.HEAVY_BITS, row.corruption) != heavy or y >= row.height or x >= row.width:
             return
-        source, first, second, extra = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
+        source = pixels_BHX[b] if steps.has(steps.OWN_BITS, row.corruption) else images_BHX[b]
+        first, second, extra = planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
         task = Task(source, out_BHX[b], first, second, line, row, extra, statistics_B4[b], shots, pool_M, 0, 0)
         if heavy:
             steps.last_of_heavy(task, y, y + 1, x, x + 1)
@@ -208,7 +211,19 @@ def make_taps(thread, first, num, scale, start, stop, most, begins, weights):
 
 def make_finish(kind, heavy):
     @cuda_compiled
-    def finish(images_BHX, planes_2BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_Bhx, num_rows, num_columns):
+    def finish(
+        images_BHX,
+        planes_2BHX,
+        pixels_BHX,
+        rows_B,
+        extra_BE,
+        statistics_B4,
+        shots,
+        pool_M,
+        out_Bhx,
+        num_rows,
+        num_columns,
+    ):
         """A block makes num_rows x num_columns of the small view's pixels from the source pixels they need: corrupt
         into a tile, shrink along y, then along x. A warp takes every n-th row of each; neighbouring lanes, neighbouring
         values."""
@@ -232,7 +247,8 @@ def make_finish(kind, heavy):
             first_y, first_x = resize.first_tap(top, scale_y), resize.first_tap(left, scale_x)
             end_y = resize.end_tap(top + num_y - 1, scale_y, min(height, first_y + TILE_HEIGHT))
             end_x = resize.end_tap(left + num_x - 1, scale_x, min(width, first_x + TILE_WIDTH))
-            source, first, second, extra = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
+            source = pixels_BHX[b] if steps.has(steps.OWN_BITS, row.corruption) else images_BHX[b]
+            first, second, extra = planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
             sums = statistics_B4[b]
             task = Task(source, tile, first, second, line, row, extra, sums, shots, pool_M, first_y, first_x)
             make_taps(warp * BLOCK_X + lane, top, num_y, scale_y, first_y, end_y, most_y, begins_y, weights_y)

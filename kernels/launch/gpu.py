@@ -72,6 +72,7 @@ class Device:
         self.kernels: dict[str, Any] = {}  # compiled and loaded
         self.lock = threading.Lock()
         self.scratch = torch.empty(0, dtype=torch.float32, device=device)
+        self.pixel_scratch = torch.empty(0, dtype=torch.uint8, device=device)
         self.pools: dict[int, Tensor] = {}
         self.tables: dict[int, list[DeviceTable]] = {}
         self.turn = 0
@@ -116,6 +117,14 @@ class Device:
             self.scratch = torch.empty(0, device=self.device)  # freed before the larger one is allocated
             self.scratch = torch.empty(math.prod(shape), dtype=torch.float32, device=self.device)
         return as_numbers(self.scratch, 4, shape)
+
+    def pixels(self, num: int, height: int, width: int) -> Any:
+        """Corrupted pixels for each image, B x H x X uint8: the same memory for all, as the planes."""
+        shape = (num, height, 3 * width)
+        if math.prod(shape) > self.pixel_scratch.numel():
+            self.pixel_scratch = torch.empty(0, dtype=torch.uint8, device=self.device)
+            self.pixel_scratch = torch.empty(math.prod(shape), dtype=torch.uint8, device=self.device)
+        return as_numbers(self.pixel_scratch, 1, shape)
 
     def pool(self, values_M: np.ndarray) -> Any:
         """The masks on the device; copied when first seen, freed with the host's."""
@@ -298,6 +307,7 @@ def make_views(
     arguments = Arguments(
         images_BHX=as_numbers(images_BHW3, 1, (num, height, 3 * width)),
         planes_2BHX=keep.planes(num, height, width),
+        pixels_BHX=keep.pixels(num, height, width),
         rows_B=table.rows_B,
         extra_BE=table.extra_BE,
         statistics_B4=table.statistics_B4,
@@ -336,6 +346,7 @@ def corrupt_tensor(image_HW3: Tensor, table: Table, values_M: np.ndarray) -> Ten
         arguments = Arguments(
             images_BHX=as_numbers(source, 1, (1, height, 3 * width)),
             planes_2BHX=keep.planes(1, height, width),
+            pixels_BHX=keep.pixels(1, height, width),
             rows_B=device_table.rows_B,
             extra_BE=device_table.extra_BE,
             statistics_B4=device_table.statistics_B4,

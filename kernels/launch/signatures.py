@@ -12,7 +12,7 @@ BYTES, FLOATS, ROWS = types.uint8[:, :, ::1], types.float32[:, :, ::1], from_dty
 SUMS, POOL = types.uint32[:, ::1], types.uint16[::1]
 PLANES, EXTRA = types.float32[:, :, :, ::1], types.float32[:, ::1]
 STAGE = (BYTES, PLANES, ROWS, EXTRA)
-LAST = (*STAGE, SUMS, types.uint32[::1], POOL)
+LAST = (BYTES, PLANES, BYTES, ROWS, EXTRA, SUMS, types.uint32[::1], POOL)
 OUTPUTS = {"float32": FLOATS, "float16": types.float16[:, :, ::1], "bfloat16": types.uint16[:, :, ::1]}
 GROUPS = ("others", "heavy")
 

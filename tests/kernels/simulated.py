@@ -28,7 +28,14 @@ def main() -> None:
     table = Table(num, given["buffer"].copy())
     planes = np.full((2, num, height, values), np.nan, dtype=np.float32)
     arguments = cuda_kernels.Arguments(
-        images, planes, table.rows_B, table.extra_BE, table.statistics_B4, shots=shots(), pool_M=given["pool"]
+        images,
+        planes,
+        np.zeros_like(images),
+        table.rows_B,
+        table.extra_BE,
+        table.statistics_B4,
+        shots=shots(),
+        pool_M=given["pool"],
     )
     small = np.full(tuple(given["small_shape"]), np.nan, dtype=np.float32)
     clean = np.full((num, height, values), np.nan, dtype=np.float32)

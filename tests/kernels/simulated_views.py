@@ -1,16 +1,26 @@
 """Run by test_cuda.py in a process of its own, under Numba's CUDA simulator: what surrounds the corruptions on a GPU.
 
 The clean view, the channel sums, the shrinking of `finish` and the boxes, beside the CPU's code, which must give the
-same bits: images of awkward sizes, none at all, and one that takes several blocks.
+same bits: images of awkward sizes, none at all, and one that takes several blocks. Every second image has a type with
+kernels of its own, whose pixels are random numbers here.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 
 from kernels import severity
-from kernels.launch import boxes, cuda_kernels, gpu, resize, signatures
-from kernels.launch.table import Table, fill_extra
+from kernels.corruptions import registry
+
+OWN = severity.INDEX["brightness"]
+registry.CORRUPTIONS = tuple(
+    replace(each, own_kernels=number == OWN) for number, each in enumerate(registry.CORRUPTIONS)
+)
+
+# Only now, because the launches follow from the registry.
+from kernels.launch import boxes, cuda_kernels, gpu, resize, signatures  # noqa: E402
+from kernels.launch.table import Table, fill_extra  # noqa: E402
 
 # Height, width, small height, small width, mirrored.
 SMALL = ((9, 13, 6, 9, 0), (14, 18, 14, 18, 1), (1, 1, 1, 1, 1), (13, 17, 4, 5, 1), (0, 0, 0, 0, 0))
@@ -30,10 +40,12 @@ def run(cases, canvas, small_canvas) -> None:
         images[b, : case[0], : 3 * case[1]] = random.integers(0, 256, (case[0], 3 * case[1]))
         for name, value in zip(("height", "width", "small_height", "small_width", "flip"), case, strict=True):
             table.rows_B[name][b] = value
-    table.rows_B["corruption"], table.rows_B["severity"] = severity.NONE, 1
+    table.rows_B["severity"] = 1
+    table.rows_B["corruption"] = [severity.NONE if b % 2 else OWN for b in range(num)]
+    pixels = random.integers(0, 256, images.shape).astype(np.uint8)
     planes, nothing = np.zeros((2, num, height, 3 * width), np.float32), np.zeros(4, np.uint32)
     arguments = cuda_kernels.Arguments(
-        images, planes, table.rows_B, table.extra_BE, table.statistics_B4, nothing, nothing.astype(np.uint16)
+        images, planes, pixels, table.rows_B, table.extra_BE, table.statistics_B4, nothing, nothing.astype(np.uint16)
     )
     small = np.full((num, small_canvas[0], 3 * small_canvas[1]), np.nan, np.float32)
     clean = np.full(images.shape, np.nan, np.float32)
@@ -43,7 +55,7 @@ def run(cases, canvas, small_canvas) -> None:
     line, taps = np.zeros(3 * width, np.float32), np.zeros(8 * width + 64, np.float32)
     rows = [SimpleNamespace(**dict(zip(table.rows_B.dtype.names, row.tolist(), strict=True))) for row in table.rows_B]
     for b, row in enumerate(rows):
-        resize.shrink_rows(images[b], wanted_small[b], row, line, taps, 0, small_canvas[0])
+        resize.shrink_rows((pixels, images)[b % 2][b], wanted_small[b], row, line, taps, 0, small_canvas[0])
         resize.clean_rows(images[b], wanted_clean[b], row, 0, height)
     np.testing.assert_array_equal(small, wanted_small)
     np.testing.assert_array_equal(clean, wanted_clean)
@@ -53,6 +65,11 @@ def run(cases, canvas, small_canvas) -> None:
     gpu.launch_boxes(launch, given, made, table.rows_B, num, 3)
     boxes.place_boxes(given, wanted[0], wanted[1], rows)
     np.testing.assert_array_equal(made, wanted)
+    whole = np.full_like(images, 77)
+    launch("corrupted_others", *gpu.pixels(num, height, width), (*arguments, whole))
+    for b, case in enumerate(cases):
+        part = np.s_[b, : case[0], : 3 * case[1]]
+        np.testing.assert_array_equal(whole[part], (pixels, images)[b % 2][part])
     table.rows_B["corruption"] = severity.INDEX["contrast"]
     fill_extra(table)
     gpu.launch_stages(launch, arguments, table.rows_B, num, height, width)
