@@ -45,7 +45,7 @@ class Corruption:
     # In which launch a GPU runs each stage but the last. Step 1 to 4: a thread a pixel. "rows": a thread a row.
     # "blocks": a thread a 16 x 16 block. The last stage has the launch `finish`.
     launches: tuple[int | Literal["rows", "blocks"], ...] = ()
-    heavy: bool = False  # its last stage needs many registers: launched apart, so that the others run more threads
+    heavy: bool = False  # its last stage reads the source anywhere, or needs many registers: it is launched apart
     # On a GPU kernels of its own write its corrupted pixels into pixels_BHX, where `finish` finds them. Its last stage
     # then runs on a CPU only, and so do those of the others that `launches` does not name.
     own_kernels: bool = False
