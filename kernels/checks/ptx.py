@@ -62,7 +62,10 @@ class NumbaKernel:
 
         capability = divmod(architecture, 10)
         with pretend_device(capability):
-            ptx, _ = cuda.compile_ptx(self.kernel.py_func, self.signature, cc=capability, fastmath=self.fastmath)
+            options: dict[str, Any] = {"launch_bounds": self.kernel.targetoptions.get("launch_bounds")}
+            ptx, _ = cuda.compile_ptx(
+                self.kernel.py_func, self.signature, cc=capability, fastmath=self.fastmath, **options
+            )
         return ptx, 0
 
 
@@ -99,13 +102,15 @@ def numba_kernels() -> dict[str, NumbaKernel]:
     from numba import types
 
     from kernels.detection import nms_cuda
-    from kernels.launch import cuda_kernels
+    from kernels.launch import clean, cuda_kernels, finish
     from kernels.launch.signatures import signatures
 
     threads = {
         "whole_rows": cuda_kernels.ROW_THREADS, "whole_blocks": cuda_kernels.BLOCK_THREADS,
         "boxes": cuda_kernels.BLOCK_X,
     }  # fmt: skip
+    threads |= {f"finish_others_{name}": finish.LANES for name in finish.FINISH}
+    threads |= {f"clean_{name}": clean.BLOCK_X * clean.BLOCK_Y for name in clean.CLEAN}
     found = {
         name: NumbaKernel(kernel, signature, threads.get(name, cuda_kernels.THREADS))
         for name, (kernel, signature) in signatures().items()

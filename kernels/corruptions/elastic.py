@@ -275,6 +275,7 @@ CORRUPTION = Corruption(
     stages=(noise, down, along, sample),
     cpu_stages=(noise, down, wide_along, sample),
     launches=(1, 2, 3),
+    heavy=True,
     prior="none",
     subset="digital",
     training=True,

@@ -45,7 +45,10 @@ class Corruption:
     # In which launch a GPU runs each stage but the last. Step 1 to 4: a thread a pixel. "rows": a thread a row.
     # "blocks": a thread a 16 x 16 block. The last stage has the launch `finish`.
     launches: tuple[int | Literal["rows", "blocks"], ...] = ()
-    heavy: bool = False  # its last stage needs many registers: launched apart, so that the others run more threads
+    heavy: bool = False  # its last stage reads the source anywhere, or needs many registers: it is launched apart
+    # On a GPU kernels of its own write its corrupted pixels into pixels_BHX, where `finish` finds them. Its last stage
+    # then runs on a CPU only, and so do those of the others that `launches` does not name.
+    own_kernels: bool = False
     statistics: bool = False  # reads task.statistics
     # What must see the whole image at once: (NumPy on a CPU or torch on a GPU, its float32 pixels 3 x H x W, the
     # severity's number) -> 3 x H x W, which the first stage finds in task.a.
@@ -62,7 +65,7 @@ class Corruption:
     def __post_init__(self) -> None:
         if len(self.severities) != 5:
             raise ValueError(f"{self.name}: severities must have 5 entries; got {len(self.severities)}")
-        if len(self.launches) != len(self.stages) - 1:
+        if len(self.launches) != len(self.stages) - 1 and not self.own_kernels:
             raise ValueError(
                 f"{self.name}: launches must have one entry for each of the {len(self.stages)} stages but the last; "
                 f"got {self.launches}"

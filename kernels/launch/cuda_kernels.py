@@ -1,19 +1,21 @@
 # mypy: disable-error-code="operator, call-overload, call-arg, attr-defined, assignment"
 # (Numba types its device intrinsics as the functions that implement them.)
-"""The CUDA kernels: the stages of every corruption, one pixel a thread, one launch for a step of the whole batch.
+"""The CUDA kernels of the stages: one pixel a thread, one launch for a step of the whole batch.
 
     statistics      sums and maximum of the images whose type needs them
     whole_rows      defocus: running sums, a thread a row
     whole_blocks    jpeg: a thread a 16 x 16 block
     step_1 .. 4     first, second, ... stage of the neighbourhood types, for the images that have them
-    finish (two)    the last stage of each type into a tile in shared memory; from there shrink, normalise, store
-    clean, boxes    the clean view; the boxes of both views
+    finish_heavy    the last stage of the heavy types into a tile in shared memory; from there shrink, normalise, store
+    boxes           the boxes of both views
 
+`finish` and `clean` have files of their own: the last stage of all other types with what follows it, the clean view.
 At most eleven launches. Nothing of a type is written here; `steps.py` looks the stage up. Everything is float32.
 
 A kernel takes the arrays that its stages read and no others, because Numba spends microseconds of the host's time on
-each. planes_2BHX are the scratch of the stages, task.a and task.b. Fields of a Task that no stage of the kernel reads
-hold another array of the same kind.
+each. planes_2BHX are the scratch of the stages, task.a and task.b. A type whose record says own_kernels has kernels
+that write its corrupted pixels into pixels_BHX, and its last stage copies them. Fields of a Task that no stage of the
+kernel reads hold another array of the same kind.
 
 Kernels that differ little come from one function each. It closes over numbers only (a step's, an output type's).
 Numba's cache on disk knows a closure by what it closes over, and a compiled function would look new in every process.
@@ -26,8 +28,9 @@ from numba import cuda, float32, int32, uint8, uint16, uint32, uint64
 
 from kernels.corruptions.jpeg import BLOCK, CUDA_LINE
 from kernels.jit import compiled, cuda_compiled
-from kernels.launch import resize, steps
+from kernels.launch import resize, steps, words
 from kernels.launch.boxes import place_box
+from kernels.launch.words import BFLOAT16, FLOAT16, FLOAT32
 from kernels.task import Task
 
 
@@ -39,6 +42,7 @@ class Arguments(NamedTuple):
 
     images_BHX: Any
     planes_2BHX: Any
+    pixels_BHX: Any  # uint8: what the kernels of a type's own make of the images that have it
     rows_B: Any
     extra_BE: Any
     statistics_B4: Any
@@ -57,26 +61,49 @@ TAPS_Y, TAPS_X = 4 * TILE_HEIGHT, 4 * TILE_WIDTH  # n outputs of 2 s + 2 taps, w
 LINE = 16  # floats that a pixel's stage has as task.line; 12 are promised
 
 
+@compiled
+def count(sums, c, value):
+    sums[c] = uint32(sums[c] + value)
+    sums[3] = max(sums[3], value)
+
+
 @cuda_compiled
 def statistics(images_BHX, rows_B, statistics_B4):
-    """A warp takes every n-th row, the block adds up, then one atomic addition a block and channel."""
+    """A warp takes every n-th row, a lane four pixels at a time. The block adds up: one atomic addition a channel."""
     partial = cuda.shared.array((4, THREADS), uint32)
+    sums = cuda.local.array(4, uint32)
     b, thread = cuda.blockIdx.y, cuda.threadIdx.y * BLOCK_X + cuda.threadIdx.x
     row = rows_B[b]
     if not steps.has(steps.STATISTICS_BITS, row.corruption):
         return
     for c in range(4):
-        partial[c, thread] = uint32(0)
-    y = cuda.blockIdx.x * BLOCK_Y + cuda.threadIdx.y
+        sums[c] = uint32(0)
+    y = int32(cuda.blockIdx.x * BLOCK_Y + cuda.threadIdx.y)
     while y < row.height:
-        x = cuda.threadIdx.x
-        while x < row.width:
-            for c in range(3):
-                value = uint32(images_BHX[b, uint64(y), uint64(3 * x + c)])
-                partial[c, thread] = uint32(partial[c, thread] + value)
-                partial[3, thread] = max(partial[3, thread], value)
-            x += BLOCK_X
-        y += STATISTICS_BLOCKS * BLOCK_Y
+        line = images_BHX[b, y]
+        x = int32(4 * cuda.threadIdx.x)
+        lead = words.lead(line, 3 * x)  # the same for all x, which are multiples of four
+        while x + 4 <= row.width:
+            byte = 3 * x - lead
+            last = words.load_word(line, byte + 12 if lead > 0 else byte + 8)
+            middle = words.load_word(line, byte + 8)
+            second = words.load_word(line, byte + 4)
+            first = words.funnel(words.load_word(line, byte), second, uint32(8 * lead))
+            second = words.funnel(second, middle, uint32(8 * lead))
+            third = words.funnel(middle, last, uint32(8 * lead))
+            for i in range(4):
+                count(sums, i % 3, words.byte_of(first, i))
+                count(sums, (i + 1) % 3, words.byte_of(second, i))
+                count(sums, (i + 2) % 3, words.byte_of(third, i))
+            x = int32(x + 4 * BLOCK_X)
+        while x < row.width and x + 4 > row.width:
+            for k in range(row.width - x):
+                for c in range(3):
+                    count(sums, c, uint32(line[3 * (x + k) + c]))
+            x = int32(x + 4 * BLOCK_X)
+        y = int32(y + STATISTICS_BLOCKS * BLOCK_Y)
+    for c in range(4):
+        partial[c, thread] = sums[c]
     cuda.syncthreads()
     reach = THREADS // 2
     while reach > 0:
@@ -146,7 +173,7 @@ STEP_KERNELS = tuple(make_step(number) for number in (1, 2, 3, 4))
 
 def make_corrupted(heavy):
     @cuda_compiled
-    def corrupted(images_BHX, planes_2BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_BHX):
+    def corrupted(images_BHX, planes_2BHX, pixels_BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_BHX):
         """The last stage straight to uint8 pixels, for `kernels.corrupt`."""
         x = cuda.blockIdx.x * BLOCK_X + cuda.threadIdx.x
         y = cuda.blockIdx.y * BLOCK_Y + cuda.threadIdx.y
@@ -155,7 +182,8 @@ def make_corrupted(heavy):
         row = rows_B[b]
         if steps.has(steps.HEAVY_BITS, row.corruption) != heavy or y >= row.height or x >= row.width:
             return
-        source, first, second, extra = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
+        source = pixels_BHX[b] if steps.has(steps.OWN_BITS, row.corruption) else images_BHX[b]
+        first, second, extra = planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
         task = Task(source, out_BHX[b], first, second, line, row, extra, statistics_B4[b], shots, pool_M, 0, 0)
         if heavy:
             steps.last_of_heavy(task, y, y + 1, x, x + 1)
@@ -163,9 +191,6 @@ def make_corrupted(heavy):
             steps.last_of_others(task, y, y + 1, x, x + 1)
 
     return corrupted
-
-
-FLOAT32, FLOAT16, BFLOAT16 = 0, 1, 2
 
 
 @compiled
@@ -206,9 +231,21 @@ def make_taps(thread, first, num, scale, start, stop, most, begins, weights):
         i += THREADS
 
 
-def make_finish(kind, heavy):
+def make_finish(kind):
     @cuda_compiled
-    def finish(images_BHX, planes_2BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_Bhx, num_rows, num_columns):
+    def finish(
+        images_BHX,
+        planes_2BHX,
+        pixels_BHX,
+        rows_B,
+        extra_BE,
+        statistics_B4,
+        shots,
+        pool_M,
+        out_Bhx,
+        num_rows,
+        num_columns,
+    ):
         """A block makes num_rows x num_columns of the small view's pixels from the source pixels they need: corrupt
         into a tile, shrink along y, then along x. A warp takes every n-th row of each; neighbouring lanes, neighbouring
         values."""
@@ -222,7 +259,7 @@ def make_finish(kind, heavy):
         b, warp, lane = cuda.blockIdx.z, cuda.threadIdx.y, cuda.threadIdx.x
         top, left = cuda.blockIdx.y * num_rows, cuda.blockIdx.x * num_columns
         row = rows_B[b]
-        if steps.has(steps.HEAVY_BITS, row.corruption) != heavy:
+        if not steps.has(steps.HEAVY_BITS, row.corruption):
             return
         height, width, small_height, small_width = row.height, row.width, row.small_height, row.small_width
         num_y, num_x = min(num_rows, small_height - top), min(num_columns, small_width - left)
@@ -241,10 +278,7 @@ def make_finish(kind, heavy):
             while y < end_y:
                 x = first_x + lane
                 while x < end_x:
-                    if heavy:
-                        steps.last_of_heavy(task, y, y + 1, x, x + 1)
-                    else:
-                        steps.last_of_others(task, y, y + 1, x, x + 1)
+                    steps.last_of_heavy(task, y, y + 1, x, x + 1)
                     x += BLOCK_X
                 y += BLOCK_Y
             cuda.syncthreads()
@@ -282,54 +316,10 @@ def make_finish(kind, heavy):
     return finish
 
 
-@compiled
-def clean_value(images_BHX, b, y, i, row):
-    """Value i of a row of the clean view; 0 outside the image."""
-    x = i // 3
-    c = i - 3 * x
-    if y >= row.height or x >= row.width:
-        return float32(0)
-    if row.flip:
-        x = row.width - 1 - x
-    return resize.normalise(float32(images_BHX[b, uint64(y), uint64(3 * x + c)]), c)
-
-
-CLEAN_VALUES = 4  # of a thread
-
-
-def make_clean(kind):
-    @cuda_compiled
-    def clean(images_BHX, rows_B, out_BHX):
-        """A thread makes four values. It reads all before it stores one, because the compiler may not move a load past
-        a store that could be to the same place."""
-        i = cuda.blockIdx.x * (CLEAN_VALUES * BLOCK_X) + cuda.threadIdx.x
-        y = cuda.blockIdx.y * BLOCK_Y + cuda.threadIdx.y
-        b = cuda.blockIdx.z
-        row = rows_B[b]
-        num = out_BHX.shape[2]
-        if y >= out_BHX.shape[1] or i >= num:
-            return
-        second, third, fourth = i + BLOCK_X, i + 2 * BLOCK_X, i + 3 * BLOCK_X
-        value_1 = clean_value(images_BHX, b, y, i, row)
-        value_2 = clean_value(images_BHX, b, y, second, row)
-        value_3 = clean_value(images_BHX, b, y, third, row)
-        value_4 = clean_value(images_BHX, b, y, fourth, row)
-        store(out_BHX, b, y, i, value_1, kind)
-        if second < num:
-            store(out_BHX, b, y, second, value_2, kind)
-        if third < num:
-            store(out_BHX, b, y, third, value_3, kind)
-        if fourth < num:
-            store(out_BHX, b, y, fourth, value_4, kind)
-
-    return clean
-
-
 KINDS = {"float32": FLOAT32, "float16": FLOAT16, "bfloat16": BFLOAT16}
 # The types in two groups, each with its own launch: False, the others; True, the heavy ones.
 CORRUPTED = (make_corrupted(False), make_corrupted(True))
-FINISH = {name: (make_finish(kind, False), make_finish(kind, True)) for name, kind in KINDS.items()}
-CLEAN = {name: make_clean(kind) for name, kind in KINDS.items()}
+FINISH = {name: make_finish(kind) for name, kind in KINDS.items()}
 
 
 @cuda_compiled

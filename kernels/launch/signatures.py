@@ -4,7 +4,7 @@ from typing import Any
 
 from numba import from_dtype, types
 
-from kernels.launch import cuda_kernels, steps
+from kernels.launch import clean, cuda_kernels, finish, steps
 from kernels.severity import NONE
 from kernels.task import ROW
 
@@ -12,7 +12,7 @@ BYTES, FLOATS, ROWS = types.uint8[:, :, ::1], types.float32[:, :, ::1], from_dty
 SUMS, POOL = types.uint32[:, ::1], types.uint16[::1]
 PLANES, EXTRA = types.float32[:, :, :, ::1], types.float32[:, ::1]
 STAGE = (BYTES, PLANES, ROWS, EXTRA)
-LAST = (*STAGE, SUMS, types.uint32[::1], POOL)
+LAST = (BYTES, PLANES, BYTES, ROWS, EXTRA, SUMS, types.uint32[::1], POOL)
 OUTPUTS = {"float32": FLOATS, "float16": types.float16[:, :, ::1], "bfloat16": types.uint16[:, :, ::1]}
 GROUPS = ("others", "heavy")
 
@@ -29,9 +29,9 @@ def signatures() -> dict[str, tuple[Any, tuple]]:
     for group, kernel in zip(GROUPS, cuda_kernels.CORRUPTED, strict=True):
         found[f"corrupted_{group}"] = (kernel, (*LAST, BYTES))
     for name, output in OUTPUTS.items():
-        for group, kernel in zip(GROUPS, cuda_kernels.FINISH[name], strict=True):
-            found[f"finish_{group}_{name}"] = (kernel, (*LAST, output, types.int64, types.int64))
-        found[f"clean_{name}"] = (cuda_kernels.CLEAN[name], (BYTES, ROWS, output))
+        found[f"finish_others_{name}"] = (finish.FINISH[name], (*LAST, output, types.int64))
+        found[f"finish_heavy_{name}"] = (cuda_kernels.FINISH[name], (*LAST, output, types.int64, types.int64))
+        found[f"clean_{name}"] = (clean.CLEAN[name], (BYTES, ROWS, output))
     return found
 
 

@@ -21,11 +21,11 @@ from kernels import severity
 from kernels.checks import estimate, host, pixels, ptx, ptx_run
 from kernels.checks import timing as pictures
 from kernels.corruptions.registry import NEED_MASK
-from kernels.launch import boxes, cpu, cuda_kernels, gpu, resize, signatures
+from kernels.launch import boxes, cpu, cuda_kernels, finish, gpu, resize, signatures
 from kernels.launch import table as parameters
 from kernels.launch.pool import Pool
 
-HEIGHT, WIDTH = 14, 18
+HEIGHT, WIDTH, CANVAS_WIDTH = 14, 18, 24
 NAMES = (*severity.ALL, None)
 has_gpu = torch.cuda.is_available()
 
@@ -33,7 +33,7 @@ has_gpu = torch.cuda.is_available()
 def mixed_batch() -> tuple[np.ndarray, parameters.Table, Pool]:
     """Every corruption and none, in sizes of their own, one padded row."""
     num = len(NAMES) + 1
-    images, table = np.zeros((num, HEIGHT, 3 * WIDTH), np.uint8), parameters.Table(num)
+    images, table = np.zeros((num, HEIGHT, 3 * CANVAS_WIDTH), np.uint8), parameters.Table(num)
     random = np.random.default_rng(0)
     for b, name in enumerate(NAMES):
         height, width = int(random.integers(9, HEIGHT + 1)), int(random.integers(9, WIDTH + 1))
@@ -78,7 +78,7 @@ def test_simulator_makes_the_same_pixels(tmp_path):
     made = np.load(tmp_path / "out.npz")
 
     clean = np.full(images.shape, np.nan, np.float32)
-    workspace = cpu.Workspace(HEIGHT, WIDTH)
+    workspace = cpu.Workspace(HEIGHT, CANVAS_WIDTH)
     for b in range(num):
         row = table.rows_B[b]
         height, width = int(row["height"]), int(row["width"])
@@ -149,7 +149,7 @@ def check_ptx(name: str, architecture: int) -> None:
     assert record["double_instructions"] == 0
     if name != "nms" and architecture >= 90:  # its divisions are exact; sm_80 calls for some conversions and divisions
         assert record["calls"] == 0
-    if name.startswith("roi_"):
+    if name.startswith(("roi_", "finish_others_", "clean_")):
         assert record["local_loads"] == record["local_stores"] == 0
         assert record["widest_global_bytes"] == 16
 
@@ -182,7 +182,7 @@ def test_a_kernels_ptx_run_in_python_makes_the_cpus_pixels():
         row["height"] = row["small_height"] = height
         row["width"] = row["small_width"] = width
         row["flip"], row["corruption"] = flip, severity.NONE
-    images = torch.randint(0, 256, (2, 14, 18, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 14, 24, 3), dtype=torch.uint8)
     keep = host.Counted()
     clean, *_ = gpu.make_views(keep, images, torch.zeros(2, 1, 4), table, None, (32, 32), torch.bfloat16, True)
     assert clean is not None
@@ -191,19 +191,19 @@ def test_a_kernels_ptx_run_in_python_makes_the_cpus_pixels():
     areas = [(each.data_ptr(), each.data_ptr() + each.numel() * each.element_size()) for each in arrays]
     (launched,) = (each for each in keep.launched if each.name == "clean_bfloat16")
     code = ptx_run.Code(ptx.all_kernels()[launched.name].compile(90)[0])
-    assert (launched.grid, launched.block[:2]) == ((1, 2, 2), (32, 8))
+    assert (launched.grid, launched.block[:2]) == ((1, 4, 2), (32, 4))
     counts = [
         ptx_run.Thread(code, launched.numbers, (0, band, b), (x, y), areas).run()
-        for b in range(2) for band in range(2) for y in range(8) for x in range(32)
+        for b in range(2) for band in range(4) for y in range(4) for x in range(32)
     ]  # fmt: skip
-    expected = np.zeros((14, 54), np.float32)
+    expected = np.zeros((14, 72), np.float32)
     for b in range(2):
-        resize.clean_rows(images[b].reshape(14, 54).numpy(), expected, table.host.rows_B[b], 0, 14)
+        resize.clean_rows(images[b].reshape(14, 72).numpy(), expected, table.host.rows_B[b], 0, 14)
         torch.testing.assert_close(
-            clean[b].reshape(14, 54), torch.from_numpy(expected).to(torch.bfloat16), rtol=0, atol=0
+            clean[b].reshape(14, 72), torch.from_numpy(expected).to(torch.bfloat16), rtol=0, atol=0
         )
-    # A byte a value of both images, two bytes a value of both canvases.
-    assert sum(each.loaded[0] for each in counts) == 3 * (9 * 13 + 14 * 18)
+    # Seven words for eight pixels of both images, two bytes a value of both canvases.
+    assert sum(each.loaded[0] for each in counts) == 28 * (9 * 2 + 14 * 3)
     assert sum(each.stored for each in counts) == 2 * clean.numel()
 
 
@@ -330,7 +330,7 @@ def test_what_is_launched_was_compiled_before_for_such_arrays(dtype):
 
 
 def test_the_last_stages_take_the_block_of_arguments_in_its_order():
-    for kernel in (*cuda_kernels.CORRUPTED, *(kernel for pair in cuda_kernels.FINISH.values() for kernel in pair)):
+    for kernel in (*cuda_kernels.CORRUPTED, *cuda_kernels.FINISH.values(), *finish.FINISH.values()):
         parameters_of = tuple(inspect.signature(kernel.py_func).parameters)
         assert parameters_of[: len(cuda_kernels.Arguments._fields)] == cuda_kernels.Arguments._fields
 
