@@ -28,6 +28,16 @@ class Masks:
     plan: Callable[[float, tuple[int, int], int, int], MaskPlan]  # (argument, canvas, margin, number of masks)
 
 
+class OwnKernel(NamedTuple):
+    """A GPU kernel that one type has of its own. It returns at once where row.corruption is another number."""
+
+    name: str
+    make: Callable[[int], Any]  # the type's number -> the kernel
+    arrays: tuple[str, ...]  # what it takes, of `kernels.launch.cuda_kernels.Arguments`
+    tile: tuple[int, int]  # height and width of the pixels that a block makes, at least
+    block: tuple[int, int]  # threads along x and y
+
+
 @dataclass(frozen=True)
 class Corruption:
     """The facts about one corruption. `kernels/task.py` says what a stage is."""
@@ -46,9 +56,10 @@ class Corruption:
     # "blocks": a thread a 16 x 16 block. The last stage has the launch `finish`.
     launches: tuple[int | Literal["rows", "blocks"], ...] = ()
     heavy: bool = False  # its last stage needs many registers: launched apart, so that the others run more threads
-    # On a GPU kernels of its own write its corrupted pixels into pixels_BHX, where `finish` finds them. Its last stage
-    # then runs on a CPU only, and so do those of the others that `launches` does not name.
-    own_kernels: bool = False
+    # The module beside its file whose KERNELS, of `OwnKernel`, write its corrupted pixels on a GPU into pixels_BHX.
+    # `finish` finds them there. The module is imported on a GPU only. The last stage then runs on a CPU only, and so do
+    # those of the others that `launches` does not name.
+    own_kernels: str | None = None
     statistics: bool = False  # reads task.statistics
     # What must see the whole image at once: (NumPy on a CPU or torch on a GPU, its float32 pixels 3 x H x W, the
     # severity's number) -> 3 x H x W, which the first stage finds in task.a.

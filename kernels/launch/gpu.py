@@ -27,7 +27,7 @@ from torch import Tensor
 from kernels.corruptions.jpeg import BLOCK
 from kernels.corruptions.registry import CORRUPTIONS
 from kernels.jit import config
-from kernels.launch import cuda_kernels, steps
+from kernels.launch import cuda_kernels, own, steps
 from kernels.launch.cpu import NO_POOL, shots
 from kernels.launch.cuda_kernels import Arguments
 from kernels.launch.signatures import GROUPS, needed, signatures
@@ -237,6 +237,10 @@ def launch_stages(launch: Launch, arguments: Arguments, rows_B: np.ndarray, num:
     for number in range(1, len(cuda_kernels.STEP_KERNELS) + 1):
         if not kinds.isdisjoint(steps.KINDS[number]):
             launch(f"step_{number}", *pixels(num, height, width), (images, planes, rows, extra))
+    for kind in sorted(kinds.intersection(steps.OWN)):
+        for _, facts in own.KERNELS[kind]:
+            grid_3 = (blocks(width, facts.tile[1]), blocks(height, facts.tile[0]), num)
+            launch(facts.name, grid_3, facts.block, tuple(getattr(arguments, name) for name in facts.arrays))
 
 
 def launch_clean(
