@@ -222,6 +222,11 @@ def _permute(_: int, a: int, b: int, choice: int) -> int:
     return sum((pool >> 8 * (choice >> 4 * i & 7) & 0xFF) << 8 * i for i in range(4))
 
 
+def _insert(a: int, b: int, place: int, num: int) -> int:
+    mask = (1 << num) - 1
+    return b & ~(mask << place) | (a & mask) << place
+
+
 def _divide(a: float, b: float) -> float:
     return a / b if b else math.copysign(math.inf, a)
 
@@ -243,4 +248,5 @@ INTEGERS: dict[str, Callable] = {  # the width first
     "and": lambda _, a, b: a & b, "or": lambda _, a, b: a | b, "xor": lambda _, a, b: a ^ b,
     "shl": lambda bits, a, b: a << (b & 0xFFFFFFFF) if (b & 0xFFFFFFFF) < bits else 0,
     "shr": lambda bits, a, b: a >> min(b & 0xFFFFFFFF, bits), "prmt": _permute,
+    "bfi": lambda _, a, b, place, num: _insert(a, b, place, num),
 }  # fmt: skip
