@@ -103,11 +103,11 @@ def test_launches_by_hand():
     assert names == {
         "rows": set(),
         "blocks": {"jpeg_compression"},
-        1: {"glass_blur", "gaussian_blur", "pixelate", "elastic_transform"},
+        1: {"glass_blur", "pixelate", "elastic_transform"},
         2: {"glass_blur", "pixelate", "elastic_transform"},
         3: {"glass_blur", "elastic_transform"},
         4: {"glass_blur"},
     }
     assert {severity.ALL[kind] for kind in steps.STATISTICS} == {"contrast", "fog"}
-    assert {severity.ALL[kind] for kind in steps.OWN} == {"defocus_blur", "motion_blur", "zoom_blur"}
+    assert {severity.ALL[kind] for kind in steps.OWN} == {"defocus_blur", "gaussian_blur", "motion_blur", "zoom_blur"}
     assert not steps.has(steps.HEAVY_BITS, severity.NONE)
