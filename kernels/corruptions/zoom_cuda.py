@@ -2,7 +2,7 @@
 # (Numba types its device intrinsics as the functions that implement them.)
 """zoom_blur on a GPU: a layer's row mixed along x once, then shared by the rows below each other that lie on it.
 
-The first kernel packs the image, a word a pixel, with the last column and row twice. In the second a thread makes ROWS
+The first kernel packs the image, a word a pixel, with the last column twice. In the second a thread makes ROWS
 pixels below each other. A layer never shrinks, so from one row to the next its position moves by one row at most.
 """
 
@@ -26,9 +26,11 @@ def make_pack(number):
         y = int32(cuda.blockIdx.y * WARPS + cuda.threadIdx.y)
         b = cuda.blockIdx.z
         row = rows_B[b]
-        if row.corruption == number and y < row.height and x <= row.width:
-            word = word_at(images_BHX[b, uint64(y)], min(x, int32(row.width - 1)))
-            planes_2BHX[0, b, uint64(y), uint64(x)] = as_float(word)
+        if row.corruption == number and y < row.height and x < row.width:
+            word = as_float(word_at(images_BHX[b, uint64(y)], x))
+            planes_2BHX[0, b, uint64(y), uint64(x)] = word
+            if x == row.width - 1:
+                planes_2BHX[0, b, uint64(y), uint64(x) + uint64(1)] = word
 
     return pack
 

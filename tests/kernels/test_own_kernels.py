@@ -14,13 +14,14 @@ from kernels.launch import cpu, steps
 from kernels.launch import table as parameters
 
 # No tile divides them; the last takes several blocks of every kernel.
-SIZES = ((1, 1), (3, 70), (33, 5), (71, 13), (52, 69))
+SIZES = ((1, 1), (3, 70), (33, 5), (71, 13), (40, 96))
+CANVAS = (71, 96)  # as wide as the last, and whole blocks
 
 
 def cases(name: str) -> tuple[np.ndarray, parameters.Table]:
     """An image of each size beside one of another type, which must be left alone."""
     num = len(SIZES) + 1
-    images, table = np.zeros((num, 71, 3 * 70), np.uint8), parameters.Table(num)
+    images, table = np.zeros((num, CANVAS[0], 3 * CANVAS[1]), np.uint8), parameters.Table(num)
     for b, (height, width) in enumerate((*SIZES, (5, 7))):
         picture = data.astronaut()[100 : 100 + height, 180 : 180 + width]
         images[b, :height, : 3 * width] = picture.reshape(height, -1)
