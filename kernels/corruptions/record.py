@@ -52,9 +52,9 @@ class Corruption:
     training: bool = False  # one of CD-FKD's 15
     cpu_stages: tuple[Callable, ...] = ()  # the same pixels by whole images, for the CPU; () for the stages themselves
     alone: tuple[Callable, ...] = ()  # CPU stages that walk through the image in order: one thread does them alone
-    # In which launch a GPU runs each stage but the last. Step 1 to 4: a thread a pixel. "rows": a thread a row.
-    # "blocks": a thread a 16 x 16 block. The last stage has the launch `finish`.
-    launches: tuple[int | Literal["rows", "blocks"], ...] = ()
+    # In which launch a GPU runs each stage but the last. Step 1 to 4: a thread a pixel. "rows": a thread a row. The
+    # last stage has the launch `finish`.
+    launches: tuple[int | Literal["rows"], ...] = ()
     heavy: bool = False  # its last stage needs many registers: launched apart, so that the others run more threads
     # The module beside its file whose KERNELS, of `OwnKernel`, write its corrupted pixels on a GPU into pixels_BHX.
     # `finish` finds them there. The module is imported on a GPU only. The last stage then runs on a CPU only, and so do
@@ -102,4 +102,4 @@ class Corruption:
         return np.atleast_1d(self.severities[level - 1]) * self.unit if self.extra is None else self.extra(level)
 
 
-LAUNCHES = ("rows", "blocks", 1, 2, 3, 4)  # in the order in which a GPU runs them
+LAUNCHES = ("rows", 1, 2, 3, 4)  # in the order in which a GPU runs them

@@ -22,7 +22,6 @@ def signatures() -> dict[str, tuple[Any, tuple]]:
     found: dict[str, tuple[Any, tuple]] = {
         "statistics": (cuda_kernels.statistics, (BYTES, ROWS, SUMS)),
         "whole_rows": (cuda_kernels.whole_rows, STAGE[:3]),
-        "whole_blocks": (cuda_kernels.whole_blocks, STAGE),
         "boxes": (cuda_kernels.boxes, (FLOATS, PLANES, ROWS)),
     }
     for number, kernel in enumerate(cuda_kernels.STEP_KERNELS, start=1):
@@ -43,7 +42,7 @@ def needed(corruptions: tuple[int, ...], dtype: str, clean: bool) -> list[str]:
     """Names of the kernels that the views of images with these corruptions, or with none, launch."""
     kinds = {NONE, *corruptions}
     groups = {
-        "statistics": steps.STATISTICS, "whole_rows": steps.ROWS, "whole_blocks": steps.BLOCKS,
+        "statistics": steps.STATISTICS, "whole_rows": steps.ROWS,
         **{f"step_{number}": steps.KINDS[number] for number in range(1, len(cuda_kernels.STEP_KERNELS) + 1)},
         f"finish_heavy_{dtype}": steps.HEAVY,
     }  # fmt: skip

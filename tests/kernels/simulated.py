@@ -21,7 +21,7 @@ def launch(name, grid, block, arrays, numbers=()):
 def main() -> None:
     # Every simulated thread is a thread of the operating system: smaller blocks, the same code.
     cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y, cuda_kernels.THREADS = 8, 4, 32
-    cuda_kernels.STATISTICS_BLOCKS, cuda_kernels.ROW_THREADS, cuda_kernels.BLOCK_THREADS = 2, 8, 2
+    cuda_kernels.STATISTICS_BLOCKS, cuda_kernels.ROW_THREADS = 2, 8
     given = np.load(sys.argv[1])
     images, boxes = given["images"], given["boxes"]
     num, height, values = images.shape

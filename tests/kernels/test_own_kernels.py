@@ -13,6 +13,7 @@ from kernels import severity
 from kernels.launch import cpu, steps
 from kernels.launch import table as parameters
 
+WHOLE_NUMBERS = ("jpeg_compression", "pixelate")  # their arithmetic: equal to the last bit
 # No tile divides them; the last takes several blocks of every kernel.
 SIZES = ((1, 1), (3, 70), (33, 5), (71, 13), (40, 96))
 CANVAS = (71, 96)  # as wide as the last, and whole blocks
@@ -52,5 +53,5 @@ def test_a_types_own_kernels_make_the_pixels_of_its_stages(name, tmp_path):
             workspace = cpu.Workspace(*images.shape[1:])
             cpu.corrupt_image(images[b], expected, row, table.extra_BE[b], cpu.NO_POOL, workspace)
         error = np.abs(expected.astype(int) - pixels[b])
-        assert error.max() <= 1, (height, width)
+        assert error.max() <= (0 if name in WHOLE_NUMBERS else 1), (height, width)
         assert (error > 0).mean() < 0.002, (height, width)
