@@ -9,6 +9,7 @@ of the machine code are omitted, and the output names that.
 
 import importlib.util
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -102,12 +103,13 @@ def numba_kernels() -> dict[str, NumbaKernel]:
     from numba import types
 
     from kernels.detection import nms_cuda
-    from kernels.launch import clean, cuda_kernels, finish
+    from kernels.launch import clean, cuda_kernels, finish, own
     from kernels.launch.signatures import signatures
 
     threads = {
-        "whole_rows": cuda_kernels.ROW_THREADS, "whole_blocks": cuda_kernels.BLOCK_THREADS,
+        "whole_rows": cuda_kernels.ROW_THREADS,
         "boxes": cuda_kernels.BLOCK_X,
+        **{facts.name: math.prod(facts.block) for kernels in own.KERNELS.values() for _, facts in kernels},
     }  # fmt: skip
     threads |= {f"finish_others_{name}": finish.LANES for name in finish.FINISH}
     threads |= {f"clean_{name}": clean.BLOCK_X * clean.BLOCK_Y for name in clean.CLEAN}

@@ -28,6 +28,16 @@ class Masks:
     plan: Callable[[float, tuple[int, int], int, int], MaskPlan]  # (argument, canvas, margin, number of masks)
 
 
+class OwnKernel(NamedTuple):
+    """A GPU kernel that one type has of its own. It returns at once where row.corruption is another number."""
+
+    name: str
+    make: Callable[[int], Any]  # the type's number -> the kernel
+    arrays: tuple[str, ...]  # what it takes, of `kernels.launch.cuda_kernels.Arguments`
+    tile: tuple[int, int]  # height and width of the pixels that a block makes, at least
+    block: tuple[int, int]  # threads along x and y
+
+
 @dataclass(frozen=True)
 class Corruption:
     """The facts about one corruption. `kernels/task.py` says what a stage is."""
@@ -42,13 +52,14 @@ class Corruption:
     training: bool = False  # one of CD-FKD's 15
     cpu_stages: tuple[Callable, ...] = ()  # the same pixels by whole images, for the CPU; () for the stages themselves
     alone: tuple[Callable, ...] = ()  # CPU stages that walk through the image in order: one thread does them alone
-    # In which launch a GPU runs each stage but the last. Step 1 to 4: a thread a pixel. "rows": a thread a row.
-    # "blocks": a thread a 16 x 16 block. The last stage has the launch `finish`.
-    launches: tuple[int | Literal["rows", "blocks"], ...] = ()
+    # In which launch a GPU runs each stage but the last. Step 1 to 4: a thread a pixel. "rows": a thread a row. The
+    # last stage has the launch `finish`.
+    launches: tuple[int | Literal["rows"], ...] = ()
     heavy: bool = False  # its last stage reads the source anywhere, or needs many registers: it is launched apart
-    # On a GPU kernels of its own write its corrupted pixels into pixels_BHX, where `finish` finds them. Its last stage
-    # then runs on a CPU only, and so do those of the others that `launches` does not name.
-    own_kernels: bool = False
+    # The module beside its file whose KERNELS, of `OwnKernel`, write its corrupted pixels on a GPU into pixels_BHX.
+    # `finish` finds them there. The module is imported on a GPU only. The last stage then runs on a CPU only, and so do
+    # those of the others that `launches` does not name.
+    own_kernels: str | None = None
     statistics: bool = False  # reads task.statistics
     # What must see the whole image at once: (NumPy on a CPU or torch on a GPU, its float32 pixels 3 x H x W, the
     # severity's number) -> 3 x H x W, which the first stage finds in task.a.
@@ -91,4 +102,4 @@ class Corruption:
         return np.atleast_1d(self.severities[level - 1]) * self.unit if self.extra is None else self.extra(level)
 
 
-LAUNCHES = ("rows", "blocks", 1, 2, 3, 4)  # in the order in which a GPU runs them
+LAUNCHES = ("rows", 1, 2, 3, 4)  # in the order in which a GPU runs them

@@ -4,13 +4,13 @@
 
     statistics      sums and maximum of the images whose type needs them
     whole_rows      defocus: running sums, a thread a row
-    whole_blocks    jpeg: a thread a 16 x 16 block
     step_1 .. 4     first, second, ... stage of the neighbourhood types, for the images that have them
     finish_heavy    the last stage of the heavy types into a tile in shared memory; from there shrink, normalise, store
     boxes           the boxes of both views
 
 `finish` and `clean` have files of their own: the last stage of all other types with what follows it, the clean view.
-At most eleven launches. Nothing of a type is written here; `steps.py` looks the stage up. Everything is float32.
+So have the kernels that types have of their own (`own`). Each runs at most once a batch. Nothing of a type is written
+here; `steps.py` looks the stage up. Everything is float32.
 
 A kernel takes the arrays that its stages read and no others, because Numba spends microseconds of the host's time on
 each. planes_2BHX are the scratch of the stages, task.a and task.b. A type whose record says own_kernels has kernels
@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda, float32, int32, uint8, uint16, uint32, uint64
 
-from kernels.corruptions.jpeg import BLOCK, CUDA_LINE
 from kernels.jit import compiled, cuda_compiled
 from kernels.launch import resize, steps, words
 from kernels.launch.boxes import place_box
@@ -54,7 +53,6 @@ BLOCK_X, BLOCK_Y = 32, 8
 THREADS = BLOCK_X * BLOCK_Y
 STATISTICS_BLOCKS = 32  # an image
 ROW_THREADS = 64
-BLOCK_THREADS = 32
 TILE_HEIGHT, TILE_WIDTH = 32, 96  # source pixels that a block of `finish` keeps in shared memory
 TILE_VALUES = 3 * TILE_WIDTH
 TAPS_Y, TAPS_X = 4 * TILE_HEIGHT, 4 * TILE_WIDTH  # n outputs of 2 s + 2 taps, where (n + 1) s + 2 fit the tile
@@ -129,19 +127,6 @@ def whole_rows(images_BHX, planes_2BHX, rows_B):
     source, first, second = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b]
     task = Task(source, source, first, second, line, row, line, line, line, line, 0, 0)
     steps.whole_rows(task, y, y + 1, 0, row.width)
-
-
-@cuda_compiled
-def whole_blocks(images_BHX, planes_2BHX, rows_B, extra_BE):
-    x, y = (cuda.blockIdx.x * BLOCK_THREADS + cuda.threadIdx.x) * BLOCK, cuda.blockIdx.y * BLOCK
-    b = cuda.blockIdx.z
-    line = cuda.local.array(CUDA_LINE, float32)
-    row = rows_B[b]
-    if not steps.has(steps.BLOCKS_BITS, row.corruption) or y >= row.height or x >= row.width:
-        return
-    source, first, second, extra = images_BHX[b], planes_2BHX[0, b], planes_2BHX[1, b], extra_BE[b]
-    task = Task(source, source, first, second, line, row, extra, extra, extra, extra, 0, 0)
-    steps.whole_blocks(task, y, min(y + BLOCK, row.height), x, min(x + BLOCK, row.width))
 
 
 def make_step(number):

@@ -1,4 +1,4 @@
-"""The CUDA driver: one table up, at most eleven launches, on a stream of its own, never waiting for the device.
+"""The CUDA driver: one table up, each kernel once at most, on a stream of its own, never waiting for the device.
 
 The two spectral types add some torch operations for each of their images (`make_whole`).
 
@@ -24,10 +24,9 @@ import torch
 from numba import cuda
 from torch import Tensor
 
-from kernels.corruptions.jpeg import BLOCK
 from kernels.corruptions.registry import CORRUPTIONS
 from kernels.jit import config
-from kernels.launch import clean, cuda_kernels, finish, steps
+from kernels.launch import clean, cuda_kernels, finish, own, steps
 from kernels.launch.cpu import NO_POOL, shots
 from kernels.launch.cuda_kernels import Arguments
 from kernels.launch.signatures import GROUPS, needed, signatures
@@ -234,12 +233,13 @@ def launch_stages(launch: Launch, arguments: Arguments, rows_B: np.ndarray, num:
     if not kinds.isdisjoint(steps.ROWS):
         grid = (blocks(height, cuda_kernels.ROW_THREADS), num)
         launch("whole_rows", grid, cuda_kernels.ROW_THREADS, (images, planes, rows))
-    if not kinds.isdisjoint(steps.BLOCKS):
-        grid_3 = (blocks(blocks(width, BLOCK), cuda_kernels.BLOCK_THREADS), blocks(height, BLOCK), num)
-        launch("whole_blocks", grid_3, cuda_kernels.BLOCK_THREADS, (images, planes, rows, extra))
     for number in range(1, len(cuda_kernels.STEP_KERNELS) + 1):
         if not kinds.isdisjoint(steps.KINDS[number]):
             launch(f"step_{number}", *pixels(num, height, width), (images, planes, rows, extra))
+    for kind in sorted(kinds.intersection(steps.OWN)):
+        for _, facts in own.KERNELS[kind]:
+            grid_3 = (blocks(width, facts.tile[1]), blocks(height, facts.tile[0]), num)
+            launch(facts.name, grid_3, facts.block, tuple(getattr(arguments, name) for name in facts.arrays))
 
 
 def launch_clean(

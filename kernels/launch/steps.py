@@ -91,16 +91,16 @@ LAST = [
 HEAVY = tuple(
     number for number, corruption in enumerate(CORRUPTIONS) if corruption.heavy and not corruption.own_kernels
 )
-whole_rows, whole_blocks = whichever(stages_of("rows")), whichever(stages_of("blocks"))
+whole_rows = whichever(stages_of("rows"))
 step_1, step_2, step_3, step_4 = (whichever(stages_of(number)) for number in (1, 2, 3, 4))
 last_of_heavy = whichever([(number, stage) for number, stage in LAST if number in HEAVY])
 last_of_others = chosen([(NONE, copy)] + [(number, stage) for number, stage in LAST if number not in HEAVY])
 
 # The numbers of the types that have something to do in a launch.
 KINDS = {launch: tuple(number for number, _ in stages_of(launch)) for launch in LAUNCHES}
-ROWS, BLOCKS = KINDS["rows"], KINDS["blocks"]
+ROWS = KINDS["rows"]
 OWN = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.own_kernels)
 WHOLE = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.whole is not None)
 STATISTICS = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.statistics)
 
-ROWS_BITS, BLOCKS_BITS, HEAVY_BITS, OWN_BITS, STATISTICS_BITS = map(bits_of, (ROWS, BLOCKS, HEAVY, OWN, STATISTICS))
+ROWS_BITS, HEAVY_BITS, OWN_BITS, STATISTICS_BITS = map(bits_of, (ROWS, HEAVY, OWN, STATISTICS))

@@ -5,8 +5,9 @@ same bits: images of awkward sizes, none at all, and one that takes several bloc
 kernels of its own, whose pixels are random numbers here.
 """
 
+import sys
 from dataclasses import replace
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import torch
@@ -15,8 +16,11 @@ from kernels import severity
 from kernels.corruptions import registry
 
 OWN = severity.INDEX["brightness"]
+sys.modules["no_kernels"] = ModuleType("no_kernels")
+vars(sys.modules["no_kernels"])["KERNELS"] = ()
 registry.CORRUPTIONS = tuple(
-    replace(each, own_kernels=number == OWN) for number, each in enumerate(registry.CORRUPTIONS)
+    replace(each, own_kernels="no_kernels") if number == OWN else each
+    for number, each in enumerate(registry.CORRUPTIONS)
 )
 
 # Only now, because the launches follow from the registry.
