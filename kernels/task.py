@@ -19,7 +19,7 @@ is one definition, and both processors do the same arithmetic in the same order.
 - the last stage writes uint8 to task.target[y - task.origin_y, 3 * (x - task.origin_x) + channel]. On the CPU the
   origin is 0. On the GPU the target is a lane's registers, four pixels, from which the view is downscaled, flipped,
   normalised and stored at once. The source is in registers too: the last stage reads it at its own pixels only, with
-  the same origin. So it must be `heavy` to read others, which it then finds without an origin;
+  the same origin. A type that must read others there has kernels of its own (`own_kernels`);
 - pixels are truncated like np.uint8(...) does, after clipping to 0..255.
 
 A record's `whole` is for what no region can compute, such as a Fourier transform. NumPy or torch runs it before the

@@ -107,11 +107,10 @@ def numba_kernels() -> dict[str, NumbaKernel]:
     from kernels.launch.signatures import signatures
 
     threads = {
-        "whole_rows": cuda_kernels.ROW_THREADS,
         "boxes": cuda_kernels.BLOCK_X,
         **{facts.name: math.prod(facts.block) for kernels in own.KERNELS.values() for _, facts in kernels},
     }  # fmt: skip
-    threads |= {f"finish_others_{name}": finish.LANES for name in finish.FINISH}
+    threads |= {f"finish_{name}": finish.LANES for name in finish.FINISH}
     threads |= {f"clean_{name}": clean.BLOCK_X * clean.BLOCK_Y for name in clean.CLEAN}
     found = {
         name: NumbaKernel(kernel, signature, threads.get(name, cuda_kernels.THREADS))

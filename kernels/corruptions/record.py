@@ -52,10 +52,9 @@ class Corruption:
     training: bool = False  # one of CD-FKD's 15
     cpu_stages: tuple[Callable, ...] = ()  # the same pixels by whole images, for the CPU; () for the stages themselves
     alone: tuple[Callable, ...] = ()  # CPU stages that walk through the image in order: one thread does them alone
-    # In which launch a GPU runs each stage but the last. Step 1 to 4: a thread a pixel. "rows": a thread a row. The
-    # last stage has the launch `finish`.
-    launches: tuple[int | Literal["rows"], ...] = ()
-    heavy: bool = False  # its last stage reads the source anywhere, or needs many registers: it is launched apart
+    # In which step, 1 to 4, a GPU runs each stage but the last: a thread a pixel. The last one reads the source at its
+    # own pixels only, in the launch `finish`.
+    launches: tuple[int, ...] = ()
     # The module beside its file whose KERNELS, of `OwnKernel`, write its corrupted pixels on a GPU into pixels_BHX.
     # `finish` finds them there. The module is imported on a GPU only. The last stage then runs on a CPU only, and so do
     # those of the others that `launches` does not name.
@@ -102,4 +101,4 @@ class Corruption:
         return np.atleast_1d(self.severities[level - 1]) * self.unit if self.extra is None else self.extra(level)
 
 
-LAUNCHES = ("rows", 1, 2, 3, 4)  # in the order in which a GPU runs them
+LAUNCHES = (1, 2, 3, 4)  # in the order in which a GPU runs them

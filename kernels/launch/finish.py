@@ -30,6 +30,7 @@ UNIT = 8  # a block makes a multiple of so many columns of the small view: 48 by
 MIDDLE = HELD * TILE * 4  # red, green, blue and nothing
 PACKED = HELD * TILE * 3
 WEIGHTS = 4 * TILE
+MOST_SHRINK = 15  # times a small image may, by rounding, at a ratio of 0.1; one wider than a tile shrinks 11 times then
 LINE = 32  # floats that a stage has as task.line for four pixels; 30 are promised
 RED, GREEN, BLUE = (1 / (255 * deviation) for deviation in resize.DEVIATION)
 RED_ZERO, GREEN_ZERO, BLUE_ZERO = (
@@ -131,8 +132,6 @@ def make_finish(kind):
         b, lane = cuda.blockIdx.z, int32(cuda.threadIdx.x)
         top, left = int32(cuda.blockIdx.y * ROWS), int32(cuda.blockIdx.x * num_columns)
         row = rows_B[b]
-        if steps.has(steps.HEAVY_BITS, row.corruption):
-            return
         height, width = row.height, row.width
         last = int32(min(top + ROWS, row.small_height))  # row of the small view after the last
         if left >= row.small_width:
@@ -193,7 +192,7 @@ def make_finish(kind):
                         source, target, planes_2BHX[0, b], planes_2BHX[1, b], line, row, extra_BE[b],
                         statistics_B4[b], shots, pool_M, y, x,
                     )  # fmt: skip
-                    steps.last_of_others(task, y, y + 1, x, x + 4)
+                    steps.last(task, y, y + 1, x, x + 4)
                     weight = max(float32(1) - abs(place - centre) * inverse, float32(0))
                     weight_lower = max(float32(1) - abs(place - centre_lower) * inverse, float32(0))
                     total += weight

@@ -29,7 +29,7 @@ from kernels.jit import config
 from kernels.launch import clean, cuda_kernels, finish, own, steps
 from kernels.launch.cpu import NO_POOL, shots
 from kernels.launch.cuda_kernels import Arguments
-from kernels.launch.signatures import GROUPS, needed, signatures
+from kernels.launch.signatures import needed, signatures
 from kernels.launch.table import COLUMNS, Table, layout
 
 config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # Numba would warn of every small launch, such as that of the boxes
@@ -183,7 +183,6 @@ class Shown(NamedTuple):
 
 
 SHOWN = Shown(keys_B=torch.int64, clean_sizes_B2=torch.int32, small_sizes_B2=torch.int32, ratio_B=torch.float32)
-MOST_SHRINK = (min(cuda_kernels.TILE_HEIGHT, cuda_kernels.TILE_WIDTH) - 2) / 2  # see `tile`
 _devices: dict[torch.device, Device] = {}
 
 
@@ -230,9 +229,6 @@ def launch_stages(launch: Launch, arguments: Arguments, rows_B: np.ndarray, num:
         grid = (cuda_kernels.STATISTICS_BLOCKS, num)
         block = (cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y)
         launch("statistics", grid, block, (images, rows, arguments.statistics_B4))
-    if not kinds.isdisjoint(steps.ROWS):
-        grid = (blocks(height, cuda_kernels.ROW_THREADS), num)
-        launch("whole_rows", grid, cuda_kernels.ROW_THREADS, (images, planes, rows))
     for number in range(1, len(cuda_kernels.STEP_KERNELS) + 1):
         if not kinds.isdisjoint(steps.KINDS[number]):
             launch(f"step_{number}", *pixels(num, height, width), (images, planes, rows, extra))
@@ -265,29 +261,9 @@ def launch_finish(
     canvas: tuple[int, int],
 ) -> None:
     """The last stage and everything after it, into the small view's memory."""
-    kinds = set(rows_B["corruption"].tolist())
-    if kinds.difference(steps.HEAVY):
-        columns = finish.columns_of_block(rows_B)
-        grid = (blocks(canvas[1], columns), blocks(canvas[0], finish.ROWS), num)
-        launch(f"finish_others_{dtype}", grid, finish.LANES, (*arguments, out_Bhx), (columns,))
-    if kinds.intersection(steps.HEAVY):
-        num_rows, num_columns = tile(rows_B)
-        grid = (blocks(canvas[1], num_columns), blocks(canvas[0], num_rows), num)
-        block = (cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y)
-        launch(f"finish_heavy_{dtype}", grid, block, (*arguments, out_Bhx), (num_rows, num_columns))
-
-
-def tile(rows_B: np.ndarray) -> tuple[int, int]:
-    """How many of the small view's pixels a block can make from the source pixels it can hold: n need (n + 1) s + 2."""
-    scales = []
-    for side, small in (("height", "small_height"), ("width", "small_width")):
-        pairs = zip(rows_B[side].tolist(), rows_B[small].tolist(), strict=True)
-        scales.append(max((1.0, *(long / max(short, 1) for long, short in pairs))))
-    num_rows = int((cuda_kernels.TILE_HEIGHT - 2) / scales[0]) - 1
-    num_columns = int((cuda_kernels.TILE_WIDTH - 2) / scales[1]) - 1
-    assert num_rows >= 1, f"an image would shrink {scales} times; `ViewMaker` allows {MOST_SHRINK}"
-    assert num_columns >= 1
-    return num_rows, num_columns
+    columns = finish.columns_of_block(rows_B)
+    grid = (blocks(canvas[1], columns), blocks(canvas[0], finish.ROWS), num)
+    launch(f"finish_{dtype}", grid, finish.LANES, (*arguments, out_Bhx), (columns,))
 
 
 def make_views(
@@ -365,8 +341,7 @@ def corrupt_tensor(image_HW3: Tensor, table: Table, values_M: np.ndarray) -> Ten
         out = as_numbers(target, 1, (1, height, 3 * width))
         make_whole(source[None], keep.scratch, table.rows_B)
         launch_stages(keep.launch, arguments, table.rows_B, 1, height, width)
-        group = GROUPS[int(table.rows_B["corruption"][0]) in steps.HEAVY]
-        keep.launch(f"corrupted_{group}", *pixels(1, height, width), (*arguments, out))
+        keep.launch("corrupted", *pixels(1, height, width), (*arguments, out))
     caller.wait_stream(keep.stream)
     source.record_stream(keep.stream)
     target.record_stream(caller)

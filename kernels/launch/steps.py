@@ -65,8 +65,8 @@ def chosen(entries: Entries) -> Callable:
     return compiled_anew(look_up)
 
 
-def stages_of(launch: int | str) -> Entries:
-    """The stages that a launch runs."""
+def stages_of(launch: int) -> Entries:
+    """The stages that a step runs."""
     return [
         (number, stage)
         for number, corruption in enumerate(CORRUPTIONS)
@@ -88,19 +88,13 @@ def copy(task, y0, y1, x0, x1):
 LAST = [
     (number, copy if corruption.own_kernels else corruption.stages[-1]) for number, corruption in enumerate(CORRUPTIONS)
 ]
-HEAVY = tuple(
-    number for number, corruption in enumerate(CORRUPTIONS) if corruption.heavy and not corruption.own_kernels
-)
-whole_rows = whichever(stages_of("rows"))
 step_1, step_2, step_3, step_4 = (whichever(stages_of(number)) for number in (1, 2, 3, 4))
-last_of_heavy = whichever([(number, stage) for number, stage in LAST if number in HEAVY])
-last_of_others = chosen([(NONE, copy)] + [(number, stage) for number, stage in LAST if number not in HEAVY])
+last = chosen([(NONE, copy), *LAST])
 
 # The numbers of the types that have something to do in a launch.
 KINDS = {launch: tuple(number for number, _ in stages_of(launch)) for launch in LAUNCHES}
-ROWS = KINDS["rows"]
 OWN = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.own_kernels)
 WHOLE = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.whole is not None)
 STATISTICS = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.statistics)
 
-ROWS_BITS, HEAVY_BITS, OWN_BITS, STATISTICS_BITS = map(bits_of, (ROWS, HEAVY, OWN, STATISTICS))
+OWN_BITS, STATISTICS_BITS = bits_of(OWN), bits_of(STATISTICS)

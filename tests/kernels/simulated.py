@@ -23,7 +23,7 @@ def main() -> None:
     # Every simulated thread is a thread of the operating system: smaller blocks, the same code.
     cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y, cuda_kernels.THREADS = 8, 4, 32
     clean_kernel.BLOCK_X, finish.LANES, finish.TILE = 2, 16, 64
-    cuda_kernels.STATISTICS_BLOCKS, cuda_kernels.ROW_THREADS = 2, 8
+    cuda_kernels.STATISTICS_BLOCKS = 2
     given = np.load(sys.argv[1])
     images, boxes = given["images"], given["boxes"]
     num, height, values = images.shape
@@ -50,8 +50,7 @@ def main() -> None:
     gpu.launch_clean(launch, images, table.rows_B, clean, "float32", num, height, values // 3)
     gpu.launch_boxes(launch, boxes, both_boxes, table.rows_B, num, boxes.shape[1])
     corrupted = np.zeros_like(images)
-    for group in signatures.GROUPS:
-        launch(f"corrupted_{group}", *gpu.pixels(num, height, values // 3), (*arguments, corrupted))
+    launch("corrupted", *gpu.pixels(num, height, values // 3), (*arguments, corrupted))
     halves = {}
     for name, dtype in (("float16", np.float16), ("bfloat16", np.uint16)):
         halves[name] = np.zeros((num, height, values), dtype=dtype)

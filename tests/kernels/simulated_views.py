@@ -73,7 +73,7 @@ def run(cases, canvas, small_canvas) -> None:
     boxes.place_boxes(given, wanted[0], wanted[1], rows)
     np.testing.assert_array_equal(made, wanted)
     whole = np.full_like(images, 77)
-    launch("corrupted_others", *gpu.pixels(num, height, width), (*arguments, whole))
+    launch("corrupted", *gpu.pixels(num, height, width), (*arguments, whole))
     for b, case in enumerate(cases):
         part = np.s_[b, : case[0], : 3 * case[1]]
         np.testing.assert_array_equal(whole[part], (pixels, images)[b % 2][part])

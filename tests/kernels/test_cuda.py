@@ -116,7 +116,7 @@ def test_simulated_views_have_the_cpus_bits():
     subprocess.run([sys.executable, "-W", "ignore", str(script)], env=environment, check=True, timeout=600)
 
 
-QUICK = ("statistics", "whole_rows", "boxes", "step_4", "nms", "clean_bfloat16", "clean_float16", "clean_float32")
+QUICK = ("statistics", "boxes", "step_4", "nms", "clean_bfloat16", "clean_float16", "clean_float32")
 
 
 @pytest.mark.parametrize("architecture", [80, 90, 100])
@@ -151,9 +151,9 @@ def check_ptx(name: str, architecture: int) -> None:
     if name != "nms" and architecture >= 90:  # its divisions are exact; sm_80 calls for some conversions and divisions
         assert record["calls"] == 0
     own = {facts.name for kernels in own_kernels.KERNELS.values() for _, facts in kernels}
-    if name in own or name.startswith(("roi_", "finish_others_", "clean_")):
+    if name in own or name.startswith(("roi_", "finish_", "clean_")):
         assert record["local_loads"] == record["local_stores"] == 0
-    if name.startswith(("roi_", "finish_others_", "clean_")):
+    if name.startswith(("roi_", "finish_", "clean_")):
         assert record["widest_global_bytes"] == 16
 
 
@@ -216,7 +216,7 @@ def test_an_estimate_is_above_the_copy_and_knows_the_clean_views_bytes():
     if ptx.find_ptxas() is None:
         pytest.skip("there is no ptxas to count machine instructions")
     record = estimate.estimate("brightness", estimate.Kernels(), pictures.picture(estimate.HEIGHT, estimate.WIDTH))
-    assert set(record["launches"]) == {"clean_bfloat16", "finish_others_bfloat16", "boxes"}
+    assert set(record["launches"]) == {"clean_bfloat16", "finish_bfloat16", "boxes"}
     assert record["times_copy_bound"] > 1
     values = 3 * estimate.CANVAS[0] * estimate.CANVAS[1]  # a byte read and two written of each, in whole blocks
     expected = estimate.BATCH * (1 + 2) * values / estimate.COPY
@@ -259,7 +259,7 @@ def test_occupancy_is_that_of_the_scarcest():
     [
         ("clean_bfloat16", 1, (3,)), ("clean_bfloat16", 0, (1, 2, 3)), ("clean_bfloat16", 2, (2, 5, 9)),
         ("clean_float32", 2, (2, 5, 9)), ("step_1", 1, (2, 1, 2, 3)), ("boxes", 0, (4, 1, 4)),
-        ("corrupted_heavy", 3, (3, 4)), ("corrupted_heavy", 5, (5,)), ("corrupted_heavy", 6, (5,)),
+        ("corrupted", 3, (3, 4)), ("corrupted", 5, (5,)), ("corrupted", 6, (5,)),
     ],
 )  # fmt: skip
 def test_an_array_is_the_numbers_that_numba_makes_of_it(monkeypatch, name, place, shape):
@@ -337,7 +337,7 @@ def test_what_is_launched_was_compiled_before_for_such_arrays(dtype):
 
 
 def test_the_last_stages_take_the_block_of_arguments_in_its_order():
-    for kernel in (*cuda_kernels.CORRUPTED, *cuda_kernels.FINISH.values(), *finish.FINISH.values()):
+    for kernel in (cuda_kernels.corrupted, *finish.FINISH.values()):
         parameters_of = tuple(inspect.signature(kernel.py_func).parameters)
         assert parameters_of[: len(cuda_kernels.Arguments._fields)] == cuda_kernels.Arguments._fields
 

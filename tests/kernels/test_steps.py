@@ -46,13 +46,10 @@ def corrupt_by_pixels(image_HW3, table, pool_M):
     )
     if index in steps.WHOLE:
         task.a[:] = CORRUPTIONS[index].make_whole(np, image_HW3, int(row["severity"])).reshape(height, -1)
-    if index in steps.ROWS:
-        for y in range(height):
-            steps.whole_rows(task, y, y + 1, 0, width)
     for number, step in enumerate((steps.step_1, steps.step_2, steps.step_3, steps.step_4), start=1):
         if index in steps.KINDS[number]:
             every_pixel(step, task, height, width)
-    every_pixel(steps.last_of_heavy if index in steps.HEAVY else steps.last_of_others, task, height, width)
+    every_pixel(steps.last, task, height, width)
     return task.target.reshape(height, width, 3)
 
 
@@ -96,9 +93,9 @@ def test_a_record_that_no_gpu_could_run_is_refused(change, words):
 
 def test_launches_by_hand():
     names = {launch: {severity.ALL[kind] for kind in kinds} for launch, kinds in steps.KINDS.items()}
-    assert names == {"rows": set(), 1: set(), 2: set(), 3: set(), 4: set()}
+    assert names == {1: set(), 2: set(), 3: set(), 4: set()}
     assert {severity.ALL[kind] for kind in steps.STATISTICS} == {"contrast", "fog"}
     own = {"defocus_blur", "gaussian_blur", "glass_blur", "motion_blur", "zoom_blur"}
     own |= {"elastic_transform", "jpeg_compression", "pixelate"}
     assert {severity.ALL[kind] for kind in steps.OWN} == own
-    assert not steps.has(steps.HEAVY_BITS, severity.NONE)
+    assert not steps.has(steps.OWN_BITS, severity.NONE)
