@@ -12,9 +12,9 @@ from numba import cuda, float32, int32, uint32, uint64
 
 from kernels.corruptions import defocus
 from kernels.corruptions.defocus import CORRUPTION
+from kernels.corruptions.gaussian import store_pixel
 from kernels.corruptions.record import OwnKernel
 from kernels.corruptions.shift import reflect
-from kernels.corruptions.words import store_pixel
 from kernels.jit import compiled, cuda_compiled
 
 LANES, WARPS, ROWS = 32, 8, 6  # threads of a block along x and y, and the rows of a thread

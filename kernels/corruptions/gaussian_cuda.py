@@ -9,11 +9,11 @@ of two such words is the sum of all three.
 
 from numba import cuda, float32, int32, uint32, uint64
 
-from kernels.corruptions.gaussian import CORRUPTION, weights
+from kernels.corruptions.gaussian import CORRUPTION, store_pixel, weights
 from kernels.corruptions.record import OwnKernel
 from kernels.corruptions.shift import clamp
-from kernels.corruptions.words import store_pixel, word_at
 from kernels.jit import compiled, cuda_compiled
+from kernels.words import word_at
 
 LANES, WARPS, ROWS = 32, 8, 4  # threads of a block along x and y, and the rows of a thread
 TILE_X, TILE_Y = LANES, WARPS * ROWS

@@ -9,11 +9,12 @@ floats takes longer than adding them up: 255 times their sum fits 32 bits, and t
 
 from numba import cuda, float32, int32, uint32, uint64
 
+from kernels.corruptions.gaussian import store_pixel
 from kernels.corruptions.motion import CORRUPTION
 from kernels.corruptions.record import OwnKernel
 from kernels.corruptions.shift import clamp
-from kernels.corruptions.words import store_pixel, word_at
 from kernels.jit import cuda_compiled
+from kernels.words import word_at
 
 LANES, WARPS, ROWS = 32, 8, 8  # threads of a block along x and y, and the rows of a thread
 TILE_X, TILE_Y = 2 * LANES, WARPS * ROWS

@@ -8,10 +8,11 @@ pixels below each other. A layer never shrinks, so from one row to the next its 
 
 from numba import cuda, float32, int32, uint32, uint64
 
+from kernels.corruptions.gaussian import store_pixel
 from kernels.corruptions.record import OwnKernel
-from kernels.corruptions.words import as_float, as_word, blue_of, green_of, red_of, store_pixel, word_at
 from kernels.corruptions.zoom import FACTORS
 from kernels.jit import compiled, cuda_compiled
+from kernels.words import as_float, as_word, blue_of, green_of, red_of, word_at
 
 LANES, WARPS, ROWS = 32, 8, 8  # threads of a block along x and y, and the rows of a thread
 TILE_Y = WARPS * ROWS

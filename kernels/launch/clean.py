@@ -4,9 +4,10 @@
 
 from numba import cuda, float32, int32, int64, uint32
 
+from kernels import words
 from kernels.jit import compiled, cuda_compiled
-from kernels.launch import resize, words
-from kernels.launch.words import BFLOAT16, FLOAT16, FLOAT32
+from kernels.launch import resize
+from kernels.words import BFLOAT16, FLOAT16, FLOAT32
 
 BLOCK_X, BLOCK_Y = 32, 4
 PIXELS = 8  # of a thread: 24 bytes in, 48 bytes of halves out

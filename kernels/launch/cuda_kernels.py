@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 
 from numba import cuda, float32, int32, uint32
 
+from kernels import words
 from kernels.jit import compiled, cuda_compiled
-from kernels.launch import steps, words
+from kernels.launch import steps
 from kernels.launch.boxes import place_box
 from kernels.task import Task
 

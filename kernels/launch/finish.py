@@ -16,10 +16,11 @@ from functools import partial
 import numpy as np
 from numba import cuda, float32, int32, int64, uint8, uint32
 
+from kernels import words
 from kernels.jit import compiled, cuda_compiled
-from kernels.launch import resize, steps, words
-from kernels.launch.words import ALIGNMENT, BFLOAT16, FLOAT16, FLOAT32
+from kernels.launch import resize, steps
 from kernels.task import Task
+from kernels.words import ALIGNMENT, BFLOAT16, FLOAT16, FLOAT32
 
 LANES = 32
 TILE = 4 * LANES  # columns of the image that a block has

@@ -1,14 +1,16 @@
 # mypy: disable-error-code="attr-defined"
-"""Memory by 4 and 16 bytes, and two values in a word: what Numba's arrays of bytes and halves have no index for.
+"""What GPU kernels keep in 32-bit words: a pixel, four bytes or two halves of a row, a number's bits.
 
-An array is seen as its memory from the first value on, by bytes, or by places i of 16 bytes. On a GPU each function
+For memory by 4 and 16 bytes Numba's arrays of bytes and halves have no index.
+
+There an array is seen as its memory from the first value on, by bytes, or by places i of 16 bytes. On a GPU a function
 is an instruction or two, in the simulator NumPy. 16 bytes must begin at a multiple of 16, which is the caller's matter.
 """
 
 from typing import Any
 
 import numpy as np
-from numba import uint32
+from numba import float32, uint32, uint64
 
 from kernels.jit import compiled, config
 
@@ -17,6 +19,35 @@ from kernels.jit import compiled, config
 def as_word(value):
     """The bits of a float32."""
     return np.float32(value).view(np.uint32)
+
+
+@compiled
+def as_float(word):
+    """The same 32 bits, for float32 memory. A pixel's are no NaN, whose bits might change."""
+    return np.uint32(word).view(np.float32)
+
+
+@compiled
+def word_at(line, x):
+    """Pixel x of a row of interleaved bytes, red in the lowest byte, the highest 0."""
+    i = uint64(uint32(3 * x))
+    red, green, blue = line[i], line[i + uint64(1)], line[i + uint64(2)]
+    return uint32(uint32(red) | uint32(uint32(uint32(green) << uint32(8)) | uint32(uint32(blue) << uint32(16))))
+
+
+@compiled
+def red_of(word):
+    return float32(uint32(word & uint32(0xFF)))
+
+
+@compiled
+def green_of(word):
+    return float32(uint32(uint32(word >> uint32(8)) & uint32(0xFF)))
+
+
+@compiled
+def blue_of(word):
+    return float32(uint32(word >> uint32(16)))
 
 
 if config.ENABLE_CUDASIM:
