@@ -4,7 +4,8 @@ A few stages have a twin for the CPU alone, which works on whole rows or on the 
 They are `glass.shuffle_in_order` of `shuffle`, `elastic.wide_along` of `along`, `jpeg.wide_blocks` of `blocks`,
 `jpeg.wide_colours` of `colours`. Three parts around the corruptions have one too. The channel sums:
 `color.gather_statistics`, on the GPU `cuda_kernels.statistics`. The small view: `resize.shrink_rows` and
-`cuda_kernels.make_finish`. The clean view: `resize.clean_rows` and `cuda_kernels.make_clean`.
+`finish.make_finish`. The clean view: `resize.clean_rows` and `clean.make_clean`. A type with `own_kernels` is written
+twice: its stages for a CPU, and its kernels for a GPU in the file ending in `_cuda`.
 
 from kernels import corrupt, get_corruption_names
 corrupted = corrupt(image, severity=3, corruption_name="glass_blur", seed=0)

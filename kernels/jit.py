@@ -59,13 +59,17 @@ def compiled_exactly(function: Callable) -> Callable:
     return compiled(function, fastmath=False)
 
 
-def cuda_compiled(function: Callable, fastmath: bool = True) -> Any:
-    """A CUDA kernel: compiled when first launched, float32 with fast division and square roots."""
+def cuda_compiled(function: Callable, fastmath: bool = True, launch_bounds: tuple[int, int] | None = None) -> Any:
+    """A CUDA kernel: compiled when first launched, float32 with fast division and square roots.
+
+    launch_bounds: threads of a block at most, and blocks that a multiprocessor must be able to hold.
+    """
     from numba import cuda
 
     before = config.CACHE_DIR
     config.CACHE_DIR = CACHE
     try:
-        return cuda.jit(cache=not config.ENABLE_CUDASIM, fastmath=fastmath)(function)
+        options = {} if config.ENABLE_CUDASIM else {"cache": True, "launch_bounds": launch_bounds}
+        return cuda.jit(fastmath=fastmath, **options)(function)
     finally:
         config.CACHE_DIR = before

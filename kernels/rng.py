@@ -48,13 +48,13 @@ def draw(key, stage):
 @compiled
 def bits(key0, key1, stage, y, x):
     """32 random bits for position (y, x) of a stage; y and x below 65,536."""
-    z = uint32(uint32(uint32(y) << uint32(16)) | uint32(x))
-    z = uint32(z + uint32(uint32(key0) + uint32(uint32(stage) * uint32(0x9E3779B9))))
+    z = uint32(uint32(uint32(key0) + uint32(uint32(stage) * uint32(0x9E3779B9))) + uint32(uint32(y) << uint32(16)))
+    z = uint32(z + uint32(x))
     z = uint32(z ^ uint32(z >> uint32(16)))
     z = uint32(z * uint32(0x7FEB352D))
     z = uint32(z ^ uint32(z >> uint32(15)))
-    z = uint32(z + uint32(key1))
-    z = uint32(z * uint32(0x846CA68B))
+    # (z + key1) * 0x846CA68B: the second product is the same for all positions.
+    z = uint32(uint32(z * uint32(0x846CA68B)) + uint32(uint32(key1) * uint32(0x846CA68B)))
     return uint32(z ^ uint32(z >> uint32(16)))
 
 
@@ -72,7 +72,8 @@ def normal(word):
     in the form of Giles ("Approximating the erfinv function", 2010). Coefficients: Lawson's minimax fit. log2 of the
     mantissa is a polynomial of degree 5 without a constant term, so that s is 0 where x is.
     """
-    x = (float32(uint32(word >> uint32(9))) + float32(0.5)) * float32(2.384185791015625e-07) - float32(1)
+    # (word >> 9 and a half) * 2^-22 - 1, without a rounding.
+    x = float32(uint32(word >> uint32(9))) * float32(2.384185791015625e-07) - float32(0.99999988079071044921875)
     t = (float32(1) - x) * (float32(1) + x)
     pattern = np.float32(t).view(np.uint32)
     exponent = float32(uint32(pattern >> uint32(23))) - float32(127)

@@ -17,8 +17,9 @@ is one definition, and both processors do the same arithmetic in the same order.
 - every stage but the last writes float32 into task.a or task.b at [y, 3 * x + channel]. What it stores there is its own
   matter. Other shapes than the image's are fine inside the canvas: clip the region to your own domain first;
 - the last stage writes uint8 to task.target[y - task.origin_y, 3 * (x - task.origin_x) + channel]. On the CPU the
-  origin is 0. On the GPU the target is a tile in shared memory, from which the view is downscaled, flipped, normalised
-  and stored at once;
+  origin is 0. On the GPU the target is a lane's registers, four pixels, from which the view is downscaled, flipped,
+  normalised and stored at once. The source is in registers too: the last stage reads it at its own pixels only, with
+  the same origin. A type that must read others there has kernels of its own (`own_kernels`);
 - pixels are truncated like np.uint8(...) does, after clipping to 0..255.
 
 A record's `whole` is for what no region can compute, such as a Fourier transform. NumPy or torch runs it before the

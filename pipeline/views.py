@@ -126,12 +126,12 @@ class ViewMaker:
         self.textures = None if config.frost_pictures is None else frost.load_textures(config.frost_pictures)
         self.executor: ThreadPoolExecutor | None = None
         if self.device.type == "cuda":
-            from kernels.launch import gpu
+            from kernels.launch import finish, gpu
 
             if self.dtype not in gpu.TYPES:
                 raise ValueError(f"views: dtype must be float32, float16 or bfloat16 on a GPU; got {self.dtype}")
             # A side is rounded to whole pixels, 1 at least: one of 1.5 / ratio may become 1.
-            lowest = 1.5 / gpu.MOST_SHRINK
+            lowest = 1.5 / finish.MOST_SHRINK
             if config.ratio_range[0] < lowest:
                 raise ValueError(
                     f"--views.ratio-range must begin at {lowest} or above on a GPU; got {config.ratio_range[0]}"

@@ -104,7 +104,16 @@ def estimate(name: str, kernels: Kernels, image: np.ndarray) -> dict[str, Any]:
     clean_BHW3, small_Bhw3, boxes_2BG4, _ = made
     assert clean_BHW3 is not None
     keep.scratch.zero_()
-    read = (images_BHW3, table.tensor, *keep.scratch.chunk(2), keep.shots_tensor, *keep.pools.values(), boxes_BG4)
+    keep.pixel_scratch.zero_()
+    read = (
+        images_BHW3,
+        table.tensor,
+        *keep.scratch.chunk(2),
+        keep.pixel_scratch,
+        keep.shots_tensor,
+        *keep.pools.values(),
+        boxes_BG4,
+    )
     arrays = (*read, clean_BHW3, small_Bhw3, boxes_2BG4)
     areas = [(each.data_ptr(), each.data_ptr() + each.numel() * each.element_size()) for each in arrays]
     by_launch = {each.name: bounds(each, kernels, areas) for each in keep.launched}

@@ -42,6 +42,7 @@ class Counted(gpu.Device):
         from cuda import core
 
         self.device, self.scratch, self.pools = torch.device("cpu"), torch.empty(0), {}
+        self.pixel_scratch = torch.empty(0, dtype=torch.uint8)
         self.stream: Any = None
         self.core_stream = None
         self.shots_tensor = torch.from_numpy(shots().view(np.int32))

@@ -9,6 +9,7 @@ of the machine code are omitted, and the output names that.
 
 import importlib.util
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -62,7 +63,10 @@ class NumbaKernel:
 
         capability = divmod(architecture, 10)
         with pretend_device(capability):
-            ptx, _ = cuda.compile_ptx(self.kernel.py_func, self.signature, cc=capability, fastmath=self.fastmath)
+            options: dict[str, Any] = {"launch_bounds": self.kernel.targetoptions.get("launch_bounds")}
+            ptx, _ = cuda.compile_ptx(
+                self.kernel.py_func, self.signature, cc=capability, fastmath=self.fastmath, **options
+            )
         return ptx, 0
 
 
@@ -99,13 +103,15 @@ def numba_kernels() -> dict[str, NumbaKernel]:
     from numba import types
 
     from kernels.detection import nms_cuda
-    from kernels.launch import cuda_kernels
+    from kernels.launch import clean, cuda_kernels, finish, own
     from kernels.launch.signatures import signatures
 
     threads = {
-        "whole_rows": cuda_kernels.ROW_THREADS, "whole_blocks": cuda_kernels.BLOCK_THREADS,
         "boxes": cuda_kernels.BLOCK_X,
+        **{facts.name: math.prod(facts.block) for kernels in own.KERNELS.values() for _, facts in kernels},
     }  # fmt: skip
+    threads |= {f"finish_{name}": finish.LANES for name in finish.FINISH}
+    threads |= {f"clean_{name}": clean.BLOCK_X * clean.BLOCK_Y for name in clean.CLEAN}
     found = {
         name: NumbaKernel(kernel, signature, threads.get(name, cuda_kernels.THREADS))
         for name, (kernel, signature) in signatures().items()

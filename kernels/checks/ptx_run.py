@@ -49,6 +49,14 @@ def from_bits(pattern: int) -> float:
     return struct.unpack("<f", struct.pack("<I", pattern & 0xFFFFFFFF))[0]
 
 
+def half(kind: str, value: float) -> int:
+    """The bits of a number rounded to float16 or bfloat16, ties to even."""
+    if kind == "f16x2":
+        return struct.unpack("<H", struct.pack("<e", value))[0]
+    pattern = bits_of(value)
+    return (pattern + 0x7FFF + (pattern >> 16 & 1)) >> 16
+
+
 class Code:
     """A kernel's instructions, parsed once."""
 
@@ -149,6 +157,9 @@ class Thread:
             chosen = operands[1] if self.read(operands[3], "pred") else operands[2]
             kind = kind if kind == "f32" or not chosen.startswith(("%f", "0f")) else "f32"
             self.registers[operands[0]] = self.read(chosen, kind)
+        elif what == "cvt" and parts[2][-2:] == "x2":
+            high, low = (self.read(operand, "f32") for operand in operands[1:])
+            self.registers[operands[0]] = half(parts[2], low) | half(parts[2], high) << 16
         elif what == "cvt":
             self.registers[operands[0]] = self.convert(parts, operands[1])
         elif what in ("mov", "cvta"):
@@ -242,5 +253,8 @@ INTEGERS: dict[str, Callable] = {  # the width first
     "min": lambda _, a, b: min(a, b), "abs": lambda _, a: abs(a), "neg": lambda _, a: -a, "not": lambda _, a: ~a,
     "and": lambda _, a, b: a & b, "or": lambda _, a, b: a | b, "xor": lambda _, a, b: a ^ b,
     "shl": lambda bits, a, b: a << (b & 0xFFFFFFFF) if (b & 0xFFFFFFFF) < bits else 0,
+    "bfi": lambda _, a, b, at, num: b & ~((1 << num) - 1 << at) | (a & (1 << num) - 1) << at,
+    "bfe": lambda _, a, at, num: a >> at & (1 << num) - 1,
+    "shf": lambda _, a, b, c: (a | b << 32) >> (c & 31),  # to the right, wrapping
     "shr": lambda bits, a, b: a >> min(b & 0xFFFFFFFF, bits), "prmt": _permute,
 }  # fmt: skip

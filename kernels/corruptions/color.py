@@ -23,9 +23,9 @@ def brightness(task, y0, y1, x0, x1):
     for y in range(y0, y1):
         out = y - task.origin_y
         for x in range(x0, x1):
-            red = float32(source[uint64(y), uint64(3 * x)])
-            green = float32(source[uint64(y), uint64(3 * x + 1)])
-            blue = float32(source[uint64(y), uint64(3 * x + 2)])
+            red = float32(source[uint64(out), uint64(3 * (x - origin))])
+            green = float32(source[uint64(out), uint64(3 * (x - origin) + 1)])
+            blue = float32(source[uint64(out), uint64(3 * (x - origin) + 2)])
             value = max(red, max(green, blue))
             raised = min(value + added, float32(255))
             factor = raised / max(value, float32(1))
@@ -43,9 +43,9 @@ def saturate(task, y0, y1, x0, x1):
     for y in range(y0, y1):
         out = y - task.origin_y
         for x in range(x0, x1):
-            red = float32(source[uint64(y), uint64(3 * x)])
-            green = float32(source[uint64(y), uint64(3 * x + 1)])
-            blue = float32(source[uint64(y), uint64(3 * x + 2)])
+            red = float32(source[uint64(out), uint64(3 * (x - origin))])
+            green = float32(source[uint64(out), uint64(3 * (x - origin) + 1)])
+            blue = float32(source[uint64(out), uint64(3 * (x - origin) + 2)])
             value = max(red, max(green, blue))
             spread = value - min(red, min(green, blue))
             saturation = min(spread / max(value, float32(1)) * factor + added, float32(1))
@@ -69,11 +69,10 @@ def contrast(task, y0, y1, x0, x1):
     for y in range(y0, y1):
         out = y - task.origin_y
         for x in range(x0, x1):
-            i = 3 * x
-            o = 3 * (x - origin)
-            target[uint64(out), uint64(o)] = uint8(float32(source[uint64(y), uint64(i)]) * factor + red)
-            target[uint64(out), uint64(o + 1)] = uint8(float32(source[uint64(y), uint64(i + 1)]) * factor + green)
-            target[uint64(out), uint64(o + 2)] = uint8(float32(source[uint64(y), uint64(i + 2)]) * factor + blue)
+            i = 3 * (x - origin)
+            target[uint64(out), uint64(i)] = uint8(float32(source[uint64(out), uint64(i)]) * factor + red)
+            target[uint64(out), uint64(i + 1)] = uint8(float32(source[uint64(out), uint64(i + 1)]) * factor + green)
+            target[uint64(out), uint64(i + 2)] = uint8(float32(source[uint64(out), uint64(i + 2)]) * factor + blue)
 
 
 @compiled

@@ -11,7 +11,7 @@ So a small image reads the pool's map with a stride, and its fog is as coarse as
 from collections.abc import Callable
 
 import numpy as np
-from numba import float32, int32, uint8
+from numba import float32, int32, uint8, uint64
 
 from kernels.corruptions.masks import read_mask
 from kernels.corruptions.record import Corruption, MaskPlan, Masks
@@ -64,15 +64,21 @@ def blend(task, y0, y1, x0, x1):
     dim = top / (top + thickness)
     unit = float32(255.0 / UNIT) * thickness
     plasma = task.line[: x1 - x0]
+    source, target, first = task.source, task.target, 3 * (x0 - task.origin_x)
     for y in range(y0, y1):
         read_mask(plasma, task.pool, row.mask_start + y * row.mask_step_y + x0 * row.mask_step_x, row.mask_step_x)
-        pixels = task.source[y, 3 * x0 : 3 * x1]
-        out = task.target[y - task.origin_y, 3 * (x0 - task.origin_x) :]
+        out = y - task.origin_y
         for i in range(x1 - x0):
             added = plasma[i] * unit
-            out[3 * i] = uint8(int32(min((float32(pixels[3 * i]) + added) * dim, float32(255.0))))
-            out[3 * i + 1] = uint8(int32(min((float32(pixels[3 * i + 1]) + added) * dim, float32(255.0))))
-            out[3 * i + 2] = uint8(int32(min((float32(pixels[3 * i + 2]) + added) * dim, float32(255.0))))
+            target[uint64(out), uint64(first + 3 * i)] = uint8(
+                int32(min((float32(source[uint64(out), uint64(first + 3 * i)]) + added) * dim, float32(255.0)))
+            )
+            target[uint64(out), uint64(first + 3 * i + 1)] = uint8(
+                int32(min((float32(source[uint64(out), uint64(first + 3 * i + 1)]) + added) * dim, float32(255.0)))
+            )
+            target[uint64(out), uint64(first + 3 * i + 2)] = uint8(
+                int32(min((float32(source[uint64(out), uint64(first + 3 * i + 2)]) + added) * dim, float32(255.0)))
+            )
 
 
 def plan(wobble_decay: float, canvas: tuple[int, int], margin: int, count: int) -> MaskPlan:

@@ -102,6 +102,7 @@ def blend(task, y0, y1, x0, x1):
     row, keep, strength = task.row, task.extra[0], task.extra[1]
     step = int64(row.mask_step_x)
     textures = task.line[: 3 * (x1 - x0)]
+    source, target, first = task.source, task.target, 3 * (x0 - task.origin_x)
     for y in range(y0, y1):
         start = row.mask_start + y * row.mask_step_y + x0 * step
         if step == 3:
@@ -110,10 +111,13 @@ def blend(task, y0, y1, x0, x1):
             for i in range(x1 - x0):
                 for channel in range(3):
                     textures[3 * i + channel] = float32(task.pool[uint64(start + i * step + channel)])
-        pixels = task.source[y, 3 * x0 : 3 * x1]
-        out = task.target[y - task.origin_y, 3 * (x0 - task.origin_x) :]
+        out = y - task.origin_y
         for i in range(3 * (x1 - x0)):
-            out[i] = uint8(int32(min(keep * float32(pixels[i]) + strength * textures[i], float32(255.0))))
+            target[uint64(out), uint64(first + i)] = uint8(
+                int32(
+                    min(keep * float32(source[uint64(out), uint64(first + i)]) + strength * textures[i], float32(255.0))
+                )
+            )
 
 
 def plan(_argument: float, canvas: tuple[int, int], margin: int, _count: int) -> MaskPlan:

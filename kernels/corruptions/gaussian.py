@@ -5,7 +5,7 @@ repeated ("nearest"), channels apart. extra[0]: radius; extra[1 + t]: weight at 
 """
 
 import numpy as np
-from numba import float32, uint8, uint64
+from numba import float32, uint8, uint32, uint64
 
 from kernels.corruptions.color import TINY
 from kernels.corruptions.record import Corruption
@@ -32,13 +32,26 @@ def along_column(line, values, extra, y, height, x0, x1):
 
 
 @compiled
+def level_of(value):
+    return uint8(min(max(value + float32(TINY), float32(0)), float32(255)))
+
+
+@compiled
+def store_pixel(line, x, red, green, blue):
+    """A pixel of a row of interleaved bytes, from the sums of a GPU's thread."""
+    i = uint64(uint32(3 * x))
+    line[i] = level_of(red)
+    line[i + uint64(1)] = level_of(green)
+    line[i + uint64(2)] = level_of(blue)
+
+
+@compiled
 def store_line(task, y, x0, x1):
     """The accumulated row becomes pixels."""
     target, line, origin, out = task.target, task.line, 3 * task.origin_x, y - task.origin_y
     first = 3 * x0
     for i in range(first, 3 * x1):
-        value = min(max(line[uint64(i - first)] + float32(TINY), float32(0)), float32(255))
-        target[uint64(out), uint64(i - origin)] = uint8(value)
+        target[uint64(out), uint64(i - origin)] = level_of(line[uint64(i - first)])
 
 
 @compiled
@@ -73,8 +86,7 @@ CORRUPTION = Corruption(
     name="gaussian_blur",
     severities=(1, 2, 3, 4, 6),  # sigma
     stages=(rows_of_source, columns_to_target),
-    launches=(1,),
-    heavy=True,
+    own_kernels="kernels.corruptions.gaussian_cuda",
     prior="optics",
     subset="validation",
     extra=extra,

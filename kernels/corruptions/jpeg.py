@@ -7,8 +7,9 @@ Ligtenberg and G. Moschytz, "Practical fast 1-D DCT algorithms with 11 multiplic
 Group's jfdctint.c, jidctint.c, jcsample.c, jdsample.c, jccolor.c and jdcolor.c. The result equals Pillow's bit for bit.
 
 Two stages. `blocks`: 16 x 16 regions (MCUs) -> decoded samples, Y in a[y, x], Cb in b[y, x] and Cr in b[y, w + x] at
-half size. `colours`: upsampling and conversion, any region. The first comes in two widths of one source. The CPU works
-on 16 regions side by side, so that the innermost loop, over their blocks, is vectorised. A CUDA thread does one.
+half size. `colours`: upsampling and conversion, any region. The first comes in two widths of one source: one region, or
+16 side by side as a CPU works, so that the innermost loop, over their blocks, is vectorised. `jpeg_cuda.py` has both
+stages for a GPU.
 """
 
 import numpy as np
@@ -401,8 +402,7 @@ CORRUPTION = Corruption(
     severities=(25, 18, 15, 10, 7),  # quality
     stages=(blocks, colours),
     cpu_stages=(wide_blocks, wide_colours),
-    launches=("blocks",),
-    heavy=True,
+    own_kernels="kernels.corruptions.jpeg_cuda",
     prior="none",
     subset="digital",
     training=True,

@@ -31,7 +31,9 @@ def gaussian_noise(task, y0, y1, x0, x1):
         out = y - task.origin_y
         for i in range(3 * x0, 3 * x1):
             n = normal(bits(key0, key1, NOISE, y, i))
-            target[uint64(out), uint64(i - origin)] = truncate(float32(source[uint64(y), uint64(i)]) + scale * n)
+            target[uint64(out), uint64(i - origin)] = truncate(
+                float32(source[uint64(out), uint64(i - origin)]) + scale * n
+            )
 
 
 @compiled
@@ -44,7 +46,7 @@ def speckle_noise(task, y0, y1, x0, x1):
         out = y - task.origin_y
         for i in range(3 * x0, 3 * x1):
             n = normal(bits(key0, key1, NOISE, y, i))
-            x = float32(source[uint64(y), uint64(i)])
+            x = float32(source[uint64(out), uint64(i - origin)])
             target[uint64(out), uint64(i - origin)] = truncate(x + x * (scale * n))
 
 
@@ -61,7 +63,7 @@ def impulse_noise(task, y0, y1, x0, x1):
             word = bits(key0, key1, NOISE, y, i)
             extreme = uint8(255) if word & uint32(1) else uint8(0)
             hit = uint32(word >> uint32(9)) < threshold
-            value = extreme if hit else source[uint64(y), uint64(i)]
+            value = extreme if hit else source[uint64(out), uint64(i - origin)]
             target[uint64(out), uint64(i - origin)] = value
 
 
@@ -82,7 +84,7 @@ def shot_noise(task, y0, y1, x0, x1):
             line[uint64(i - first)] = float32(uint32(bits(key0, key1, NOISE, y, i) >> uint32(10)))
         for i in range(first, 3 * x1):
             word = int32(line[uint64(i - first)])
-            value = int32(source[uint64(y), uint64(i)])
+            value = int32(source[uint64(out), uint64(i - origin)])
             entry = shots[uint64(table + value * SHOT_COLUMNS + (word & (SHOT_COLUMNS - 1)))]
             own = uint32(word >> 6) < uint32(entry & uint32(0xFFFF))
             shift = uint32(16) if own else uint32(24)

@@ -28,6 +28,16 @@ class Masks:
     plan: Callable[[float, tuple[int, int], int, int], MaskPlan]  # (argument, canvas, margin, number of masks)
 
 
+class OwnKernel(NamedTuple):
+    """A GPU kernel that one type has of its own. It returns at once where row.corruption is another number."""
+
+    name: str
+    make: Callable[[int], Any]  # the type's number -> the kernel
+    arrays: tuple[str, ...]  # what it takes, of `kernels.launch.cuda_kernels.Arguments`
+    tile: tuple[int, int]  # height and width of the pixels that a block makes, at least
+    block: tuple[int, int]  # threads along x and y
+
+
 @dataclass(frozen=True)
 class Corruption:
     """The facts about one corruption. `kernels/task.py` says what a stage is."""
@@ -42,10 +52,13 @@ class Corruption:
     training: bool = False  # one of CD-FKD's 15
     cpu_stages: tuple[Callable, ...] = ()  # the same pixels by whole images, for the CPU; () for the stages themselves
     alone: tuple[Callable, ...] = ()  # CPU stages that walk through the image in order: one thread does them alone
-    # In which launch a GPU runs each stage but the last. Step 1 to 4: a thread a pixel. "rows": a thread a row.
-    # "blocks": a thread a 16 x 16 block. The last stage has the launch `finish`.
-    launches: tuple[int | Literal["rows", "blocks"], ...] = ()
-    heavy: bool = False  # its last stage needs many registers: launched apart, so that the others run more threads
+    # In which step, 1 to 4, a GPU runs each stage but the last: a thread a pixel. The last one reads the source at its
+    # own pixels only, in the launch `finish`.
+    launches: tuple[int, ...] = ()
+    # The module beside its file whose KERNELS, of `OwnKernel`, write its corrupted pixels on a GPU into pixels_BHX.
+    # `finish` finds them there. The module is imported on a GPU only. The last stage then runs on a CPU only, and so do
+    # those of the others that `launches` does not name.
+    own_kernels: str | None = None
     statistics: bool = False  # reads task.statistics
     # What must see the whole image at once: (NumPy on a CPU or torch on a GPU, its float32 pixels 3 x H x W, the
     # severity's number) -> 3 x H x W, which the first stage finds in task.a.
@@ -62,7 +75,7 @@ class Corruption:
     def __post_init__(self) -> None:
         if len(self.severities) != 5:
             raise ValueError(f"{self.name}: severities must have 5 entries; got {len(self.severities)}")
-        if len(self.launches) != len(self.stages) - 1:
+        if len(self.launches) != len(self.stages) - 1 and not self.own_kernels:
             raise ValueError(
                 f"{self.name}: launches must have one entry for each of the {len(self.stages)} stages but the last; "
                 f"got {self.launches}"
@@ -88,4 +101,4 @@ class Corruption:
         return np.atleast_1d(self.severities[level - 1]) * self.unit if self.extra is None else self.extra(level)
 
 
-LAUNCHES = ("rows", "blocks", 1, 2, 3, 4)  # in the order in which a GPU runs them
+LAUNCHES = (1, 2, 3, 4)  # in the order in which a GPU runs them

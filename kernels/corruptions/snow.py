@@ -10,7 +10,7 @@ blurred along a line. Each pixel gets the layer twice, the second time turned by
 import math
 
 import numpy as np
-from numba import float32, int32, uint8
+from numba import float32, int32, uint8, uint64
 from scipy.ndimage import zoom
 
 from kernels.corruptions.masks import read_mask
@@ -63,19 +63,23 @@ def blend(task, y0, y1, x0, x1):
     row, keep = task.row, task.extra[6]
     num = x1 - x0
     here, turned = task.line[:num], task.line[num : 2 * num]
+    source, target, first = task.source, task.target, 3 * (x0 - task.origin_x)
     for y in range(y0, y1):
         read_mask(here, task.pool, row.mask_start + y * row.mask_step_y + x0 * row.mask_step_x, row.mask_step_x)
         back = row.mask_start + (row.height - 1 - y) * row.mask_step_y + (row.width - 1 - x0) * row.mask_step_x
         read_mask(turned, task.pool, back, -row.mask_step_x)
-        pixels = task.source[y, 3 * x0 : 3 * x1]
-        out = task.target[y - task.origin_y, 3 * (x0 - task.origin_x) :]
+        out = y - task.origin_y
         for i in range(num):
-            red, green, blue = float32(pixels[3 * i]), float32(pixels[3 * i + 1]), float32(pixels[3 * i + 2])
+            red, green, blue = (
+                float32(source[uint64(out), uint64(first + 3 * i)]),
+                float32(source[uint64(out), uint64(first + 3 * i + 1)]),
+                float32(source[uint64(out), uint64(first + 3 * i + 2)]),
+            )
             gray = float32(0.299) * red + float32(0.587) * green + float32(0.114) * blue
             flakes = here[i] + turned[i]
-            out[3 * i] = snowed(red, gray, keep, flakes)
-            out[3 * i + 1] = snowed(green, gray, keep, flakes)
-            out[3 * i + 2] = snowed(blue, gray, keep, flakes)
+            target[uint64(out), uint64(first + 3 * i)] = snowed(red, gray, keep, flakes)
+            target[uint64(out), uint64(first + 3 * i + 1)] = snowed(green, gray, keep, flakes)
+            target[uint64(out), uint64(first + 3 * i + 2)] = snowed(blue, gray, keep, flakes)
 
 
 def plan(level: float, canvas: tuple[int, int], margin: int, count: int) -> MaskPlan:

@@ -10,7 +10,7 @@ it on.
 
 import cv2
 import numpy as np
-from numba import float32, int32, uint8
+from numba import float32, int32, uint8, uint64
 
 from kernels.corruptions.masks import read_mask
 from kernels.corruptions.record import Corruption, MaskPlan, Masks
@@ -64,16 +64,22 @@ def blend(task, y0, y1, x0, x1):
     if mud == float32(1.0):
         red, green, blue = float32(63.0), float32(42.0), float32(20.0)
     masks = task.line[: x1 - x0]
+    source, target, first = task.source, task.target, 3 * (x0 - task.origin_x)
     for y in range(y0, y1):
         read_mask(masks, task.pool, row.mask_start + y * row.mask_step_y + x0 * row.mask_step_x, row.mask_step_x)
-        pixels = task.source[y, 3 * x0 : 3 * x1]
-        out = task.target[y - task.origin_y, 3 * (x0 - task.origin_x) :]
+        out = y - task.origin_y
         for i in range(x1 - x0):
             mask = masks[i] * float32(1.0 / UNIT)
             keep = float32(1.0) - mud * mask
-            out[3 * i] = drop(float32(pixels[3 * i]), keep, mask, red)
-            out[3 * i + 1] = drop(float32(pixels[3 * i + 1]), keep, mask, green)
-            out[3 * i + 2] = drop(float32(pixels[3 * i + 2]), keep, mask, blue)
+            target[uint64(out), uint64(first + 3 * i)] = drop(
+                float32(source[uint64(out), uint64(first + 3 * i)]), keep, mask, red
+            )
+            target[uint64(out), uint64(first + 3 * i + 1)] = drop(
+                float32(source[uint64(out), uint64(first + 3 * i + 1)]), keep, mask, green
+            )
+            target[uint64(out), uint64(first + 3 * i + 2)] = drop(
+                float32(source[uint64(out), uint64(first + 3 * i + 2)]), keep, mask, blue
+            )
 
 
 def plan(level: float, canvas: tuple[int, int], margin: int, count: int) -> MaskPlan:

@@ -1,4 +1,4 @@
-"""The CUDA driver: one table up, at most eleven launches, on a stream of its own, never waiting for the device.
+"""The CUDA driver: one table up, each kernel once at most, on a stream of its own, never waiting for the device.
 
 The two spectral types add some torch operations for each of their images (`make_whole`).
 
@@ -24,18 +24,18 @@ import torch
 from numba import cuda
 from torch import Tensor
 
-from kernels.corruptions.jpeg import BLOCK
 from kernels.corruptions.registry import CORRUPTIONS
 from kernels.jit import config
-from kernels.launch import cuda_kernels, steps
+from kernels.launch import clean, cuda_kernels, finish, own, steps
 from kernels.launch.cpu import NO_POOL, shots
 from kernels.launch.cuda_kernels import Arguments
-from kernels.launch.signatures import GROUPS, needed, signatures
+from kernels.launch.signatures import needed, signatures
 from kernels.launch.table import COLUMNS, Table, layout
 
 config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # Numba would warn of every small launch, such as that of the boxes
 
 TABLES = 8  # pinned tables in turn; the host waits only if it runs this many batches ahead of the device
+GUARD = 1 << 14  # values before and after the masks, read for an image less than four pixels wide, and not used
 TYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 # launch(name of a kernel, grid, block, its arrays, its numbers): `Device.launch`, or the simulator in the tests
@@ -72,6 +72,7 @@ class Device:
         self.kernels: dict[str, Any] = {}  # compiled and loaded
         self.lock = threading.Lock()
         self.scratch = torch.empty(0, dtype=torch.float32, device=device)
+        self.pixel_scratch = torch.empty(0, dtype=torch.uint8, device=device)
         self.pools: dict[int, Tensor] = {}
         self.tables: dict[int, list[DeviceTable]] = {}
         self.turn = 0
@@ -117,13 +118,23 @@ class Device:
             self.scratch = torch.empty(math.prod(shape), dtype=torch.float32, device=self.device)
         return as_numbers(self.scratch, 4, shape)
 
+    def pixels(self, num: int, height: int, width: int) -> Any:
+        """Corrupted pixels for each image, B x H x X uint8: the same memory for all, as the planes."""
+        shape = (num, height, 3 * width)
+        if math.prod(shape) > self.pixel_scratch.numel():
+            self.pixel_scratch = torch.empty(0, dtype=torch.uint8, device=self.device)
+            self.pixel_scratch = torch.empty(math.prod(shape), dtype=torch.uint8, device=self.device)
+        return as_numbers(self.pixel_scratch, 1, shape)
+
     def pool(self, values_M: np.ndarray) -> Any:
         """The masks on the device; copied when first seen, freed with the host's."""
         key = id(values_M)
         if key not in self.pools:
-            self.pools[key] = torch.from_numpy(values_M.view(np.int16)).to(self.device)
+            guarded = torch.zeros(len(values_M) + 2 * GUARD, dtype=torch.int16, device=self.device)
+            guarded[GUARD:-GUARD] = torch.from_numpy(values_M.view(np.int16))
+            self.pools[key] = guarded
             weakref.finalize(values_M, self.pools.pop, key, None).atexit = False
-        return as_numbers(self.pools[key], 2, values_M.shape)
+        return as_numbers(self.pools[key][GUARD:], 2, values_M.shape)
 
 
 class DeviceTable:
@@ -172,7 +183,6 @@ class Shown(NamedTuple):
 
 
 SHOWN = Shown(keys_B=torch.int64, clean_sizes_B2=torch.int32, small_sizes_B2=torch.int32, ratio_B=torch.float32)
-MOST_SHRINK = (min(cuda_kernels.TILE_HEIGHT, cuda_kernels.TILE_WIDTH) - 2) / 2  # see `tile`
 _devices: dict[torch.device, Device] = {}
 
 
@@ -219,23 +229,20 @@ def launch_stages(launch: Launch, arguments: Arguments, rows_B: np.ndarray, num:
         grid = (cuda_kernels.STATISTICS_BLOCKS, num)
         block = (cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y)
         launch("statistics", grid, block, (images, rows, arguments.statistics_B4))
-    if not kinds.isdisjoint(steps.ROWS):
-        grid = (blocks(height, cuda_kernels.ROW_THREADS), num)
-        launch("whole_rows", grid, cuda_kernels.ROW_THREADS, (images, planes, rows))
-    if not kinds.isdisjoint(steps.BLOCKS):
-        grid_3 = (blocks(blocks(width, BLOCK), cuda_kernels.BLOCK_THREADS), blocks(height, BLOCK), num)
-        launch("whole_blocks", grid_3, cuda_kernels.BLOCK_THREADS, (images, planes, rows, extra))
     for number in range(1, len(cuda_kernels.STEP_KERNELS) + 1):
         if not kinds.isdisjoint(steps.KINDS[number]):
             launch(f"step_{number}", *pixels(num, height, width), (images, planes, rows, extra))
+    for kind in sorted(kinds.intersection(steps.OWN)):
+        for _, facts in own.KERNELS[kind]:
+            grid_3 = (blocks(width, facts.tile[1]), blocks(height, facts.tile[0]), num)
+            launch(facts.name, grid_3, facts.block, tuple(getattr(arguments, name) for name in facts.arrays))
 
 
 def launch_clean(
     launch: Launch, images_BHX: Any, rows_B: Any, out_BHX: Any, dtype: str, num: int, height: int, width: int
 ) -> None:
-    block_x, block_y = cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y
-    grid = (blocks(3 * width, cuda_kernels.CLEAN_VALUES * block_x), blocks(height, block_y), num)
-    launch(f"clean_{dtype}", grid, (block_x, block_y), (images_BHX, rows_B, out_BHX))
+    grid = (blocks(width, clean.PIXELS * clean.BLOCK_X), blocks(height, clean.BLOCK_Y), num)
+    launch(f"clean_{dtype}", grid, (clean.BLOCK_X, clean.BLOCK_Y), (images_BHX, rows_B, out_BHX))
 
 
 def launch_boxes(launch: Launch, boxes_BG4: Any, boxes_2BG4: Any, rows_B: Any, num: int, most: int) -> None:
@@ -254,27 +261,9 @@ def launch_finish(
     canvas: tuple[int, int],
 ) -> None:
     """The last stage and everything after it, into the small view's memory."""
-    num_rows, num_columns = tile(rows_B)
-    grid = (blocks(canvas[1], num_columns), blocks(canvas[0], num_rows), num)
-    block = (cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y)
-    kinds = set(rows_B["corruption"].tolist())
-    groups = (kinds.difference(steps.HEAVY), kinds.intersection(steps.HEAVY))
-    for group, members in zip(GROUPS, groups, strict=True):
-        if members:
-            launch(f"finish_{group}_{dtype}", grid, block, (*arguments, out_Bhx), (num_rows, num_columns))
-
-
-def tile(rows_B: np.ndarray) -> tuple[int, int]:
-    """How many of the small view's pixels a block can make from the source pixels it can hold: n need (n + 1) s + 2."""
-    scales = []
-    for side, small in (("height", "small_height"), ("width", "small_width")):
-        pairs = zip(rows_B[side].tolist(), rows_B[small].tolist(), strict=True)
-        scales.append(max((1.0, *(long / max(short, 1) for long, short in pairs))))
-    num_rows = int((cuda_kernels.TILE_HEIGHT - 2) / scales[0]) - 1
-    num_columns = int((cuda_kernels.TILE_WIDTH - 2) / scales[1]) - 1
-    assert num_rows >= 1, f"an image would shrink {scales} times; `ViewMaker` allows {MOST_SHRINK}"
-    assert num_columns >= 1
-    return num_rows, num_columns
+    columns = finish.columns_of_block(rows_B)
+    grid = (blocks(canvas[1], columns), blocks(canvas[0], finish.ROWS), num)
+    launch(f"finish_{dtype}", grid, finish.LANES, (*arguments, out_Bhx), (columns,))
 
 
 def make_views(
@@ -294,10 +283,16 @@ def make_views(
     """
     name, rows_B = TYPES[dtype], table.host.rows_B
     num, height, width = images_BHW3.shape[:3]
+    if width % finish.UNIT or small_canvas[1] % finish.UNIT:
+        raise ValueError(
+            f"views: on a GPU a canvas must be a multiple of {finish.UNIT} pixels wide; got {width}, and "
+            f"{small_canvas[1]} for the corrupted view; pad the images"
+        )
     table.upload(keep.stream)
     arguments = Arguments(
         images_BHX=as_numbers(images_BHW3, 1, (num, height, 3 * width)),
         planes_2BHX=keep.planes(num, height, width),
+        pixels_BHX=keep.pixels(num, height, width),
         rows_B=table.rows_B,
         extra_BE=table.extra_BE,
         statistics_B4=table.statistics_B4,
@@ -336,6 +331,7 @@ def corrupt_tensor(image_HW3: Tensor, table: Table, values_M: np.ndarray) -> Ten
         arguments = Arguments(
             images_BHX=as_numbers(source, 1, (1, height, 3 * width)),
             planes_2BHX=keep.planes(1, height, width),
+            pixels_BHX=keep.pixels(1, height, width),
             rows_B=device_table.rows_B,
             extra_BE=device_table.extra_BE,
             statistics_B4=device_table.statistics_B4,
@@ -345,8 +341,7 @@ def corrupt_tensor(image_HW3: Tensor, table: Table, values_M: np.ndarray) -> Ten
         out = as_numbers(target, 1, (1, height, 3 * width))
         make_whole(source[None], keep.scratch, table.rows_B)
         launch_stages(keep.launch, arguments, table.rows_B, 1, height, width)
-        group = GROUPS[int(table.rows_B["corruption"][0]) in steps.HEAVY]
-        keep.launch(f"corrupted_{group}", *pixels(1, height, width), (*arguments, out))
+        keep.launch("corrupted", *pixels(1, height, width), (*arguments, out))
     caller.wait_stream(keep.stream)
     source.record_stream(keep.stream)
     target.record_stream(caller)

@@ -4,7 +4,7 @@ from typing import Any
 
 from numba import from_dtype, types
 
-from kernels.launch import cuda_kernels, steps
+from kernels.launch import clean, cuda_kernels, finish, own, steps
 from kernels.severity import NONE
 from kernels.task import ROW
 
@@ -12,26 +12,25 @@ BYTES, FLOATS, ROWS = types.uint8[:, :, ::1], types.float32[:, :, ::1], from_dty
 SUMS, POOL = types.uint32[:, ::1], types.uint16[::1]
 PLANES, EXTRA = types.float32[:, :, :, ::1], types.float32[:, ::1]
 STAGE = (BYTES, PLANES, ROWS, EXTRA)
-LAST = (*STAGE, SUMS, types.uint32[::1], POOL)
+LAST = (BYTES, PLANES, BYTES, ROWS, EXTRA, SUMS, types.uint32[::1], POOL)
+ARGUMENTS = cuda_kernels.Arguments(*LAST)
 OUTPUTS = {"float32": FLOATS, "float16": types.float16[:, :, ::1], "bfloat16": types.uint16[:, :, ::1]}
-GROUPS = ("others", "heavy")
 
 
 def signatures() -> dict[str, tuple[Any, tuple]]:
     found: dict[str, tuple[Any, tuple]] = {
         "statistics": (cuda_kernels.statistics, (BYTES, ROWS, SUMS)),
-        "whole_rows": (cuda_kernels.whole_rows, STAGE[:3]),
-        "whole_blocks": (cuda_kernels.whole_blocks, STAGE),
         "boxes": (cuda_kernels.boxes, (FLOATS, PLANES, ROWS)),
+        "corrupted": (cuda_kernels.corrupted, (*LAST, BYTES)),
     }
     for number, kernel in enumerate(cuda_kernels.STEP_KERNELS, start=1):
         found[f"step_{number}"] = (kernel, STAGE)
-    for group, kernel in zip(GROUPS, cuda_kernels.CORRUPTED, strict=True):
-        found[f"corrupted_{group}"] = (kernel, (*LAST, BYTES))
+    for kernels in own.KERNELS.values():
+        for kernel, facts in kernels:
+            found[facts.name] = (kernel, tuple(getattr(ARGUMENTS, name) for name in facts.arrays))
     for name, output in OUTPUTS.items():
-        for group, kernel in zip(GROUPS, cuda_kernels.FINISH[name], strict=True):
-            found[f"finish_{group}_{name}"] = (kernel, (*LAST, output, types.int64, types.int64))
-        found[f"clean_{name}"] = (cuda_kernels.CLEAN[name], (BYTES, ROWS, output))
+        found[f"finish_{name}"] = (finish.FINISH[name], (*LAST, output, types.int64))
+        found[f"clean_{name}"] = (clean.CLEAN[name], (BYTES, ROWS, output))
     return found
 
 
@@ -39,9 +38,9 @@ def needed(corruptions: tuple[int, ...], dtype: str, clean: bool) -> list[str]:
     """Names of the kernels that the views of images with these corruptions, or with none, launch."""
     kinds = {NONE, *corruptions}
     groups = {
-        "statistics": steps.STATISTICS, "whole_rows": steps.ROWS, "whole_blocks": steps.BLOCKS,
+        "statistics": steps.STATISTICS,
         **{f"step_{number}": steps.KINDS[number] for number in range(1, len(cuda_kernels.STEP_KERNELS) + 1)},
-        f"finish_heavy_{dtype}": steps.HEAVY,
-    }  # fmt: skip
+    }
     names = [name for name, members in groups.items() if kinds.intersection(members)]
-    return ["boxes", *([f"clean_{dtype}"] if clean else []), *names, f"finish_others_{dtype}"]
+    names += [facts.name for number in sorted(kinds.intersection(steps.OWN)) for _, facts in own.KERNELS[number]]
+    return ["boxes", *([f"clean_{dtype}"] if clean else []), *names, f"finish_{dtype}"]

@@ -49,40 +49,52 @@ def whichever(entries: Entries) -> Callable:
     return compiled_anew(look_up)
 
 
-def stages_of(launch: int | str) -> Entries:
-    """The stages that a launch runs."""
+def chosen(entries: Entries) -> Callable:
+    """The same by halves, for a row whose corruption is one of the entries: few comparisons, whatever it is."""
+    if len({stage for _, stage in entries}) == 1:
+        return entries[0][1]
+    half = len(entries) // 2
+    middle, lower, upper = entries[half][0], chosen(entries[:half]), chosen(entries[half:])
+
+    def look_up(task, y0, y1, x0, x1):
+        if task.row.corruption < middle:
+            lower(task, y0, y1, x0, x1)
+        else:
+            upper(task, y0, y1, x0, x1)
+
+    return compiled_anew(look_up)
+
+
+def stages_of(launch: int) -> Entries:
+    """The stages that a step runs."""
     return [
         (number, stage)
         for number, corruption in enumerate(CORRUPTIONS)
-        for stage, place in zip(corruption.stages[:-1], corruption.launches, strict=True)
+        for stage, place in zip(corruption.stages[:-1], corruption.launches, strict=not corruption.own_kernels)
         if place == launch
     ]
 
 
 @compiled
 def copy(task, y0, y1, x0, x1):
-    """The last stage of an image without a corruption."""
+    """The last stage of an image without a corruption, and of one that kernels of its type's own have corrupted."""
     for y in range(y0, y1):
         for x in range(x0, x1):
             for c in range(3):
-                value = task.source[uint64(y), uint64(3 * x + c)]
-                task.target[uint64(y - task.origin_y), uint64(3 * (x - task.origin_x) + c)] = value
+                i = uint64(3 * (x - task.origin_x) + c)
+                task.target[uint64(y - task.origin_y), i] = task.source[uint64(y - task.origin_y), i]
 
 
-LAST = [(number, corruption.stages[-1]) for number, corruption in enumerate(CORRUPTIONS)]
-whole_rows, whole_blocks = whichever(stages_of("rows")), whichever(stages_of("blocks"))
+LAST = [
+    (number, copy if corruption.own_kernels else corruption.stages[-1]) for number, corruption in enumerate(CORRUPTIONS)
+]
 step_1, step_2, step_3, step_4 = (whichever(stages_of(number)) for number in (1, 2, 3, 4))
-last_of_heavy = whichever([(number, stage) for number, stage in LAST if CORRUPTIONS[number].heavy])
-last_of_others = whichever(
-    [(NONE, copy)] + [(number, stage) for number, stage in LAST if not CORRUPTIONS[number].heavy]
-)
+last = chosen([(NONE, copy), *LAST])
 
 # The numbers of the types that have something to do in a launch.
 KINDS = {launch: tuple(number for number, _ in stages_of(launch)) for launch in LAUNCHES}
-ROWS, BLOCKS = KINDS["rows"], KINDS["blocks"]
-HEAVY = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.heavy)
+OWN = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.own_kernels)
 WHOLE = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.whole is not None)
 STATISTICS = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.statistics)
 
-
-ROWS_BITS, BLOCKS_BITS, HEAVY_BITS, STATISTICS_BITS = map(bits_of, (ROWS, BLOCKS, HEAVY, STATISTICS))
+OWN_BITS, STATISTICS_BITS = bits_of(OWN), bits_of(STATISTICS)

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import torch
 
-from kernels.launch import cuda_kernels, gpu, signatures
+from kernels.launch import clean as clean_kernel
+from kernels.launch import cuda_kernels, finish, gpu, signatures
 from kernels.launch.cpu import shots
 from kernels.launch.table import Table
 
@@ -21,14 +22,22 @@ def launch(name, grid, block, arrays, numbers=()):
 def main() -> None:
     # Every simulated thread is a thread of the operating system: smaller blocks, the same code.
     cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y, cuda_kernels.THREADS = 8, 4, 32
-    cuda_kernels.STATISTICS_BLOCKS, cuda_kernels.ROW_THREADS, cuda_kernels.BLOCK_THREADS = 2, 8, 2
+    clean_kernel.BLOCK_X, finish.LANES, finish.TILE = 2, 16, 64
+    cuda_kernels.STATISTICS_BLOCKS = 2
     given = np.load(sys.argv[1])
     images, boxes = given["images"], given["boxes"]
     num, height, values = images.shape
     table = Table(num, given["buffer"].copy())
     planes = np.full((2, num, height, values), np.nan, dtype=np.float32)
     arguments = cuda_kernels.Arguments(
-        images, planes, table.rows_B, table.extra_BE, table.statistics_B4, shots=shots(), pool_M=given["pool"]
+        images,
+        planes,
+        np.zeros_like(images),
+        table.rows_B,
+        table.extra_BE,
+        table.statistics_B4,
+        shots=shots(),
+        pool_M=given["pool"],
     )
     small = np.full(tuple(given["small_shape"]), np.nan, dtype=np.float32)
     clean = np.full((num, height, values), np.nan, dtype=np.float32)
@@ -41,8 +50,7 @@ def main() -> None:
     gpu.launch_clean(launch, images, table.rows_B, clean, "float32", num, height, values // 3)
     gpu.launch_boxes(launch, boxes, both_boxes, table.rows_B, num, boxes.shape[1])
     corrupted = np.zeros_like(images)
-    for group in signatures.GROUPS:
-        launch(f"corrupted_{group}", *gpu.pixels(num, height, values // 3), (*arguments, corrupted))
+    launch("corrupted", *gpu.pixels(num, height, values // 3), (*arguments, corrupted))
     halves = {}
     for name, dtype in (("float16", np.float16), ("bfloat16", np.uint16)):
         halves[name] = np.zeros((num, height, values), dtype=dtype)

@@ -8,7 +8,7 @@ from numba import njit
 from skimage import data
 
 from kernels import rng, severity
-from kernels.corruptions import glass, jpeg
+from kernels.corruptions import glass
 from kernels.corruptions.registry import CORRUPTIONS, NEED_MASK
 from kernels.launch import cpu, steps
 from kernels.launch import table as parameters
@@ -46,23 +46,15 @@ def corrupt_by_pixels(image_HW3, table, pool_M):
     )
     if index in steps.WHOLE:
         task.a[:] = CORRUPTIONS[index].make_whole(np, image_HW3, int(row["severity"])).reshape(height, -1)
-    if index in steps.BLOCKS:
-        room = task._replace(line=np.full(jpeg.CUDA_LINE, np.nan, np.float32))
-        for y in range(0, height, jpeg.BLOCK):
-            for x in range(0, width, jpeg.BLOCK):
-                steps.whole_blocks(room, y, min(y + jpeg.BLOCK, height), x, min(x + jpeg.BLOCK, width))
-    if index in steps.ROWS:
-        for y in range(height):
-            steps.whole_rows(task, y, y + 1, 0, width)
     for number, step in enumerate((steps.step_1, steps.step_2, steps.step_3, steps.step_4), start=1):
         if index in steps.KINDS[number]:
             every_pixel(step, task, height, width)
-    every_pixel(steps.last_of_heavy if index in steps.HEAVY else steps.last_of_others, task, height, width)
+    every_pixel(steps.last, task, height, width)
     return task.target.reshape(height, width, 3)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", severity.ALL)
+@pytest.mark.parametrize("name", [name for name in severity.ALL if severity.INDEX[name] not in steps.OWN])
 def test_one_pixel_at_a_time(name):
     for shape, level in (((37, 45), 1), ((37, 45), 5), ((19, 64), 3), ((1, 1), 2), ((2, 33), 4)):
         image = data.astronaut()[60 : 60 + shape[0], 200 : 200 + shape[1]]
@@ -94,19 +86,16 @@ def test_one_pixel_at_a_time(name):
     ],
 )
 def test_a_record_that_no_gpu_could_run_is_refused(change, words):
+    in_launches = replace(glass.CORRUPTION, own_kernels=None, launches=(1, 2, 3, 4))
     with pytest.raises(ValueError, match=words):
-        replace(glass.CORRUPTION, **change)
+        replace(in_launches, **change)
 
 
 def test_launches_by_hand():
     names = {launch: {severity.ALL[kind] for kind in kinds} for launch, kinds in steps.KINDS.items()}
-    assert names == {
-        "rows": {"defocus_blur"},
-        "blocks": {"jpeg_compression"},
-        1: {"glass_blur", "gaussian_blur", "pixelate", "elastic_transform"},
-        2: {"glass_blur", "defocus_blur", "pixelate", "elastic_transform"},
-        3: {"glass_blur", "elastic_transform"},
-        4: {"glass_blur"},
-    }
+    assert names == {1: set(), 2: set(), 3: set(), 4: set()}
     assert {severity.ALL[kind] for kind in steps.STATISTICS} == {"contrast", "fog"}
-    assert not steps.has(steps.HEAVY_BITS, severity.NONE)
+    own = {"defocus_blur", "gaussian_blur", "glass_blur", "motion_blur", "zoom_blur"}
+    own |= {"elastic_transform", "jpeg_compression", "pixelate"}
+    assert {severity.ALL[kind] for kind in steps.OWN} == own
+    assert not steps.has(steps.OWN_BITS, severity.NONE)
