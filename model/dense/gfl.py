@@ -1,5 +1,7 @@
 """GFL's head (Li et al. 2020): a class score that is the quality of the box, sides as distributions over bins."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +33,14 @@ class GflHead(DenseHead):
         super().__init__(config, num_classes, in_channels, strides)
         self.scales = nn.ParameterList(torch.ones(()) for _ in strides)
         self.reset()
+
+    def reset(self) -> None:
+        """With a start, bin k begins with a probability of r^k, whose mean is that start: r = start / (1 + start)."""
+        super().reset()
+        if start := self.config.start_distance:
+            bins = torch.arange(self.config.num_bins) * math.log(start / (1 + start))
+            with torch.no_grad():
+                self.box_output.bias.copy_(bins.repeat(4))  # type: ignore[union-attr]
 
     def predict_level(self, class_map: Tensor, box_map: Tensor, level: int) -> tuple[Tensor, Tensor, None]:
         logits_BNC = to_rows(self.class_output(class_map), self.num_classes - 1)

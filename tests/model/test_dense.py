@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from model.api import Truth, Want
+from model.boxes.codes import expected_distances
 from model.dense.config import AtssConfig, DenseConfig, FcosConfig, GflConfig, RetinaNetConfig
 from model.dense.detector import HEADS, DenseDetector
 from model.dense.head import DenseHead, Raw
@@ -221,6 +222,16 @@ def test_fcos_begins_with_boxes_of_a_size_of_their_level():
         assert found == pytest.approx(expected, rel=0.1)
 
 
+def test_gfl_begins_with_sides_of_a_few_bins():
+    """Untrained: 8 strides, the middle of its 17 bins, as in the original, or two."""
+    for start, expected in ((0.0, 8.0), (2.0, 2.0)):
+        config = small(GflConfig, start_distance=start)
+        torch.manual_seed(1)
+        head = HEADS[GflConfig](config, 4, 8, config.strides)
+        sides = torch.cat(see(head, (128, 128)).boxes, dim=1)
+        assert expected_distances(sides, config.num_bins).mean().item() == pytest.approx(expected, rel=0.05)
+
+
 def test_a_detector_looks_no_further_than_wanted(config_class):
     torch.manual_seed(0)
     detector = DenseDetector(small(config_class, backbone="resnet18"), 4).eval()
@@ -281,6 +292,7 @@ def test_faithful_losses_and_detect_are_one_graph(config_class):
 @pytest.mark.parametrize(
     ("config_class", "changes", "message"),
     [
+        (GflConfig, {"start_distance": 5.0}, "--model.start-distance: got 5.0; allowed: 0 to 4.25, a quarter"),
         (GflConfig, {"norm_groups": 3}, "--model.norm-groups: got 3 for 256 channels"),
         (FcosConfig, {"size_edges": (64.0,)}, "--model.size-edges: got .* allowed: 4 rising numbers"),
         (FcosConfig, {"start_distance": 2.0, "distances": "relu"}, "--model.start-distance: got 2.0; allowed: 0 to 64"),
