@@ -86,8 +86,6 @@ def test_every_section_has_content(runs):
     for domain in ("Daytime-Clear", "Night-Rainy"):
         assert domain in parts["domains"]
     assert "daytime_clear" in page
-    assert "62.7" in parts["domains"]
-    assert "for orientation only" in parts["domains"]
     assert "student − plain" in parts["domains"]
     figures = [run_.results["domains"][domain]["voc07"]["AP"] for domain in run_.domains]
     assert parts["curves"].count("<svg") == sum(value is not None for part in figures for value in part.values())
@@ -215,6 +213,7 @@ def test_the_papers_figures_stand_beside_its_classes_and_its_mean_beside_all_its
         )
         table = build_report([run_]).split(apart, 1)[1].split("</table>", 1)[0]
         assert "62.7" in table
+        assert "for orientation only" in table
         assert table.count("38.3") == means
 
 
