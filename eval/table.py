@@ -74,10 +74,12 @@ def domain_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
         listed = "; ".join(f"{name}: {', '.join(targets)}" for name, targets in means.items() if targets)
         notes.append(f"the means of targets are over different domains and do not compare ({listed})")
     for name in lines:
-        found = [run.results["domains"][name] for run in runs if name in run.domains]
-        for absent in dict.fromkeys(", ".join(part["classes_without_objects"]) for part in found):
-            if absent:
-                notes.append(f"{name}: no objects of {absent}; the mean leaves them out")
+        found = {run.name: run.results["domains"][name] for run in runs if name in run.domains}
+        lists = {run: ", ".join(part["classes_without_objects"]) for run, part in found.items()}
+        for absent in dict.fromkeys(filter(None, lists.values())):
+            those = [run for run in lists if lists[run] == absent]
+            who = "" if len(those) == len(lists) else f"{', '.join(those)}, "
+            notes.append(f"{who}{name}: no objects of {absent}; the mean leaves them out")
     return "\n".join([*aligned(rows), *notes, *trained_notes(runs)])
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.api import Detector
 from model.backbones.config import IMAGENET_DEVIATION, IMAGENET_MEAN, RGB
-from model.backbones.torchvision_fpn import FrozenNorm2d
+from model.backbones.torchvision_fpn import TypedNorm2d
 from model.compared import check_near, check_same, pictures
 from model.for_torchvision import write_torchvision
 from model.weights.checkpoint import Card, load_detector
@@ -58,7 +58,7 @@ def halve(detector: Detector) -> Detector:
     for module in list(copied.modules()):
         for name, norm in module.named_children():
             if type(norm) is nn.BatchNorm2d:
-                fixed = FrozenNorm2d(norm.num_features, norm.eps)
+                fixed = TypedNorm2d(norm.num_features, norm.eps)
                 fixed.load_state_dict(norm.state_dict())
                 setattr(module, name, fixed)
     for parameter in copied.parameters():

@@ -111,9 +111,11 @@ def load_teacher(config: Config, data: Mixture, world: World) -> tuple[Detector 
 def unfinished_at(run: Path) -> int:
     """The newest step of a run that was stopped before its end; 0 for anything else."""
     saved = complete_checkpoints(run)
-    if not saved or (state := read_state(saved[-1]))["finished"]:
+    try:
+        state = read_state(saved[-1]) if saved else None
+    except (ValueError, OSError):  # damaged, older or just removed: only a warning is at stake
         return 0
-    return state["step"]
+    return 0 if state is None or state["finished"] else state["step"]
 
 
 def average_teacher(student: Detector) -> Detector:

@@ -154,8 +154,8 @@ class DetectionTask(Weights):
         for line in data.report():
             say(f"  {line}")
         if config.views.corruptions:
-            priors = [prior for prior in self.priors() if prior != "none"] or ["no weather"]
-            say(f"corruptions: {len(config.views.corruptions)} types; what they imitate: {', '.join(priors)}")
+            priors = [prior for prior in self.priors() if prior != "none"] or ["nothing"]
+            say(f"corruptions: {len(config.views.corruptions)} types, which know of the targets: {', '.join(priors)}")
         say(f"run: {self.total} steps of {config.batch_size} images on {self.world.size} rank(s), {epochs:.1f} epochs")
         optimizer = config.optimizer
         scaled = ""

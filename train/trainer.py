@@ -139,12 +139,13 @@ class Trainer:
 
         Before the first step there is nothing to save, so one process stops at once. Ranks stop together.
         """
+        second, self.stopping = self.stopping, True
         at_once = not self.moved and self.world.size == 1
-        if number == signal.SIGINT and (self.stopping or at_once):
+        if number == signal.SIGINT and (second or at_once):
             raise KeyboardInterrupt
         if at_once:
+            say("stopped before a step was made; run the same command again to continue")
             raise SystemExit(STOPPED)
-        self.stopping = True
         if number == signal.SIGINT:
             self.stopped = 128 + signal.SIGINT
             if self.world.first:

@@ -142,6 +142,8 @@ def paper_rows(columns: list[str]) -> list[Html]:
     rows = []
     for name, figures in domains.PAPER.items():
         printed = dict(zip((*domains.BENCHMARK, "mean_of_targets"), figures, strict=True))
+        if not set(domains.TARGETS) <= set(columns):
+            del printed["mean_of_targets"]
         cells = [tag("td", number(printed.get(column))) for column in columns]
         rows.append(tag("tr", tag("th", f"paper: {name}", scope="row"), cells, class_="paper"))
     return rows

@@ -15,22 +15,36 @@ from model.backbones.config import BackboneConfig
 from model.backbones.first import take_inputs
 from model.backbones.pyramid import BackboneWithPyramid
 from model.backbones.relu6 import keep_results
+from model.backbones.timm_body import PREFIX
 from model.config import ModelConfig
 
 
-class FrozenNorm2d(FrozenBatchNorm2d):
-    """Batch norm with fixed statistics that answers in its input's type and memory.
+class TypedNorm2d(FrozenBatchNorm2d):
+    """Batch norm with fixed statistics that answers in its input's type.
 
     y = x * s + (bias - mean * s), s = weight / sqrt(var + epsilon). torchvision's returns float32 under autocast, which
     doubles the traffic of every activation after it. Same buffers, same names.
     """
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
+    def factors(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         scale_C = self.weight * (self.running_var + self.eps).rsqrt()
         shift_C = self.bias - self.running_mean * scale_C
-        scale_C11, shift_C11 = scale_C.to(x_BCHW.dtype)[:, None, None], shift_C.to(x_BCHW.dtype)[:, None, None]
-        # In place, for a convolution's map is nobody else's and fresh memory costs a CPU three times the arithmetic.
-        # Autograd needs the factor alone, and the rounding is that of torchvision's x * scale + bias.
+        return scale_C.to(x_BCHW.dtype)[:, None, None], shift_C.to(x_BCHW.dtype)[:, None, None]
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        scale_C11, shift_C11 = self.factors(x_BCHW)
+        return (x_BCHW * scale_C11).add_(shift_C11)
+
+
+class FrozenNorm2d(TypedNorm2d):
+    """The same in its input's memory: for the map of a convolution, which nobody else looks at.
+
+    Fresh memory costs a CPU three times the arithmetic. Autograd needs the factor alone, and the rounding is that of
+    torchvision's x * scale + bias.
+    """
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        scale_C11, shift_C11 = self.factors(x_BCHW)
         return x_BCHW.mul_(scale_C11).add_(shift_C11)
 
 
@@ -89,7 +103,8 @@ def build_backbone(
     take_inputs(layers, config)
     if config.stride_in_1x1:
         move_strides(layers)
-    if frozen_class is FrozenNorm2d:  # torchvision's own detectors stay as they are
+    # torchvision's own detectors stay as they are, and timm's networks may go on in place themselves.
+    if frozen_class is FrozenNorm2d and not config.backbone.startswith(PREFIX):
         keep_results(layers)
     returned = config.resolved_returned_layers
     # A ResNet's stem counts as a stage, but its map comes before its norm, so torchvision never returns it.

@@ -138,7 +138,7 @@ class FcosConfig(DenseConfig):
         if not 0 <= self.start_distance <= 64 or (self.start_distance and not learnt):
             raise ValueError(
                 f"--model.start-distance: got {self.start_distance}; allowed: 0 to 64, but only 0 with "
-                "--model.distances relu or --model.style torchvision"
+                "--model.distances relu or --model.style torchvision; give --model.start-distance 0"
             )
         for field, allowed in (("distances", ("exp", "relu")), ("centerness_from", ("class", "box"))):
             if getattr(self, field) not in allowed:
@@ -178,20 +178,20 @@ class GflConfig(DenseConfig):
     num_nearest: int = 9
     num_bins: int = 17  # a side is 0 to num_bins - 1 strides long
     start_distance: float = 0.0
-    """Untrained boxes begin with sides about this many strides away; 0: all bins alike, half of them, as the original.
-    """
+    """Untrained boxes begin with sides about this many strides away; 0: all bins equally likely, so sides of
+    (num_bins - 1) / 2 strides, as the original."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ratios(self)
-        if not 0 <= self.start_distance <= self.num_bins / 4:
-            raise ValueError(
-                f"--model.start-distance: got {self.start_distance}; allowed: 0 to {self.num_bins / 4:g}, a quarter of "
-                "--model.num-bins"
-            )
         for field, least in (("num_nearest", 1), ("num_bins", 2)):
             if not least <= getattr(self, field) <= MOST:
                 raise ValueError(f"{option(field)}: got {getattr(self, field)}; allowed: {least} to {MOST}")
+        if not 0 <= self.start_distance <= self.num_bins / 4:
+            raise ValueError(
+                f"--model.start-distance: got {self.start_distance}; allowed: 0 to {self.num_bins / 4:g}, a quarter of "
+                "--model.num-bins; give --model.start-distance 0"
+            )
 
 
 AnyDense = RetinaNetConfig | FcosConfig | AtssConfig | GflConfig

@@ -57,6 +57,11 @@ def build_class_table(
     if OTHERS in drop:
         if not classes:
             raise ValueError(f"--drop '{OTHERS}' leaves out all that --classes does not name: give --classes too")
+        if len(drop) > 1:
+            raise ValueError(f"--drop '{OTHERS}' leaves out all that --classes does not name: give no name beside it")
+        for name in classes:
+            if name not in known and name not in renames.values():
+                say(f"note: --classes {name}: no object here has this class{nearest(name, known)}")
         drop = [name for name in known if name not in classes and name not in renames]
     unmatched = [(option, name) for option, names in (("--map", renames), ("--drop", drop)) for name in names]
     unmatched = [(option, name) for option, name in unmatched if name not in known]

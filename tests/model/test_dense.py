@@ -273,7 +273,7 @@ def test_detections_lie_in_their_image_and_fill_slots_in_order(config_class):
 
 @pytest.mark.long
 def test_faithful_losses_and_detect_are_one_graph(config_class):
-    """The losses of before with the methods' terms: tests/train/test_method_battery.py. Detection knows one way."""
+    """Losses that are not faithful: tests/train/test_method_battery.py. Detection is the same for both."""
     head = make_head(config_class, faithful=True)
     truth = make_truth(ROWS, SIZES, {(1, 2)})
 

@@ -215,7 +215,7 @@ def test_options_may_name_classes_that_this_split_lacks_but_a_misspelt_one_canno
         read(root, classes=("car",), drop=("ambulence",))
 
 
-def test_all_that_the_classes_do_not_name_is_dropped(make_voc):
+def test_all_that_the_classes_do_not_name_is_dropped(make_voc, capsys):
     boxes = [(name, 1, 1, 5, 5) for name in ("car", "van", "motorcycle", "person", "person")]
     root = make_voc({"a": ((9, 9), boxes)})
     source = read(root, classes=("car", "motor"), rename=("motorcycle=motor",), drop=("*",))
@@ -223,6 +223,11 @@ def test_all_that_the_classes_do_not_name_is_dropped(make_voc):
     assert source.dropped == {"van": 1, "person": 2}
     with pytest.raises(ValueError, match="give --classes too"):
         read(root, drop=("*",))
+    with pytest.raises(ValueError, match="give no name beside it"):
+        read(root, classes=("car",), drop=("*", "van"))
+    capsys.readouterr()
+    assert read(root, classes=("caar", "van"), drop=("*",)).dropped["car"] == 1
+    assert "note: --classes caar: no object here has this class (nearest: car)" in capsys.readouterr().out
 
 
 # --- YOLO ---

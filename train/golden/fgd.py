@@ -85,8 +85,8 @@ def run_fgd(case: Case) -> Iterator[Check]:
         for name, expected in gradients.items():
             got, weight = gradient_of(layers.parameters[name]), name.replace(".bias", ".weight")
             if name.startswith("conv_mask") and name != weight:
-                # A softmax follows, which this bias does not move: its gradient is 0 but for rounding, which only the
-                # weight's tells from a value.
+                # A softmax follows, which this bias does not move: its gradient is rounding alone. It is measured
+                # relative to its weight's gradient.
                 got = torch.cat((gradient_of(layers.parameters[weight]).flatten(), got.flatten()))
                 expected = torch.cat((gradients[weight].flatten(), expected.flatten()))
             yield Check("gradient.layers", got, expected, GRADIENT)
