@@ -170,7 +170,6 @@ mean = sum(copies[name] for name in TRAINING) / 15 if set(TRAINING) <= set(copie
 rows = [  # what, measured, "at least" or "at most", target
     ("view pairs/s, mixed batch of 16", mixed.get("pairs_per_second"), "at least", 40_000),
     ("host time of a mixed batch, us", mixed.get("host_us"), "at most", 150),
-    ("launches of a mixed batch", mixed.get("launches"), "at most", 12),
     ("slowest point-wise type, times a copy", worst, "at most", 3),
     ("mean of the 15 types, times a copy", mean, "at most", 10),
     ("loader, images/s on 4 threads", best.get("images_per_s"), "at least", 350),

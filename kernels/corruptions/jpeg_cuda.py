@@ -25,7 +25,6 @@ PLACES = SIDE * PITCH
 COLUMNS = SIDE * REGIONS  # of chroma
 LUMA = 4 * REGIONS  # blocks of luma, in two rows; then come those of Cb, then those of Cr
 VALUES = 6 * REGIONS * PLACES
-TRANSFORMS = 6 * REGIONS * SIDE  # in each step: a thread has two of luma and one of chroma
 TABLES = 2 * SIDE * SIDE
 PAIRS = 32  # chroma samples that a block of the second kernel has along x
 

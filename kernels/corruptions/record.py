@@ -53,7 +53,7 @@ class Corruption:
     cpu_stages: tuple[Callable, ...] = ()  # the same pixels by whole images, for the CPU; () for the stages themselves
     alone: tuple[Callable, ...] = ()  # CPU stages that walk through the image in order: one thread does them alone
     # In which step, 1 to 4, a GPU runs each stage but the last: a thread a pixel. The last one reads the source at its
-    # own pixels only, in the launch `finish`.
+    # own pixels only, in the launch `finish`. The simple way for a new type; those here have none but the last.
     launches: tuple[int, ...] = ()
     # The module beside its file whose KERNELS, of `OwnKernel`, write its corrupted pixels on a GPU into pixels_BHX.
     # `finish` finds them there. The module is imported on a GPU only. The last stage then runs on a CPU only, and so do

@@ -98,6 +98,7 @@ def main() -> None:
     # Every simulated thread is a thread of the operating system: smaller blocks, the same code.
     cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y, cuda_kernels.THREADS = 8, 4, 32
     clean.BLOCK_X, finish.LANES, finish.TILE = 2, 16, 64
+    finish.MIDDLE, finish.PACKED, finish.WEIGHTS = finish.HELD * 64 * 4, finish.HELD * 64 * 3, 4 * 64
     cuda_kernels.STATISTICS_BLOCKS = 2
     run(SMALL, (14, 24), (16, 32))
     run(LARGE, (37, 104), (64, 128))

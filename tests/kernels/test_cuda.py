@@ -147,6 +147,7 @@ def check_ptx(name: str, architecture: int) -> None:
     # A block of 256 threads must be launchable, and nothing may live in spilled registers.
     assert record["registers"] <= 255
     assert record["spill_bytes"] == 0
+    assert record["shared_bytes"] <= 48 << 10  # more must be asked for when a kernel is launched
     assert record["double_instructions"] == 0
     if name != "nms" and architecture >= 90:  # its divisions are exact; sm_80 calls for some conversions and divisions
         assert record["calls"] == 0

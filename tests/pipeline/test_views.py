@@ -381,8 +381,10 @@ def test_a_wrong_view_is_seen_before_it_is_timed():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_gpu_views_are_the_cpu_s(dtype):
-    batch = make_batch([(64, 96), (61, 83), (33, 5), (0, 0)] * 5)
+@pytest.mark.parametrize("sizes", [[(64, 96), (61, 83), (33, 5), (0, 0)], [(64, 320), (61, 309), (33, 131), (1, 1)]])
+def test_gpu_views_are_the_cpu_s(dtype, sizes):
+    """In the second batch a row takes several blocks."""
+    batch = make_batch(sizes * 5, canvas=sizes[0])
     config = ViewConfig(corruptions=severity.ALL)
     on_gpu = replace(
         batch,
