@@ -50,6 +50,18 @@ def blue_of(word):
     return float32(uint32(word >> uint32(16)))
 
 
+# Sums of three channels in a word of 64 bits, 21 bits each: red from bit 0.
+SUM_GREEN, SUM_BLUE, SUM_BITS = 21, 42, (1 << 21) - 1
+
+
+@compiled
+def sums_of(word):
+    """Red, green and blue of such a word, which may be a sum of several."""
+    mask = uint64(SUM_BITS)
+    red, green = uint32(word & mask), uint32(uint64(word >> uint64(SUM_GREEN)) & mask)
+    return float32(red), float32(green), float32(uint32(word >> uint64(SUM_BLUE)))
+
+
 if config.ENABLE_CUDASIM:
     ALIGNMENT: int | None = None  # the simulator's shared arrays take no other
 

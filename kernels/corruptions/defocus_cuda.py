@@ -16,6 +16,7 @@ from kernels.corruptions.gaussian import store_pixel
 from kernels.corruptions.record import OwnKernel
 from kernels.corruptions.shift import reflect
 from kernels.jit import compiled, cuda_compiled
+from kernels.words import SUM_BLUE, SUM_GREEN, sums_of
 
 LANES, WARPS, ROWS = 32, 8, 6  # threads of a block along x and y, and the rows of a thread
 TILE_X, TILE_Y = 2 * LANES, WARPS * ROWS
@@ -27,8 +28,6 @@ PITCH = TILE_X + SPANS + 2  # odd, so that threads of neighbouring rows find nei
 NUM_ROWS = TILE_Y + 2 * MOST_RADIUS
 WORDS = PITCH * NUM_ROWS
 NUM_SOFT = 2 * MOST_SOFT + 1
-# Of a whole disk's sum, 17 bits a channel: red from bit 0, green from 21, blue from 42.
-GREEN, BLUE, LOW = 21, 42, (1 << 21) - 1
 
 
 @compiled
@@ -45,14 +44,6 @@ def channels(word):
     low = uint32(word & uint64(0xFFFFFFFF))
     green = uint32(word >> uint64(32))
     return float32(uint32(low & uint32(0xFFFF))), float32(green), float32(uint32(low >> uint32(16)))
-
-
-@compiled
-def sums_of(word):
-    """The channels of a whole disk's sum."""
-    mask = uint64(LOW)
-    red, green = uint32(word & mask), uint32(uint64(word >> uint64(GREEN)) & mask)
-    return float32(red), float32(green), float32(uint32(word >> uint64(BLUE)))
 
 
 def make(number):
@@ -160,8 +151,8 @@ def make(number):
                     span = int32(span + 1)
                 begin = end
                 for j in range(ROWS):
-                    low = uint64(words[j] & uint64(0xFFFF)) | uint64((words[j] >> uint64(32)) << uint64(GREEN))
-                    blue_bits = uint64(uint64(words[j] >> uint64(16)) & uint64(0xFFFF)) << uint64(BLUE)
+                    low = uint64(words[j] & uint64(0xFFFF)) | uint64((words[j] >> uint64(32)) << uint64(SUM_GREEN))
+                    blue_bits = uint64(uint64(words[j] >> uint64(16)) & uint64(0xFFFF)) << uint64(SUM_BLUE)
                     disks[side * ROWS + j] += uint64(low | blue_bits)
         cuda.syncthreads()
         for side in range(TILE_X // LANES):

@@ -13,7 +13,7 @@ from kernels.corruptions.gaussian import CORRUPTION, store_pixel, weights
 from kernels.corruptions.record import OwnKernel
 from kernels.corruptions.shift import clamp
 from kernels.jit import compiled, cuda_compiled
-from kernels.words import word_at
+from kernels.words import SUM_BLUE, SUM_GREEN, sums_of, word_at
 
 LANES, WARPS, ROWS = 32, 8, 4  # threads of a block along x and y, and the rows of a thread
 TILE_X, TILE_Y = LANES, WARPS * ROWS
@@ -22,7 +22,6 @@ PITCH, NUM_ROWS = TILE_X + 2 * MOST_RADIUS, TILE_Y + 2 * MOST_RADIUS
 WORDS, MIXED, WEIGHTS = PITCH * NUM_ROWS, TILE_X * NUM_ROWS, MOST_RADIUS + 1
 ONE, FINE = 1 << 24, 12
 UNIT = 1 / (1 << FINE)
-GREEN, BLUE, LANE = 21, 42, (1 << 21) - 1  # first bits of a word's channels, and the bits of one
 
 
 @compiled
@@ -42,13 +41,6 @@ def add(red, green, blue, weight, first, second):
 def rounded(total):
     """From 2^-24 to 2^-12."""
     return uint64(uint32(uint32(total + uint32(1 << (23 - FINE))) >> uint32(24 - FINE)))
-
-
-@compiled
-def levels(word):
-    mask = uint64(LANE)
-    red, green = uint32(word & mask), uint32(uint64(word >> uint64(GREEN)) & mask)
-    return float32(red), float32(green), float32(uint32(word >> uint64(BLUE)))
 
 
 def make(number):
@@ -102,8 +94,8 @@ def make(number):
                 t = int32(t + 1)
             at = uint64(uint32(y * TILE_X + lane))
             for j in range(ROWS):
-                packed = uint64(rounded(red[j]) | uint64(rounded(green[j]) << uint64(GREEN)))
-                mixed[at + uint64(j * TILE_X)] = uint64(packed | uint64(rounded(blue[j]) << uint64(BLUE)))
+                packed = uint64(rounded(red[j]) | uint64(rounded(green[j]) << uint64(SUM_GREEN)))
+                mixed[at + uint64(j * TILE_X)] = uint64(packed | uint64(rounded(blue[j]) << uint64(SUM_BLUE)))
             y = int32(y + WARPS * ROWS)
         cuda.syncthreads()
         x, y = left + lane, int32(warp * ROWS)
@@ -112,14 +104,14 @@ def make(number):
         above = uint64(uint32((y + radius) * TILE_X + lane))
         below, share = above, float32(UNIT) * extra[1]
         for j in range(ROWS):
-            r, g, bl = levels(mixed[above + uint64(j * TILE_X)])
+            r, g, bl = sums_of(mixed[above + uint64(j * TILE_X)])
             reds[j], greens[j], blues[j] = share * r, share * g, share * bl
         t = int32(1)
         while t <= radius:
             above, below = above - uint64(TILE_X), below + uint64(TILE_X)
             share = float32(UNIT) * extra[uint64(1 + t)]
             for j in range(ROWS):
-                r, g, bl = levels(mixed[above + uint64(j * TILE_X)] + mixed[below + uint64(j * TILE_X)])
+                r, g, bl = sums_of(mixed[above + uint64(j * TILE_X)] + mixed[below + uint64(j * TILE_X)])
                 reds[j] += share * r
                 greens[j] += share * g
                 blues[j] += share * bl

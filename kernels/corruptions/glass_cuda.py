@@ -18,6 +18,7 @@ from kernels.corruptions.glass import CORRUPTION, PASSES, REACH
 from kernels.corruptions.record import OwnKernel
 from kernels.jit import compiled, cuda_compiled
 from kernels.rng import SHUFFLE
+from kernels.words import word_at
 
 LANES, WARPS = 32, 8
 EIGHT = 8  # sums of a thread
@@ -31,11 +32,6 @@ SUMS_PITCH = COLUMNS + 1
 PLANE = (ROWS + 2 * MOST) * SUMS_PITCH
 SUMS = 3 * PLANE
 MOVE_BITS, MOVE = 6, 63  # of a pass in a word
-
-
-@compiled
-def word_of(red, green, blue):
-    return uint32(uint32(red) | uint32(uint32(uint32(green) << uint32(8)) | uint32(uint32(blue) << uint32(16))))
 
 
 @compiled
@@ -156,8 +152,7 @@ def make_blur(number, again):
                 if again:
                     word = shuffled_word(plane, from_y, from_x, width, reach, passes)
                 else:
-                    to, i = uint64(uint32(from_y)), uint64(uint32(3 * from_x))
-                    word = word_of(source[to, i], source[to, i + uint64(1)], source[to, i + uint64(2)])
+                    word = word_at(source[uint64(uint32(from_y))], from_x)
                 pixels[uint64(uint32(y * PIXELS_PITCH + x))] = word
                 x = int32(x + LANES)
             y = int32(y + WARPS)
