@@ -130,14 +130,14 @@ class ViewMaker:
 
             if self.dtype not in gpu.TYPES:
                 raise ValueError(f"views: dtype must be float32, float16 or bfloat16 on a GPU; got {self.dtype}")
-            if self.dtype != torch.float32 and torch.cuda.get_device_capability(self.device) < (8, 0):
-                raise ValueError("views: 16-bit views need a GPU of compute capability 8.0 or more; use float32")
             # A side is rounded to whole pixels, 1 at least: one of 1.5 / ratio may become 1.
             lowest = 1.5 / finish.MOST_SHRINK
             if config.ratio_range[0] < lowest:
                 raise ValueError(
                     f"--views.ratio-range must begin at {lowest} or above on a GPU; got {config.ratio_range[0]}"
                 )
+            if self.dtype != torch.float32 and torch.cuda.get_device_capability(self.device) < (8, 0):
+                raise ValueError("views: 16-bit views need a GPU of compute capability 8.0 or more; use float32")
             self.kept = gpu.device_of(self.device)
             self.device = self.kept.device  # "cuda" becomes the current one
             gpu.compile_kernels(self.kept, tuple(self.kinds_N.tolist()), self.dtype, self.clean)
