@@ -12,6 +12,7 @@ from kernels.launch import clean as clean_kernel
 from kernels.launch import cuda_kernels, finish, gpu, signatures
 from kernels.launch.cpu import shots
 from kernels.launch.table import Table
+from tests.kernels import simulator
 
 
 def launch(name, grid, block, arrays, numbers=()):
@@ -20,7 +21,8 @@ def launch(name, grid, block, arrays, numbers=()):
 
 
 def main() -> None:
-    # Every simulated thread is a thread of the operating system: smaller blocks, the same code.
+    simulator.prepare()
+    # Each simulated thread takes its time: smaller blocks, the same code.
     cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y, cuda_kernels.THREADS = 8, 4, 32
     clean_kernel.BLOCK_X, finish.LANES, finish.TILE = 2, 16, 64
     finish.MIDDLE, finish.PACKED, finish.WEIGHTS = finish.HELD * 64 * 4, finish.HELD * 64 * 3, 4 * 64

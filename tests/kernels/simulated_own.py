@@ -11,6 +11,7 @@ from numba import config
 from kernels.launch import gpu, signatures
 from kernels.launch.cuda_kernels import Arguments
 from kernels.launch.table import Table
+from tests.kernels import simulator
 
 
 def launch(name, grid, block, arrays, numbers=()):
@@ -21,6 +22,7 @@ def launch(name, grid, block, arrays, numbers=()):
 def main() -> None:
     assert config.ENABLE_CUDASIM
     assert config.DISABLE_JIT
+    simulator.prepare()
     for given, made in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
         case = np.load(given)
         images = case["images"]

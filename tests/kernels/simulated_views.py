@@ -26,6 +26,7 @@ registry.CORRUPTIONS = tuple(
 # Only now, because the launches follow from the registry.
 from kernels.launch import boxes, clean, cuda_kernels, finish, gpu, resize, signatures  # noqa: E402
 from kernels.launch.table import Table, fill_extra  # noqa: E402
+from tests.kernels import simulator  # noqa: E402
 
 # Height, width, small height, small width, mirrored.
 SMALL = ((9, 13, 6, 9, 0), (14, 18, 14, 18, 1), (1, 1, 1, 1, 1), (13, 17, 4, 5, 1), (5, 3, 4, 2, 1), (0, 0, 0, 0, 0))
@@ -95,7 +96,8 @@ def check_halves(arguments, rows_B, small, small_canvas) -> None:
 
 
 def main() -> None:
-    # Every simulated thread is a thread of the operating system: smaller blocks, the same code.
+    simulator.prepare()
+    # Each simulated thread takes its time: smaller blocks, the same code.
     cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y, cuda_kernels.THREADS = 8, 4, 32
     clean.BLOCK_X, finish.LANES, finish.TILE = 2, 16, 64
     finish.MIDDLE, finish.PACKED, finish.WEIGHTS = finish.HELD * 64 * 4, finish.HELD * 64 * 3, 4 * 64

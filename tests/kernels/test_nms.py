@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,6 +147,8 @@ def test_threshold_rounds_down():
 SIMULATED = """
 import numpy as np, sys, torch
 from kernels.detection import nms_cuda
+from tests.kernels import simulator
+simulator.prepare()
 def launch(boxes, groups, threshold, num_slots, alive):
     arrays = [tensor.numpy() for tensor in (boxes, groups)]
     nms_cuda.suppress_groups_kernel[(len(boxes), 2), 32](*arrays, threshold, num_slots, alive.numpy())
@@ -173,7 +176,8 @@ def test_simulated_cuda_kernel_equals_cpu(tmp_path):
         arrays = {"boxes": boxes.numpy(), "scores": rows.numpy(), "groups": groups.numpy()}
         np.savez(case, threshold=round_down_to_float32(0.4), num_slots=num_slots, **arrays)
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "NUMBA_DISABLE_JIT": "1"}
-    subprocess.run([sys.executable, "-c", SIMULATED, *expected], check=True, env=environment, cwd=os.getcwd())
+    command, root = [sys.executable, "-c", SIMULATED, *expected], Path(__file__).parents[2]
+    subprocess.run(command, check=True, env=environment, cwd=root)
     for case, (keep, count) in expected.items():
         result = np.load(case + ".out.npz")
         assert result["count"].tolist() == count.tolist()

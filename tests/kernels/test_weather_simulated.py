@@ -6,6 +6,7 @@ The simulator runs the bodies as plain Python: what it and compiled code agree o
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,9 @@ assert config.ENABLE_CUDASIM and config.DISABLE_JIT
 from kernels.corruptions import jpeg
 from kernels.corruptions.registry import BY_NAME
 from kernels.task import Task
+from tests.kernels import simulator
+
+simulator.prepare()
 
 @cuda.jit
 def launch(stage, step, source, target, a, b, rows, extra, statistics, shots, pool):
@@ -78,4 +82,5 @@ def test_the_simulator_gives_what_compiled_code_gives(new_task, pool, tmp_path):
             np.savez(path, name=name, rows=rows, expected=task.target, **before, **constant)
             paths.append(str(path))
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "NUMBA_DISABLE_JIT": "1"}
-    subprocess.run([sys.executable, "-c", SIMULATED, *paths], check=True, env=environment, cwd=os.getcwd())
+    command, root = [sys.executable, "-c", SIMULATED, *paths], Path(__file__).parents[2]
+    subprocess.run(command, check=True, env=environment, cwd=root)

@@ -89,6 +89,7 @@ def test_a_ranks_own_sentence_stands_in_the_last_lines(script):
     assert output.count("Traceback") == 1  # the launcher's own
 
 
+@pytest.mark.long
 def test_the_other_rank_says_that_one_has_ended(script, tmp_path):
     """Without torchrun, which ends the other rank perhaps before that can say it."""
     job = Job(script, tmp_path, "fail", folder=tmp_path, ranks=2)
