@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -111,13 +112,19 @@ def usual_classes(num_classes: int) -> tuple[str, ...] | None:
     return next((names for names in lists if len(names) == num_classes), None)
 
 
+@lru_cache(maxsize=8)
+def expected_state(config: DetectorConfig, num_classes: int) -> Mapping[str, Tensor]:
+    """Names and shapes. What a card asks for takes no memory before the weights are seen to be there."""
+    with torch.device("meta"):
+        return new_detector(config, num_classes).state_dict()
+
+
 def fit(config: DetectorConfig, num_classes: int, state: Mapping[str, Tensor], path: Path) -> Detector:
     """The detector with these weights, all of them; counters of batches that it does not keep are left out.
 
     num_classes counts the background.
     """
-    with torch.device("meta"):  # what a card asks for takes no memory before the weights are seen to be there
-        expected = new_detector(config, num_classes).state_dict()
+    expected = expected_state(config, num_classes)
     state = {name: value for name, value in state.items() if name in expected or not name.endswith("batches_tracked")}
     # Swin's numbers of a window's cells follow from its side.
     given = {name for name in expected if name.endswith("relative_position_index")}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from kernels.corruptions.registry import NEED_MASK
 from model.config import small_model
 from pipeline.command.ranks import World
 from pipeline.pack import PackOptions, pack
@@ -74,7 +75,8 @@ def packed_other_classes(tmp_path_factory) -> Path:
 
 
 def tiny(config: Config) -> Config:
-    """A recipe's run, made small: a narrow head, batches of 4 and 6 steps."""
+    """A recipe's run, made small: a narrow head, batches of 4, 6 steps, and two masks of each kind."""
+    views = replace(config.views, masks=2) if set(config.views.corruptions) & set(NEED_MASK) else config.views
     return replace(
         config,
         model=small_model(
@@ -89,6 +91,7 @@ def tiny(config: Config) -> Config:
         ),
         optimizer=OptimizerConfig(learning_rate=0.01, base_batch_size=4, warmup_steps=2, schedule="cosine"),
         loader=LoaderConfig(name="cpu", threads=1),
+        views=views,
         batch_size=4,
         epochs=0,
         steps=6,

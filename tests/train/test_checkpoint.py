@@ -10,13 +10,8 @@ import pytest
 
 from pipeline.files.own import write_json
 from tests.jobs import KILLED, Job
+from tests.train.runs import state_of
 from train.record.checkpoint import MARKER, Checkpoints, damage_of, lock, read_state
-
-
-def state_of(step, score=None):
-    place = {"epoch": 0, "cursor": 0}
-    return {"step": step, "last_read": step, "in_a_row": 0, "place": place, "score": score, "finished": False,
-            "ranks": 1, "data_checksum": "", "teacher_checksum": None, "torch": ""}  # fmt: skip
 
 
 def save(checkpoints, step, score=None):
@@ -291,7 +286,7 @@ SAVER = """
 import sys
 from pathlib import Path
 from train.record.checkpoint import Checkpoints
-from tests.train.test_checkpoint import state_of
+from tests.train.runs import state_of
 checkpoints = Checkpoints(Path(sys.argv[1]), 2)
 checkpoints.tidy()
 newest = checkpoints.newest()

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save
 import model.weights.files
 from model.weights.files import save_tensors
 from pipeline.files.own import json_text, read_json
+from tests.train.runs import state_of
 from train.record.checkpoint import Checkpoints, damage_of, read_state
 
-PLACE = {"epoch": 0, "cursor": 0}
 STEPS = (2, 3, 4)
 
 
@@ -99,11 +99,6 @@ class Disk:
                 build(inner, place / name)
 
         build(self.root.stat().st_ino, target)
-
-
-def state_of(step: int) -> dict:
-    return {"step": step, "last_read": step, "in_a_row": 0, "place": PLACE, "score": None, "finished": False,
-            "ranks": 1, "data_checksum": "", "teacher_checksum": None, "torch": ""}  # fmt: skip
 
 
 def save_step(checkpoints: Checkpoints, step: int) -> Path:

@@ -285,9 +285,10 @@ def test_another_kind_of_detector_trains_with_both_methods(kind, packed, tmp_pat
     narrow = ["--model.head-channels", "16", "--model.num-convs", "2"]
     narrow += ["--model.norm-groups", "4"] if kind != "retinanet" else []
     rest = ["--loader.name", "cpu", "--loader.threads", "1", "--device", "cpu", "--steps", "2", "--log-every", "1"]
+    masks = ["--views.masks", "2"]
     assert train(read_command(["plain_small", *common, *narrow, *rest, "--out", str(tmp_path / "teacher")]), WORLD) == 0
     student = ["--distill", "cd_fkd", "pkd", "--teacher", str(tmp_path / "teacher"), "--out", str(tmp_path / "student")]
-    assert train(read_command(["cdfkd_small", *common, *narrow, *rest, *student]), WORLD) == 0
+    assert train(read_command(["cdfkd_small", *common, *narrow, *rest, *masks, *student]), WORLD) == 0
     losses = read_log(tmp_path / "student" / "log.jsonl")[0]["losses"]
     assert {"global", "instance", "pkd"} < set(losses)
     detector, card = load_detector(tmp_path / "student")

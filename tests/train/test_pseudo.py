@@ -177,6 +177,7 @@ def test_options():
     assert config.distill == (CrossKdConfig(), PseudoConfig(high=(0.5, 0.6)))
 
 
+@pytest.mark.long
 def test_compiled_without_a_break_it_is_the_same():
     """With CrossKD and FGD, which read boxes: one graph, and the numbers of eager."""
     config = GflConfig(

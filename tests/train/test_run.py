@@ -153,7 +153,7 @@ def test_a_run_of_an_older_version_continues(student_config):
     assert train(config, WORLD) == 0
     path = config.out / "config.json"
     values = json.loads(path.read_text())
-    del values["views"]["masks"]
+    del values["views"]["mask_epochs"]
     path.write_text(json.dumps(values))
     assert train(config, WORLD) == 0
 
