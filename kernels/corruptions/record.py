@@ -29,11 +29,11 @@ class Masks:
 
 
 class OwnKernel(NamedTuple):
-    """A GPU kernel that one type has of its own. It returns at once where row.corruption is another number."""
+    """A GPU kernel that one type has of its own. Block z works on image lists_M[first_image + z], of that type."""
 
     name: str
-    make: Callable[[int], Any]  # the type's number -> the kernel
-    arrays: tuple[str, ...]  # what it takes, of `kernels.launch.cuda_kernels.Arguments`
+    kernel: Any
+    arrays: tuple[str, ...]  # what it takes before lists_M, of `kernels.launch.cuda_kernels.Arguments`
     tile: tuple[int, int]  # height and width of the pixels that a block makes, at least
     block: tuple[int, int]  # threads along x and y
 
