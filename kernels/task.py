@@ -49,6 +49,7 @@ ROW = np.dtype(
         ("small_height", np.int32),
         ("small_width", np.int32),
         ("flip", np.int32),  # 1: both views are mirrored
+        ("columns", np.int32),  # of the small view that a block of a GPU makes (`kernels.launch.finish`)
         ("variant", np.int32),  # which mask of its group the pool drew; no stage reads it
         ("key0", np.uint32),  # the image's key, for rng.bits
         ("key1", np.uint32),

@@ -108,7 +108,7 @@ def numba_kernels() -> dict[str, NumbaKernel]:
 
     threads = {
         "boxes": cuda_kernels.BLOCK_X,
-        **{facts.name: math.prod(facts.block) for kernels in own.KERNELS.values() for _, facts in kernels},
+        **{facts.name: math.prod(facts.block) for kernels in own.KERNELS.values() for facts in kernels},
     }  # fmt: skip
     threads |= {f"finish_{name}": finish.LANES for name in finish.FINISH}
     threads |= {f"clean_{name}": clean.BLOCK_X * clean.BLOCK_Y for name in clean.CLEAN}

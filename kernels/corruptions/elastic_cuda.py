@@ -151,85 +151,79 @@ def smooth_field(tile, taps, num, row, out, top, x, radius, lane, warp, stage, b
         y = int32(y + WARPS * EIGHT)
 
 
-def make_down(number):
-    @cuda_compiled
-    def smooth_down(rows_B, extra_BE, planes_2BHX):
-        tile = cuda.shared.array(DOWN_VALUES, float32)
-        taps = cuda.shared.array(MOST_TAPS, float32)
-        lane, warp, b = int32(cuda.threadIdx.x), int32(cuda.threadIdx.y), int32(cuda.blockIdx.z)
-        top, x = int32(cuda.blockIdx.y * DOWN_ROWS), int32(cuda.blockIdx.x * LANES + lane)
-        row, extra = rows_B[b], extra_BE[b]
-        height, width = int32(row.height), int32(row.width)
-        if row.corruption != number or top >= height or int32(x - lane) >= width:
-            return
-        radius = int32(extra[0])
-        num = fill_taps(taps, extra[3:], radius, int32(warp * LANES + lane))
-        smooth_field(tile, taps, num, row, planes_2BHX[0, b], top, x, radius, lane, warp, uint32(rng.FIELD_Y), 0)
-        cuda.syncthreads()
-        smooth_field(tile, taps, num, row, planes_2BHX[0, b], top, x, radius, lane, warp, uint32(rng.FIELD_X), width)
-
-    return smooth_down
+@cuda_compiled
+def smooth_down(rows_B, extra_BE, planes_2BHX, lists_M, first_image):
+    tile = cuda.shared.array(DOWN_VALUES, float32)
+    taps = cuda.shared.array(MOST_TAPS, float32)
+    lane, warp, b = int32(cuda.threadIdx.x), int32(cuda.threadIdx.y), lists_M[first_image + cuda.blockIdx.z]
+    top, x = int32(cuda.blockIdx.y * DOWN_ROWS), int32(cuda.blockIdx.x * LANES + lane)
+    row, extra = rows_B[b], extra_BE[b]
+    height, width = int32(row.height), int32(row.width)
+    if top >= height or int32(x - lane) >= width:
+        return
+    radius = int32(extra[0])
+    num = fill_taps(taps, extra[3:], radius, int32(warp * LANES + lane))
+    smooth_field(tile, taps, num, row, planes_2BHX[0, b], top, x, radius, lane, warp, uint32(rng.FIELD_Y), 0)
+    cuda.syncthreads()
+    smooth_field(tile, taps, num, row, planes_2BHX[0, b], top, x, radius, lane, warp, uint32(rng.FIELD_X), width)
 
 
-def make_along(number):
-    @cuda_compiled
-    def smooth_along(images_BHX, rows_B, extra_BE, planes_2BHX, pixels_BHX):
-        """A warp has a line of the image, ALONG_COLUMNS pixels of it."""
-        tile = cuda.shared.array(ALONG_VALUES, float32)
-        taps = cuda.shared.array(MOST_TAPS, float32)
-        lane, warp, b = int32(cuda.threadIdx.x), int32(cuda.threadIdx.y), int32(cuda.blockIdx.z)
-        first, y = int32(cuda.blockIdx.x * ALONG_COLUMNS), int32(cuda.blockIdx.y * WARPS + warp)
-        row, extra = rows_B[b], extra_BE[b]
-        height, width = int32(row.height), int32(row.width)
-        if row.corruption != number or int32(y - warp) >= height or first >= width:
-            return
-        radius_down, radius = int32(extra[0]), int32(extra[1])
-        num = fill_taps(taps, extra[4 + radius_down :], radius, int32(warp * LANES + lane))
-        columns = int32(min(int32(width - first), int32(ALONG_COLUMNS)))
-        line = int32(warp * (2 * PITCH))
-        if y < height:
-            fields = planes_2BHX[0, b, y]
-            last, end = int32(columns + 2 * radius), int32(int32(int32(columns + 7) >> 3 << 3) + num)
-            i = lane
-            while i < end:
-                at = uint64(uint32(line + i + (i >> 3)))
-                value_y, value_x = float32(0), float32(0)
-                if i < last:
-                    x = int32(mirror_once(int32(first + i - radius), width))
-                    value_y, value_x = fields[uint64(x)], fields[uint64(x + width)]
-                tile[at], tile[at + uint64(PITCH)] = value_y, value_x
-                i = int32(i + LANES)
-        cuda.syncthreads()
-        at = uint64(uint32(line + lane * (EIGHT + 1)))
-        inside = y < height and int32(lane * EIGHT) < columns
-        for _ in range(2):
-            if inside:
-                sums = eight_sums(tile, at, 1, EIGHT + 1, taps, num)
-            cuda.syncthreads()
-            if inside:
-                s0, s1, s2, s3, s4, s5, s6, s7 = sums
-                one = uint64(1)
-                tile[at], tile[at + one], tile[at + uint64(2)], tile[at + uint64(3)] = s0, s1, s2, s3
-                at += uint64(4)
-                tile[at], tile[at + one], tile[at + uint64(2)], tile[at + uint64(3)] = s4, s5, s6, s7
-            at += uint64(PITCH - 4)
-        cuda.syncthreads()
-        if y >= height:
-            return
-        source, out, scale, i = images_BHX[b], pixels_BHX[b, y], extra[2], lane
-        while i < columns:
+@cuda_compiled
+def smooth_along(images_BHX, rows_B, extra_BE, planes_2BHX, pixels_BHX, lists_M, first_image):
+    """A warp has a line of the image, ALONG_COLUMNS pixels of it."""
+    tile = cuda.shared.array(ALONG_VALUES, float32)
+    taps = cuda.shared.array(MOST_TAPS, float32)
+    lane, warp, b = int32(cuda.threadIdx.x), int32(cuda.threadIdx.y), lists_M[first_image + cuda.blockIdx.z]
+    first, y = int32(cuda.blockIdx.x * ALONG_COLUMNS), int32(cuda.blockIdx.y * WARPS + warp)
+    row, extra = rows_B[b], extra_BE[b]
+    height, width = int32(row.height), int32(row.width)
+    if int32(y - warp) >= height or first >= width:
+        return
+    radius_down, radius = int32(extra[0]), int32(extra[1])
+    num = fill_taps(taps, extra[4 + radius_down :], radius, int32(warp * LANES + lane))
+    columns = int32(min(int32(width - first), int32(ALONG_COLUMNS)))
+    line = int32(warp * (2 * PITCH))
+    if y < height:
+        fields = planes_2BHX[0, b, y]
+        last, end = int32(columns + 2 * radius), int32(int32(int32(columns + 7) >> 3 << 3) + num)
+        i = lane
+        while i < end:
             at = uint64(uint32(line + i + (i >> 3)))
-            move_y, move_x = scale * tile[at], scale * tile[at + uint64(PITCH)]
-            move_pixel(source, out, y, int32(first + i), height, width, move_y, move_x)
+            value_y, value_x = float32(0), float32(0)
+            if i < last:
+                x = int32(mirror_once(int32(first + i - radius), width))
+                value_y, value_x = fields[uint64(x)], fields[uint64(x + width)]
+            tile[at], tile[at + uint64(PITCH)] = value_y, value_x
             i = int32(i + LANES)
-
-    return smooth_along
+    cuda.syncthreads()
+    at = uint64(uint32(line + lane * (EIGHT + 1)))
+    inside = y < height and int32(lane * EIGHT) < columns
+    for _ in range(2):
+        if inside:
+            sums = eight_sums(tile, at, 1, EIGHT + 1, taps, num)
+        cuda.syncthreads()
+        if inside:
+            s0, s1, s2, s3, s4, s5, s6, s7 = sums
+            one = uint64(1)
+            tile[at], tile[at + one], tile[at + uint64(2)], tile[at + uint64(3)] = s0, s1, s2, s3
+            at += uint64(4)
+            tile[at], tile[at + one], tile[at + uint64(2)], tile[at + uint64(3)] = s4, s5, s6, s7
+        at += uint64(PITCH - 4)
+    cuda.syncthreads()
+    if y >= height:
+        return
+    source, out, scale, i = images_BHX[b], pixels_BHX[b, y], extra[2], lane
+    while i < columns:
+        at = uint64(uint32(line + i + (i >> 3)))
+        move_y, move_x = scale * tile[at], scale * tile[at + uint64(PITCH)]
+        move_pixel(source, out, y, int32(first + i), height, width, move_y, move_x)
+        i = int32(i + LANES)
 
 
 KERNELS = (
-    OwnKernel("elastic_down", make_down, ("rows_B", "extra_BE", "planes_2BHX"), (DOWN_ROWS, LANES), (LANES, WARPS)),
+    OwnKernel("elastic_down", smooth_down, ("rows_B", "extra_BE", "planes_2BHX"), (DOWN_ROWS, LANES), (LANES, WARPS)),
     OwnKernel(
-        "elastic_along", make_along, ("images_BHX", "rows_B", "extra_BE", "planes_2BHX", "pixels_BHX"),
+        "elastic_along", smooth_along, ("images_BHX", "rows_B", "extra_BE", "planes_2BHX", "pixels_BHX"),
         (WARPS, ALONG_COLUMNS), (LANES, WARPS),
     ),
 )  # fmt: skip

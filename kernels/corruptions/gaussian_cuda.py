@@ -43,88 +43,89 @@ def rounded(total):
     return uint64(uint32(uint32(total + uint32(1 << (23 - FINE))) >> uint32(24 - FINE)))
 
 
-def make(number):
-    @cuda_compiled
-    def gaussian_blur(images_BHX, rows_B, extra_BE, pixels_BHX):
-        tile = cuda.shared.array(WORDS, uint32)
-        mixed = cuda.shared.array(MIXED, uint64)
-        whole = cuda.shared.array(WEIGHTS, uint32)
-        red = cuda.local.array(ROWS, uint32)
-        green = cuda.local.array(ROWS, uint32)
-        blue = cuda.local.array(ROWS, uint32)
-        reds = cuda.local.array(ROWS, float32)
-        greens = cuda.local.array(ROWS, float32)
-        blues = cuda.local.array(ROWS, float32)
-        b, lane, warp = cuda.blockIdx.z, cuda.threadIdx.x, cuda.threadIdx.y
-        left, top = cuda.blockIdx.x * TILE_X, cuda.blockIdx.y * TILE_Y
-        row = rows_B[b]
-        height, width = row.height, row.width
-        if row.corruption != number or top >= height or left >= width:
-            return
-        source, extra, out = images_BHX[b], extra_BE[b], pixels_BHX[b]
-        radius = int32(extra[0])
-        thread = warp * LANES + lane
-        if thread <= radius:
-            whole[thread] = uint32(extra[1 + thread] * float32(ONE) + float32(0.5))
-        num_rows, num_columns = int32(TILE_Y + 2 * radius), int32(TILE_X + 2 * radius)
-        y = int32(warp)
-        while y < num_rows:
-            line, at = source[uint64(clamp(top - radius + y, height))], int32(y * PITCH)
-            x = int32(lane)
-            while x < num_columns:
-                tile[uint64(uint32(at + x))] = word_at(line, clamp(left - radius + x, width))
-                x = int32(x + LANES)
-            y = int32(y + WARPS)
-        cuda.syncthreads()
-        y = int32(warp * ROWS)
-        while y < num_rows:  # and up to ROWS - 1 more, which nobody reads
-            before = uint64(uint32(y * PITCH + lane + radius))
-            after, weight = before, whole[uint64(0)]
-            for j in range(ROWS):
-                word = tile[before + uint64(j * PITCH)]
-                red[j] = uint32(weight * uint32(word & uint32(0xFF)))
-                green[j] = uint32(weight * uint32(uint32(word >> uint32(8)) & uint32(0xFF)))
-                blue[j] = uint32(weight * uint32(word >> uint32(16)))
-            t = int32(1)
-            while t <= radius:
-                before, after, weight = before - uint64(1), after + uint64(1), whole[uint64(t)]
-                for j in range(ROWS):
-                    first, second = tile[before + uint64(j * PITCH)], tile[after + uint64(j * PITCH)]
-                    red[j], green[j], blue[j] = add(red[j], green[j], blue[j], weight, first, second)
-                t = int32(t + 1)
-            at = uint64(uint32(y * TILE_X + lane))
-            for j in range(ROWS):
-                packed = uint64(rounded(red[j]) | uint64(rounded(green[j]) << uint64(SUM_GREEN)))
-                mixed[at + uint64(j * TILE_X)] = uint64(packed | uint64(rounded(blue[j]) << uint64(SUM_BLUE)))
-            y = int32(y + WARPS * ROWS)
-        cuda.syncthreads()
-        x, y = left + lane, int32(warp * ROWS)
-        if x >= width:
-            return
-        above = uint64(uint32((y + radius) * TILE_X + lane))
-        below, share = above, float32(UNIT) * extra[1]
+@cuda_compiled
+def gaussian_blur(images_BHX, rows_B, extra_BE, pixels_BHX, lists_M, first_image):
+    tile = cuda.shared.array(WORDS, uint32)
+    mixed = cuda.shared.array(MIXED, uint64)
+    whole = cuda.shared.array(WEIGHTS, uint32)
+    red = cuda.local.array(ROWS, uint32)
+    green = cuda.local.array(ROWS, uint32)
+    blue = cuda.local.array(ROWS, uint32)
+    reds = cuda.local.array(ROWS, float32)
+    greens = cuda.local.array(ROWS, float32)
+    blues = cuda.local.array(ROWS, float32)
+    b, lane, warp = lists_M[first_image + cuda.blockIdx.z], cuda.threadIdx.x, cuda.threadIdx.y
+    left, top = cuda.blockIdx.x * TILE_X, cuda.blockIdx.y * TILE_Y
+    row = rows_B[b]
+    height, width = row.height, row.width
+    if top >= height or left >= width:
+        return
+    source, extra, out = images_BHX[b], extra_BE[b], pixels_BHX[b]
+    radius = int32(extra[0])
+    thread = warp * LANES + lane
+    if thread <= radius:
+        whole[thread] = uint32(extra[1 + thread] * float32(ONE) + float32(0.5))
+    num_rows, num_columns = int32(TILE_Y + 2 * radius), int32(TILE_X + 2 * radius)
+    y = int32(warp)
+    while y < num_rows:
+        line, at = source[uint64(clamp(top - radius + y, height))], int32(y * PITCH)
+        x = int32(lane)
+        while x < num_columns:
+            tile[uint64(uint32(at + x))] = word_at(line, clamp(left - radius + x, width))
+            x = int32(x + LANES)
+        y = int32(y + WARPS)
+    cuda.syncthreads()
+    y = int32(warp * ROWS)
+    while y < num_rows:  # and up to ROWS - 1 more, which nobody reads
+        before = uint64(uint32(y * PITCH + lane + radius))
+        after, weight = before, whole[uint64(0)]
         for j in range(ROWS):
-            r, g, bl = sums_of(mixed[above + uint64(j * TILE_X)])
-            reds[j], greens[j], blues[j] = share * r, share * g, share * bl
+            word = tile[before + uint64(j * PITCH)]
+            red[j] = uint32(weight * uint32(word & uint32(0xFF)))
+            green[j] = uint32(weight * uint32(uint32(word >> uint32(8)) & uint32(0xFF)))
+            blue[j] = uint32(weight * uint32(word >> uint32(16)))
         t = int32(1)
         while t <= radius:
-            above, below = above - uint64(TILE_X), below + uint64(TILE_X)
-            share = float32(UNIT) * extra[uint64(1 + t)]
+            before, after, weight = before - uint64(1), after + uint64(1), whole[uint64(t)]
             for j in range(ROWS):
-                r, g, bl = sums_of(mixed[above + uint64(j * TILE_X)] + mixed[below + uint64(j * TILE_X)])
-                reds[j] += share * r
-                greens[j] += share * g
-                blues[j] += share * bl
+                first, second = tile[before + uint64(j * PITCH)], tile[after + uint64(j * PITCH)]
+                red[j], green[j], blue[j] = add(red[j], green[j], blue[j], weight, first, second)
             t = int32(t + 1)
+        at = uint64(uint32(y * TILE_X + lane))
         for j in range(ROWS):
-            if top + y + j < height:
-                store_pixel(out[uint64(top + y + j)], x, reds[j], greens[j], blues[j])
-
-    return gaussian_blur
+            packed = uint64(rounded(red[j]) | uint64(rounded(green[j]) << uint64(SUM_GREEN)))
+            mixed[at + uint64(j * TILE_X)] = uint64(packed | uint64(rounded(blue[j]) << uint64(SUM_BLUE)))
+        y = int32(y + WARPS * ROWS)
+    cuda.syncthreads()
+    x, y = left + lane, int32(warp * ROWS)
+    if x >= width:
+        return
+    above = uint64(uint32((y + radius) * TILE_X + lane))
+    below, share = above, float32(UNIT) * extra[1]
+    for j in range(ROWS):
+        r, g, bl = sums_of(mixed[above + uint64(j * TILE_X)])
+        reds[j], greens[j], blues[j] = share * r, share * g, share * bl
+    t = int32(1)
+    while t <= radius:
+        above, below = above - uint64(TILE_X), below + uint64(TILE_X)
+        share = float32(UNIT) * extra[uint64(1 + t)]
+        for j in range(ROWS):
+            r, g, bl = sums_of(mixed[above + uint64(j * TILE_X)] + mixed[below + uint64(j * TILE_X)])
+            reds[j] += share * r
+            greens[j] += share * g
+            blues[j] += share * bl
+        t = int32(t + 1)
+    for j in range(ROWS):
+        if top + y + j < height:
+            store_pixel(out[uint64(top + y + j)], x, reds[j], greens[j], blues[j])
 
 
 KERNELS = (
     OwnKernel(
-        "gaussian_blur", make, ("images_BHX", "rows_B", "extra_BE", "pixels_BHX"), (TILE_Y, TILE_X), (LANES, WARPS)
+        "gaussian_blur",
+        gaussian_blur,
+        ("images_BHX", "rows_B", "extra_BE", "pixels_BHX"),
+        (TILE_Y, TILE_X),
+        (LANES, WARPS),
     ),
 )

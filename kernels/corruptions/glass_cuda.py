@@ -35,7 +35,7 @@ MOVE_BITS, MOVE = 6, 63  # of a pass in a word
 
 
 @compiled
-def within(i, size):
+def clamp_32(i, size):
     """`shift.clamp` of 32-bit numbers."""
     return max(min(i, int32(size - 1)), int32(0))
 
@@ -122,19 +122,19 @@ def shuffled_word(plane, y, x, width, reach, passes):
     return plane[uint64(uint32(y)), uint64(uint32(x))].view(np.uint32)
 
 
-def make_blur(number, again):
+def make_blur(again):
     @cuda_compiled
-    def blur(images_BHX, rows_B, extra_BE, planes_2BHX, pixels_BHX):
+    def blur(images_BHX, rows_B, extra_BE, planes_2BHX, pixels_BHX, lists_M, first_image):
         pixels = cuda.shared.array(PIXELS, uint32)
         sums = cuda.shared.array(SUMS, float32)
         half = cuda.local.array(HALF, float32)
         words = cuda.local.array(EIGHT, int32)
         column = cuda.local.array(EIGHT, float32)
-        lane, warp, b = int32(cuda.threadIdx.x), int32(cuda.threadIdx.y), int32(cuda.blockIdx.z)
+        lane, warp, b = int32(cuda.threadIdx.x), int32(cuda.threadIdx.y), lists_M[first_image + cuda.blockIdx.z]
         left, top = int32(cuda.blockIdx.x * COLUMNS), int32(cuda.blockIdx.y * ROWS)
         row, extra = rows_B[b], extra_BE[b]
         height, width = int32(row.height), int32(row.width)
-        if row.corruption != number or top >= height or left >= width:
+        if top >= height or left >= width:
             return
         few = int32(extra[0]) <= FEW
         radius = int32(FEW) if few else int32(MOST)
@@ -145,10 +145,10 @@ def make_blur(number, again):
         reach, passes = int32(extra[REACH]), int32(extra[PASSES])
         columns, y = int32(COLUMNS + 2 * radius), warp
         while y < rows:
-            from_y = within(int32(top + y - radius), height)
+            from_y = clamp_32(int32(top + y - radius), height)
             x = lane
             while x < columns:
-                from_x = within(int32(left + x - radius), width)
+                from_x = clamp_32(int32(left + x - radius), width)
                 if again:
                     word = shuffled_word(plane, from_y, from_x, width, reach, passes)
                 else:
@@ -209,6 +209,6 @@ def make_blur(number, again):
 
 ARRAYS = ("images_BHX", "rows_B", "extra_BE", "planes_2BHX", "pixels_BHX")
 KERNELS = (
-    OwnKernel("glass_first", lambda number: make_blur(number, False), ARRAYS, (ROWS, COLUMNS), (LANES, WARPS)),
-    OwnKernel("glass_second", lambda number: make_blur(number, True), ARRAYS, (ROWS, COLUMNS), (LANES, WARPS)),
+    OwnKernel("glass_first", make_blur(False), ARRAYS, (ROWS, COLUMNS), (LANES, WARPS)),
+    OwnKernel("glass_second", make_blur(True), ARRAYS, (ROWS, COLUMNS), (LANES, WARPS)),
 )

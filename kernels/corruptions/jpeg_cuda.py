@@ -32,20 +32,22 @@ PAIRS = 32  # chroma samples that a block of the second kernel has along x
 @compiled
 def luma_of(r, g, b):
     """Y - 128 as `jpeg.read_line` has it."""
-    y = int32(int32(int32(19595) * r) + int32(int32(38470) * g)) + int32(int32(7471) * b)
-    return int32(int32(int32(y) + int32(32768 - (128 << 16))) >> int32(16))
+    sums = int32(int32(int32(19595) * r) + int32(int32(38470) * g)) + int32(int32(7471) * b)
+    return int32(int32(int32(sums) + int32(32768 - (128 << 16))) >> int32(16))
 
 
 @compiled
-def blue_of(r, g, b):
-    cb = int32(int32(int32(32768) * b) - int32(int32(11059) * r)) - int32(int32(21709) * g)
-    return int32(int32(int32(cb) + int32(8421375)) >> int32(16))
+def blue_chroma_of(r, g, b):
+    """Cb, likewise."""
+    sums = int32(int32(int32(32768) * b) - int32(int32(11059) * r)) - int32(int32(21709) * g)
+    return int32(int32(int32(sums) + int32(8421375)) >> int32(16))
 
 
 @compiled
-def red_of(r, g, b):
-    cr = int32(int32(int32(32768) * r) - int32(int32(27439) * g)) - int32(int32(5329) * b)
-    return int32(int32(int32(cr) + int32(8421375)) >> int32(16))
+def red_chroma_of(r, g, b):
+    """Cr, likewise."""
+    sums = int32(int32(int32(32768) * r) - int32(int32(27439) * g)) - int32(int32(5329) * b)
+    return int32(int32(int32(sums) + int32(8421375)) >> int32(16))
 
 
 @compiled
@@ -54,7 +56,7 @@ def put_pixel(line, x, values, at):
     i = uint64(uint32(3 * x))
     r, g, b = int32(line[i]), int32(line[i + uint64(1)]), int32(line[i + uint64(2)])
     values[at] = luma_of(r, g, b)
-    return blue_of(r, g, b), red_of(r, g, b)
+    return blue_chroma_of(r, g, b), red_chroma_of(r, g, b)
 
 
 @compiled
@@ -105,83 +107,84 @@ def packed(low, middle, high):
     return float32(int32(low | int32(int32(middle << 8) | int32(high << 16))))
 
 
-def make_transform(number):
-    @cuda_compiled
-    def transform(images_BHX, planes_2BHX, rows_B, extra_BE):
-        values = cuda.shared.array(VALUES, int32)
-        steps = cuda.shared.array(TABLES, float32)
-        reciprocals = cuda.shared.array(TABLES, float32)
-        thread = int32(cuda.threadIdx.y * LANES + cuda.threadIdx.x)
-        b, top, left = int32(cuda.blockIdx.z), int32(cuda.blockIdx.y * SIDE), int32(cuda.blockIdx.x * COLUMNS)
-        row = rows_B[b]
-        height, width = int32(row.height), int32(row.width)
-        chroma_height, chroma_width = int32(int32(height + 1) >> 1), int32(int32(width + 1) >> 1)
-        if row.corruption != number or top >= chroma_height or left >= chroma_width:
-            return
-        steps[uint32(thread)] = extra_BE[b, uint64(uint32(thread))]
-        reciprocals[uint32(thread)] = float32(0.125) / steps[uint32(thread)]
-        source, column = images_BHX[b], int32(thread & (COLUMNS - 1))
-        x, last_x = int32(left + column), int32(width - 1)
-        x0, x1 = min(int32(2 * x), last_x), min(int32(2 * x + 1), last_x)
-        luma_at = int32(int32(column >> 2) * PLACES + int32(2 * int32(column & 3)))
-        chroma_at = int32(int32(LUMA + (column >> 3)) * PLACES + int32(column & 7))
-        line = int32(thread >> 6)  # each thread takes every second line of chroma
-        first = line
-        while line < SIDE:
-            y = int32(top + line)
-            # Below the image its last line goes on, in each plane by itself.
-            y0 = min(int32(2 * y), int32(2 * chroma_height - 2))
-            y1 = min(int32(y0 + 1), int32(height - 1))
-            upper, lower = source[uint64(uint32(y0))], source[uint64(uint32(y1))]
-            low = int32(line >> 2)
-            at = uint64(uint32(luma_at + int32(low * int32(LUMA // 2 * PLACES)) + int32(2 * PITCH) * int32(line & 3)))
-            under = at + uint64(PITCH)
-            blue0, red0 = put_pixel(upper, x0, values, at)
-            blue1, red1 = put_pixel(upper, x1, values, at + uint64(1))
-            blue2, red2 = put_pixel(lower, x0, values, under)
-            blue3, red3 = put_pixel(lower, x1, values, under + uint64(1))
-            if y >= chroma_height:
-                values[at], values[at + uint64(1)] = values[under], values[under + uint64(1)]
-            at = uint64(uint32(chroma_at + int32(line * PITCH)))
-            values[at] = halved(blue0, blue2, blue1, blue3, x)
-            values[at + uint64(REGIONS * PLACES)] = halved(red0, red2, red1, red3, x)
-            line = int32(line + THREADS // COLUMNS)
-        cuda.syncthreads()
-        eighth, u = int32(thread >> 3), int32(thread & 7)
-        i = eighth
-        while i < 6 * REGIONS:
-            at = uint64(uint32(i * PLACES + u * PITCH))
-            s = load(values, at, 1)
-            store(values, at, 1, forward(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], int32(11)))
-            i = int32(i + THREADS // SIDE)
-        cuda.syncthreads()
-        i = eighth
-        while i < 6 * REGIONS:
-            at = uint64(uint32(i * PLACES + u))
-            table = uint64(uint32(SIDE * u)) if i < LUMA else uint64(uint32(SIDE * SIDE + SIDE * u))
-            store(values, at, PITCH, coded(load(values, at, PITCH), steps, reciprocals, table))
-            i = int32(i + THREADS // SIDE)
-        cuda.syncthreads()
-        i = eighth
-        while i < 6 * REGIONS:
-            at = uint64(uint32(i * PLACES + u * PITCH))
-            s = load(values, at, 1)
-            store(values, at, 1, inverse(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], int32(18)))
-            i = int32(i + THREADS // SIDE)
-        cuda.syncthreads()
-        if x >= chroma_width:
-            return
-        lumas, others, line, to = planes_2BHX[0, b], planes_2BHX[1, b], first, uint64(uint32(x))
-        while line < SIDE and int32(top + line) < chroma_height:
-            low = int32(line >> 2)
-            at = uint64(uint32(luma_at + int32(low * int32(LUMA // 2 * PLACES)) + int32(2 * PITCH) * int32(line & 3)))
-            under, y = at + uint64(PITCH), uint64(uint32(top + line))
-            lumas[y, to] = packed(sample(values[at]), sample(values[at + uint64(1)]), sample(values[under]))
-            fourth, at = sample(values[under + uint64(1)]), uint64(uint32(chroma_at + int32(line * PITCH)))
-            others[y, to] = packed(fourth, sample(values[at]), sample(values[at + uint64(REGIONS * PLACES)]))
-            line = int32(line + THREADS // COLUMNS)
-
-    return transform
+@cuda_compiled
+def transform(images_BHX, planes_2BHX, rows_B, extra_BE, lists_M, first_image):
+    values = cuda.shared.array(VALUES, int32)
+    steps = cuda.shared.array(TABLES, float32)
+    reciprocals = cuda.shared.array(TABLES, float32)
+    thread = int32(cuda.threadIdx.y * LANES + cuda.threadIdx.x)
+    b, top, left = (
+        lists_M[first_image + cuda.blockIdx.z],
+        int32(cuda.blockIdx.y * SIDE),
+        int32(cuda.blockIdx.x * COLUMNS),
+    )
+    row = rows_B[b]
+    height, width = int32(row.height), int32(row.width)
+    chroma_height, chroma_width = int32(int32(height + 1) >> 1), int32(int32(width + 1) >> 1)
+    if top >= chroma_height or left >= chroma_width:
+        return
+    steps[uint32(thread)] = extra_BE[b, uint64(uint32(thread))]
+    reciprocals[uint32(thread)] = float32(0.125) / steps[uint32(thread)]
+    source, column = images_BHX[b], int32(thread & (COLUMNS - 1))
+    x, last_x = int32(left + column), int32(width - 1)
+    x0, x1 = min(int32(2 * x), last_x), min(int32(2 * x + 1), last_x)
+    luma_at = int32(int32(column >> 2) * PLACES + int32(2 * int32(column & 3)))
+    chroma_at = int32(int32(LUMA + (column >> 3)) * PLACES + int32(column & 7))
+    line = int32(thread >> 6)  # each thread takes every second line of chroma
+    first = line
+    while line < SIDE:
+        y = int32(top + line)
+        # Below the image its last line goes on, in each plane by itself.
+        y0 = min(int32(2 * y), int32(2 * chroma_height - 2))
+        y1 = min(int32(y0 + 1), int32(height - 1))
+        upper, lower = source[uint64(uint32(y0))], source[uint64(uint32(y1))]
+        low = int32(line >> 2)
+        at = uint64(uint32(luma_at + int32(low * int32(LUMA // 2 * PLACES)) + int32(2 * PITCH) * int32(line & 3)))
+        under = at + uint64(PITCH)
+        blue0, red0 = put_pixel(upper, x0, values, at)
+        blue1, red1 = put_pixel(upper, x1, values, at + uint64(1))
+        blue2, red2 = put_pixel(lower, x0, values, under)
+        blue3, red3 = put_pixel(lower, x1, values, under + uint64(1))
+        if y >= chroma_height:
+            values[at], values[at + uint64(1)] = values[under], values[under + uint64(1)]
+        at = uint64(uint32(chroma_at + int32(line * PITCH)))
+        values[at] = halved(blue0, blue2, blue1, blue3, x)
+        values[at + uint64(REGIONS * PLACES)] = halved(red0, red2, red1, red3, x)
+        line = int32(line + THREADS // COLUMNS)
+    cuda.syncthreads()
+    eighth, u = int32(thread >> 3), int32(thread & 7)
+    i = eighth
+    while i < 6 * REGIONS:
+        at = uint64(uint32(i * PLACES + u * PITCH))
+        s = load(values, at, 1)
+        store(values, at, 1, forward(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], int32(11)))
+        i = int32(i + THREADS // SIDE)
+    cuda.syncthreads()
+    i = eighth
+    while i < 6 * REGIONS:
+        at = uint64(uint32(i * PLACES + u))
+        table = uint64(uint32(SIDE * u)) if i < LUMA else uint64(uint32(SIDE * SIDE + SIDE * u))
+        store(values, at, PITCH, coded(load(values, at, PITCH), steps, reciprocals, table))
+        i = int32(i + THREADS // SIDE)
+    cuda.syncthreads()
+    i = eighth
+    while i < 6 * REGIONS:
+        at = uint64(uint32(i * PLACES + u * PITCH))
+        s = load(values, at, 1)
+        store(values, at, 1, inverse(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], int32(18)))
+        i = int32(i + THREADS // SIDE)
+    cuda.syncthreads()
+    if x >= chroma_width:
+        return
+    lumas, others, line, to = planes_2BHX[0, b], planes_2BHX[1, b], first, uint64(uint32(x))
+    while line < SIDE and int32(top + line) < chroma_height:
+        low = int32(line >> 2)
+        at = uint64(uint32(luma_at + int32(low * int32(LUMA // 2 * PLACES)) + int32(2 * PITCH) * int32(line & 3)))
+        under, y = at + uint64(PITCH), uint64(uint32(top + line))
+        lumas[y, to] = packed(sample(values[at]), sample(values[at + uint64(1)]), sample(values[under]))
+        fourth, at = sample(values[under + uint64(1)]), uint64(uint32(chroma_at + int32(line * PITCH)))
+        others[y, to] = packed(fourth, sample(values[at]), sample(values[at + uint64(REGIONS * PLACES)]))
+        line = int32(line + THREADS // COLUMNS)
 
 
 @compiled
@@ -208,51 +211,48 @@ def put_colour(out, x, luma, chroma):
     write_colour(out[uint64(uint32(3 * x)) :], uint64(0), luma, blue, red)
 
 
-def make_convert(number):
-    @cuda_compiled
-    def convert(planes_2BHX, pixels_BHX, rows_B):
-        x = int32(cuda.blockIdx.x * PAIRS + cuda.threadIdx.x)
-        y = int32(cuda.blockIdx.y * SIDE + cuda.threadIdx.y)
-        b = int32(cuda.blockIdx.z)
-        row = rows_B[b]
-        height, width = int32(row.height), int32(row.width)
-        if row.corruption != number or int32(2 * y) >= height or int32(2 * x) >= width:
-            return
-        last_y, last_x = int32(int32(height - 1) >> 1), int32(int32(width - 1) >> 1)
-        lumas, others, out = planes_2BHX[0, b], planes_2BHX[1, b], pixels_BHX[b]
-        before, here = uint64(uint32(max(int32(x - 1), int32(0)))), uint64(uint32(x))
-        after = uint64(uint32(min(int32(x + 1), last_x)))
-        above, near = others[uint64(uint32(max(int32(y - 1), int32(0))))], others[uint64(uint32(y))]
-        below = others[uint64(uint32(min(int32(y + 1), last_y)))]
-        middle = chroma_of(near[here])
-        v0 = v1 = v2 = v3 = middle
-        if last_x > 1:  # libjpeg does not smooth what is narrower
-            west, east = chroma_of(near[before]), chroma_of(near[after])
-            up, down = three_and(middle, chroma_of(above[here])), three_and(middle, chroma_of(below[here]))
-            v0 = upsampled(up, three_and(west, chroma_of(above[before])), False)
-            v1 = upsampled(up, three_and(east, chroma_of(above[after])), True)
-            v2 = upsampled(down, three_and(west, chroma_of(below[before])), False)
-            v3 = upsampled(down, three_and(east, chroma_of(below[after])), True)
-        three, fourth = int32(lumas[uint64(uint32(y)), here]), int32(int32(near[here]) & 255)
-        left, right, line = int32(2 * x), int32(2 * x + 1), out[uint64(uint32(2 * y))]
-        put_colour(line, left, int32(three & 255), v0)
+@cuda_compiled
+def convert(planes_2BHX, pixels_BHX, rows_B, lists_M, first_image):
+    x = int32(cuda.blockIdx.x * PAIRS + cuda.threadIdx.x)
+    y = int32(cuda.blockIdx.y * SIDE + cuda.threadIdx.y)
+    b = lists_M[first_image + cuda.blockIdx.z]
+    row = rows_B[b]
+    height, width = int32(row.height), int32(row.width)
+    if int32(2 * y) >= height or int32(2 * x) >= width:
+        return
+    last_y, last_x = int32(int32(height - 1) >> 1), int32(int32(width - 1) >> 1)
+    lumas, others, out = planes_2BHX[0, b], planes_2BHX[1, b], pixels_BHX[b]
+    before, here = uint64(uint32(max(int32(x - 1), int32(0)))), uint64(uint32(x))
+    after = uint64(uint32(min(int32(x + 1), last_x)))
+    above, near = others[uint64(uint32(max(int32(y - 1), int32(0))))], others[uint64(uint32(y))]
+    below = others[uint64(uint32(min(int32(y + 1), last_y)))]
+    middle = chroma_of(near[here])
+    v0 = v1 = v2 = v3 = middle
+    if last_x > 1:  # libjpeg does not smooth what is narrower
+        west, east = chroma_of(near[before]), chroma_of(near[after])
+        up, down = three_and(middle, chroma_of(above[here])), three_and(middle, chroma_of(below[here]))
+        v0 = upsampled(up, three_and(west, chroma_of(above[before])), False)
+        v1 = upsampled(up, three_and(east, chroma_of(above[after])), True)
+        v2 = upsampled(down, three_and(west, chroma_of(below[before])), False)
+        v3 = upsampled(down, three_and(east, chroma_of(below[after])), True)
+    three, fourth = int32(lumas[uint64(uint32(y)), here]), int32(int32(near[here]) & 255)
+    left, right, line = int32(2 * x), int32(2 * x + 1), out[uint64(uint32(2 * y))]
+    put_colour(line, left, int32(three & 255), v0)
+    if right < width:
+        put_colour(line, right, int32(int32(three >> 8) & 255), v1)
+    if int32(2 * y + 1) < height:
+        line = out[uint64(uint32(2 * y + 1))]
+        put_colour(line, left, int32(three >> 16), v2)
         if right < width:
-            put_colour(line, right, int32(int32(three >> 8) & 255), v1)
-        if int32(2 * y + 1) < height:
-            line = out[uint64(uint32(2 * y + 1))]
-            put_colour(line, left, int32(three >> 16), v2)
-            if right < width:
-                put_colour(line, right, fourth, v3)
-
-    return convert
+            put_colour(line, right, fourth, v3)
 
 
 KERNELS = (
     OwnKernel(
-        "jpeg_transform", make_transform, ("images_BHX", "planes_2BHX", "rows_B", "extra_BE"),
+        "jpeg_transform", transform, ("images_BHX", "planes_2BHX", "rows_B", "extra_BE"),
         (BLOCK, BLOCK * REGIONS), (LANES, WARPS),
     ),
     OwnKernel(
-        "jpeg_convert", make_convert, ("planes_2BHX", "pixels_BHX", "rows_B"), (2 * SIDE, 2 * PAIRS), (PAIRS, SIDE)
+        "jpeg_convert", convert, ("planes_2BHX", "pixels_BHX", "rows_B"), (2 * SIDE, 2 * PAIRS), (PAIRS, SIDE)
     ),
 )  # fmt: skip

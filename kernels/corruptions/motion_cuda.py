@@ -26,72 +26,69 @@ ONE = 1 << 24
 UNIT = 1 / ONE
 
 
-def make(number):
-    @cuda_compiled
-    def motion_blur(images_BHX, rows_B, extra_BE, pixels_BHX):
-        tile = cuda.shared.array(WORDS, uint32)
-        offsets = cuda.shared.array(MOST_POINTS, int32)
-        weights = cuda.shared.array(MOST_POINTS, uint32)
-        red = cuda.local.array(ROWS, uint32)
-        green = cuda.local.array(ROWS, uint32)
-        blue = cuda.local.array(ROWS, uint32)
-        b, lane, warp = cuda.blockIdx.z, cuda.threadIdx.x, cuda.threadIdx.y
-        left, top = cuda.blockIdx.x * TILE_X, cuda.blockIdx.y * TILE_Y
-        row = rows_B[b]
-        height, width = row.height, row.width
-        if row.corruption != number or top >= height or left >= width:
+@cuda_compiled
+def motion_blur(images_BHX, rows_B, extra_BE, pixels_BHX, lists_M, first_image):
+    tile = cuda.shared.array(WORDS, uint32)
+    offsets = cuda.shared.array(MOST_POINTS, int32)
+    weights = cuda.shared.array(MOST_POINTS, uint32)
+    red = cuda.local.array(ROWS, uint32)
+    green = cuda.local.array(ROWS, uint32)
+    blue = cuda.local.array(ROWS, uint32)
+    b, lane, warp = lists_M[first_image + cuda.blockIdx.z], cuda.threadIdx.x, cuda.threadIdx.y
+    left, top = cuda.blockIdx.x * TILE_X, cuda.blockIdx.y * TILE_Y
+    row = rows_B[b]
+    height, width = row.height, row.width
+    if top >= height or left >= width:
+        return
+    source, extra, out = images_BHX[b], extra_BE[b], pixels_BHX[b]
+    count = int32(extra[0])
+    # A point reads dy rows above and dx columns before; the last reaches furthest, and dx is never positive.
+    last_y, last_x = int32(extra[1 + 3 * (count - 1)]), int32(extra[2 + 3 * (count - 1)])
+    above = max(last_y, 0)
+    i = warp * LANES + lane
+    if i < count:
+        offsets[i] = int32(-PITCH * int32(extra[1 + 3 * i]) - int32(extra[2 + 3 * i]))
+        weights[i] = uint32(extra[3 + 3 * i] * float32(ONE) + float32(0.5))
+    num_rows = int32(min(TILE_Y, height - top) + abs(last_y))
+    num_columns = int32(min(TILE_X, width - left) - last_x)
+    right = int32(width - 1)
+    y = int32(warp)
+    while y < num_rows:
+        line, at = source[uint64(clamp(top - above + y, height))], int32(y * PITCH)
+        x = int32(lane)
+        while x < num_columns:
+            tile[uint64(uint32(at + x))] = word_at(line, min(int32(left + x), right))
+            x = int32(x + LANES)
+        y = int32(y + WARPS)
+    cuda.syncthreads()
+    for half in range(TILE_X // LANES):
+        x, y = left + half * LANES + lane, top + warp * ROWS
+        if x >= width:
             return
-        source, extra, out = images_BHX[b], extra_BE[b], pixels_BHX[b]
-        count = int32(extra[0])
-        # A point reads dy rows above and dx columns before; the last reaches furthest, and dx is never positive.
-        last_y, last_x = int32(extra[1 + 3 * (count - 1)]), int32(extra[2 + 3 * (count - 1)])
-        above = max(last_y, 0)
-        i = warp * LANES + lane
-        if i < count:
-            offsets[i] = int32(-PITCH * int32(extra[1 + 3 * i]) - int32(extra[2 + 3 * i]))
-            weights[i] = uint32(extra[3 + 3 * i] * float32(ONE) + float32(0.5))
-        num_rows = int32(min(TILE_Y, height - top) + abs(last_y))
-        num_columns = int32(min(TILE_X, width - left) - last_x)
-        right = int32(width - 1)
-        y = int32(warp)
-        while y < num_rows:
-            line, at = source[uint64(clamp(top - above + y, height))], int32(y * PITCH)
-            x = int32(lane)
-            while x < num_columns:
-                tile[uint64(uint32(at + x))] = word_at(line, min(int32(left + x), right))
-                x = int32(x + LANES)
-            y = int32(y + WARPS)
-        cuda.syncthreads()
-        for half in range(TILE_X // LANES):
-            x, y = left + half * LANES + lane, top + warp * ROWS
-            if x >= width:
-                return
-            base = int32((above + warp * ROWS) * PITCH + half * LANES + lane)
+        base = int32((above + warp * ROWS) * PITCH + half * LANES + lane)
+        for j in range(ROWS):
+            red[j] = green[j] = blue[j] = uint32(0)
+        i = int32(0)
+        while i < count:
+            at, weight = uint64(uint32(base + offsets[uint64(i)])), weights[uint64(i)]
             for j in range(ROWS):
-                red[j] = green[j] = blue[j] = uint32(0)
-            i = int32(0)
-            while i < count:
-                at, weight = uint64(uint32(base + offsets[uint64(i)])), weights[uint64(i)]
-                for j in range(ROWS):
-                    word = tile[at + uint64(j * PITCH)]
-                    red[j] = uint32(red[j] + uint32(weight * uint32(word & uint32(0xFF))))
-                    green[j] = uint32(green[j] + uint32(weight * uint32(uint32(word >> uint32(8)) & uint32(0xFF))))
-                    blue[j] = uint32(blue[j] + uint32(weight * uint32(word >> uint32(16))))
-                i = int32(i + 1)
-            for j in range(ROWS):
-                if y + j < height:
-                    r, g, bl = (
-                        float32(red[j]) * float32(UNIT),
-                        float32(green[j]) * float32(UNIT),
-                        float32(blue[j]) * float32(UNIT),
-                    )
-                    store_pixel(out[uint64(y + j)], x, r, g, bl)
-
-    return motion_blur
+                word = tile[at + uint64(j * PITCH)]
+                red[j] = uint32(red[j] + uint32(weight * uint32(word & uint32(0xFF))))
+                green[j] = uint32(green[j] + uint32(weight * uint32(uint32(word >> uint32(8)) & uint32(0xFF))))
+                blue[j] = uint32(blue[j] + uint32(weight * uint32(word >> uint32(16))))
+            i = int32(i + 1)
+        for j in range(ROWS):
+            if y + j < height:
+                r, g, bl = (
+                    float32(red[j]) * float32(UNIT),
+                    float32(green[j]) * float32(UNIT),
+                    float32(blue[j]) * float32(UNIT),
+                )
+                store_pixel(out[uint64(y + j)], x, r, g, bl)
 
 
 KERNELS = (
     OwnKernel(
-        "motion_blur", make, ("images_BHX", "rows_B", "extra_BE", "pixels_BHX"), (TILE_Y, TILE_X), (LANES, WARPS)
+        "motion_blur", motion_blur, ("images_BHX", "rows_B", "extra_BE", "pixels_BHX"), (TILE_Y, TILE_X), (LANES, WARPS)
     ),
 )

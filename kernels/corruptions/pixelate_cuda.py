@@ -56,57 +56,56 @@ def cell_word(source, top, height, left, width):
     return int32(red | int32(int32(green << 8) | int32(blue << 16)))
 
 
-def make(number):
-    @cuda_compiled
-    def pixelate(images_BHX, pixels_BHX, rows_B, extra_BE):
-        cells = cuda.shared.array(CELLS, int32)
-        reads_x = cuda.shared.array(COLUMNS, int32)
-        reads_y = cuda.shared.array(ROWS, int32)
-        lane, warp, b = int32(cuda.threadIdx.x), int32(cuda.threadIdx.y), int32(cuda.blockIdx.z)
-        left, top = int32(cuda.blockIdx.x * COLUMNS), int32(cuda.blockIdx.y * ROWS)
-        row, extra = rows_B[b], extra_BE[b]
-        height, width = int32(row.height), int32(row.width)
-        if row.corruption != number or top >= height or left >= width:
-            return
-        small_height, small_width = int32(extra[0]), int32(extra[1])
-        columns, rows = int32(min(int32(width - left), int32(COLUMNS))), int32(min(int32(height - top), int32(ROWS)))
-        first_x = int32(read_by(extra, READ_X, left, width, small_width))
-        first_y = int32(read_by(extra, READ_Y, top, height, small_height))
-        last_x = int32(read_by(extra, READ_X, int32(left + columns - 1), width, small_width))
-        last_y = int32(read_by(extra, READ_Y, int32(top + rows - 1), height, small_height))
-        i = int32(warp * LANES + lane)
-        if i < columns:
-            reads_x[uint32(i)] = int32(int32(read_by(extra, READ_X, int32(left + i), width, small_width)) - first_x)
-        i = int32(i - COLUMNS)
-        if 0 <= i < rows:
-            read = int32(int32(read_by(extra, READ_Y, int32(top + i), height, small_height)) - first_y)
-            reads_y[uint32(i)] = int32(read * COLUMNS)
-        source, out, cell_x = images_BHX[b], pixels_BHX[b], int32(first_x + lane)
-        while cell_x <= last_x:
-            begin_x, count_x = extent(extra, FIRST_X, END_X, cell_x, width, small_width)
-            cell_y = int32(first_y + warp)
-            while cell_y <= last_y:
-                begin_y, count_y = extent(extra, FIRST_Y, END_Y, cell_y, height, small_height)
-                at = int32(int32(int32(cell_y - first_y) * COLUMNS) + int32(cell_x - first_x))
-                cells[uint32(at)] = cell_word(source, begin_y, count_y, begin_x, count_x)
-                cell_y = int32(cell_y + WARPS)
-            cell_x = int32(cell_x + LANES)
-        cuda.syncthreads()
-        y = warp
-        while y < rows:
-            at, x, line = reads_y[uint32(y)], lane, out[uint64(uint32(top + y))]
-            while x < columns:
-                word = cells[uint32(at + reads_x[uint32(x)])]
-                i = uint64(uint32(3 * int32(left + x)))
-                line[i] = uint8(word & 255)
-                line[i + uint64(1)] = uint8(int32(word >> 8) & 255)
-                line[i + uint64(2)] = uint8(word >> 16)
-                x = int32(x + LANES)
-            y = int32(y + WARPS)
-
-    return pixelate
+@cuda_compiled
+def pixelate(images_BHX, pixels_BHX, rows_B, extra_BE, lists_M, first_image):
+    cells = cuda.shared.array(CELLS, int32)
+    reads_x = cuda.shared.array(COLUMNS, int32)
+    reads_y = cuda.shared.array(ROWS, int32)
+    lane, warp, b = int32(cuda.threadIdx.x), int32(cuda.threadIdx.y), lists_M[first_image + cuda.blockIdx.z]
+    left, top = int32(cuda.blockIdx.x * COLUMNS), int32(cuda.blockIdx.y * ROWS)
+    row, extra = rows_B[b], extra_BE[b]
+    height, width = int32(row.height), int32(row.width)
+    if top >= height or left >= width:
+        return
+    small_height, small_width = int32(extra[0]), int32(extra[1])
+    columns, rows = int32(min(int32(width - left), int32(COLUMNS))), int32(min(int32(height - top), int32(ROWS)))
+    first_x = int32(read_by(extra, READ_X, left, width, small_width))
+    first_y = int32(read_by(extra, READ_Y, top, height, small_height))
+    last_x = int32(read_by(extra, READ_X, int32(left + columns - 1), width, small_width))
+    last_y = int32(read_by(extra, READ_Y, int32(top + rows - 1), height, small_height))
+    i = int32(warp * LANES + lane)
+    if i < columns:
+        reads_x[uint32(i)] = int32(int32(read_by(extra, READ_X, int32(left + i), width, small_width)) - first_x)
+    i = int32(i - COLUMNS)
+    if 0 <= i < rows:
+        read = int32(int32(read_by(extra, READ_Y, int32(top + i), height, small_height)) - first_y)
+        reads_y[uint32(i)] = int32(read * COLUMNS)
+    source, out, cell_x = images_BHX[b], pixels_BHX[b], int32(first_x + lane)
+    while cell_x <= last_x:
+        begin_x, count_x = extent(extra, FIRST_X, END_X, cell_x, width, small_width)
+        cell_y = int32(first_y + warp)
+        while cell_y <= last_y:
+            begin_y, count_y = extent(extra, FIRST_Y, END_Y, cell_y, height, small_height)
+            at = int32(int32(int32(cell_y - first_y) * COLUMNS) + int32(cell_x - first_x))
+            cells[uint32(at)] = cell_word(source, begin_y, count_y, begin_x, count_x)
+            cell_y = int32(cell_y + WARPS)
+        cell_x = int32(cell_x + LANES)
+    cuda.syncthreads()
+    y = warp
+    while y < rows:
+        at, x, line = reads_y[uint32(y)], lane, out[uint64(uint32(top + y))]
+        while x < columns:
+            word = cells[uint32(at + reads_x[uint32(x)])]
+            i = uint64(uint32(3 * int32(left + x)))
+            line[i] = uint8(word & 255)
+            line[i + uint64(1)] = uint8(int32(word >> 8) & 255)
+            line[i + uint64(2)] = uint8(word >> 16)
+            x = int32(x + LANES)
+        y = int32(y + WARPS)
 
 
 KERNELS = (
-    OwnKernel("pixelate", make, ("images_BHX", "pixels_BHX", "rows_B", "extra_BE"), (ROWS, COLUMNS), (LANES, WARPS)),
+    OwnKernel(
+        "pixelate", pixelate, ("images_BHX", "pixels_BHX", "rows_B", "extra_BE"), (ROWS, COLUMNS), (LANES, WARPS)
+    ),
 )

@@ -29,11 +29,11 @@ class Masks:
 
 
 class OwnKernel(NamedTuple):
-    """A GPU kernel that one type has of its own. It returns at once where row.corruption is another number."""
+    """A GPU kernel that one type has of its own. Block z works on image lists_M[first_image + z], of that type."""
 
     name: str
-    make: Callable[[int], Any]  # the type's number -> the kernel
-    arrays: tuple[str, ...]  # what it takes, of `kernels.launch.cuda_kernels.Arguments`
+    kernel: Any
+    arrays: tuple[str, ...]  # what it takes before lists_M, of `kernels.launch.cuda_kernels.Arguments`
     tile: tuple[int, int]  # height and width of the pixels that a block makes, at least
     block: tuple[int, int]  # threads along x and y
 
@@ -51,6 +51,7 @@ class Corruption:
     subset: Literal["noise", "blur", "weather", "digital", "validation"] | None = None  # of ImageNet-C; None: ours
     training: bool = False  # one of CD-FKD's 15
     cpu_stages: tuple[Callable, ...] = ()  # the same pixels by whole images, for the CPU; () for the stages themselves
+    gpu_last: Callable | None = None  # the last stage in other instructions, for a GPU: within 1 level, mostly the same
     alone: tuple[Callable, ...] = ()  # CPU stages that walk through the image in order: one thread does them alone
     # In which step, 1 to 4, a GPU runs each stage but the last: a thread a pixel. The last one reads the source at its
     # own pixels only, in the launch `finish`. The simple way for a new type; those here have none but the last.

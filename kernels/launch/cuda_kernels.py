@@ -8,7 +8,8 @@
     boxes           the boxes of both views
 
 `finish` and `clean` have files of their own: the last stage with what follows it, the clean view. So have the kernels
-that types have of their own (`own`). Each runs at most once a batch. Nothing of a type is written here; `steps.py`
+that types have of their own (`own`). Each runs at most once a batch, and those of stages before the last for the images
+of a list (`lists`): block z works on image lists_M[first_image + z]. Nothing of a type is written here; `steps.py`
 looks the stage up. Everything is float32.
 
 A kernel takes the arrays that its stages read and no others, because Numba spends microseconds of the host's time on
@@ -60,14 +61,12 @@ def count(sums, c, value):
 
 
 @cuda_compiled
-def statistics(images_BHX, rows_B, statistics_B4):
+def statistics(images_BHX, rows_B, statistics_B4, lists_M, first_image):
     """A warp takes every n-th row, a lane four pixels at a time. The block adds up: one atomic addition a channel."""
     partial = cuda.shared.array((4, THREADS), uint32)
     sums = cuda.local.array(4, uint32)
-    b, thread = cuda.blockIdx.y, cuda.threadIdx.y * BLOCK_X + cuda.threadIdx.x
+    b, thread = lists_M[first_image + cuda.blockIdx.z], cuda.threadIdx.y * BLOCK_X + cuda.threadIdx.x
     row = rows_B[b]
-    if not steps.has(steps.STATISTICS_BITS, row.corruption):
-        return
     for c in range(4):
         sums[c] = uint32(0)
     y = int32(cuda.blockIdx.x * BLOCK_Y + cuda.threadIdx.y)
@@ -113,10 +112,10 @@ def statistics(images_BHX, rows_B, statistics_B4):
 
 def make_step(number):
     @cuda_compiled
-    def launch(images_BHX, planes_2BHX, rows_B, extra_BE):
+    def launch(images_BHX, planes_2BHX, rows_B, extra_BE, lists_M, first_image):
         x = cuda.blockIdx.x * BLOCK_X + cuda.threadIdx.x
         y = cuda.blockIdx.y * BLOCK_Y + cuda.threadIdx.y
-        b = cuda.blockIdx.z
+        b = lists_M[first_image + cuda.blockIdx.z]
         line = cuda.local.array(LINE, float32)
         row = rows_B[b]
         if y >= row.height or x >= row.width:

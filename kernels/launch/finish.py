@@ -39,24 +39,32 @@ RED_ZERO, GREEN_ZERO, BLUE_ZERO = (
 )
 
 
+@compiled
 def taps_of(scale: float) -> int:
     """Places for the weights of a pixel of the small view, a multiple of four: 2 s are not zero at most."""
     return 4 * int((2 * scale + 3.999) // 4)
 
 
-def columns_of_block(rows_B: np.ndarray) -> int:
-    """How many columns of the small view a block can make: n need (n + 1) s + 1 of the image, and read 3 beyond. An
+@compiled
+def columns_of_block(width: int, small_width: int) -> int:
+    """How many columns of an image's small view a block makes: n need (n + 1) s + 1 of the image, and read 3 beyond. An
     image that fits the tile as it is needs no more."""
-    most = most_wide = 1.0  # the largest s; of those that do not fit
-    for width, small in zip(rows_B["width"].tolist(), rows_B["small_width"].tolist(), strict=True):
-        if width > small > 0:
-            scale = width / small
-            most = max(most, scale)
-            if width + 2 * scale + 4 > TILE:
-                most_wide = max(most_wide, scale)
-    num = min(TILE - UNIT, WEIGHTS // taps_of(most), int((TILE - 4) / most_wide) - 1)
-    assert num >= UNIT, f"an image would shrink {most_wide} times, which is too much for a block"
+    scale = width / small_width if width > small_width > 0 else 1.0
+    num = min(TILE - UNIT, WEIGHTS // taps_of(scale))
+    if width + 2 * scale + 4 > TILE:
+        num = min(num, int((TILE - 4) / scale) - 1)
+    assert num >= UNIT, "an image shrinks more than a block can hold"
     return num // UNIT * UNIT
+
+
+@compiled
+def fill_columns(rows_B: np.ndarray) -> int:
+    """Each image's columns of a block into its row. Returns the fewest, which most blocks are needed for."""
+    fewest = TILE
+    for b in range(len(rows_B)):
+        rows_B["columns"][b] = columns_of_block(rows_B["width"][b], rows_B["small_width"][b])
+        fewest = min(fewest, rows_B["columns"][b])
+    return fewest
 
 
 @compiled
@@ -114,13 +122,83 @@ def across(slot, o, quads, begins, weights, middle):
     return red, green, blue, next_red, next_green, next_blue
 
 
+@compiled
+def load_twelve(read, byte, fourth):
+    """Four words, which twelve bytes lie in. fourth: how far from the first the word of the last byte is."""
+    first, second = words.load_word(read, byte), words.load_word(read, byte + 4)
+    return first, second, words.load_word(read, byte + 8), words.load_word(read, byte + fourth)
+
+
+@compiled
+def unpack(one, two, three, source):
+    for i in range(4):
+        source[0, i] = uint8(words.byte_of(one, i))
+        source[0, 4 + i] = uint8(words.byte_of(two, i))
+        source[0, 8 + i] = uint8(words.byte_of(three, i))
+
+
+@compiled
+def keep_row(middle, at, sums, total):
+    """A lane's four pixels of a complete row of the small view, normalised."""
+    factor = float32(1) / total
+    red, green, blue = factor * float32(RED), factor * float32(GREEN), factor * float32(BLUE)
+    for k in range(4):
+        words.store_floats(
+            middle,
+            at + k,
+            sums[3 * k] * red - float32(RED_ZERO),
+            sums[3 * k + 1] * green - float32(GREEN_ZERO),
+            sums[3 * k + 2] * blue - float32(BLUE_ZERO),
+            float32(0),
+        )
+
+
+@compiled
+def pack_rows(lane, pairs, quads, begins, weights, middle, packed, kind):
+    """The rows that are held, summed along x: two columns of each a lane at a time."""
+    q = int32(lane)
+    while q < HELD * pairs:
+        slot, pair = int32(0), int32(q)
+        if q >= pairs:
+            slot, pair = int32(1), int32(q - pairs)
+        r0, g0, b0, r1, g1, b1 = across(slot, 2 * pair, quads, begins, weights, middle)
+        if kind == FLOAT32:
+            packed[6 * q] = words.as_word(r0)
+            packed[6 * q + 1] = words.as_word(g0)
+            packed[6 * q + 2] = words.as_word(b0)
+            packed[6 * q + 3] = words.as_word(r1)
+            packed[6 * q + 4] = words.as_word(g1)
+            packed[6 * q + 5] = words.as_word(b1)
+        else:
+            packed[3 * q] = words.pack(r0, g0, kind)
+            packed[3 * q + 1] = words.pack(b0, r1, kind)
+            packed[3 * q + 2] = words.pack(g1, b1, kind)
+        q = int32(q + LANES)
+
+
+@compiled
+def send_row(lane, packed, at, out, to, num):
+    """num times 16 bytes."""
+    q = int32(lane)
+    while q < num:
+        one, two, three, four = words.load_words(packed, at + q)
+        words.store_words(out, to + q, one, two, three, four)
+        q = int32(q + LANES)
+
+
+@compiled
+def clear_row(lane, out, to, num):
+    q = int32(lane)
+    while q < num:
+        words.store_words(out, to + q, uint32(0), uint32(0), uint32(0), uint32(0))
+        q = int32(q + LANES)
+
+
 def make_finish(kind):
     values = 4 if kind == FLOAT32 else 8  # of 16 bytes
 
     @partial(cuda_compiled, launch_bounds=(LANES, RESIDENT))
-    def finish(
-        images_BHX, planes_2BHX, pixels_BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_Bhx, num_columns
-    ):
+    def finish(images_BHX, planes_2BHX, pixels_BHX, rows_B, extra_BE, statistics_B4, shots, pool_M, out_Bhx):
         middle = cuda.shared.array(MIDDLE, float32, ALIGNMENT)
         packed = cuda.shared.array(PACKED, uint32, ALIGNMENT)
         weights = cuda.shared.array(WEIGHTS, float32, ALIGNMENT)
@@ -131,13 +209,14 @@ def make_finish(kind):
         upper = cuda.local.array(12, float32)  # the row of the small view that ends first
         lower = cuda.local.array(12, float32)  # and the next
         b, lane = cuda.blockIdx.z, int32(cuda.threadIdx.x)
-        top, left = int32(cuda.blockIdx.y * ROWS), int32(cuda.blockIdx.x * num_columns)
         row = rows_B[b]
+        num_columns = row.columns
+        top, left = int32(cuda.blockIdx.y * ROWS), int32(cuda.blockIdx.x * num_columns)
         height, width = row.height, row.width
         last = int32(min(top + ROWS, row.small_height))  # row of the small view after the last
         if left >= row.small_width:
             last = top
-        # In 16 bytes.
+        # In 16 bytes. Not above 0 behind the view, where an image that has fewer columns a block needs one more.
         num_out = min(num_columns, out_Bhx.shape[2] // 3 - left) * 3 // values
         stride = out_Bhx.shape[2] // values
         to = (int64(b) * out_Bhx.shape[1] + top) * stride + 3 * left // values
@@ -163,10 +242,9 @@ def make_finish(kind):
             byte = int32(y * read.shape[1] + 3 * x)
             lead = words.lead(read, byte)  # the same in all rows, which are whole words
             byte = int32(byte - lead)
-            fourth = 12 if lead > 0 else 8  # the word of the last of the twelve bytes
+            fourth = 12 if lead > 0 else 8
             shift = uint32(8 * lead)
-            word_1, word_2 = words.load_word(read, byte), words.load_word(read, byte + 4)
-            word_3, word_4 = words.load_word(read, byte + 8), words.load_word(read, byte + fourth)
+            word_1, word_2, word_3, word_4 = load_twelve(read, byte, fourth)
             current = int32(top - 1)  # the row in `upper`
             centre = (float32(current) + float32(0.5)) * scale_y
             centre_lower = (float32(top) + float32(0.5)) * scale_y
@@ -183,12 +261,8 @@ def make_finish(kind):
                     three = words.funnel(word_3, word_4, shift)
                     if y + 1 < end:  # the next row, which arrives while this one is worked on
                         byte = int32(byte + read.shape[1])
-                    word_1, word_2 = words.load_word(read, byte), words.load_word(read, byte + 4)
-                    word_3, word_4 = words.load_word(read, byte + 8), words.load_word(read, byte + fourth)
-                    for i in range(4):
-                        source[0, i] = uint8(words.byte_of(one, i))
-                        source[0, 4 + i] = uint8(words.byte_of(two, i))
-                        source[0, 8 + i] = uint8(words.byte_of(three, i))
+                    word_1, word_2, word_3, word_4 = load_twelve(read, byte, fourth)
+                    unpack(one, two, three, source)
                     task = Task(
                         source, target, planes_2BHX[0, b], planes_2BHX[1, b], line, row, extra_BE[b],
                         statistics_B4[b], shots, pool_M, y, x,
@@ -202,63 +276,26 @@ def make_finish(kind):
                         upper[i] += weight * target[0, i]
                         lower[i] += weight_lower * target[0, i]
                     y = int32(y + 1)
-                else:
-                    if current >= top:
-                        slot = int32(current - top) & int32(HELD - 1)
-                        factor = float32(1) / total
-                        red, green, blue = factor * float32(RED), factor * float32(GREEN), factor * float32(BLUE)
-                        for k in range(4):
-                            words.store_floats(
-                                middle,
-                                slot * TILE + column + k,
-                                upper[3 * k] * red - float32(RED_ZERO),
-                                upper[3 * k + 1] * green - float32(GREEN_ZERO),
-                                upper[3 * k + 2] * blue - float32(BLUE_ZERO),
-                                float32(0),
-                            )
-                        if slot == HELD - 1 or current == last - 1:
-                            cuda.syncthreads()
-                            pairs = int32(num_columns // 2)
-                            q = int32(lane)
-                            while q < HELD * pairs:
-                                from_slot, pair = int32(0), int32(q)
-                                if q >= pairs:
-                                    from_slot, pair = int32(1), int32(q - pairs)
-                                r0, g0, b0, r1, g1, b1 = across(from_slot, 2 * pair, quads, begins, weights, middle)
-                                if kind == FLOAT32:
-                                    packed[6 * q] = words.as_word(r0)
-                                    packed[6 * q + 1] = words.as_word(g0)
-                                    packed[6 * q + 2] = words.as_word(b0)
-                                    packed[6 * q + 3] = words.as_word(r1)
-                                    packed[6 * q + 4] = words.as_word(g1)
-                                    packed[6 * q + 5] = words.as_word(b1)
-                                else:
-                                    packed[3 * q] = words.pack(r0, g0, kind)
-                                    packed[3 * q + 1] = words.pack(b0, r1, kind)
-                                    packed[3 * q + 2] = words.pack(g1, b1, kind)
-                                q = int32(q + LANES)
-                            cuda.syncthreads()
-                            for held in range(HELD):
-                                if held <= slot:
-                                    q = int32(lane)
-                                    while q < num_out:
-                                        at = held * (3 * num_columns // values) + q
-                                        one, two, three, four = words.load_words(packed, at)
-                                        words.store_words(out_Bhx, to + q, one, two, three, four)
-                                        q = int32(q + LANES)
-                                    to += stride
-                    current = int32(current + 1)
-                    centre, total = centre_lower, total_lower
-                    centre_lower = (float32(current + 1) + float32(0.5)) * scale_y
-                    total_lower = float32(0)
-                    for i in range(12):
-                        upper[i] = lower[i]
-                        lower[i] = float32(0)
+                    continue
+                if current >= top:
+                    slot = int32(current - top) & int32(HELD - 1)
+                    keep_row(middle, slot * TILE + column, upper, total)
+                    if slot == HELD - 1 or current == last - 1:
+                        cuda.syncthreads()
+                        pack_rows(lane, int32(num_columns // 2), quads, begins, weights, middle, packed, kind)
+                        cuda.syncthreads()
+                        for held in range(slot + 1):
+                            send_row(lane, packed, held * (3 * num_columns // values), out_Bhx, to, num_out)
+                            to += stride
+                current = int32(current + 1)
+                centre, total = centre_lower, total_lower
+                centre_lower = (float32(current + 1) + float32(0.5)) * scale_y
+                total_lower = float32(0)
+                for i in range(12):
+                    upper[i] = lower[i]
+                    lower[i] = float32(0)
         for _ in range(max(last, top), min(top + ROWS, out_Bhx.shape[1])):
-            q = int32(lane)
-            while q < num_out:
-                words.store_words(out_Bhx, to + q, uint32(0), uint32(0), uint32(0), uint32(0))
-                q = int32(q + LANES)
+            clear_row(lane, out_Bhx, to, num_out)
             to += stride
 
     return finish

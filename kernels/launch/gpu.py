@@ -29,6 +29,7 @@ from kernels.jit import config
 from kernels.launch import clean, cuda_kernels, finish, own, steps
 from kernels.launch.cpu import NO_POOL, shots
 from kernels.launch.cuda_kernels import Arguments
+from kernels.launch.lists import STATISTICS, STEPS, Lists, write_lists
 from kernels.launch.signatures import needed, signatures
 from kernels.launch.table import COLUMNS, Table, layout
 
@@ -37,6 +38,12 @@ config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # Numba would warn of every small launch
 TABLES = 8  # pinned tables in turn; the host waits only if it runs this many batches ahead of the device
 GUARD = 1 << 14  # values before and after the masks, read for an image less than four pixels wide, and not used
 TYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+# The lists of launches that read or write the planes.
+USE_PLANES = {
+    *STEPS,
+    *(name for name, kernels in own.KERNELS.items() if any("planes_2BHX" in k.arrays for k in kernels)),
+}
 
 # launch(name of a kernel, grid, block, its arrays, its numbers): `Device.launch`, or the simulator in the tests
 Launch = Callable[..., None]
@@ -110,18 +117,19 @@ class Device:
         table.host.statistics_B4[:] = 0
         return table
 
-    def planes(self, num: int, height: int, width: int) -> Any:
-        """Two float32 planes for each image, 2 x B x H x X: the same memory for all, as large as the largest batch."""
+    def planes(self, num: int, height: int, width: int, used: bool) -> Any:
+        """Two float32 planes for each image, 2 x B x H x X: the same memory for all, as large as the largest batch that
+        used them. A kernel that does not use them may take them: no address in them is read."""
         shape = (2, num, height, 3 * width)
-        if math.prod(shape) > self.scratch.numel():
+        if used and math.prod(shape) > self.scratch.numel():
             self.scratch = torch.empty(0, device=self.device)  # freed before the larger one is allocated
             self.scratch = torch.empty(math.prod(shape), dtype=torch.float32, device=self.device)
         return as_numbers(self.scratch, 4, shape)
 
-    def pixels(self, num: int, height: int, width: int) -> Any:
+    def pixels(self, num: int, height: int, width: int, used: bool) -> Any:
         """Corrupted pixels for each image, B x H x X uint8: the same memory for all, as the planes."""
         shape = (num, height, 3 * width)
-        if math.prod(shape) > self.pixel_scratch.numel():
+        if used and math.prod(shape) > self.pixel_scratch.numel():
             self.pixel_scratch = torch.empty(0, dtype=torch.uint8, device=self.device)
             self.pixel_scratch = torch.empty(math.prod(shape), dtype=torch.uint8, device=self.device)
         return as_numbers(self.pixel_scratch, 1, shape)
@@ -149,6 +157,8 @@ class DeviceTable:
 
     def _point(self) -> None:
         self.rows_B, self.extra_BE, self.statistics_B4 = map(self._as_numbers, ("rows_B", "extra_BE", "statistics_B4"))
+        begin, end = self.host.places.lists_BL
+        self.lists_M = as_numbers(self.tensor[begin:end], 4, self.host.lists_M.shape)
         places = [getattr(self.host.places, name)[0] for name in Shown._fields]
         self.shown_from = min(places)
         self.shown_places = []  # shape, strides and first value of each column in the copy
@@ -220,22 +230,22 @@ def make_whole(images_BHW3: Tensor, planes: Tensor, rows_B: np.ndarray) -> None:
         plane_BHW3[b, :height, :width] = corruption.make_whole(torch, images_BHW3[b, :height, :width], level)
 
 
-def launch_stages(launch: Launch, arguments: Arguments, rows_B: np.ndarray, num: int, height: int, width: int) -> None:
-    """All stages but the last. rows_B: the rows on the host."""
+def launch_stages(launch: Launch, arguments: Arguments, lists: Lists, height: int, width: int) -> None:
+    """All stages but the last, each for the images of its list."""
     images, planes = arguments.images_BHX, arguments.planes_2BHX
     rows, extra = arguments.rows_B, arguments.extra_BE
-    kinds = set(rows_B["corruption"].tolist())
-    if not kinds.isdisjoint(steps.STATISTICS):
-        grid = (cuda_kernels.STATISTICS_BLOCKS, num)
-        block = (cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y)
-        launch("statistics", grid, block, (images, rows, arguments.statistics_B4))
-    for number in range(1, len(cuda_kernels.STEP_KERNELS) + 1):
-        if not kinds.isdisjoint(steps.KINDS[number]):
-            launch(f"step_{number}", *pixels(num, height, width), (images, planes, rows, extra))
-    for kind in sorted(kinds.intersection(steps.OWN)):
-        for _, facts in own.KERNELS[kind]:
-            grid_3 = (blocks(width, facts.tile[1]), blocks(height, facts.tile[0]), num)
-            launch(facts.name, grid_3, facts.block, tuple(getattr(arguments, name) for name in facts.arrays))
+    for name, (first, num) in lists.places.items():
+        if name == STATISTICS:
+            block = (cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y)
+            arrays = (images, rows, arguments.statistics_B4, lists.numbers_M)
+            launch(name, (cuda_kernels.STATISTICS_BLOCKS, 1, num), block, arrays, (first,))
+        elif name in STEPS:
+            launch(name, *pixels(num, height, width), (images, planes, rows, extra, lists.numbers_M), (first,))
+        else:
+            for facts in own.KERNELS[name]:
+                grid = (blocks(width, facts.tile[1]), blocks(height, facts.tile[0]), num)
+                arrays = tuple(getattr(arguments, array) for array in facts.arrays)
+                launch(facts.name, grid, facts.block, (*arrays, lists.numbers_M), (first,))
 
 
 def launch_clean(
@@ -254,16 +264,36 @@ def launch_boxes(launch: Launch, boxes_BG4: Any, boxes_2BG4: Any, rows_B: Any, n
 def launch_finish(
     launch: Launch,
     arguments: Arguments,
-    rows_B: np.ndarray,
+    columns: int,
     out_Bhx: Any,
     dtype: str,
     num: int,
     canvas: tuple[int, int],
 ) -> None:
-    """The last stage and everything after it, into the small view's memory."""
-    columns = finish.columns_of_block(rows_B)
+    """The last stage and everything after it, into the small view's memory. columns: of `finish.fill_columns`."""
     grid = (blocks(canvas[1], columns), blocks(canvas[0], finish.ROWS), num)
-    launch(f"finish_{dtype}", grid, finish.LANES, (*arguments, out_Bhx), (columns,))
+    launch(f"finish_{dtype}", grid, finish.LANES, (*arguments, out_Bhx))
+
+
+def prepare(
+    keep: Device, images_BHW3: Tensor, table: DeviceTable, pool_M: np.ndarray | None
+) -> tuple[Arguments, Lists]:
+    """Write the lists, upload the table, and collect what the kernels take. Scratch grows only where it is used."""
+    num, height, width = images_BHW3.shape[:3]
+    lists = Lists(table.lists_M, write_lists(table.host))
+    table.upload(keep.stream)
+    whole = not set(table.host.rows_B["corruption"].tolist()).isdisjoint(steps.WHOLE)
+    arguments = Arguments(
+        images_BHX=as_numbers(images_BHW3, 1, (num, height, 3 * width)),
+        planes_2BHX=keep.planes(num, height, width, whole or not USE_PLANES.isdisjoint(lists.places)),
+        pixels_BHX=keep.pixels(num, height, width, not own.KERNELS.keys().isdisjoint(lists.places)),
+        rows_B=table.rows_B,
+        extra_BE=table.extra_BE,
+        statistics_B4=table.statistics_B4,
+        shots=keep.shots,
+        pool_M=keep.pool(NO_POOL if pool_M is None else pool_M),
+    )
+    return arguments, lists
 
 
 def make_views(
@@ -288,27 +318,18 @@ def make_views(
             f"views: on a GPU a canvas must be a multiple of {finish.UNIT} pixels wide; got {width}, and "
             f"{small_canvas[1]} for the corrupted view; pad the images"
         )
-    table.upload(keep.stream)
-    arguments = Arguments(
-        images_BHX=as_numbers(images_BHW3, 1, (num, height, 3 * width)),
-        planes_2BHX=keep.planes(num, height, width),
-        pixels_BHX=keep.pixels(num, height, width),
-        rows_B=table.rows_B,
-        extra_BE=table.extra_BE,
-        statistics_B4=table.statistics_B4,
-        shots=keep.shots,
-        pool_M=keep.pool(NO_POOL if pool_M is None else pool_M),
-    )
+    columns = finish.fill_columns(rows_B)
+    arguments, lists = prepare(keep, images_BHW3, table, pool_M)
     clean_BHW3 = None
     if want_clean:
         clean_BHW3 = torch.empty((num, height, width, 3), dtype=dtype, device=keep.device)
         out = as_numbers(clean_BHW3, dtype.itemsize, (num, height, 3 * width))
         launch_clean(keep.launch, arguments.images_BHX, table.rows_B, out, name, num, height, width)
     make_whole(images_BHW3, keep.scratch, rows_B)
-    launch_stages(keep.launch, arguments, rows_B, num, height, width)
+    launch_stages(keep.launch, arguments, lists, height, width)
     small_Bhw3 = torch.empty((num, *small_canvas, 3), dtype=dtype, device=keep.device)
     out = as_numbers(small_Bhw3, dtype.itemsize, (num, small_canvas[0], 3 * small_canvas[1]))
-    launch_finish(keep.launch, arguments, rows_B, out, name, num, small_canvas)
+    launch_finish(keep.launch, arguments, columns, out, name, num, small_canvas)
     boxes_2BG4 = torch.empty((2, *boxes_BG4.shape), dtype=torch.float32, device=keep.device)
     if boxes_BG4.numel():
         given, made = (as_numbers(boxes, 4, tuple(boxes.shape)) for boxes in (boxes_BG4, boxes_2BG4))
@@ -327,20 +348,10 @@ def corrupt_tensor(image_HW3: Tensor, table: Table, values_M: np.ndarray) -> Ten
         target = torch.empty_like(source)
         device_table = keep.table(1)
         device_table.host.buffer[:] = table.buffer
-        device_table.upload(keep.stream)
-        arguments = Arguments(
-            images_BHX=as_numbers(source, 1, (1, height, 3 * width)),
-            planes_2BHX=keep.planes(1, height, width),
-            pixels_BHX=keep.pixels(1, height, width),
-            rows_B=device_table.rows_B,
-            extra_BE=device_table.extra_BE,
-            statistics_B4=device_table.statistics_B4,
-            shots=keep.shots,
-            pool_M=keep.pool(values_M),
-        )
+        arguments, lists = prepare(keep, source[None], device_table, values_M)
         out = as_numbers(target, 1, (1, height, 3 * width))
         make_whole(source[None], keep.scratch, table.rows_B)
-        launch_stages(keep.launch, arguments, table.rows_B, 1, height, width)
+        launch_stages(keep.launch, arguments, lists, height, width)
         keep.launch("corrupted", *pixels(1, height, width), (*arguments, out))
     caller.wait_stream(keep.stream)
     source.record_stream(keep.stream)

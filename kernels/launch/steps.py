@@ -1,9 +1,8 @@
 """One pixel of one step: the stage of whichever corruption the row names.
 
-The CUDA kernels (`kernels/launch/gpu.py`) launch a step for all images together; an image whose type has nothing to do
-in it returns at once. The functions here are put together from the records of `kernels/corruptions/registry.py` and
-compiled like the stages themselves. So the tests also run them pixel by pixel on the CPU, where they must give what
-whole rows give.
+The CUDA kernels (`kernels/launch/gpu.py`) launch a step once for all images whose type has a stage in it. The
+functions here are put together from the records of `kernels/corruptions/registry.py` and compiled like the stages
+themselves. So the tests also run them pixel by pixel on the CPU, where they must give what whole rows give.
 """
 
 from collections.abc import Callable, Iterable
@@ -86,7 +85,8 @@ def copy(task, y0, y1, x0, x1):
 
 
 LAST = [
-    (number, copy if corruption.own_kernels else corruption.stages[-1]) for number, corruption in enumerate(CORRUPTIONS)
+    (number, copy if corruption.own_kernels else corruption.gpu_last or corruption.stages[-1])
+    for number, corruption in enumerate(CORRUPTIONS)
 ]
 step_1, step_2, step_3, step_4 = (whichever(stages_of(number)) for number in (1, 2, 3, 4))
 last = chosen([(NONE, copy), *LAST])
@@ -97,4 +97,4 @@ OWN = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruptio
 WHOLE = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.whole is not None)
 STATISTICS = tuple(number for number, corruption in enumerate(CORRUPTIONS) if corruption.statistics)
 
-OWN_BITS, STATISTICS_BITS = bits_of(OWN), bits_of(STATISTICS)
+OWN_BITS = bits_of(OWN)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernels import rng, severity
+from kernels.corruptions.record import LAUNCHES
 from kernels.corruptions.registry import CORRUPTIONS
 from kernels.jit import compiled
 from kernels.task import EXTRA, ROW
@@ -21,6 +22,7 @@ class Columns(NamedTuple):
     rows_B: Any
     extra_BE: Any
     statistics_B4: Any  # zero; the statistics stage adds to it
+    lists_BL: Any  # of images, for a GPU's launches (`lists`): L for each image is more than they take
     # From here on: what a view shows of it.
     keys_B: Any
     clean_sizes_B2: Any
@@ -33,6 +35,7 @@ COLUMNS = Columns(
     rows_B=(ROW, ()),
     extra_BE=(np.dtype(np.float32), (EXTRA,)),
     statistics_B4=(np.dtype(np.uint32), (4,)),
+    lists_BL=(np.dtype(np.int32), (2 + len(LAUNCHES),)),
     keys_B=(np.dtype(np.int64), ()),
     clean_sizes_B2=(np.dtype(np.int32), (2,)),
     small_sizes_B2=(np.dtype(np.int32), (2,)),
@@ -67,6 +70,7 @@ class Table:
         self.rows_B: np.ndarray = self.columns.rows_B
         self.extra_BE: np.ndarray = self.columns.extra_BE
         self.statistics_B4: np.ndarray = self.columns.statistics_B4
+        self.lists_M: np.ndarray = self.columns.lists_BL.reshape(-1)
         self.keys_B: np.ndarray = self.columns.keys_B
         self.clean_sizes_B2: np.ndarray = self.columns.clean_sizes_B2
         self.small_sizes_B2: np.ndarray = self.columns.small_sizes_B2

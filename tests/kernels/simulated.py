@@ -11,6 +11,7 @@ import torch
 from kernels.launch import clean as clean_kernel
 from kernels.launch import cuda_kernels, finish, gpu, signatures
 from kernels.launch.cpu import shots
+from kernels.launch.lists import Lists, write_lists
 from kernels.launch.table import Table
 from tests.kernels import simulator
 
@@ -47,9 +48,9 @@ def main() -> None:
     both_boxes = np.full((2, *boxes.shape), np.nan, dtype=np.float32)
     pictures, scratch = torch.from_numpy(images).view(num, height, -1, 3), torch.from_numpy(planes)
     gpu.make_whole(pictures, scratch, table.rows_B)
-    gpu.launch_stages(launch, arguments, table.rows_B, num, height, values // 3)
+    gpu.launch_stages(launch, arguments, Lists(table.lists_M, write_lists(table)), height, values // 3)
     canvas = (small.shape[1], small.shape[2] // 3)
-    gpu.launch_finish(launch, arguments, table.rows_B, small, "float32", num, canvas)
+    gpu.launch_finish(launch, arguments, finish.fill_columns(table.rows_B), small, "float32", num, canvas)
     gpu.launch_clean(launch, images, table.rows_B, clean, "float32", num, height, values // 3)
     gpu.launch_boxes(launch, boxes, both_boxes, table.rows_B, num, boxes.shape[1])
     corrupted = np.zeros_like(images)

@@ -10,6 +10,7 @@ from numba import config
 
 from kernels.launch import gpu, signatures
 from kernels.launch.cuda_kernels import Arguments
+from kernels.launch.lists import Lists, write_lists
 from kernels.launch.table import Table
 from tests.kernels import simulator
 
@@ -33,7 +34,7 @@ def main() -> None:
         arguments = Arguments(
             images, planes, pixels, table.rows_B, table.extra_BE, table.statistics_B4, nothing, nothing
         )
-        gpu.launch_stages(launch, arguments, table.rows_B, num, height, values // 3)
+        gpu.launch_stages(launch, arguments, Lists(table.lists_M, write_lists(table)), height, values // 3)
         np.savez(made, pixels=pixels)
 
 

@@ -25,6 +25,7 @@ registry.CORRUPTIONS = tuple(
 
 # Only now, because the launches follow from the registry.
 from kernels.launch import boxes, clean, cuda_kernels, finish, gpu, resize, signatures  # noqa: E402
+from kernels.launch.lists import Lists, write_lists  # noqa: E402
 from kernels.launch.table import Table, fill_extra  # noqa: E402
 from tests.kernels import simulator  # noqa: E402
 
@@ -55,7 +56,7 @@ def run(cases, canvas, small_canvas) -> None:
     )
     small = np.full((num, small_canvas[0], 3 * small_canvas[1]), np.nan, np.float32)
     clean = np.full(images.shape, np.nan, np.float32)
-    gpu.launch_finish(launch, arguments, table.rows_B, small, "float32", num, small_canvas)
+    gpu.launch_finish(launch, arguments, finish.fill_columns(table.rows_B), small, "float32", num, small_canvas)
     gpu.launch_clean(launch, images, table.rows_B, clean, "float32", num, height, width)
     wanted_small, wanted_clean = np.full_like(small, np.nan), np.full_like(clean, np.nan)
     line, taps = np.zeros(3 * width, np.float32), np.zeros(8 * width + 64, np.float32)
@@ -80,7 +81,7 @@ def run(cases, canvas, small_canvas) -> None:
         np.testing.assert_array_equal(whole[part], (pixels, images)[b % 2][part])
     table.rows_B["corruption"] = severity.INDEX["contrast"]
     fill_extra(table)
-    gpu.launch_stages(launch, arguments, table.rows_B, num, height, width)
+    gpu.launch_stages(launch, arguments, Lists(table.lists_M, write_lists(table)), height, width)
     for b, case in enumerate(cases):
         picture = images[b, : case[0], : 3 * case[1]].reshape(-1, 3).astype(np.uint32)
         np.testing.assert_array_equal(table.statistics_B4[b], [*picture.sum(0), picture.max(initial=0)])
@@ -91,7 +92,7 @@ def check_halves(arguments, rows_B, small, small_canvas) -> None:
     rounded = torch.from_numpy(small).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
     for name, wanted in (("bfloat16", rounded), ("float16", small.astype(np.float16))):
         made = np.full(small.shape, 77, wanted.dtype)
-        gpu.launch_finish(launch, arguments, rows_B, made, name, len(rows_B), small_canvas)
+        gpu.launch_finish(launch, arguments, finish.fill_columns(rows_B), made, name, len(rows_B), small_canvas)
         np.testing.assert_array_equal(made, wanted)
 
 

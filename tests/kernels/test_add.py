@@ -79,6 +79,7 @@ SIMULATED = """
 import numpy as np
 from kernels.launch import cuda_kernels, gpu, signatures
 from kernels.launch.cpu import NO_POOL, shots
+from kernels.launch.lists import Lists, write_lists
 from kernels.launch.table import single_table
 
 cuda_kernels.BLOCK_X, cuda_kernels.BLOCK_Y = 8, 4  # every simulated thread is one of the operating system
@@ -94,7 +95,7 @@ arguments = cuda_kernels.Arguments(
 def launch(name, grid, block, arrays, numbers=()):
     signatures.signatures()[name][0][grid, block](*arrays, *numbers)
 
-gpu.launch_stages(launch, arguments, table.rows_B, 1, 5, 7)
+gpu.launch_stages(launch, arguments, Lists(table.lists_M, write_lists(table)), 5, 7)
 launch("corrupted", *gpu.pixels(1, 5, 7), (*arguments, made))
 np.testing.assert_array_equal(made.reshape(5, 7, 3), np.uint8(image * 0.5))
 """

@@ -18,13 +18,16 @@ def test_a_canvas_must_be_as_wide_as_whole_stores():
 
 
 def test_columns_of_a_block_fit_its_tile():
-    rows_B = np.zeros(1, ROW)
-    for width, small in ((1000, 600), (1000, 1000), (1000, 100), (15, 1), (3, 3), (130, 13), (640, 319), (0, 0)):
-        rows_B["width"], rows_B["small_width"] = width, small
-        num, scale = finish.columns_of_block(rows_B), max(1.0, width / max(small, 1))
+    sides = ((1000, 600), (1000, 1000), (1000, 100), (15, 1), (3, 3), (130, 13), (640, 319), (0, 0))
+    for width, small in sides:
+        num, scale = finish.columns_of_block(width, small), max(1.0, width / max(small, 1))
         assert num % finish.UNIT == 0
         assert num * finish.taps_of(scale) <= finish.WEIGHTS
         assert finish.taps_of(scale) >= 2 * scale
         if width:  # the last weight of the last column that the image has
             columns = min(num, small)
             assert (columns - 1) * scale + finish.taps_of(scale) + 1 <= finish.TILE
+    rows_B = np.zeros(len(sides), ROW)
+    rows_B["width"], rows_B["small_width"] = np.array(sides).T
+    assert finish.fill_columns(rows_B) == min(rows_B["columns"])
+    assert rows_B["columns"].tolist() == [finish.columns_of_block(*each) for each in sides]
