@@ -245,7 +245,6 @@ WIDE: dict[str, Callable] = {"mul": lambda a, b: (a * b) & (2**64 - 1), "dp2a": 
 FLOATS: dict[str, Callable] = {
     "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "fma": lambda a, b, c: a * b + c,
     "max": max, "min": min, "abs": abs, "neg": lambda a: -a, "div": _divide, "sqrt": math.sqrt,
-    "lg2": lambda a: math.log2(a) if a else -math.inf,
 }  # fmt: skip
 INTEGERS: dict[str, Callable] = {  # the width first
     "add": lambda _, a, b: a + b, "sub": lambda _, a, b: a - b, "mul": lambda _, a, b: a * b,

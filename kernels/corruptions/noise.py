@@ -9,7 +9,7 @@ from numba import float32, int32, uint8, uint32, uint64
 
 from kernels.corruptions.record import Corruption
 from kernels.jit import compiled
-from kernels.rng import NOISE, bits, gpu_normal, normal
+from kernels.rng import NOISE, bits, normal
 
 PHOTONS = (60, 25, 12, 5, 3)  # of a white pixel
 SHOT_COLUMNS = 64  # at least one more than the most photons that matter (60)
@@ -91,49 +91,6 @@ def shot_noise(task, y0, y1, x0, x1):
             target[uint64(out), uint64(i - origin)] = uint8(uint32(entry >> shift) & uint32(0xFF))
 
 
-@compiled
-def gpu_gaussian_noise(task, y0, y1, x0, x1):
-    source, target = task.source, task.target
-    key0, key1, scale = task.row.key0, task.row.key1, task.extra[0]
-    for y in range(y0, y1):
-        out = y - task.origin_y
-        for i in range(3 * x0, 3 * x1):
-            at = uint64(i - 3 * task.origin_x)
-            n = gpu_normal(bits(key0, key1, NOISE, y, i))
-            target[uint64(out), at] = truncate(float32(source[uint64(out), at]) + scale * n)
-
-
-@compiled
-def gpu_speckle_noise(task, y0, y1, x0, x1):
-    source, target = task.source, task.target
-    key0, key1, scale = task.row.key0, task.row.key1, task.extra[0]
-    for y in range(y0, y1):
-        out = y - task.origin_y
-        for i in range(3 * x0, 3 * x1):
-            at = uint64(i - 3 * task.origin_x)
-            n = gpu_normal(bits(key0, key1, NOISE, y, i))
-            x = float32(source[uint64(out), at])
-            target[uint64(out), at] = truncate(x + x * (scale * n))
-
-
-@compiled
-def gpu_shot_noise(task, y0, y1, x0, x1):
-    """`shot_noise` without a float between: the upper half of a word and a threshold are compared where they are."""
-    source, target, shots = task.source, task.target, task.shots
-    key0, key1 = task.row.key0, task.row.key1
-    table = uint32((task.row.severity - 1) * 256 * SHOT_COLUMNS)
-    for y in range(y0, y1):
-        out = y - task.origin_y
-        for i in range(3 * x0, 3 * x1):
-            at = uint64(i - 3 * task.origin_x)
-            word = bits(key0, key1, NOISE, y, i)
-            column = uint32(uint32(word >> uint32(10)) & uint32(SHOT_COLUMNS - 1))
-            first = uint32(table + uint32(uint32(source[uint64(out), at]) * uint32(SHOT_COLUMNS)))
-            entry = shots[uint64(uint32(first + column))]
-            shift = uint32(16) if word < uint32(entry << uint32(16)) else uint32(24)
-            target[uint64(out), at] = uint8(uint32(entry >> shift) & uint32(0xFF))
-
-
 def shot_table() -> np.ndarray:
     """Alias tables (Walker 1977) of what shot noise makes of each value, for all severities, flat: 5 x 256 x 64 uint32.
 
@@ -179,7 +136,6 @@ GAUSSIAN_NOISE = Corruption(
     name="gaussian_noise",
     severities=(0.08, 0.12, 0.18, 0.26, 0.38),  # deviation, image in 0..1
     stages=(gaussian_noise,),
-    gpu_last=gpu_gaussian_noise,
     prior="none",
     subset="noise",
     training=True,
@@ -189,7 +145,6 @@ SHOT_NOISE = Corruption(
     name="shot_noise",
     severities=PHOTONS,
     stages=(shot_noise,),
-    gpu_last=gpu_shot_noise,
     prior="none",
     subset="noise",
     training=True,
@@ -208,7 +163,6 @@ SPECKLE_NOISE = Corruption(
     name="speckle_noise",
     severities=(0.15, 0.2, 0.35, 0.45, 0.6),  # deviation relative to the value
     stages=(speckle_noise,),
-    gpu_last=gpu_speckle_noise,
     prior="none",
     subset="validation",
     training=True,

@@ -51,7 +51,6 @@ class Corruption:
     subset: Literal["noise", "blur", "weather", "digital", "validation"] | None = None  # of ImageNet-C; None: ours
     training: bool = False  # one of CD-FKD's 15
     cpu_stages: tuple[Callable, ...] = ()  # the same pixels by whole images, for the CPU; () for the stages themselves
-    gpu_last: Callable | None = None  # the last stage in other instructions, for a GPU: within 1 level, mostly the same
     alone: tuple[Callable, ...] = ()  # CPU stages that walk through the image in order: one thread does them alone
     # In which step, 1 to 4, a GPU runs each stage but the last: a thread a pixel. The last one reads the source at its
     # own pixels only, in the launch `finish`. The simple way for a new type; those here have none but the last.

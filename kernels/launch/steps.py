@@ -85,8 +85,7 @@ def copy(task, y0, y1, x0, x1):
 
 
 LAST = [
-    (number, copy if corruption.own_kernels else corruption.gpu_last or corruption.stages[-1])
-    for number, corruption in enumerate(CORRUPTIONS)
+    (number, copy if corruption.own_kernels else corruption.stages[-1]) for number, corruption in enumerate(CORRUPTIONS)
 ]
 step_1, step_2, step_3, step_4 = (whichever(stages_of(number)) for number in (1, 2, 3, 4))
 last = chosen([(NONE, copy), *LAST])

@@ -35,14 +35,6 @@ def all_normals(num):
     return out
 
 
-@njit
-def all_gpu_normals(num):
-    out = np.empty(num, np.float32)
-    for i in range(num):
-        out[i] = rng.gpu_normal(np.uint32(i << 9))
-    return out
-
-
 def test_bits_wrap_as_written():
     random = np.random.default_rng(0)
     for key0, key1 in [(0, 0), (MASK32, MASK32), *random.integers(0, MASK32, (20, 2)).tolist()]:
@@ -74,13 +66,6 @@ def test_normal_quantiles():
     assert abs(ours.mean()) < 1e-6
     assert ours.std() == pytest.approx(1, abs=1e-5)
     assert stats.kurtosis(ours[::64]) == pytest.approx(0, abs=1e-2)
-
-
-def test_a_gpus_normal_is_the_same_function():
-    """Of all 2^23 numbers. At the largest deviation, 153 levels, this moves a value by 0.005."""
-    error = np.abs(all_gpu_normals(1 << 23) - all_normals(1 << 23))
-    assert error.max() < 3e-5
-    assert error.mean() < 5e-6
 
 
 def test_words_are_uniform_and_independent():
