@@ -24,7 +24,7 @@ def batches(name: str) -> tuple[tuple[tuple[int, int], ...], ...]:
     """Batches of sizes: those above, then one image down and one along. Both take three blocks of each of the type's
     kernels, a middle one between two neighbours and a last one of a few rows or columns; of elastic_transform's, whose
     tiles are the longest, two blocks."""
-    tiles = np.array([facts.tile for _, facts in own.KERNELS[severity.INDEX[name]]])
+    tiles = np.array([facts.tile for facts in own.KERNELS[name]])
     height, width = np.minimum(2 * tiles.max(axis=0) + (7, 11), LONGEST)
     return SIZES, ((int(height), 20),), ((9, int(width)),)
 
