@@ -163,7 +163,8 @@ def run_entry(main: Callable[[], int | None], stopped: str = "") -> None:
 
     ValueError, missing files, a full or read-only disk are the user's to fix; everything else is ours.
     """
-    # torch asks for pages of 2 MB: on a CPU each operation takes fresh memory, which in small pages costs more than it.
+    # torch then asks for pages of 2 MB. On a CPU each operation takes fresh memory, and where page faults are dear they
+    # cost more than the arithmetic.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         sys.exit(main() or 0)

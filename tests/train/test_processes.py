@@ -97,9 +97,9 @@ def final_weights(run):
     return load_file(Checkpoints(run, 1).newest() / "model.safetensors")
 
 
-def test_killed_at_any_moment_and_restarted_equals_undisturbed_to_the_bit(student_config, tmp_path):
-    """SGD's state, in one process: test_run.py."""
-    optimizer = replace(student_config.optimizer, name="adamw", ema_decay=0.9)
+@pytest.mark.parametrize("kind", [pytest.param("sgd", marks=pytest.mark.long), "adamw"])
+def test_killed_at_any_moment_and_restarted_equals_undisturbed_to_the_bit(student_config, kind, tmp_path):
+    optimizer = replace(student_config.optimizer, name=kind, ema_decay=0.9)
     config = replace(student_config, optimizer=optimizer, out=tmp_path / "killed")
     whole = tmp_path / "whole"
     assert train(replace(config, out=whole), World(0, 1, torch.device("cpu"))) == 0
