@@ -4,6 +4,7 @@ A process that starts Python imports torch for seconds, and torchrun starts one 
 passes signals on, and ends the ranks when one dies) is tested with torchrun.
 """
 
+import gc
 import io
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ def free_port() -> int:
 
 def be(program: str, arguments: list[str], environment: dict[str, str], printed: Path) -> None:
     """In the child: what `python -m PROGRAM` or `python PROGRAM.py` does, its output in a file."""
+    gc.freeze()
     with printed.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

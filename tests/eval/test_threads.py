@@ -1,5 +1,6 @@
 """Scoring leaves the process with the threads that it had, whichever threading layer Numba finds."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,42 +10,57 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A fresh process: Numba starts its threads once, on the first parallel call.
-SCORING = """
-import torch
+LAYERS = {"workqueue": "workqueue", "omp": "omppool", "tbb": "tbbpool"}  # and the module that loads Numba's
 
-threads = {threads}
-if threads:
-    torch.set_num_threads(threads)
-before = torch.get_num_threads()
-import numba
+# Numba starts its threads once a process, on the first parallel call: a fork each.
+SCORING = """
+import importlib, json, os, sys
+import numba, torch
 from tests.eval.worlds import random_world
 from eval.metrics.scoring import score_domain
 
-score_domain(*random_world(0), num_resamples=3)
-print(before, torch.get_num_threads(), numba.threading_layer(), numba.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+
+def score(layer, module, threads):
+    try:
+        importlib.import_module(f"numba.np.ufunc.{module}")
+    except ImportError:
+        return None
+    numba.config.THREADING_LAYER = layer
+    if threads:
+        torch.set_num_threads(threads)
+    before = torch.get_num_threads()
+    score_domain(*random_world(0), num_resamples=3)
+    numbas = numba.get_num_threads(), numba.config.NUMBA_NUM_THREADS
+    return [before, torch.get_num_threads(), numba.threading_layer(), *numbas]
+
+
+for layer, module in json.loads(sys.argv[1]).items():
+    for threads in (0, 3):
+        child = os.fork()
+        if child == 0:
+            print(json.dumps([layer, threads, score(layer, module, threads)]), flush=True)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0, (layer, threads)
 """
 
 
-def has_layer(name: str) -> bool:
-    """As Numba asks: its layer is a module that loads only where the library is there."""
-    module = {"omp": "omppool", "tbb": "tbbpool", "workqueue": "workqueue"}[name]
-    command = [sys.executable, "-c", f"import numba.np.ufunc.{module}"]
-    return subprocess.run(command, capture_output=True, timeout=120).returncode == 0
-
-
-@pytest.mark.parametrize("layer", ["workqueue", "omp", "tbb"])
-@pytest.mark.parametrize("threads", [0, 3])
-def test_scoring_changes_no_number_of_threads(layer, threads):
-    """0: what OMP_NUM_THREADS says; Numba has two, so that a layer shared with torch shows."""
-    if not has_layer(layer):
-        pytest.skip(f"Numba has no layer {layer} here (its library is not installed)")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": layer}
-    environment |= {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", SCORING.format(threads=threads)]
-    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+@pytest.fixture(scope="module")
+def found():
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", SCORING, json.dumps(LAYERS)]
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert finished.returncode == 0, finished.stderr
-    before, after, used, numba_after, numba_all = finished.stdout.split()
+    lines = [json.loads(line) for line in finished.stdout.splitlines()]
+    return {(layer, threads): numbers for layer, threads, numbers in lines}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("threads", [0, 3])
+def test_scoring_changes_no_number_of_threads(layer, threads, found):
+    """0: what OMP_NUM_THREADS says; Numba has two, so that a layer shared with torch shows."""
+    if found[layer, threads] is None:
+        pytest.skip(f"Numba has no layer {layer} here (its library is not installed)")
+    before, after, used, *numbas = found[layer, threads]
     assert used == layer
-    assert int(before) == int(after) == (threads or 1)
-    assert numba_after == numba_all == "2"
+    assert before == after == (threads or 1)
+    assert numbas == [2, 2]

@@ -30,7 +30,8 @@ MORE: tuple[MethodConfig, ...] = (
     FgdConfig(relation=0.0),
     PkdConfig(strides=(8, 16), resize_student=False),
 )
-SMALL = {"backbone": "resnet18", "weights": "none", "norm": "frozen", "fpn_channels": 16}
+# What methods teach begins behind the backbone's body, which is most of a network.
+SMALL = {"backbone": "resnet18", "weights": "none", "norm": "frozen", "trainable_layers": 0, "fpn_channels": 16}
 COUNTS = {"rpn_pre_nms_train": 60, "rpn_post_nms_train": 40, "rpn_pre_nms_test": 60, "rpn_post_nms_test": 40}
 # Group norms would take the padding into their statistics: they are the detector's, not the method's.
 PARTS = {ModelConfig.kind: {"representation_size": 16, "regions_per_image": 16, **COUNTS}}
@@ -141,16 +142,17 @@ def terms_of(learner: Learner, method: Method, teacher: Detector, views: Views) 
 
 
 def gradients_of(terms: dict[str, Tensor], learner: Learner) -> Tensor:
-    """Of the terms together, in the student's first layer and all outside its backbone's body, and in the method."""
+    """Of the terms together, in the student and in the method."""
     learner.zero_grad(set_to_none=True)
     if terms:
         sum(terms.values(), start=torch.zeros(())).backward()
-    named = dict(learner.named_parameters())
-    chosen = [
-        name for name in named if not name.startswith("student.backbone.body") or name.endswith("body.conv1.weight")
-    ]
-    zeros = {name: torch.zeros_like(named[name]) for name in chosen}
-    return torch.cat([(zeros[name] if named[name].grad is None else named[name].grad).flatten() for name in chosen])
+    return torch.cat(
+        [
+            (torch.zeros_like(each) if each.grad is None else each.grad).flatten()
+            for each in learner.parameters()
+            if each.requires_grad
+        ]
+    )
 
 
 def rows_of(views: Views, rows: Tensor) -> Views:
