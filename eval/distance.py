@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from pipeline.command.console import run_entry
+from pipeline.command.console import importing, run_entry
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def main() -> None:
             from pipeline.packed.reader import PackedDataset
 
             PackedDataset(path)  # says what is there instead
-    from eval.metrics.look import measure_all
+    with importing():
+        from eval.metrics.look import measure_all
 
     measure_all(options.target, options.data, options.images, options.splits, options.seed, options.out)
 

@@ -23,7 +23,7 @@ from eval.examples.aligned import AlignedFolders, find_aligned
 from eval.examples.draw import class_colour, draw_boxes
 from eval.examples.film import FilmWriter, batches_of_frames, describe_encoder, is_stream, open_film, stream_name
 from eval.results import read_results_json, score_for_pictures
-from pipeline.command.console import Progress, counted, describe_hardware, run_entry, say
+from pipeline.command.console import Progress, counted, describe_hardware, importing, run_entry, say
 from pipeline.files.own import write_json
 from pipeline.files.pixels import SUFFIXES, encode, read_rgb, resize, training_size
 
@@ -183,10 +183,11 @@ def stream_targets(streams: list[str]) -> list[tuple[str, Path]]:
 
 
 def open_predictor(options: PredictOptions) -> Predictor:
-    import torch
+    with importing():
+        import torch
 
-    from eval.detecting.detect import choose_dtype
-    from model.weights.checkpoint import load_detector
+        from eval.detecting.detect import choose_dtype
+        from model.weights.checkpoint import load_detector
 
     device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
     if options.device == "cuda" and device.type != "cuda":

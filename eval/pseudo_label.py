@@ -11,15 +11,16 @@ import tyro
 
 from eval.options import check_paths
 from eval.pseudo_options import PseudoLabelOptions
-from pipeline.command.console import run_entry
+from pipeline.command.console import importing, run_entry
 
 
 def main() -> None:
     options = tyro.cli(PseudoLabelOptions)
     check_paths(options.as_evaluation())
     # Torch takes seconds to import: a wrong path is named before.
-    from eval.detecting.pseudo_labels import label
-    from pipeline.command.ranks import joined
+    with importing():
+        from eval.detecting.pseudo_labels import label
+        from pipeline.command.ranks import joined
 
     with joined(options.device, timedelta(minutes=10)) as world:
         label(options, world)

@@ -9,7 +9,7 @@ from datetime import timedelta
 import tyro
 
 from eval.options import EvaluationOptions, check_paths
-from pipeline.command.console import run_entry
+from pipeline.command.console import importing, run_entry
 
 BETWEEN_MEETINGS = timedelta(hours=6)  # of the ranks lies a whole pass over their images
 
@@ -18,8 +18,9 @@ def main() -> None:
     options = tyro.cli(EvaluationOptions)
     check_paths(options)
     # Torch takes seconds to import: a wrong path is named before.
-    from eval.evaluation import run
-    from pipeline.command.ranks import joined
+    with importing():
+        from eval.evaluation import run
+        from pipeline.command.ranks import joined
 
     with joined(options.device, BETWEEN_MEETINGS) as world:
         run(options, world)

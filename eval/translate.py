@@ -10,7 +10,7 @@ from datetime import timedelta
 import tyro
 
 from eval.translate_options import TranslateOptions
-from pipeline.command.console import run_entry
+from pipeline.command.console import importing, run_entry
 
 
 def check_paths(options: TranslateOptions) -> None:
@@ -29,8 +29,9 @@ def check_paths(options: TranslateOptions) -> None:
 def main() -> None:
     options = tyro.cli(TranslateOptions)
     check_paths(options)
-    from eval.detecting.translated import translate_dataset
-    from pipeline.command.ranks import joined
+    with importing():
+        from eval.detecting.translated import translate_dataset
+        from pipeline.command.ranks import joined
 
     with joined(options.device, timedelta(minutes=10)) as world:
         translate_dataset(options, world)

@@ -8,7 +8,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline.command.console import run_entry
+from pipeline.command.console import importing, run_entry
 
 
 def check_paths(arguments: list[str]) -> None:
@@ -37,8 +37,9 @@ def check_paths(arguments: list[str]) -> None:
 def main() -> int:
     check_paths(sys.argv[1:])
     # Torch takes seconds to import: a wrong path is named before.
-    from pipeline.command.ranks import joined
-    from train.start import SLOWEST_WAIT, read_command, train
+    with importing():
+        from pipeline.command.ranks import joined
+        from train.start import SLOWEST_WAIT, read_command, train
 
     config = read_command(sys.argv[1:])
     with joined(config.device, SLOWEST_WAIT) as world:

@@ -8,7 +8,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline.command.console import run_entry
+from pipeline.command.console import importing, run_entry
 
 
 def check_paths(arguments: list[str]) -> None:
@@ -25,9 +25,10 @@ def check_paths(arguments: list[str]) -> None:
 
 def main() -> int:
     check_paths(sys.argv[1:])
-    from pipeline.command.ranks import joined
-    from train.start import SLOWEST_WAIT, train
-    from train.translation.start import TRANSLATION, read_command
+    with importing():
+        from pipeline.command.ranks import joined
+        from train.start import SLOWEST_WAIT, train
+        from train.translation.start import TRANSLATION, read_command
 
     config = read_command(sys.argv[1:])
     with joined(config.device, SLOWEST_WAIT) as world:

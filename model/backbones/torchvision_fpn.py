@@ -19,29 +19,20 @@ from model.backbones.timm_body import PREFIX
 from model.config import ModelConfig
 
 
-class TypedNorm2d(FrozenBatchNorm2d):
-    """Batch norm with fixed statistics that answers in its input's type.
+class FrozenNorm2d(FrozenBatchNorm2d):
+    """Batch norm with fixed statistics that answers in its input's type and memory.
 
     y = x * s + (bias - mean * s), s = weight / sqrt(var + epsilon). torchvision's returns float32 under autocast, which
     doubles the traffic of every activation after it. Same buffers, same names.
+
+    In place, for the map of a convolution, which nobody else looks at: fresh memory costs a CPU three times the
+    arithmetic. Autograd needs the factor alone, and the rounding is that of torchvision's x * scale + bias.
     """
 
     def factors(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         scale_C = self.weight * (self.running_var + self.eps).rsqrt()
         shift_C = self.bias - self.running_mean * scale_C
         return scale_C.to(x_BCHW.dtype)[:, None, None], shift_C.to(x_BCHW.dtype)[:, None, None]
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        scale_C11, shift_C11 = self.factors(x_BCHW)
-        return (x_BCHW * scale_C11).add_(shift_C11)
-
-
-class FrozenNorm2d(TypedNorm2d):
-    """The same in its input's memory: for the map of a convolution, which nobody else looks at.
-
-    Fresh memory costs a CPU three times the arithmetic. Autograd needs the factor alone, and the rounding is that of
-    torchvision's x * scale + bias.
-    """
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         scale_C11, shift_C11 = self.factors(x_BCHW)

@@ -8,7 +8,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from model.backbones.relu6 import InPlaceRelu6
 from model.backbones.torchvision_fpn import FrozenNorm2d, build_backbone
 from model.config import ModelConfig
-from model.deployed import halve
+from model.deployed import frozen_copy
 
 
 @pytest.mark.parametrize(("backbone", "num_relus"), [("mobilenet_v2", 35), ("resnet18", 0)])
@@ -68,5 +68,5 @@ def test_a_halved_copy_leaves_its_input_alone():
     layers.identity.running_mean.fill_(1.0)
     x = torch.full((1, 2, 3, 3), 3.0, dtype=torch.float16)
     expected = layers(x.float())
-    torch.testing.assert_close(halve(layers)(x).float(), expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(frozen_copy(layers, torch.float16)(x).float(), expected, atol=2e-3, rtol=0)
     assert torch.equal(x, torch.full_like(x, 3.0))
