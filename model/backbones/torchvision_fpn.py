@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -13,30 +13,11 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model.backbones.config import BackboneConfig
 from model.backbones.first import take_inputs
+from model.backbones.frozen_norm import FrozenNorm2d
 from model.backbones.pyramid import BackboneWithPyramid
 from model.backbones.relu6 import keep_results
 from model.backbones.timm_body import PREFIX
 from model.config import ModelConfig
-
-
-class FrozenNorm2d(FrozenBatchNorm2d):
-    """Batch norm with fixed statistics that answers in its input's type and memory.
-
-    y = x * s + (bias - mean * s), s = weight / sqrt(var + epsilon). torchvision's returns float32 under autocast, which
-    doubles the traffic of every activation after it. Same buffers, same names.
-
-    In place, for the map of a convolution, which nobody else looks at: fresh memory costs a CPU three times the
-    arithmetic. Autograd needs the factor alone, and the rounding is that of torchvision's x * scale + bias.
-    """
-
-    def factors(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        scale_C = self.weight * (self.running_var + self.eps).rsqrt()
-        shift_C = self.bias - self.running_mean * scale_C
-        return scale_C.to(x_BCHW.dtype)[:, None, None], shift_C.to(x_BCHW.dtype)[:, None, None]
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        scale_C11, shift_C11 = self.factors(x_BCHW)
-        return x_BCHW.mul_(scale_C11).add_(shift_C11)
 
 
 def norm_layer(config: BackboneConfig, frozen_class: type[nn.Module]):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from model.api import Truth, Want, own
-from model.backbones.torchvision_fpn import FrozenNorm2d
+from model.backbones.frozen_norm import FrozenNorm2d
 from model.boxes import boxes as box_math
 from model.config import ModelConfig, small_model
 
