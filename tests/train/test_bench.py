@@ -1,6 +1,7 @@
 """The benchmark of the training step: its result has its keys, and what is wrong is named."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from model.config import ModelConfig, small_model
 from train.bench import __main__ as bench
 from train.bench import check as bench_check
 from train.bench import distill as bench_distill
+from train.bench import steps as bench_steps
 from train.distill import Pkd
 
 
@@ -37,6 +39,7 @@ def test_result_of_a_small_measurement(tmp_path, monkeypatch):
 def test_what_methods_cost(kind, names, tmp_path, monkeypatch, capsys):
     path = tmp_path / "new" / "bench.json"
     arguments = ["--device", "cpu", "--canvas", "64", "96", "--batch-size", "2", "--rounds", "2", "--steps", "1"]
+    arguments += ["--clock", "cpu"]
     monkeypatch.setattr("sys.argv", ["bench", *arguments, "--model", kind, "--distill", *names, "--json", str(path)])
     assert bench.main() == 0
     result = json.loads(path.read_text())
@@ -46,6 +49,12 @@ def test_what_methods_cost(kind, names, tmp_path, monkeypatch, capsys):
     assert all(figures["milliseconds"] > 0 for figures in result["steps"].values())
     assert result["steps"]["alone"]["launches"] is None  # there is no GPU
     assert "of plain" in capsys.readouterr().out
+
+
+def test_a_cpus_clock_is_for_a_cpu():
+    with pytest.raises(ValueError, match="--clock is cpu, but this runs on a GPU"):
+        bench_steps.choose_clock("cpu", torch.device("cuda"))
+    assert bench_steps.choose_clock("cpu", torch.device("cpu")) is time.process_time
 
 
 def test_wrong_methods_are_named():

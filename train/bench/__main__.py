@@ -39,7 +39,9 @@ from pipeline.views import ViewConfig, ViewMaker
 from train.bench import distill as bench_distill
 from train.bench.check import check_parity, compare_compiled, count_graphs, count_skipped_graphs, count_synchronisations
 from train.bench.steps import (
+    Clock,
     choose,
+    choose_clock,
     count_bytes,
     images_of,
     make_batch,
@@ -76,6 +78,8 @@ class BenchOptions:
     """Also time the compiled step replayed as CUDA graphs; auto: on a GPU, where the compiled step is timed."""
     loader: Literal["auto", "cpu", "dali", "ffcv"] = "auto"
     """The loader whose share is measured."""
+    clock: Literal["elapsed", "cpu"] = "elapsed"
+    """cpu: CPU seconds of all threads together, on a machine that others use, too."""
     rounds: int = 5
     steps: int = 0
     """Steps of each variant in a round; 0: 20 on a GPU, 2 on a CPU."""
@@ -106,7 +110,7 @@ def measure(options: BenchOptions) -> dict[str, Any]:
     on_gpu = device.type == "cuda"
     if options.cuda_graphs == "on" and not on_gpu:
         raise ValueError("--cuda-graphs is on, but this runs on a CPU; leave it out, or give --device cuda")
-    rounds = options.rounds
+    rounds, clock = options.rounds, choose_clock(options.clock, device)
     say(describe_hardware())
     say(setting.described)
 
@@ -152,7 +156,7 @@ def measure(options: BenchOptions) -> dict[str, Any]:
             lambda: our_step(wrapped, compiled_look, names, views), device, ours
         )
 
-    seconds = time_rounds(variants, rounds, steps, device)
+    seconds = time_rounds(variants, rounds, steps, device, clock)
     for name in variants:
         result |= describe(name, seconds, memory[name], num_images)
     write(options, result)
@@ -167,7 +171,7 @@ def measure(options: BenchOptions) -> dict[str, Any]:
     make_views = ViewMaker(ViewConfig(), device=device)
     make_views(batch, 0)
     draws = iter(range(10_000))
-    view_seconds = time_steps(lambda: make_views(batch, next(draws)), max(steps, 4), device)
+    view_seconds = time_steps(lambda: make_views(batch, next(draws)), max(steps, 4), device, clock)
 
     def views_and_step() -> None:
         make_views(batch, next(draws))
@@ -185,8 +189,8 @@ def measure(options: BenchOptions) -> dict[str, Any]:
     result["views_to_step"] = view_seconds / step_seconds
     result["images_per_second_with_views"] = num_images / (step_seconds + view_seconds)
     write(options, result)
-    optimizer_seconds = time_steps(update, steps, device)
-    load_seconds = tried("loader", time_loader, batch, max(steps, 4), device, options.loader)
+    optimizer_seconds = time_steps(update, steps, device, clock)
+    load_seconds = tried("loader", time_loader, batch, max(steps, 4), device, options.loader, clock)
     if load_seconds is not None:
         whole_seconds = step_seconds + view_seconds + load_seconds
         result["share_of_views"] = view_seconds / whole_seconds
@@ -238,7 +242,7 @@ def make_learner(student: Detector, teacher: Detector, dtype: torch.dtype) -> tu
     return Learner(student, {"cd_fkd": method}, dtype, own), Teacher(teacher, [method], dtype)
 
 
-def time_loader(batch: Batch, num_batches: int, device: torch.device, name: str) -> float:
+def time_loader(batch: Batch, num_batches: int, device: torch.device, name: str, clock: Clock) -> float:
     """Seconds the loader takes for a batch of these pictures, packed as JPEG, when nothing else runs."""
     height, width = batch.images_BHW3.shape[1:3]
     with tempfile.TemporaryDirectory() as folder:
@@ -256,7 +260,7 @@ def time_loader(batch: Batch, num_batches: int, device: torch.device, name: str)
         pack(PackOptions(root=source, out=packed, short_side=short_side, long_side=long_side, workers=1))
         with open_loader(PackedDataset(packed), len(batch.ids_B), device=device, name=name) as loader:
             time_steps(lambda: next(loader), 5, device)  # what was made ahead of the first call
-            return time_steps(lambda: next(loader), num_batches, device)
+            return time_steps(lambda: next(loader), num_batches, device, clock)
 
 
 if __name__ == "__main__":

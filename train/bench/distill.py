@@ -65,7 +65,7 @@ def measure(options: Any) -> dict[str, Any]:
         kind = METHODS[type(KINDS[name]())]
         method = kind(KINDS[name](), student, teacher if kind.needs_teacher else None, own)
         learners[name] = {name: method.to(device)}
-    compiling = choose_compile(options.compile, device)
+    compiling, clock = choose_compile(options.compile, device), bench.choose_clock(options.clock, device)
     steps, memory, launches, wrong = {}, {}, {}, {}
     for name, methods in learners.items():
         learner = Learner(student, methods, dtype, own)
@@ -87,7 +87,7 @@ def measure(options: Any) -> dict[str, Any]:
             say(f"WRONG: {name}: {error}")
             continue
         steps[name] = step
-    seconds = bench.time_rounds(steps, options.rounds, num_steps, device)
+    seconds = bench.time_rounds(steps, options.rounds, num_steps, device, clock)
     found = {}
     for name, times in seconds.items():
         ratios = [a / b for a, b in zip(times, seconds[PLAIN], strict=True)]
