@@ -78,10 +78,10 @@ def frozen_copy(network: N, dtype: torch.dtype) -> N:
     operation that every runtime knows.
     """
     copied = copy.deepcopy(network)
-    fixed = (FrozenBatchNorm2d,) if dtype == torch.float32 else (FrozenBatchNorm2d, nn.BatchNorm2d)
     for module in list(copied.modules()):
         for name, norm in module.named_children():
-            if isinstance(norm, fixed):
+            # A subclass of a batch norm may do more, as timm's with an activation inside.
+            if isinstance(norm, FrozenBatchNorm2d) or (dtype != torch.float32 and type(norm) is nn.BatchNorm2d):
                 setattr(module, name, ScaleShift(norm, dtype))
     for parameter in copied.parameters():
         parameter.data = parameter.data.to(dtype)

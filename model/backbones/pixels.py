@@ -3,6 +3,7 @@ aligned images from 0 to 1.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,14 +24,19 @@ def join_inputs(images_B3HW: Tensor, extra: Mapping[str, Tensor], config: Backbo
     return torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
 
 
+def in_float32(values: list[float], device: torch.device) -> Tensor:
+    """(C,), without a copy from the host, which a GPU would wait for. In bfloat16 a mean is a third of a level off."""
+    return torch.stack([torch.full((), value, device=device, dtype=torch.float32) for value in values])
+
+
 def convert_pixels(images_BCHW: Tensor, sizes_B2: Tensor, config: BackboneConfig) -> Tensor:
     """(pixel - mean) / deviation, RGB in the configuration's order of channels; the padding stays zero."""
     if config.sees_imagenet:
         return images_BCHW
     flip = [2, 1, 0] if config.pixel_order == "bgr" else [0, 1, 2]
-    make = images_BCHW.new_tensor
     # (mean, deviation) of each channel after rgb.
     extra = [config.extra_pixels[name] for name, count in config.extra_inputs.items() for _ in range(count)]
+    make = partial(in_float32, device=images_BCHW.device)
     mean_C = make([*config.pixel_mean, *(mean for mean, _ in extra)])
     deviation_C = make([*config.pixel_deviation, *(deviation for _, deviation in extra)])
     # A value x stands for x * given deviation + given mean, in levels of 0 to 255.
@@ -42,9 +48,9 @@ def convert_pixels(images_BCHW: Tensor, sizes_B2: Tensor, config: BackboneConfig
         raise ValueError(
             f"the detector looks at {', '.join(config.inputs)}, {len(order)} channels; got {images_BCHW.shape[1]}"
         )
-    converted_BCHW = images_BCHW[:, order] * scale_C[:, None, None] + shift_C[:, None, None]
+    converted_BCHW = images_BCHW[:, order].float() * scale_C[:, None, None] + shift_C[:, None, None]
     height, width = images_BCHW.shape[-2:]
     rows_BH = torch.arange(height, device=sizes_B2.device) < sizes_B2[:, :1]
     columns_BW = torch.arange(width, device=sizes_B2.device) < sizes_B2[:, 1:]
     inside_B1HW = (rows_BH[:, :, None] & columns_BW[:, None, :])[:, None]
-    return torch.where(inside_B1HW, converted_BCHW, 0.0)
+    return torch.where(inside_B1HW, converted_BCHW, 0.0).to(images_BCHW.dtype)

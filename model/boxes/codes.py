@@ -34,7 +34,8 @@ def bound_distances(distances_N4: Tensor, last_bin: int) -> Tensor:
 def expected_distances(logits_N: Tensor, num_bins: int) -> Tensor:
     """(..., 4 * bins) -> (..., 4): sum of i * softmax_i over the bins i = 0, 1, ... of each side."""
     bins = torch.arange(num_bins, device=logits_N.device, dtype=logits_N.dtype)
-    return logits_N.unflatten(-1, (4, num_bins)).softmax(-1) @ bins
+    # Not a matrix product: autocast would take that in bfloat16.
+    return (logits_N.unflatten(-1, (4, num_bins)).softmax(-1) * bins).sum(-1)
 
 
 def centerness(distances_N4: Tensor) -> Tensor:

@@ -148,6 +148,18 @@ def require(facts: dict, name: str, known: set[str]) -> None:
             raise Unsupported(f"mmdetection's {name} with {option}={value!r}: we have none like it")
 
 
+def expect(what: str, value: Any, *known: Any) -> None:
+    """Refuse a value that is not one of these; lists count as tuples."""
+    value = tuple(value) if isinstance(value, list) else value
+    if value not in known:
+        raise Unsupported(f"mmdetection's {what} {value!r}: we have {' and '.join(map(repr, known))}")
+
+
+def suppression(test_cfg: dict) -> float:
+    expect("suppression", test_cfg["nms"].get("type", "nms"), "nms")
+    return test_cfg["nms"]["iou_threshold"]
+
+
 def kind_of(facts: dict) -> str:
     """A type's name; configurations in Python code write the whole path."""
     return str(facts["type"]).rsplit(".", 1)[-1]
@@ -173,8 +185,12 @@ def head_options(head: dict, train_cfg: dict | None, test_cfg: dict | None) -> t
     assigner = (train_cfg or {}).get("assigner", {})
     overlap = assigner.get("ignore_iof_thr", -1)
     options["ignore_overlap"] = overlap if overlap > 0 else 1.0
-    if "anchor_generator" in head:
-        anchors = head["anchor_generator"]
+    anchors, coder = head.get("anchor_generator", {}), head.get("bbox_coder", {})
+    expect("strides", anchors.get("strides", head.get("strides", DENSE_STRIDES)), DENSE_STRIDES)
+    if kind in DEVIATIONS:
+        expect(f"{kind} with target_stds", coder.get("target_stds", DEVIATIONS[kind]), DEVIATIONS[kind])
+        expect(f"{kind} with target_means", coder.get("target_means", NO_SHIFT), NO_SHIFT)
+    if anchors:
         options |= {"anchor_base": float(anchors["octave_base_scale"]), "anchor_ratios": tuple(anchors["ratios"])}
     if kind == "RetinaHead":
         options["anchors_per_octave"] = head["anchor_generator"]["scales_per_octave"]
@@ -192,14 +208,18 @@ def head_options(head: dict, train_cfg: dict | None, test_cfg: dict | None) -> t
         options |= {
             "score_threshold": test_cfg["score_thr"],
             "candidates_per_level": test_cfg["nms_pre"],
-            "nms_threshold": test_cfg["nms"]["iou_threshold"],
+            "nms_threshold": suppression(test_cfg),
             "detections_per_image": test_cfg["max_per_img"],
         }
     return HEADS[kind], options
 
 
+DENSE_STRIDES, NO_SHIFT = (8, 16, 32, 64, 128), (0.0, 0.0, 0.0, 0.0)
+DEVIATIONS = {"RetinaHead": (1.0, 1.0, 1.0, 1.0), "ATSSHead": (0.1, 0.1, 0.2, 0.2)}
 NEUTRAL = {"type", "init_cfg", "pretrained", "norm_eval", "frozen_stages", "with_cp", "in_channels"}
-RESNET_OPTIONS = NEUTRAL | {"depth", "num_stages", "out_indices", "norm_cfg", "style", "zero_init_residual"}
+RESNET_OPTIONS = NEUTRAL | {
+    "depth", "num_stages", "out_indices", "norm_cfg", "style", "zero_init_residual", "strides", "dilations",
+}  # fmt: skip
 SWIN_OPTIONS = NEUTRAL | {
     "embed_dims", "depths", "num_heads", "window_size", "mlp_ratio", "qkv_bias", "patch_norm", "out_indices",
     "drop_path_rate", "convert_weights", "pretrain_img_size", "patch_size", "strides", "act_cfg", "norm_cfg",
@@ -228,9 +248,11 @@ def backbone_options(facts: dict) -> tuple[dict[str, Any], tuple[int, ...]]:
             "styles pytorch and caffe, and SwinTransformer"
         )
     require(facts, kind, RESNET_OPTIONS)
-    norm = facts.get("norm_cfg", {"type": "BN"}).get("type")
-    if norm not in ("BN", "SyncBN"):
-        raise Unsupported(f"mmdetection's ResNet with the norm {norm}: we have BN and SyncBN")
+    norm = facts.get("norm_cfg", {"type": "BN"})
+    expect("ResNet with the norm", norm.get("type"), "BN", "SyncBN")
+    expect("ResNet with norms of eps", norm.get("eps", 1e-5), 1e-5)
+    expect("ResNet with strides", facts.get("strides", (1, 2, 2, 2)), (1, 2, 2, 2))
+    expect("ResNet with dilations", facts.get("dilations", (1, 1, 1, 1)), (1, 1, 1, 1))
     options = {"backbone": f"resnet{depth}", "norm": "frozen"}
     return options | ({"stride_in_1x1": True} if style == "caffe" and depth >= 50 else {}), indices
 
@@ -244,7 +266,10 @@ def pixel_options(values: dict) -> dict[str, Any]:
         )
     if processor is None or "mean" not in processor or "std" not in processor:
         raise Unsupported("mmdetection's configuration without data_preprocessor, img_norm_cfg or Normalize")
-    rgb = processor.get("bgr_to_rgb", processor.get("to_rgb", True))  # images are read as BGR
+    if processor.get("rgb_to_bgr"):
+        raise Unsupported("mmdetection's data_preprocessor with rgb_to_bgr: its images are read as BGR")
+    # Images are read as BGR. Version 3's processor leaves them so unless told otherwise, version 2's step does not.
+    rgb = processor.get("bgr_to_rgb", processor.get("to_rgb", "data_preprocessor" not in values["model"]))
     order = "rgb" if rgb else "bgr"
     mean, deviation = tuple(map(float, processor["mean"])), tuple(map(float, processor["std"]))
     return {"pixel_order": order, "pixel_mean": mean, "pixel_deviation": deviation}
@@ -293,14 +318,17 @@ def dense_config(values: dict) -> AnyDense:
     levels = indices[neck.get("start_level", 0) :]
     if kind_of(neck) != "FPN" or levels != (1, 2, 3) or neck.get("num_outs") != 5:
         raise Unsupported(f"mmdetection's neck {neck}: we have FPN from stride 8 on with num_outs 5")
-    if neck.get("add_extra_convs") not in ("on_input", "on_output"):
-        raise Unsupported(f"add_extra_convs {neck.get('add_extra_convs')!r}: we have 'on_input' and 'on_output'")
+    coarse = neck.get("add_extra_convs")
+    if coarse is True:  # as version 2 began
+        coarse = "on_input" if neck.get("extra_convs_on_inputs", True) else "on_output"
+    expect("add_extra_convs", coarse, "on_input", "on_output")
+    expect("neck with upsample_cfg", (neck.get("upsample_cfg") or {}).get("mode", "nearest"), "nearest")
     train_cfg = model.get("train_cfg") or values.get("train_cfg")
     config_class, options = head_options(model["bbox_head"], train_cfg, model.get("test_cfg") or values.get("test_cfg"))
     return config_class(
         weights="none",
         fpn_channels=neck["out_channels"],
-        coarse_from="c5" if neck["add_extra_convs"] == "on_input" else "p5",
+        coarse_from="c5" if coarse == "on_input" else "p5",
         coarse_relu=neck.get("relu_before_extra_convs", False),
         **backbone,
         **pixel_options(values),
@@ -323,8 +351,13 @@ def faster_rcnn_config(values: dict) -> ModelConfig:
     layer = extractor["roi_layer"]
     if layer.get("sampling_ratio", 0) != 0 or layer.get("aligned", True) is not True or layer["output_size"] != 7:
         raise Unsupported(f"mmdetection's roi_layer {layer}: we have RoIAlign to 7 x 7, aligned, sampling_ratio 0")
-    if tuple(box["bbox_coder"]["target_stds"]) != (0.1, 0.1, 0.2, 0.2):
-        raise Unsupported(f"mmdetection's target_stds {box['bbox_coder']['target_stds']}: we have .1, .1, .2, .2")
+    for name, coder, deviations in (
+        ("RoI head", box.get("bbox_coder", {}), (0.1, 0.1, 0.2, 0.2)),
+        ("RPNHead", rpn.get("bbox_coder", {}), (1.0, 1.0, 1.0, 1.0)),
+    ):
+        expect(f"{name} with target_stds", coder.get("target_stds", deviations), deviations)
+        expect(f"{name} with target_means", coder.get("target_means", NO_SHIFT), NO_SHIFT)
+    expect("neck with upsample_cfg", (neck.get("upsample_cfg") or {}).get("mode", "nearest"), "nearest")
     anchors = rpn["anchor_generator"]
     if len(anchors["strides"]) != 5:
         raise Unsupported(f"mmdetection's anchors at {anchors['strides']}: we have five levels")
@@ -341,9 +374,9 @@ def faster_rcnn_config(values: dict) -> ModelConfig:
         anchor_ratios=tuple(anchors["ratios"]),
         rpn_pre_nms_test=first["nms_pre"],
         rpn_post_nms_test=first["max_per_img"],
-        rpn_nms_threshold=first["nms"]["iou_threshold"],
+        rpn_nms_threshold=suppression(first),
         score_threshold=second["score_thr"],
-        nms_threshold=second["nms"]["iou_threshold"],
+        nms_threshold=suppression(second),
         detections_per_image=second["max_per_img"],
         **backbone,
         **pixel_options(values),
@@ -359,29 +392,36 @@ def is_mmdetection(names: Any) -> bool:
 
 
 def read_values(meta: dict, path: Path) -> dict[str, Any]:
-    """The configuration that a checkpoint carries as text (`cfg`, `config`), or that lies beside it as NAME.py."""
+    """The configuration that a checkpoint carries as text (`cfg`, `config`), else the one beside it as NAME.py."""
     beside = path.with_suffix(".py")
-    text = meta.get("cfg") or meta.get("config")
-    where = path
-    if beside.is_file():
+    where, why = path, "carries no configuration"
+    for place in (path, beside):
+        if place is path:
+            text = meta.get("cfg") or meta.get("config")
+        elif beside.is_file():
+            try:
+                text = read_text(beside, MAX_CONFIG_BYTES)
+            except ValueError as error:
+                raise ValueError(f"{beside}: the configuration of {path.name} {error}") from None
+        else:
+            break
+        if not isinstance(text, str):
+            continue
+        where = place
         try:
-            text, where = read_text(beside, MAX_CONFIG_BYTES), beside
-        except ValueError as error:
-            raise ValueError(f"{beside}: the configuration of {path.name} {error}") from None
-    values, why = {}, "carries no configuration"
-    if isinstance(text, str):
-        try:
-            values, why = read_assignments(text), "the model of its configuration is not plain data"
+            values = read_assignments(text)
         except NotPlain as error:
             why = f"its configuration {error}"
-    if not isinstance(values.get("model"), dict):
+            continue
+        if isinstance(values.get("model"), dict):
+            return values
+        why = "the model of its configuration is not plain data"
         if "_base_" in values:
             why = "its configuration inherits from _base_"
-        raise ValueError(
-            f"{where}: {why}, and the weights alone do not say what mmdetection made of them; put the whole "
-            f"configuration, as mmdetection writes it into a run's folder, beside the weights as {beside.name}"
-        )
-    return values
+    raise ValueError(
+        f"{where}: {why}, and the weights alone do not say what mmdetection made of them; put the whole "
+        f"configuration, as mmdetection writes it into a run's folder, beside the weights as {beside.name}"
+    )
 
 
 def class_names(meta: dict) -> tuple[str, ...] | None:

@@ -164,12 +164,14 @@ def importing() -> Iterator[None]:
 
     Nobody looks for garbage among them, now (a fifth of the time) or in a training's full collections.
     """
+    collecting = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if collecting:
+            gc.enable()
 
 
 def run_entry(main: Callable[[], int | None], stopped: str = "") -> None:

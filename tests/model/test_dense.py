@@ -310,3 +310,15 @@ def test_faithful_losses_and_detect_are_one_graph(config_class):
 def test_wrong_configurations_are_named(config_class, changes, message):
     with pytest.raises(ValueError, match=message):
         config_class(**changes)
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_what_is_made_of_raw_predictions_is_the_same_under_autocast(config_class):
+    """A box in bfloat16 is off by pixels."""
+    head = make_head(config_class, score_threshold=0.0)
+    raw, sizes = see(head, CANVAS), torch.tensor([list(CANVAS)] * 2)
+    with torch.no_grad():
+        expected = head.find(raw, CANVAS, sizes)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = head.find(raw, CANVAS, sizes)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))

@@ -9,7 +9,7 @@ from model.backbones.frozen_norm import FrozenNorm2d
 from model.backbones.relu6 import InPlaceRelu6
 from model.backbones.torchvision_fpn import build_backbone
 from model.config import ModelConfig
-from model.deployed import frozen_copy
+from model.deployed import ScaleShift, frozen_copy
 
 
 @pytest.mark.parametrize(("backbone", "num_relus"), [("mobilenet_v2", 35), ("resnet18", 0)])
@@ -74,3 +74,16 @@ def test_a_halved_copy_leaves_its_input_alone():
     expected = layers(x.float())
     torch.testing.assert_close(frozen_copy(layers, torch.float16)(x).float(), expected, atol=2e-3, rtol=0)
     assert torch.equal(x, torch.full_like(x, 3.0))
+
+
+def test_a_norm_that_does_more_is_kept():
+    """As timm's, with an activation inside."""
+
+    class Active(nn.BatchNorm2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).relu()
+
+    layers = nn.Sequential(Active(4), nn.BatchNorm2d(4)).eval()
+    copied = frozen_copy(layers, torch.float16)
+    assert type(copied[0]) is Active
+    assert type(copied[1]) is ScaleShift

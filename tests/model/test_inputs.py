@@ -82,6 +82,10 @@ def test_pixels_by_hand():
     levels = rgb[0] * deviation + mean
     got = convert_pixels(given, torch.tensor([[2, 3]]), caffe)
     torch.testing.assert_close(got[0, :3], (levels - mean).flip(0), rtol=1e-4, atol=1e-4)
+    # In bfloat16 the arithmetic is float32's, rounded once; a mean of 122.77 is not made 123 first.
+    low = convert_pixels(given.bfloat16(), torch.tensor([[2, 3]]), caffe)
+    expected = convert_pixels(given.bfloat16().float(), torch.tensor([[2, 3]]), caffe)
+    assert torch.equal(low, expected.bfloat16())
     torch.testing.assert_close(got[0, 5, 0, 0].item(), (0.2 - 0.406) / 0.225, rtol=1e-4, atol=1e-5)
 
 

@@ -32,12 +32,16 @@ from model.weights.unpickle import load_plain
 
 ANCHORS = {"octave_base_scale": 8, "scales_per_octave": 1, "ratios": [1.0]}
 GFL = {"type": "GFLHead", "stacked_convs": 1, "feat_channels": 32, "reg_max": 7, "anchor_generator": ANCHORS}
+ATSS = GFL | {"type": "ATSSHead"}
+RESNET = {"type": "ResNet", "depth": 18, "style": "pytorch"}
+NECK = {"type": "FPN", "out_channels": 16, "start_level": 1, "num_outs": 5, "add_extra_convs": "on_output"}
+SOFT = {"score_thr": 0.1, "nms_pre": 9, "nms": {"type": "soft_nms", "iou_threshold": 0.6}, "max_per_img": 9}
 
 
 def model(**changes) -> dict:
     usual = {
-        "backbone": {"type": "ResNet", "depth": 18, "style": "pytorch"},
-        "neck": {"type": "FPN", "out_channels": 16, "start_level": 1, "num_outs": 5, "add_extra_convs": "on_output"},
+        "backbone": RESNET,
+        "neck": NECK,
         "bbox_head": GFL,
         "train_cfg": {"assigner": {"topk": 5}},
         "data_preprocessor": {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "bgr_to_rgb": True},
@@ -111,11 +115,33 @@ def test_variants_of_fcos_and_caffe_strides_are_options():
         ({"data_preprocessor": None}, "without data_preprocessor"),
         ({"test_cfg": {"score_thr": 0.1}}, "lacks 'nms_pre'"),
         ({"neck": {"type": "PAFPN"}}, "PAFPN"),
+        (
+            {"neck": NECK | {"upsample_cfg": {"mode": "bilinear"}}},
+            "neck with upsample_cfg 'bilinear': we have 'nearest'",
+        ),
+        ({"backbone": RESNET | {"strides": [1, 2, 2, 1]}}, "ResNet with strides"),
+        ({"backbone": RESNET | {"norm_cfg": {"type": "BN", "eps": 1e-3}}}, "norms of eps 0.001: we have 1e-05"),
+        ({"bbox_head": ATSS | {"bbox_coder": {"target_stds": [1.0, 1.0, 1.0, 1.0]}}}, "ATSSHead with target_stds"),
+        ({"bbox_head": ATSS | {"anchor_generator": ANCHORS | {"strides": [4, 8, 16, 32, 64]}}}, "strides"),
+        ({"test_cfg": SOFT}, "suppression 'soft_nms': we have 'nms'"),
+        ({"data_preprocessor": {"mean": [0, 0, 0], "std": [1, 1, 1], "rgb_to_bgr": True}}, "with rgb_to_bgr"),
     ],
 )
 def test_what_we_do_not_have_is_named(changes, message):
     with pytest.raises(Unsupported, match=message):
         detector_config(model(**changes))
+
+
+def test_what_says_the_defaults_is_read_like_what_says_nothing():
+    plain = detector_config(model())
+    same = {"strides": [1, 2, 2, 2], "dilations": [1, 1, 1, 1]}
+    assert detector_config(model(backbone=RESNET | same)) == detector_config(model(backbone=RESNET))
+    for inputs in (True, False):  # as version 2 began
+        neck = NECK | {"add_extra_convs": True, "extra_convs_on_inputs": inputs}
+        assert detector_config(model(neck=neck)).coarse_from == ("c5" if inputs else "p5")
+    quiet = {key: value for key, value in model()["model"]["data_preprocessor"].items() if key != "bgr_to_rgb"}
+    assert plain.pixel_order == "rgb"
+    assert detector_config(model(data_preprocessor=quiet)).pixel_order == "bgr"
 
 
 def test_normalisation_and_sizes_of_both_versions():
@@ -337,6 +363,10 @@ def test_a_missing_configuration_is_asked_for_beside_the_file(tmp_path):
     (tmp_path / "x.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\nother = len([1])\n{text}")
     assert_same_answers(load_detector(path)[0], expected)
     assert not marker.exists()
+    content["meta"]["cfg"] = text
+    torch.save(content, path)
+    (tmp_path / "x.py").write_text("import torch\n")  # somebody's script: the file's own configuration is used
+    assert_same_answers(load_detector(path)[0], expected)
 
 
 def test_configurations_are_parsed_and_never_run():

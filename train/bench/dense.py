@@ -10,6 +10,7 @@ from model.dense.detector import DenseDetector
 from model.dense.parity import compare_losses
 from model.dense.stock import stock_twin
 from pipeline.command.console import say
+from train.bench.stock import has_stock
 
 # What torchvision's own have, so that there is something to compare with.
 DENSE: dict[str, AnyDense] = {
@@ -24,7 +25,7 @@ STATE_TOLERANCE = 0.0005  # of all locations, by overlaps and sides just at a th
 
 def check_dense(detector: DenseDetector, few: tuple[torch.Tensor, ...]) -> dict[str, Any]:
     """few: images, sizes, boxes, labels, keys. What is compared stands in model/dense/parity.py."""
-    if detector.config.kind not in ("retinanet", "fcos"):
+    if not has_stock(detector):
         say(f"torchvision has no {detector.config.kind}: nothing to compare with")
         return {"ok": None}
     stock = round_alike(stock_twin(detector)).to(memory_format=torch.channels_last)

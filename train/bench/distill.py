@@ -100,6 +100,7 @@ def measure(options: Any) -> dict[str, Any]:
         }
     return {
         "wrong": wrong,
+        "clock": options.clock,
         "hardware": describe_hardware(),
         **setting.facts,
         "compiled": compiling,
