@@ -43,6 +43,7 @@ GOOD = {
     },
     "retinanet-step": {"ratio_to_stock": 3.2},
     "fcos-step": {"ratio_to_stock": 3.1},
+    "anchor-step": {"images_per_second": 310},
     "evaluation": {"cost_percent_mean": 4.0},
 }  # fmt: skip
 
@@ -194,11 +195,11 @@ def test_a_part_alone_takes_what_is_there(check, tmp_path):
 
 def test_calls_add_to_one_summary_and_targets_judges_the_files_of_all(check, tmp_path):
     assert check(GOOD, "kernels-cuda", "training-step")[0] == 0
-    assert check(GOOD, "loading", "evaluation", "dense-step")[0] == 0
+    assert check(GOOD, "loading", "evaluation", "dense-step", "anchor-step")[0] == 0
     code, summary, _ = check({}, "targets")
     assert code == 0, summary
     assert [line.split(": ")[1] for line in summary.splitlines() if line.startswith("== ")] == [
-        "kernels-cuda training-step", "loading evaluation dense-step", "targets",
+        "kernels-cuda training-step", "loading evaluation dense-step anchor-step", "targets",
     ]  # fmt: skip
     (tmp_path / "fails").write_text("eval.bench")  # its figures of before do not stand for it
     code, summary, _ = check(GOOD, "evaluation", "targets")

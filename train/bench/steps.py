@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model.api import Detector
+from model.backbones.timm_body import PREFIX
 from model.build import build_detector
 from model.config import ModelConfig, small_model
 from model.detectors import SMALL, DetectorConfig
@@ -67,7 +68,7 @@ def choose(options: Any) -> Setting:
         raise ValueError(f"--canvas: got {height} {width}; both sides must be multiples of 32")
     backbone = options.backbone or ("resnet101" if on_gpu else "mobilenet_v2")
     # Speed does not depend on the weights, and random ones need no download; as many layers learn as with real ones.
-    trainable = 5 if backbone == "mobilenet_v2" else 3
+    trainable = 5 if backbone == "mobilenet_v2" or backbone.startswith(PREFIX) else 3
     model = replace(configure(options.model, backbone), weights="none", norm="frozen", trainable_layers=trainable)
     return Setting(
         torch.device("cuda" if on_gpu else "cpu"),
