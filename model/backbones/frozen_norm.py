@@ -41,8 +41,8 @@ class FrozenNorm2d(FrozenBatchNorm2d):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         scale_C11, shift_C11 = self.factors(x_BCHW)
-        if torch.compiler.is_compiling():  # the compiler makes one pass of it, with what comes next
-            return x_BCHW.mul_(scale_C11).add_(shift_C11)
+        if torch.compiler.is_compiling():  # the compiler decides about memory, and joins what comes next
+            return torch.addcmul(shift_C11, x_BCHW, scale_C11)
         return ScaledInPlace.apply(x_BCHW, scale_C11, shift_C11)
 
 
