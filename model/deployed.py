@@ -15,6 +15,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model.api import Detector
 from model.backbones.config import IMAGENET_DEVIATION, IMAGENET_MEAN, RGB
+from model.backbones.frozen_norm import factors
 from model.compared import check_near, check_same, pictures
 from model.for_torchvision import write_torchvision
 from model.weights.checkpoint import Card, load_detector
@@ -62,10 +63,8 @@ class ScaleShift(nn.Module):
 
     def __init__(self, norm: Any, dtype: torch.dtype):
         super().__init__()
-        scale_C = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        shift_C = norm.bias - norm.running_mean * scale_C
-        self.register_buffer("scale_C11", scale_C.detach().to(dtype)[:, None, None])
-        self.register_buffer("shift_C11", shift_C.detach().to(dtype)[:, None, None])
+        for name, values_C11 in zip(("scale_C11", "shift_C11"), factors(norm, dtype), strict=True):
+            self.register_buffer(name, values_C11.detach())
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return x_BCHW * self.scale_C11 + self.shift_C11

@@ -9,6 +9,13 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 N = TypeVar("N", bound=nn.Module)
 
 
+def factors(norm: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(C, 1, 1) each: s = weight / sqrt(var + epsilon) and bias - mean * s, worked out in the norm's own type."""
+    scale_C = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift_C = norm.bias - norm.running_mean * scale_C
+    return scale_C.to(dtype)[:, None, None], shift_C.to(dtype)[:, None, None]
+
+
 class ScaledInPlace(torch.autograd.Function):
     """x * scale + shift in one pass over x's own memory. The gradient needs the scale alone."""
 
@@ -27,20 +34,15 @@ class ScaledInPlace(torch.autograd.Function):
 class FrozenNorm2d(FrozenBatchNorm2d):
     """Batch norm with fixed statistics that answers in its input's type and memory.
 
-    y = x * s + (bias - mean * s), s = weight / sqrt(var + epsilon). torchvision's returns float32 under autocast, which
-    doubles the traffic of every activation after it. Same buffers, same names.
+    torchvision's returns float32 under autocast, which doubles the traffic of every activation after it. Same buffers,
+    same names.
 
     In place, for the map of a convolution, which nobody else looks at: fresh memory costs a CPU three times the
     arithmetic. One rounding, where torchvision's product and sum have two.
     """
 
-    def factors(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        scale_C = self.weight * (self.running_var + self.eps).rsqrt()
-        shift_C = self.bias - self.running_mean * scale_C
-        return scale_C.to(x_BCHW.dtype)[:, None, None], shift_C.to(x_BCHW.dtype)[:, None, None]
-
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        scale_C11, shift_C11 = self.factors(x_BCHW)
+        scale_C11, shift_C11 = factors(self, x_BCHW.dtype)
         if torch.compiler.is_compiling():  # the compiler decides about memory, and joins what comes next
             return torch.addcmul(shift_C11, x_BCHW, scale_C11)
         return ScaledInPlace.apply(x_BCHW, scale_C11, shift_C11)

@@ -310,11 +310,16 @@ def detector_config(values: dict) -> DetectorConfig:
         ) from None
 
 
+def check_neck(neck: dict) -> None:
+    require(neck, "FPN", NECK_OPTIONS)
+    expect("neck with upsample_cfg", (neck.get("upsample_cfg") or {}).get("mode", "nearest"), "nearest")
+
+
 def dense_config(values: dict) -> AnyDense:
     model = values["model"]
     backbone, indices = backbone_options(model["backbone"])
     neck = model["neck"]
-    require(neck, "FPN", NECK_OPTIONS)
+    check_neck(neck)
     levels = indices[neck.get("start_level", 0) :]
     if kind_of(neck) != "FPN" or levels != (1, 2, 3) or neck.get("num_outs") != 5:
         raise Unsupported(f"mmdetection's neck {neck}: we have FPN from stride 8 on with num_outs 5")
@@ -322,7 +327,6 @@ def dense_config(values: dict) -> AnyDense:
     if coarse is True:  # as version 2 began
         coarse = "on_input" if neck.get("extra_convs_on_inputs", True) else "on_output"
     expect("add_extra_convs", coarse, "on_input", "on_output")
-    expect("neck with upsample_cfg", (neck.get("upsample_cfg") or {}).get("mode", "nearest"), "nearest")
     train_cfg = model.get("train_cfg") or values.get("train_cfg")
     config_class, options = head_options(model["bbox_head"], train_cfg, model.get("test_cfg") or values.get("test_cfg"))
     return config_class(
@@ -340,7 +344,7 @@ def faster_rcnn_config(values: dict) -> ModelConfig:
     model = values["model"]
     backbone, indices = backbone_options(model["backbone"])
     neck, rpn, roi = model["neck"], model["rpn_head"], model["roi_head"]
-    require(neck, "FPN", NECK_OPTIONS)
+    check_neck(neck)
     if kind_of(neck) != "FPN" or indices != (0, 1, 2, 3) or neck.get("num_outs") != 5 or neck.get("add_extra_convs"):
         raise Unsupported(f"mmdetection's neck {neck}: under Faster R-CNN we have FPN from stride 4 on with num_outs 5")
     box, extractor = roi["bbox_head"], roi["bbox_roi_extractor"]
@@ -357,7 +361,6 @@ def faster_rcnn_config(values: dict) -> ModelConfig:
     ):
         expect(f"{name} with target_stds", coder.get("target_stds", deviations), deviations)
         expect(f"{name} with target_means", coder.get("target_means", NO_SHIFT), NO_SHIFT)
-    expect("neck with upsample_cfg", (neck.get("upsample_cfg") or {}).get("mode", "nearest"), "nearest")
     anchors = rpn["anchor_generator"]
     if len(anchors["strides"]) != 5:
         raise Unsupported(f"mmdetection's anchors at {anchors['strides']}: we have five levels")
