@@ -80,7 +80,7 @@ if [ -n "$reduced" ]; then
     world=data/sample-reduced runs=$runs-reduced images=(--train 24 --test 8 --target 8)
 fi
 steps=${steps:-${reduced:+4}} teacher_steps=${teacher_steps:-${reduced:+4}}
-steps=${steps:-600} teacher_steps=${teacher_steps:-1500}
+steps=${steps:-400} teacher_steps=${teacher_steps:-1500}
 for kind in $kinds; do
     fitting=$(methods_of "$kind")
     for method in $only; do
@@ -97,7 +97,7 @@ packed=$world-packed
 if [ ! -e "$packed/daytime_clear_test/dataset.json" ] || [ ! -e "$packed/night_rainy_train/dataset.json" ]; then
     stage "sample world -> $packed"
     "$python" -m pipeline.sample_world --out "$world" "${images[@]}"
-    "$python" -m pipeline.pack "$world" "$packed" --short-side 192 --long-side 352
+    "$python" -m pipeline.pack "$world" "$packed" --short-side 128 --long-side 240
 fi
 domains=("$packed/daytime_clear_test")
 if [ -n "$weather" ]; then

@@ -6,7 +6,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
 export FAIRWEATHER_CACHE="$PWD/.venv/cache" # compiled kernels, kept inside the checkout, shared by all processes
 unset PYTHONDONTWRITEBYTECODE               # many processes start: what they compile is kept
-export THP_MEM_ALLOC_ENABLE=1               # as every command has it: fresh memory in large pages
 export OMP_NUM_THREADS=1                    # the cores are busy with one process each
 # A process takes about 2 GB. Neighbouring tests stay together, so that fixtures are made once. A process without tests takes those of another.
 exec .venv/bin/python -m pytest -n logical --maxprocesses 4 --dist worksteal "$@"

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.command.console import importing
+from pipeline.command.console import importing, keep_memory
+
+keep_memory()  # as every command does
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,7 +1,13 @@
 """What a person sees while a command runs."""
 
+import ctypes
 import errno
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
+
+import pytest
 
 from pipeline.command import console
 from pipeline.command.console import Progress
@@ -59,3 +65,26 @@ def test_what_a_user_can_mend_has_a_sentence_and_a_fault_of_ours_has_none():
     assert console.explain(ValueError("image 7\x1b is damaged")) == r"image 7\x1b is damaged"
     assert console.explain(OSError(errno.EIO, "input/output error")) is None
     assert console.explain(RuntimeError("Connection closed by peer")) is None
+
+
+AGAIN = """
+import resource
+import numpy as np
+from pipeline.command.console import keep_memory
+keep_memory()
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        np.ones((100, 1000, 1000), np.uint8)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than GNU's")
+def test_memory_that_was_freed_is_taken_again_without_the_system():
+    """100 MB are 49 pages of 2 MB or 24,414 of 4 KB, which NumPy would take anew each time."""
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    shown = subprocess.run([sys.executable, "-c", AGAIN], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    first, second = map(int, shown.stdout.split())
+    assert first >= 40
+    assert second <= 4
