@@ -93,7 +93,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY=PASSIVE
 stage() { echo; echo "== $1"; }
 mkdir -p "$runs"
 
-packed=$world-packed
+packed=$world-packed-128
 if [ ! -e "$packed/daytime_clear_test/dataset.json" ] || [ ! -e "$packed/night_rainy_train/dataset.json" ]; then
     stage "sample world -> $packed"
     "$python" -m pipeline.sample_world --out "$world" "${images[@]}"
