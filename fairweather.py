@@ -246,6 +246,9 @@ def main() -> None:
         from pipeline.command.suggest import nearest
 
         sys.exit(f"error: no command {name!r}{nearest(name, COMMANDS)}\n{usage()}")
+    from pipeline.command import console
+
+    console.typed = f"fairweather {name}" if name != "bench" else f"fairweather bench {sys.argv[2]}"
     sys.argv[1:] = rest
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -1,5 +1,6 @@
 """One evaluation from its options to its files: the steps behind `python -m eval.run`."""
 
+import shutil
 import time
 import zlib
 from datetime import UTC, datetime
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval import schema
-from eval.compared import find_compared
+from eval.compared import find_compared, missing_domains
 from eval.detecting.evaluate import Evaluation, Truths, collect_truths, evaluate
 from eval.detecting.robustness import SETS, Plan, measure
 from eval.detecting.subject import Subject, open_subject, pass_over
@@ -20,7 +21,15 @@ from eval.metrics.scoring import mean_of_targets
 from eval.options import EvaluationOptions
 from eval.report.page import write_report
 from eval.report.sheets import write_sheets
-from eval.results import FORMAT, describe_versions, distinct, has_results, load_run, training_folder
+from eval.results import (
+    FORMAT,
+    EvaluatedRun,
+    describe_versions,
+    distinct,
+    has_results,
+    load_run,
+    training_folder,
+)
 from eval.table import domain_table, show
 from eval.trained_on import TrainingData
 from pipeline.command.console import describe_hardware, say
@@ -35,18 +44,18 @@ def run(options: EvaluationOptions, world: World) -> None:
     if world.first:
         say(f"{describe_machine(world.device, options.loader)}; {world.size} rank{'s' if world.size > 1 else ''}")
     folder = output_folder(options)
-    datasets = [PackedDataset(path, options.domains) for path in options.data]
+    datasets = [PackedDataset(path, options.domains, domains.canonical) for path in options.data]
     check_classes(datasets)
     if world.first:
         for name in dict.fromkeys(name for data in datasets for name in data.domains):
             if (benchmark := domains.canonical(name)) != name:
-                say(f"{name} is called {benchmark} here, its name in the diverse-weather benchmark")
+                say(f"{name} is {benchmark} here, as the diverse-weather benchmark calls it; --domains takes both")
     truths = collect_truths(datasets) if world.first else {}
     compared = world.share(find_compared(options.compare, folder, truths) if world.first else None)
     subject = open_subject(options, world, datasets)
     if world.first:
         (folder / "eval").mkdir(parents=True, exist_ok=True)  # before the work: it may be impossible
-        say_replaced(folder, datasets)
+        keep_replaced(folder, datasets)
     for one in compared:
         if one.missing:
             if world.first:
@@ -59,7 +68,7 @@ def run(options: EvaluationOptions, world: World) -> None:
         evaluate_one(options, folder, truths, datasets, world, subject)
     if world.first:
         others = [load_run(one.folder, one.path.resolve().name) for one in compared]
-        others = others or [load_run(path) for path in distilled_from(options.run)]
+        others = others or distilled_from(options.run, truths)
         runs = distinct([*others, load_run(folder)])
         say(domain_table(runs))
         if options.report:
@@ -179,14 +188,17 @@ def mark_trained(figures: dict[str, dict], truths: Truths, trained: TrainingData
         )
 
 
-def say_replaced(folder: Path, datasets: list[PackedDataset]) -> None:
-    """A run has one evaluation; who measures fewer domains than before hears what is lost, while it can be stopped."""
+def keep_replaced(folder: Path, datasets: list[PackedDataset]) -> None:
+    """A run has one evaluation; where this one measures fewer domains than the last, a copy of the last stays."""
     if (folder / "eval" / "results.json").is_file():
         named = {domains.canonical(domain) for data in datasets for domain in data.domains}
         if lost := [name for name in load_run(folder).domains if name not in named]:
+            kept = folder / "eval-before"
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(folder / "eval", kept)
             say(
-                f"note: {folder} has figures of {', '.join(lost)} too, which this evaluation replaces; name all --data "
-                "in one command, or add --out DIR"
+                f"note: {folder} had figures of {', '.join(lost)} too; they are kept in {kept}. To have all in one "
+                "report name all --data in one command; --out DIR writes elsewhere"
             )
 
 
@@ -303,8 +315,14 @@ def save_examples(
     save_pictures(folder, truths, evaluation.detections, home, evaluation.working_score, detect_image)
 
 
-def distilled_from(run: Path | None) -> list[Path]:
-    """The run's own teacher, when it has been evaluated."""
+def distilled_from(run: Path | None, truths: Truths) -> list[EvaluatedRun]:
+    """The run's own teacher, where it has figures of just these data."""
     folder = training_folder(run) if run is not None else None
     teacher = read_json(folder / "config.json", schema.CONFIG).get("teacher") if folder else None
-    return [Path(teacher)] if teacher and (Path(teacher) / "eval" / "results.json").is_file() else []
+    if not teacher or not (Path(teacher) / "eval" / "results.json").is_file():
+        return []
+    found = load_run(Path(teacher))
+    if missing_domains(Path(teacher), truths) or set(found.domains) != set(truths):
+        say(f"note: its teacher was evaluated on other data; --compare {teacher} puts it beside")
+        return []
+    return [found]

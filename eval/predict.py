@@ -356,7 +356,8 @@ def main() -> int:
     for line in skipped:
         say(f"not read: {line}")
     count = sum(len(e.get("detections", ())) + sum(len(f) for f in e.get("frames", ())) for e in entries)
-    say(f"{count} detections (score at least {predictor.score:.2f}) in {len(entries)} files: {options.out}")
+    told = f"{count} detections (score at least {predictor.score:.2f}) in {len(entries)} files: {options.out}"
+    say(told if count else f"{told}; a lower --score finds more")
     return 1 if skipped else 0
 
 

@@ -29,7 +29,6 @@ data=data/$name
 runs=runs/$name
 scripts/setup.sh
 python=.venv/bin/python
-export OMP_WAIT_POLICY=PASSIVE                      # barriers that sleep
 export FAIRWEATHER_CACHE="$PWD/.venv/cache"         # compiled kernels, kept inside the checkout
 stage() { echo; echo "== $1"; }
 stopped() {

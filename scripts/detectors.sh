@@ -23,7 +23,6 @@ if [ -n "$reduced" ]; then
     world=data/sample-reduced runs=runs/detectors-reduced images=(--train 24 --test 8 --target 8) length=(--steps 4)
 fi
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-export OMP_WAIT_POLICY=PASSIVE
 stage() { echo; echo "== $1"; }
 
 packed=$world-packed

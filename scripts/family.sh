@@ -89,7 +89,7 @@ for kind in $kinds; do
 done
 
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY=PASSIVE
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 stage() { echo; echo "== $1"; }
 mkdir -p "$runs"
 

@@ -14,7 +14,6 @@ set -euo pipefail
 start=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-$PWD/.venv/bin/python}
-export OMP_WAIT_POLICY=PASSIVE
 fail() { echo "new_domain: $1" >&2; exit 2; }
 
 source='' labelled='' unlabelled='' full='' out='' source_test='' target_test=''

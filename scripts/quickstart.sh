@@ -33,7 +33,6 @@ fi
 scripts/setup.sh
 python=.venv/bin/python
 # Barriers that sleep instead of spinning: no slower on an idle machine, several times faster on a busy one.
-export OMP_WAIT_POLICY=PASSIVE
 export FAIRWEATHER_CACHE="$PWD/.venv/cache" # compiled kernels, kept inside the checkout
 stage() { echo; echo "== $1"; }
 stopped() {

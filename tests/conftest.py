@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.command.console import importing, keep_memory
+from pipeline.command.console import importing, settle_on_cpu
 
-keep_memory()  # as every command does
+settle_on_cpu()  # as every command does
 
 
 @pytest.hookimpl(wrapper=True)

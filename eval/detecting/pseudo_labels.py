@@ -55,7 +55,7 @@ def read_scores(texts: tuple[str, ...], classes: tuple[str, ...], option: str) -
 def label(options: PseudoLabelOptions, world: World) -> None:
     if world.size > 1:
         raise ValueError("python -m eval.pseudo_label works in one process; leave out torchrun")
-    dataset = PackedDataset(options.data, options.domains)
+    dataset = PackedDataset(options.data, options.domains, canonical)
     check_place(dataset, options.out)
     given = {
         name: read_scores(texts, dataset.classes, f"--{name}")

@@ -152,7 +152,7 @@ def mixed_batch(records: dict[str, dict[str, Any]]) -> float:
 def main() -> None:
     import tyro
 
-    options = tyro.cli(Options, description=__doc__)
+    options = tyro.cli(Options, prog="python -m kernels.checks.estimate", description=__doc__)
     for name in options.corruptions:
         severity.check_name(name)
     kernels, image = Kernels(), picture(HEIGHT, WIDTH)

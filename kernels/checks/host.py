@@ -74,7 +74,7 @@ class Options:
 def main() -> None:
     import tyro
 
-    options = tyro.cli(Options, description=__doc__)
+    options = tyro.cli(Options, prog="python -m kernels.checks.host", description=__doc__)
     num, random = options.batch, np.random.default_rng(0)
     keep, table = Counted(), CountedTable(num)
     kinds_N = np.array([severity.INDEX[name] for name in severity.TRAINING])

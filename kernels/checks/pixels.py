@@ -40,7 +40,7 @@ def make(image: np.ndarray, level: int, name: str, device: str) -> np.ndarray:
 
 
 def main() -> int:
-    options = tyro.cli(Options, description=__doc__)
+    options = tyro.cli(Options, prog="python -m kernels.checks.pixels", description=__doc__)
     image = picture(HEIGHT, WIDTH)
     if options.write:
         made: dict[str, Any] = {

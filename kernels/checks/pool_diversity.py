@@ -100,4 +100,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog="python -m kernels.checks.pool_diversity")

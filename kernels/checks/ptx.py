@@ -225,7 +225,7 @@ class Options:
 def main() -> None:
     import tyro
 
-    options = tyro.cli(Options, description=__doc__)
+    options = tyro.cli(Options, prog="python -m kernels.checks.ptx", description=__doc__)
     known = all_kernels()
     for name in options.kernels:
         if name not in known:

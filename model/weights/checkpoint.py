@@ -99,8 +99,8 @@ def complete(foreign: Foreign, given: Sequence[str] | None, path: Path) -> tuple
     names = foreign.classes or given or usual_classes(foreign.num_classes)
     if names is None or len(names) != foreign.num_classes:
         raise ValueError(
-            f"{path}: weights of {foreign.num_classes} classes without background; name them in order "
-            f"(got {'none' if names is None else len(names)})"
+            f"{path}: weights of {foreign.num_classes} classes without background; give their names in order with "
+            f"--classes (got {'none' if names is None else len(names)})"
         )
     return tuple(names)
 

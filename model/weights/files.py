@@ -55,7 +55,9 @@ def read_contents(path: Path) -> Contents:
             raise
         raise ValueError(f"{path}: cannot be read as weights (ValueError: {error})") from error
     except Exception as error:  # a truncated file raises any of a dozen types
-        raise ValueError(f"{path}: cannot be read as weights ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"{path}: cannot be read as weights ({type(error).__name__}: {error}); the file is damaged or no checkpoint"
+        ) from error
     meta: Any = {}
     if isinstance(content, Mapping):
         meta = content.get("meta")

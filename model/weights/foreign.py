@@ -14,6 +14,7 @@ from model.weights.torchvision_detectors import infer_config, infer_dense, is_de
 
 # What weights were trained with and do not show.
 SEEN = ("norm_epsilon", "stride_in_1x1", "pixel_order", "pixel_mean", "pixel_deviation")
+SEEN_BY_ITS_KIND = ("style", "coarse_from", "coarse_relu", "distances", "centerness_from")  # where a detector has them
 
 
 class Foreign(NamedTuple):
@@ -53,7 +54,8 @@ def read_mmdetection(path: Path, state: dict[str, Tensor], meta: dict[str, Any])
 
 def check_sees_alike(config: BackboneConfig, source: BackboneConfig, path: Path) -> None:
     """A network goes on from weights that were trained with the same input, strides and conventions."""
-    names = (*SEEN, "style") if type(config) is type(source) and hasattr(config, "style") else SEEN
+    kinds = [name for name in SEEN_BY_ITS_KIND if type(config) is type(source) and hasattr(config, name)]
+    names = (*SEEN, *kinds)
     wanted = {name: getattr(source, name) for name in names if getattr(source, name) != getattr(config, name)}
     if wanted:
         options = " ".join(as_option(name.replace("_", "-"), value) for name, value in wanted.items())

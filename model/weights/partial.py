@@ -54,20 +54,18 @@ def start_from(
     unnamed = classes is None or source.classes is None
     if not unnamed:
         same_classes = tuple(classes or ()) == source.classes
-    of_classes = set() if same_classes else class_layers(source.config, source.detector.num_classes)
-    taken = {
-        name: value
-        for name, value in adapted.items()
-        if name in own and own[name].shape == value.shape and name not in of_classes
-    }
+    of_classes = class_layers(source.config, source.detector.num_classes)
+    taken = {name: value for name, value in adapted.items() if name in own and own[name].shape == value.shape}
+    if not same_classes or not of_classes <= taken.keys():  # all of them or none: a bias belongs to its weights
+        taken = {name: value for name, value in taken.items() if name not in of_classes}
     if not any(name.startswith("backbone.body.") for name in taken):
         raise ValueError(
             f"{option}: {path} holds a {source.config.backbone}, of which nothing fits this run's backbone; give the "
             "same --model.backbone, or other weights"
         )
     student.load_state_dict(taken, strict=False)
-    said = f"student: starts from {path}: {len(taken)} of {len(own)} tensors"
-    if same_classes and unnamed:
+    said = f"starts from {path}: {len(taken)} of {len(own)} tensors"
+    if unnamed and of_classes <= taken.keys():
         said += "\n  classes are as many and have no names to compare: their layers are taken"
     unused = {name for name in set(given) - set(taken) if not name.endswith("num_batches_tracked")}  # count steps only
     for what, names in (("drawn anew", set(own) - set(taken)), ("not used", unused)):

@@ -33,6 +33,8 @@ SHORT_S = 3.0  # what took less needs no line
 RECENT_S = 60.0  # what the rate is measured over, unless two steps take longer
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
+typed = ""  # a command's name where it is not `python -m`: fairweather.py sets it
+
 
 def say(text: str) -> None:
     """Print a line at once, so that logs of a batch system show it as it happens."""
@@ -176,17 +178,26 @@ def importing() -> Iterator[None]:
             gc.enable()
 
 
-def keep_memory() -> None:
-    """Have what torch frees on a CPU stay with the process, in pages of 2 MB.
+def settle_on_cpu() -> None:
+    """Before torch is imported. Have what it frees on a CPU stay with the process, and its threads sleep when idle.
 
     Each operation takes new memory for its result. From the system that is memory whose pages must first be found and
-    cleared, which costs a tenth to a fifth of a training step.
+    cleared, which costs a tenth to a fifth of a training step. Threads that wait by spinning take the core from those
+    they wait for where others use the machine, too: a training was four to eight times slower.
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # pages of 2 MB
     settings = getattr(ctypes.CDLL(None), "mallopt", None)  # of the GNU C library
     if settings is not None:
         settings(M_MMAP_MAX, 0)
         settings(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def name_command() -> None:
+    """Have usage lines say what was typed, `python -m pipeline.pack`, and not the path of its file."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if typed or spec is not None:
+        sys.argv[0] = typed or f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def run_entry(main: Callable[[], int | None], stopped: str = "") -> None:
@@ -196,7 +207,8 @@ def run_entry(main: Callable[[], int | None], stopped: str = "") -> None:
 
     ValueError, missing files, a full or read-only disk are the user's to fix; everything else is ours.
     """
-    keep_memory()
+    settle_on_cpu()
+    name_command()
     try:
         sys.exit(main() or 0)
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import hashlib
 import mmap
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,10 +47,10 @@ class PackedDataset:
 
     extra: {modality: channels} of what lies beside the pictures, {} mostly.
     domains: only the images of the domains that fit one of these patterns; none: all. A dataset read in part keeps the
-    checksum of the whole.
+    checksum of the whole. called: gives the other name of a domain, which fits, too.
     """
 
-    def __init__(self, path: Path | str, domains: Sequence[str] = ()):
+    def __init__(self, path: Path | str, domains: Sequence[str] = (), called: Callable[[str], str] = str):
         self.path = Path(path)
         self.info = self._read_info()
         self.classes: tuple[str, ...] = tuple(self.info["classes"])
@@ -64,7 +64,7 @@ class PackedDataset:
         self._lock = threading.Lock()
         self._read_index()
         if domains:
-            self._keep(choose_domains(domains, self.domains, str(self.path)))
+            self._keep(choose_domains(domains, self.domains, str(self.path), called))
 
     def _error(self, what: str) -> ValueError:
         return ValueError(f"{self.path}: {what}; pack the dataset again (python -m pipeline.pack)")

@@ -5,7 +5,7 @@ Names and values are compared without case, and a blank is the same as '_'.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,22 @@ def fits(value: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(spelled(value), spelled(pattern)) for pattern in patterns)
 
 
-def choose_domains(patterns: Sequence[str], names: Sequence[str], where: str) -> list[str]:
-    """The names that fit any of the patterns, in their own order; a pattern that fits none is an error."""
+def choose_domains(
+    patterns: Sequence[str], names: Sequence[str], where: str, called: Callable[[str], str] = str
+) -> list[str]:
+    """The names that fit any of the patterns, in their own order; a pattern that fits none is an error.
+
+    called: gives the other name of a domain, which may be asked for, too.
+    """
+
+    def chosen(name: str, patterns: Sequence[str]) -> bool:
+        return fits(name, patterns) or fits(called(name), patterns)
+
     for pattern in patterns:
-        if not any(fits(name, (pattern,)) for name in names):
+        if not any(chosen(name, (pattern,)) for name in names):
             shown = ", ".join(printable_line(name) for name in names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
             raise ValueError(f"--domains {pattern}: {where} has {shown or 'no images'}{nearest(pattern, names)}")
-    return [name for name in names if fits(name, patterns)]
+    return [name for name in names if chosen(name, patterns)]
 
 
 def plain_attributes(values: Any) -> dict[str, str]:

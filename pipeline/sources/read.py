@@ -15,7 +15,7 @@ from pipeline.files.pixels import read_size
 from pipeline.files.problems import Problem
 from pipeline.sources import diverse_weather, seeing_through_fog
 from pipeline.sources.annotated import Annotated, AnnotatedBox, class_name, relative
-from pipeline.sources.bdd import read_bdd
+from pipeline.sources.bdd import find_folders, read_bdd
 from pipeline.sources.choice import Choice
 from pipeline.sources.classes import build_class_table, parse_renames
 from pipeline.sources.coco import read_coco
@@ -54,7 +54,7 @@ def fitting_formats(root: Path, folders: bool = True) -> list[str]:
         return ["stf"]
     voc, kitti = find_voc(root) or find_unlisted(root, folders), find_kitti(root, folders)
     found = [name for name, fits in (("voc", voc), ("yolo", find_yolo(root)), ("kitti", kitti)) if fits]
-    return found + sorted({kind for _, kind in find_json(root).values()})
+    return found + sorted({kind for _, kind in find_json(root).values()} | ({"bdd"} if find_folders(root) else set()))
 
 
 def fitting_neighbours(root: Path) -> list[str]:
@@ -84,8 +84,8 @@ def detect_format(root: Path) -> str:
     if len(found) != 1:
         expected = (
             "Annotations/*.xml or xml beside the pictures (voc), data.yaml (yolo), annotations/*.json (coco), "
-            "labels/*.json (bdd), label_2/*.txt (kitti) or cam_stereo_left_lut/ (stf: Seeing Through Fog); pictures "
-            "that nobody labelled are --format pictures"
+            "labels/*.json or labels/100k/SPLIT/*.json (bdd), label_2/*.txt (kitti) or cam_stereo_left_lut/ (stf: "
+            "Seeing Through Fog); pictures that nobody labelled are --format pictures"
         )
         what = f"looks like {' and '.join(found)}" if found else "has no annotations that are known"
         raise ValueError(f"{root} {what}; expected {expected}; say which with --format {{{','.join(FORMATS)}}}")
@@ -109,7 +109,8 @@ def read_source(
     rename: 'OLD=NEW' pairs; drop: class names whose objects are left out; splits: several, or 'all'.
     """
     root = Path(root).absolute()
-    if format == "auto":
+    said = format != "auto"
+    if not said:
         format = "yolo" if options.yaml else detect_format(root)
     if options.yaml and format != "yolo":
         raise ValueError(f"--yaml {options.yaml} is for YOLO, and --format is {format}: leave one of them out")
@@ -118,23 +119,12 @@ def read_source(
     modalities = parse_extra(options.extra, options.extra_range)
     choice = Choice(options, class_name(domain, "--domain") if domain else "", root.name)
     problems: list[Problem] = []
-    listed: list[str] = []
-    if format == "voc":
-        images = read_voc(root, list(splits), choice, problems, options)
-    elif format == "yolo":
-        images, listed = read_yolo(root, list(splits), choice, problems, options, modalities)
-    elif format == "coco":
-        images, listed = read_coco(root, list(splits), choice, problems)
-    elif format == "bdd":
-        images = read_bdd(root, list(splits), choice, problems)
-    elif format == "kitti":
-        images = read_kitti(root, list(splits), choice, problems, options)
-    elif format == "stf":
-        images, listed = seeing_through_fog.read_seeing_through_fog(root, list(splits), choice, problems, options)
-    elif format == "pictures":
-        images = read_pictures(root, list(splits), choice, modalities)
-    else:
-        raise ValueError(f"--format {format}: expected auto, {', '.join(FORMATS)}{nearest(format, FORMATS)}")
+    try:
+        images, listed = read_images(root, format, list(splits), choice, problems, options, modalities)
+    except ValueError as error:
+        if not said or format not in FORMATS or format in (fits := fitting_formats(root)) or not fits:
+            raise
+        raise ValueError(f"{error}; this looks like {' and '.join(fits)}: leave --format out") from None
     choice.check(root)
     found = Counter(box.name for image in images for box in image.boxes)
     class_order, table = build_class_table(found, listed, tuple(classes), parse_renames(rename), drop)
@@ -147,6 +137,33 @@ def read_source(
         if sample is not None:
             source.samples.append(sample)
     return source
+
+
+def read_images(
+    root: Path,
+    format: str,
+    splits: list[str],
+    choice: Choice,
+    problems: list[Problem],
+    options: ReadOptions,
+    modalities: tuple[Modality, ...],
+) -> tuple[list[Annotated], list[str]]:
+    """(what the annotations of this format say, class names in the order of the data, where these have one)."""
+    if format == "voc":
+        return read_voc(root, splits, choice, problems, options), []
+    if format == "yolo":
+        return read_yolo(root, splits, choice, problems, options, modalities)
+    if format == "coco":
+        return read_coco(root, splits, choice, problems)
+    if format == "bdd":
+        return read_bdd(root, splits, choice, problems), []
+    if format == "kitti":
+        return read_kitti(root, splits, choice, problems, options), []
+    if format == "stf":
+        return seeing_through_fog.read_seeing_through_fog(root, splits, choice, problems, options)
+    if format == "pictures":
+        return read_pictures(root, splits, choice, modalities), []
+    raise ValueError(f"--format {format}: expected auto, {', '.join(FORMATS)}{nearest(format, FORMATS)}")
 
 
 def check_image(image: Annotated, table: dict[str, int], source: Source, files: ExtraFiles) -> Sample | None:

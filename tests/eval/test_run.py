@@ -15,7 +15,7 @@ from eval.detecting.detect import Pass, detect_dataset, match_classes, read_batc
 from eval.detecting.robustness import SETS
 from eval.detecting.source_ap import source_ap
 from eval.detecting.subject import open_subject
-from eval.evaluation import run, say_replaced
+from eval.evaluation import keep_replaced, run
 from eval.metrics.interchange import Detections, ground_truth_of, read_results, to_boxes
 from eval.metrics.scoring import score_domain
 from eval.options import EvaluationOptions
@@ -298,10 +298,12 @@ def test_table_of_seeds_shows_mean_least_and_greatest(evaluated):
 
 def test_who_measures_fewer_domains_hears_what_is_replaced(evaluated, scored, tmp_path, capsys):
     shutil.copytree(evaluated.folder, tmp_path / "eval")
-    say_replaced(tmp_path, [PackedDataset(scored.data["night_rainy"])])
-    assert "has figures of daytime_clear too, which this evaluation replaces" in capsys.readouterr().out
-    say_replaced(tmp_path, [PackedDataset(path) for path in scored.data.values()])
-    say_replaced(tmp_path / "new", [])
+    keep_replaced(tmp_path, [PackedDataset(scored.data["night_rainy"])])
+    assert "had figures of daytime_clear too; they are kept in" in capsys.readouterr().out
+    before = (tmp_path / "eval-before" / "results.json").read_bytes()
+    assert before == (tmp_path / "eval" / "results.json").read_bytes()
+    keep_replaced(tmp_path, [PackedDataset(path) for path in scored.data.values()])
+    keep_replaced(tmp_path / "new", [])
     assert capsys.readouterr().out == ""
 
 

@@ -277,7 +277,10 @@ def test_classes_that_do_not_fit_the_weights_are_asked_for(tmp_path):
     content, _ = checkpoint(model(), ("cat", "dog"))
     content["meta"]["dataset_meta"]["classes"] = tuple("abcde")  # a run that kept its base's names
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"weights of 2 classes without background; name them in order \(got none\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"weights of 2 classes without background; give their names in order with --classes \(got none\)",
+    ):
         load_detector(tmp_path / "x.pth")
     assert load_detector(tmp_path / "x.pth", classes=("cat", "dog"))[1].classes == ("cat", "dog")
 

@@ -157,5 +157,7 @@ def test_what_is_missing_or_unknown_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match=words):
         load_detector(path, classes=CLASSES)
     torch.save(state, path)
-    with pytest.raises(ValueError, match=r"weights of 3 classes without background; name them in order \(got 2\)"):
+    with pytest.raises(
+        ValueError, match=r"weights of 3 classes without background; give their names in order with --classes \(got 2\)"
+    ):
         load_detector(path, classes=("car", "bus"))

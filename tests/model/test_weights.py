@@ -241,6 +241,20 @@ def test_class_layers_are_taken_only_from_the_same_classes(tmp_path, capsys):
         assert ("drawn anew: roi_heads.box_predictor.bbox_pred.bias" in told) == (not taken)
 
 
+def test_class_layers_that_fit_in_part_are_not_taken(tmp_path, capsys):
+    """A bias of the right size belongs to weights of another."""
+    config = tiny(norm="frozen")
+    source = build_detector(config, 4)
+    torch.nn.init.constant_(source.roi_heads.box_predictor.cls_score.bias, 1.0)
+    save_detector(tmp_path / "run", source, config, CLASSES)
+    wider = replace(config, weights=str(tmp_path / "run"), representation_size=config.representation_size + 8)
+    own, name = build_detector(wider, 4).state_dict(), "roi_heads.box_predictor.cls_score.bias"
+    assert not torch.equal(own[name], torch.ones(4))
+    told = capsys.readouterr().out
+    assert "no names to compare" not in told
+    assert "box_predictor.bbox_pred.bias" in told
+
+
 def test_a_run_whose_input_is_another_is_no_start(tmp_path):
     config = tiny(norm="frozen", pixel_order="bgr")
     save_detector(tmp_path / "run", build_detector(config, 4), config, CLASSES)

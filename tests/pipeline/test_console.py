@@ -70,8 +70,8 @@ def test_what_a_user_can_mend_has_a_sentence_and_a_fault_of_ours_has_none():
 AGAIN = """
 import resource
 import numpy as np
-from pipeline.command.console import keep_memory
-keep_memory()
+from pipeline.command.console import settle_on_cpu
+settle_on_cpu()
 for _ in range(2):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(3):
@@ -84,7 +84,9 @@ for _ in range(2):
 def test_memory_that_was_freed_is_taken_again_without_the_system():
     """100 MB are 49 pages of 2 MB or 24,414 of 4 KB, which NumPy would take anew each time."""
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    shown = subprocess.run([sys.executable, "-c", AGAIN], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    shown = subprocess.run(
+        [sys.executable, "-c", AGAIN], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
     first, second = map(int, shown.stdout.split())
     assert first >= 40
     assert second <= 4

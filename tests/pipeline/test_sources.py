@@ -478,6 +478,39 @@ def test_bdd_boxes_domains_crowds_and_lanes(tools, tmp_path):
     assert [sample.domain for sample in named.samples] == ["mine", "mine"]
 
 
+def test_bdd_with_a_file_for_each_picture(tools, tmp_path):
+    """labels/100k/train/NAME.json of the archive of all labels; a name has no ending there."""
+    box = {"x1": 1.5, "y1": 2, "x2": 10.25, "y2": 12}
+    objects = [{"category": "car", "id": 0, "box2d": box}, {"category": "lane/road curb", "id": 1, "poly2d": []}]
+    attributes = {"weather": "clear", "scene": "city street", "timeofday": "night"}
+    one = {"frames": [{"timestamp": 10000, "objects": objects}], "attributes": attributes}
+    folder = tmp_path / "bdd/labels/100k/train"
+    folder.mkdir(parents=True)
+    for name in ("a", "b"):
+        tools.save(tmp_path / f"bdd/images/100k/train/{name}.jpg", tools.draw(20, 30))
+        (folder / f"{name}.json").write_text(json.dumps({"name": name, **one}))
+    source = read(tmp_path / "bdd", classes=("car",))
+    assert (source.format, source.problems) == ("bdd", [])
+    assert [sample.domain for sample in source.samples] == ["night_clear", "night_clear"]
+    for sample in source.samples:
+        np.testing.assert_array_equal(sample.boxes_N4, [[1.5, 2, 10.25, 12]])
+
+    (folder / "c.json").write_text('{"name": "c", "frames": []}')
+    (folder / "d.json").write_text("{")
+    (folder / "e.json").write_text(json.dumps({"name": "e", **one}))
+    text = problems(read(tmp_path / "bdd", classes=("car",)))
+    for expected in ("c.json: is not one frame of BDD100K", "d.json: ", "e.json, e.jpg: the picture 'e.jpg' was not"):
+        assert expected in text
+    assert len(text.splitlines()) == 3
+
+
+def test_a_wrong_format_is_told_which_fits(tools, tmp_path):
+    box = {"category": "car", "box2d": {"x1": 1, "y1": 1, "x2": 3, "y2": 3}}
+    root = make_bdd(tools, tmp_path / "bdd", [{"name": "a.jpg", "labels": [box]}])
+    with pytest.raises(ValueError, match="this looks like bdd: leave --format out"):
+        read(root, format="voc", classes=("car",))
+
+
 def test_bdd_faults(tools, tmp_path):
     frames = [
         {

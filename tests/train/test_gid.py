@@ -177,7 +177,7 @@ def test_without_weights_on_features_there_is_nothing_to_adapt(network, scene):
 
 def test_other_heads_are_errors(network):
     detector = build_detector(small_model(weights="none", fpn_channels=8, representation_size=8), NUM_CLASSES)
-    with pytest.raises(ValueError, match="gid needs a dense head, and a faster_rcnn has none"):
+    with pytest.raises(ValueError, match="gid needs dense heads, and the student is a faster_rcnn"):
         make(detector)
     with pytest.raises(ValueError, match=r"gid: (student and teacher differ in anchors_per_octave|the student is a)"):
         make(network, teacher=make_network(RetinaNetConfig()))

@@ -372,7 +372,7 @@ def test_defeats_class_scores_need_box_heads(network):
         (ImitationConfig(region="main"), "imitation: the region main needs a dense head"),
         (
             ImitationConfig(region="general"),
-            "imitation's region general needs a dense head, and a faster_rcnn has none",
+            "imitation's region general needs dense heads, and the student is a faster_rcnn",
         ),
         (ImitationConfig(faithful=True), "imitation: faithful, as the original, needs a dense head"),
     ],

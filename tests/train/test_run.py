@@ -266,7 +266,7 @@ def test_the_student_starts_from_a_detector_of_other_classes(
     weights = weights_of(teacher_run)
     same = taken(begin, plain, teacher_run)
     assert same == set(weights)
-    assert f"student: starts from {teacher_run}: {len(weights)} of {len(weights)} tensors\n" in capsys.readouterr().out
+    assert f"starts from {teacher_run}: {len(weights)} of {len(weights)} tensors\n" in capsys.readouterr().out
     other = replace(plain, data=(packed_other_classes,), out=plain.out.parent / "other")
     assert set(weights) - taken(begin, other, teacher_run) == CLASS_LAYERS
     assert "drawn anew: roi_heads.box_predictor.bbox_pred.bias, roi_heads" in capsys.readouterr().out

@@ -35,9 +35,12 @@ class General(NamedTuple):
 
 def check_dense(who: str, student: Detector, teacher: Detector) -> None:
     """Both have the same dense head: class scores and boxes at the same candidates."""
-    for detector in (student, teacher):
+    for role, detector, fix in (
+        ("student", student, "give --model gfl"),
+        ("teacher", teacher, "give a --teacher of the student's kind"),
+    ):
         if not isinstance(detector, DenseDetector):
-            raise ValueError(f"{who} needs a dense head, and a {detector.config.kind} has none; give --model gfl")
+            raise ValueError(f"{who} needs dense heads, and the {role} is a {detector.config.kind}: {fix}")
     kinds = [detector.config.kind for detector in (student, teacher)]
     if kinds[0] != kinds[1] or student.num_classes != teacher.num_classes:
         raise ValueError(

@@ -195,10 +195,13 @@ def check_gfl(student: Detector, teacher: Detector) -> None:
     """Both have a GFL head with the same locations, bins and classes."""
     names = ("num_bins", "anchor_base", "anchor_ratios")
     facts = []
-    for who, detector in (("student", student), ("teacher", teacher)):
+    for who, detector, fix in (
+        ("student", student, "give --model gfl"),
+        ("teacher", teacher, "give a --teacher that is a gfl"),
+    ):
         config = detector.config
         if not isinstance(config, GflConfig):
-            raise ValueError(f"ld compares distributions of box sides; the {who} is a {config.kind}: give --model gfl")
+            raise ValueError(f"ld compares distributions of box sides; the {who} is a {config.kind}: {fix}")
         facts.append((detector.strides, detector.num_classes, *(getattr(config, name) for name in names)))
     if facts[0] != facts[1]:
         pairs = zip(("strides", "num_classes", *names), *facts, strict=True)

@@ -12,11 +12,12 @@ BETA = 1 / 9  # of smooth-L1 between deltas: where it turns from square to strai
 
 def check_two_stage(who: str, student: Detector, teacher: Detector) -> tuple[FasterRcnn, FasterRcnn]:
     """Both are Faster R-CNNs with the same levels and classes."""
-    for name, detector in (("student", student), ("teacher", teacher)):
+    for name, detector, fix in (
+        ("student", student, "give --model faster_rcnn"),
+        ("teacher", teacher, "give a --teacher that is a faster_rcnn"),
+    ):
         if not isinstance(detector, FasterRcnn):
-            raise ValueError(
-                f"{who} compares box heads, and the {name} is a {detector.config.kind}: give --model faster_rcnn"
-            )
+            raise ValueError(f"{who} compares box heads, and the {name} is a {detector.config.kind}: {fix}")
     for name in ("strides", "num_classes"):
         one, other = getattr(student, name), getattr(teacher, name)
         if one != other:
