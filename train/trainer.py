@@ -127,6 +127,8 @@ class Trainer:
                         profiler.step()
                         if profiler.step_num == self.plan.end:
                             break
+                if self.at.step > self.shown:  # it was stopped between two lines of the log
+                    self.progress.advance((self.at.step - self.shown) * config.batch_size)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
