@@ -43,7 +43,7 @@ class PredictOptions:
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
     """A run, a checkpoint, or torchvision's or mmdetection's weights."""
-    inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURES ...")]
     """Images, folders of images, globs, videos, the number of a camera, or an address such as rtsp://HOST/PATH."""
     out: Path
     """Folder for the results."""

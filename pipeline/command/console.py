@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import gc
+import inspect
 import os
 import platform
 import sys
@@ -193,11 +194,20 @@ def settle_on_cpu() -> None:
         settings(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def name_command() -> None:
-    """Have usage lines say what was typed, `python -m pipeline.pack`, and not the path of its file."""
+def tidy_help() -> None:
+    """Have usage lines say what was typed, `python -m pipeline.pack`, and not the path of its file.
+
+    And have an option's description be one paragraph: tyro begins a line wherever the source has one, because it joins
+    lines before it takes their indentation away.
+    """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if typed or spec is not None:
-        sys.argv[0] = typed or f"python -m {spec.name.removesuffix('.__main__')}"
+    if typed:
+        sys.argv[0] = typed
+    elif spec is not None:
+        sys.argv[0] = f"python -m {spec.name.removesuffix('.__main__')}"
+    strings: Any = sys.modules.get("tyro._strings")
+    if join := getattr(strings, "remove_single_line_breaks", None):
+        strings.remove_single_line_breaks = lambda text: join(inspect.cleandoc(text))
 
 
 def run_entry(main: Callable[[], int | None], stopped: str = "") -> None:
@@ -208,7 +218,7 @@ def run_entry(main: Callable[[], int | None], stopped: str = "") -> None:
     ValueError, missing files, a full or read-only disk are the user's to fix; everything else is ours.
     """
     settle_on_cpu()
-    name_command()
+    tidy_help()
     try:
         sys.exit(main() or 0)
     except KeyboardInterrupt:
