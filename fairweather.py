@@ -128,6 +128,7 @@ class Detector:
         if not isinstance(pictures, list | tuple):
             return self.predict([pictures])[0]
         images = [read_picture(picture) for picture in pictures]
+        beside = [self.beside(*pair) for pair in zip(pictures, images, strict=True)]
         groups: dict[tuple[int, int], list[int]] = {}
         for i, image in enumerate(images):
             size = training_size(image.shape[:2], self.predictor.short_side, self.predictor.long_side)
@@ -136,13 +137,26 @@ class Detector:
         for group in groups.values():
             for start in range(0, len(group), batch_size):
                 part = group[start : start + batch_size]
-                for i, items in zip(part, self.predictor([images[i] for i in part]), strict=True):
+                seen = self.predictor([images[i] for i in part], [beside[i] for i in part])
+                for i, items in zip(part, seen, strict=True):
                     boxes_N4 = np.array([item["box"] for item in items], np.float32).reshape(-1, 4)
                     boxes_N4[:, 2:] += boxes_N4[:, :2]
                     labels_N = np.array([item["label"] for item in items], np.int64)
                     scores_N = np.array([item["score"] for item in items], np.float32)
                     found[i] = Found(images[i], boxes_N4, labels_N, scores_N, tuple(item["class"] for item in items))
         return [found[i] for i in range(len(images))]
+
+    def beside(self, picture: Picture, image: np.ndarray) -> dict[str, np.ndarray]:
+        """What the detector looks at beside this picture."""
+        aligned = self.predictor.aligned
+        if not aligned.folders:
+            return {}
+        if not isinstance(picture, str | Path):
+            raise ValueError(
+                f"the detector looks at {', '.join(aligned.folders)}, too, found by a picture's name: give its path"
+            )
+        path = Path(picture)
+        return aligned.read(path, Path(path.name), image.shape[:2])
 
 
 def read_picture(picture: Picture) -> np.ndarray:
@@ -192,12 +206,18 @@ def load(
     device: str = "auto",
     short_side: int | None = None,
     long_side: int | None = None,
+    extra: Sequence[str] = (),
+    extra_range: Sequence[str] = (),
 ) -> Detector:
-    """A run, a checkpoint or a file of weights. The options are those of `python -m eval.predict`."""
+    """A run, a checkpoint or a file of weights. The options are those of `python -m eval.predict`.
+
+    extra: ("gated=night/gated0,night/gated1", ...) of a detector that looks at more than RGB; it takes paths only.
+    """
     from eval.predict import PredictOptions, open_predictor
 
     given: dict[str, Any] = {"score": score, "device": device, "short_side": short_side, "long_side": long_side}
-    return Detector(open_predictor(PredictOptions(Path(path), (), Path(), classes=tuple(classes), **given)))
+    given |= {"classes": tuple(classes), "extra": tuple(extra), "extra_range": tuple(extra_range)}
+    return Detector(open_predictor(PredictOptions(Path(path), (), Path(), **given)))
 
 
 def corrupt(image: Any, severity: int = 1, corruption_name: str | None = None, **options: Any) -> Any:

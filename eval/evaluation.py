@@ -9,6 +9,7 @@ from typing import Any
 
 from eval import schema
 from eval.compared import find_compared, missing_domains
+from eval.detecting.detect import check_inputs
 from eval.detecting.evaluate import Evaluation, Truths, collect_truths, evaluate
 from eval.detecting.robustness import SETS, Plan, measure
 from eval.detecting.subject import Subject, open_subject, pass_over
@@ -53,6 +54,9 @@ def run(options: EvaluationOptions, world: World) -> None:
     truths = collect_truths(datasets) if world.first else {}
     compared = world.share(find_compared(options.compare, folder, truths) if world.first else None)
     subject = open_subject(options, world, datasets)
+    if subject.detector is not None:
+        for data in datasets:
+            check_inputs(subject.detector.config, data, "the detector")
     if world.first:
         (folder / "eval").mkdir(parents=True, exist_ok=True)  # before the work: it may be impossible
         keep_replaced(folder, datasets)

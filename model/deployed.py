@@ -118,7 +118,10 @@ def describe_inputs(card: Card, canvas: tuple[int, int]) -> dict[str, str]:
     resized = "resized to the size it was trained with"
     if "short_side" in card.extra:
         resized = f"resized by min({card.extra['short_side']} / short side, {card.extra['long_side']} / long side)"
-    channels = " and ".join(["RGB", *(f"{count} of {name}" for name, count in card.config.extra_inputs.items())])
+    limits = {name: pair for name, pair in card.config.extra_limits.items() if pair != (0, 255)}
+    told = {name: f" ({low:g} becomes 0, {high:g} 255)" for name, (low, high) in limits.items()}
+    inputs = (f"{count} of {name}{told.get(name, '')}" for name, count in card.config.extra_inputs.items())
+    channels = " and ".join(["RGB", *inputs])
     return {
         "images": f"uint8 {channels}, B x {card.config.num_channels} x {h} x {w}; each image {resized}, at the top "
         "left, zeros right of and below it",
@@ -142,6 +145,7 @@ def export_onnx(deployed: Deployed, card: Card, canvas: tuple[int, int], path: P
     about = {"classes": card.classes, "canvas": canvas, **known, "inputs": describe_inputs(card, canvas)}
     if card.config.extra_inputs:
         about["channels"] = {RGB: 3, **card.config.extra_inputs}
+        about["folders"], about["range"] = card.config.extra_folders, card.config.extra_limits
     program.model.metadata_props.update({name: json.dumps(value) for name, value in about.items()})
     program.save(path)
 

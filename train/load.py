@@ -18,6 +18,7 @@ from model.weights.files import complete_checkpoints, resolve_checkpoint
 from model.weights.partial import start_from
 from pipeline.command.console import say
 from pipeline.command.ranks import World
+from pipeline.command.suggest import nearest
 from pipeline.files.own import checksum as file_checksum
 from pipeline.loading.mixture import Mixture
 from pipeline.packed.reader import PackedDataset
@@ -55,10 +56,13 @@ def resolve_inputs(model: DetectorConfig, data: Mixture, val: PackedDataset | No
         if missing := [name for name in model.inputs[1:] if name not in known]:
             without = next(dataset for dataset in data.datasets if missing[0] not in dataset.extra)
             raise ValueError(
-                f"--model.inputs: {without.path} has no {missing[0]}; it has {', '.join(('rgb', *without.extra))}. "
-                f"Pack it again with --extra {missing[0]}, or leave it out"
+                f"--model.inputs: {without.path} has no {missing[0]}{nearest(missing[0], list(without.extra))}; it has "
+                f"{', '.join(('rgb', *without.extra))}. Pack it again with --extra {missing[0]}, or leave it out"
             )
         model = replace(model, extra_channels=tuple(data.datasets[0].extra[name] for name in known))
+    if not model.extra_members:
+        members = tuple(",".join(data.datasets[0].members_of(name)) for name in model.inputs[1:])
+        model = replace(model, extra_members=members)
     if not model.extra_range:
         model = replace(model, extra_range=tuple(data.datasets[0].range_of(name) for name in model.inputs[1:]))
     for dataset in (*data.datasets, *([val] if val is not None else [])):

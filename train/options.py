@@ -13,7 +13,7 @@ from train.recipes.sizes import OPTIMIZERS
 
 KEPT = (
     "weights", "norm", "norm_epsilon", "trainable_layers", "fpn_channels",
-    "inputs", "extra_channels", "extra_mean", "extra_deviation", "extra_range", "first_layer",
+    "inputs", "extra_channels", "extra_members", "extra_mean", "extra_deviation", "extra_range", "first_layer",
 )  # fmt: skip  # by another kind of detector
 # What other trainers call an option of ours. tyro itself suggests what is spelled alike.
 ELSEWHERE = {

@@ -102,10 +102,16 @@ def check_inputs(config: BackboneConfig, dataset: PackedDataset, who: str) -> No
     """Every image that a detector looks at must be in the data, with as many channels, scaled alike."""
     for name, channels in config.extra_inputs.items():
         if dataset.extra.get(name) != channels:
-            has = ", ".join(f"{other} ({count})" for other, count in dataset.extra.items()) or "pictures only"
+            others = ", ".join(f"{other} ({count})" for other, count in dataset.extra.items()) or "pictures only"
             raise ValueError(
-                f"{who} looks at {name}, {channels} channel{'s' if channels > 1 else ''}; {dataset.path} has {has}. "
+                f"{who} looks at {name}, {channels} channel{'s' if channels > 1 else ''}; {dataset.path} has {others}. "
                 f"Pack it again with --extra {name}, or NAME=FOLDER,FOLDER where several folders make up its channels"
+            )
+        has, wanted = tuple(dataset.members_of(name)), config.extra_folders.get(name)
+        if wanted is not None and has != wanted:
+            raise ValueError(
+                f"{who} looks at {name} of {', '.join(wanted)}, in this order; {dataset.path} has it of "
+                f"{', '.join(has)}. Pack it again with --extra {name}={','.join(wanted)}"
             )
         low, high = dataset.range_of(name)
         wanted_low, wanted_high = config.extra_limits.get(name, (low, high))

@@ -76,7 +76,8 @@ def find_aligned(options: Sequence[str], ranges: Sequence[str], config: "Backbon
             raise ValueError(f"--extra {text}: there is no folder {missing[0]}")
     if set(folders) != set(wanted):
         needs = ", ".join(f"{name} ({channels})" for name, channels in wanted.items()) or "pictures only"
-        fix = " ".join(f"{name}=FOLDER" for name in wanted)
+        parts = {name: config.extra_folders.get(name, ("FOLDER",)) for name in wanted}
+        fix = " ".join(f"{name}={','.join(f'PLACE/{folder}' for folder in parts[name])}" for name in wanted)
         raise ValueError(
             f"--extra: the detector looks at {needs}; got {', '.join(folders) or 'none'}: "
             + (f"give --extra {fix}" if wanted else "leave it out")

@@ -36,6 +36,8 @@ class BackboneConfig:
     """What the network sees, in the order of its channels: rgb, then aligned images by their names in the data."""
     extra_channels: tuple[int, ...] = ()
     """Of each input after rgb; none: as many as the data has."""
+    extra_members: tuple[str, ...] = ()
+    """Of which folders each input after rgb is made, in their order: gated0,gated1,gated2; none: those of the data."""
     extra_mean: tuple[float, ...] = ()
     """Taken off each input after rgb (0 to 255); none: 103.53 each."""
     extra_deviation: tuple[float, ...] = ()
@@ -76,7 +78,7 @@ class BackboneConfig:
             raise ValueError(
                 f"--model.inputs: got {' '.join(self.inputs) or 'nothing'}; allowed: rgb, then other names, each once"
             )
-        for name in ("extra_channels", "extra_mean", "extra_deviation", "extra_range"):
+        for name in ("extra_channels", "extra_members", "extra_mean", "extra_deviation", "extra_range"):
             if getattr(self, name) and len(getattr(self, name)) != len(self.inputs) - 1:
                 raise ValueError(
                     f"{option(name)}: got {len(getattr(self, name))} values for {len(self.inputs) - 1} inputs after "
@@ -115,6 +117,11 @@ class BackboneConfig:
     def extra_limits(self) -> dict[str, tuple[float, float]]:
         """The range of each input after rgb; {} before the data is known."""
         return dict(zip(self.inputs[1:], self.extra_range, strict=False))
+
+    @property
+    def extra_folders(self) -> dict[str, tuple[str, ...]]:
+        """The folders of each input after rgb; {} before the data is known."""
+        return {name: tuple(text.split(",")) for name, text in zip(self.inputs[1:], self.extra_members, strict=False)}
 
     @property
     def num_channels(self) -> int:

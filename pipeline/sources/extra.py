@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.command.suggest import nearest
 from pipeline.files.parse import MAX_IMAGE_BYTES, open_file
 from pipeline.files.pixels import WITHOUT_RANGE, Kind, read_kind
 from pipeline.sources.annotated import relative
@@ -107,6 +108,15 @@ def holds_pictures(folder: Path, root: Path, modalities: Sequence[Modality]) -> 
     return True
 
 
+def is_wide(path: Path) -> bool:
+    """Of more than 8 bits; an unreadable file is named with its picture, later."""
+    try:
+        with open_file(path, MAX_IMAGE_BYTES) as file:
+            return read_kind(file).wide
+    except ValueError:
+        return False
+
+
 @dataclass
 class ExtraFiles:
     """Finds the files of each picture, and checks them by their headers."""
@@ -118,6 +128,25 @@ class ExtraFiles:
         self.channels: dict[str, int] = {}  # of each member, as its first file has them
         self._folders: dict[tuple[Path, str], Path] = {}
         self._pictures: dict[Path, dict[str, list[str]]] = {}
+
+    def check_options(self, pictures: Sequence[Path]) -> None:
+        """A folder that no picture has beside it, or wide values without a range: one mistake, not one a picture."""
+        places = list(dict.fromkeys(picture.parent for picture in pictures))
+        for modality, member in [(each, member) for each in self.modalities for member in each.members]:
+            found = [folder for place in places for folder in self._existing(place, member.folder)[:1]]
+            if places and not found:
+                around = {self.root, *(place.parent for place in places if place != self.root)}
+                names = sorted({path.name for place in around for path in place.iterdir() if path.is_dir()})
+                raise ValueError(
+                    f"--extra {modality.name}: there is no folder {member.folder} beside the pictures"
+                    f"{nearest(member.folder, names)}; give folders below {self.root}"
+                )
+            names = sorted(names[0] for names in pictures_by_stem(found[0]).values()) if found else []
+            if member.limits is None and names and all(is_wide(found[0] / name) for name in (names[0], names[-1])):
+                raise ValueError(
+                    f"--extra {modality.name}: {relative(found[0] / names[0], self.root)} {WITHOUT_RANGE}: give "
+                    f"--extra-range {modality.name}=LOW:HIGH"
+                )
 
     def find(self, picture: Path, size: tuple[int, int]) -> dict[str, Path]:
         """{member: file} of a picture of this size; ValueError names what is missing or does not fit."""
@@ -157,14 +186,22 @@ class ExtraFiles:
 
     def _folder(self, place: Path, name: str) -> Path:
         """The folder of that name beside one on the way from the picture's folder up to the root."""
+        found = self._existing(place, name)
+        if len(found) != 1:
+            where = ", ".join(relative(folder, self.root) for folder in found or self._tried(place, name))
+            raise ValueError(f"{'several folders' if found else 'no folder'} {name} for the picture: {where}")
+        return found[0]
+
+    def _existing(self, place: Path, name: str) -> list[Path]:
+        """Those there are; nir/train2017 is meant for train2017, not nir, which holds it."""
+        found = [folder for folder in dict.fromkeys(self._tried(place, name)) if os.path.isdir(folder)]
+        return [folder for folder in found if not any(folder in other.parents for other in found)]
+
+    def _tried(self, place: Path, name: str) -> list[Path]:
         tried = [place / name]
         rest = Path()
         while place != self.root and place.parent != place:
             place, rest = place.parent, Path(place.name) / rest
-            # In the place of rest's first folder.
-            tried.append(place / name / Path(*rest.parts[1:]))
-        found = [folder for folder in dict.fromkeys(tried) if os.path.isdir(folder)]
-        if len(found) != 1:
-            where = ", ".join(relative(folder, self.root) for folder in found or tried)
-            raise ValueError(f"{'several folders' if found else 'no folder'} {name} for the picture: {where}")
-        return found[0]
+            # In the place of rest's first folder, or above it.
+            tried += [place / name / Path(*rest.parts[1:]), place / name / rest]
+        return tried

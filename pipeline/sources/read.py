@@ -131,6 +131,7 @@ def read_source(
     dropped = {name: found[name] for name, label in table.items() if label == 0}
     source = Source(root, format, class_order, [], problems, dropped)
     files = ExtraFiles(root, modalities)
+    files.check_options([image.image for image in images])
     source.extra, source.extra_channels = modalities, files.channels
     for image in track(images, f"reading {root.name}", len(images), quiet=quiet):
         sample = check_image(image, table, source, files)

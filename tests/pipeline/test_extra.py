@@ -19,7 +19,7 @@ from pipeline.loading.loader import open_loader
 from pipeline.loading.mixture import Mixture
 from pipeline.pack import PackOptions, pack
 from pipeline.packed.reader import PackedDataset
-from pipeline.sources.extra import Member, Modality, parse_extra, same_shape
+from pipeline.sources.extra import ExtraFiles, Member, Modality, parse_extra, same_shape
 from pipeline.sources.options import ReadOptions
 from pipeline.sources.read import read_source
 from pipeline.unpack import UnpackOptions, unpack
@@ -292,7 +292,6 @@ def test_what_other_sensors_saw_is_no_picture(format, tools, tmp_path):
         ),
         (lambda root: (root / "gated0/i1.png").write_bytes(b"no picture"), "gated0/i1.png is not a picture"),
         (lambda root: Image.new("L", (61, 40)).save(root / "gated0/i0.jpg"), "gated0/i0: i0.jpg and i0.png, expect"),
-        (lambda root: (root / "gated0").rename(root / "elsewhere"), "no folder gated0 for the picture: JPEGIm"),
         (lambda root: (root / "JPEGImages/gated0").mkdir(), "several folders gated0 for the picture"),
     ],
 )  # fmt: skip
@@ -304,6 +303,27 @@ def test_what_is_missing_or_does_not_fit_is_named(with_extra, harm, message):
     else:
         assert source.problems
         assert any(re.search(message, str(problem)) for problem in source.problems), source.problems
+
+
+def test_a_mistake_in_an_option_is_one_error(with_extra):
+    """Not one a picture: a folder that is not there, and 16 bits without a range."""
+    (with_extra / "gated0").rename(with_extra / "gated9")
+    with pytest.raises(ValueError, match=r"--extra gated: there is no folder gated0 beside the pictures \(nearest: "):
+        read_source(with_extra, classes=("car",), options=READ, quiet=True)
+    (with_extra / "gated9").rename(with_extra / "gated0")
+    for path in (with_extra / "gated0").iterdir():
+        cv2.imwrite(str(path), np.zeros((40, 61), np.uint16))
+    with pytest.raises(ValueError, match=r"gated0/i0.png has more than 8 bits a channel.*give --extra-range gated=LOW"):
+        read_source(with_extra, classes=("car",), options=READ, quiet=True)
+
+
+def test_a_folder_for_each_of_cocos_splits(tmp_path):
+    """nir/train2017/x.png beside train2017/x.jpg."""
+    files = ExtraFiles(tmp_path, parse_extra(("nir",), ()))
+    for name in ("train2017", "nir/train2017", "nir/val2017"):
+        (tmp_path / name).mkdir(parents=True)
+    Image.new("L", (61, 40)).save(tmp_path / "nir/train2017/x.png")
+    assert files.find(tmp_path / "train2017/x.jpg", (40, 61)) == {"nir": tmp_path / "nir/train2017/x.png"}
 
 
 def test_a_cut_file_is_found_when_it_is_decoded(with_extra, tmp_path):

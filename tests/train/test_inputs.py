@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch._dynamo.testing import CompileCounterWithBackend
 
+import fairweather
 from eval.evaluation import run as evaluate
 from eval.examples.aligned import find_aligned
 from eval.options import EvaluationOptions
@@ -184,6 +185,12 @@ def test_what_the_data_lacks_is_one_clear_error(teacher, config, source, packed,
     model = replace(config.model, extra_channels=(1, 3))
     with pytest.raises(ValueError, match=r"the student looks at gated, 3 channels; .*narrow has gated \(2\)"):
         make_trainer(replace(config, model=model, val=narrow, out=tmp_path / "c"))
+    turned = pack_it(source, tmp_path / "turned", ("gated=gated2,gated1,gated0", "depth"))
+    words = "looks at gated of gated0, gated1, gated2, in this order; .*turned has it of gated2, gated1, gated0"
+    with pytest.raises(ValueError, match=f"the student {words}"):
+        make_trainer(replace(config, val=turned, out=tmp_path / "d"))
+    with pytest.raises(ValueError, match=f"the teacher .* {words}"):
+        make_trainer(replace(student, data=(turned,)))
     read = ReadOptions(extra=("gated=gated0,gated1,gated2", "depth"), extra_range=("depth=0:99",))
     pack(PackOptions(source, tmp_path / "near", read=read, short_side=64, long_side=96, workers=1))
     words = r"looks at depth of values from 0 to 255; .*near has it from 0 to 99. Pack it again with --extra-range de"
@@ -235,6 +242,11 @@ def test_prediction_takes_folders(teacher, source, tmp_path):
     entries, skipped = predict_images(open_predictor(options), files, options)
     assert not skipped
     assert len(entries) == 5
+    found = fairweather.load(teacher, score=0.01, extra=extra).predict([path for path, _ in files])
+    for entry, one in zip(entries, found, strict=True):
+        assert [round(float(score), 4) for score in one.scores] == [item["score"] for item in entry["detections"]]
+    with pytest.raises(ValueError, match=r"looks at depth, gated, too, found by a picture's name: give its path"):
+        fairweather.load(teacher, extra=extra).predict(np.zeros((64, 96, 3), np.uint8))
     other = source.parent / "dark"
     other.mkdir(exist_ok=True)
     for path, _ in files[1:]:
@@ -254,7 +266,10 @@ def test_prediction_takes_folders(teacher, source, tmp_path):
     assert "is not a picture of a known format" in skipped[1]
     assert "--extra-range" not in skipped[1]
     for wrong, words in (
-        ((), "the detector looks at depth (1), gated (3); got none: give --extra depth=FOLDER gated=FOLDER"),
+        (
+            (),
+            "looks at depth (1), gated (3); got none: give --extra depth=PLACE/depth gated=PLACE/gated0,PLACE/gated1,",
+        ),
         (("gated",), "--extra gated: write NAME=FOLDER"),
         ((f"gated={source / 'nothing'}", extra[1]), "there is no folder"),
         ((f"gated={source / 'gated0'}", extra[1]), "has 1 channels of gated"),
