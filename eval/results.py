@@ -186,7 +186,7 @@ def has_results(path: Path) -> bool:
 
 
 def read_results_json(file: Path) -> dict:
-    fix = f"evaluate {file.parent} again"
+    fix = f"evaluate {file.parent.parent if file.parent.name == 'eval' else file.parent} again"
     results = read_json(file, Each(ANY), fix)
     if results.get("format") != FORMAT:
         raise ValueError(f"{file} was written by another version; {fix}")

@@ -1,6 +1,7 @@
 """The table of domains: `python -m eval.table NAME=RUN [NAME=RUN ...]`; every evaluation prints it."""
 
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -67,7 +68,7 @@ def domain_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
             change = difference(runs[-1], runs[0], name, metric)
             row.append("-" if change is None else show(change.value, change.interval, "+"))
         rows.append(row)
-    notes = [f"{METRICS[metric]}, percent, 95 % bootstrap interval over images"]
+    notes = [f"{METRICS[metric]}, percent{interval_note(runs, lines, metric)}"]
     notes += [difference_note(runs[-1], runs[0])] if len(runs) > 1 else []
     means = {run.name: run.results["mean_of_targets"].get("domains", []) for run in runs}
     if len({tuple(sorted(targets)) for targets in means.values() if targets}) > 1:
@@ -81,6 +82,12 @@ def domain_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
             who = "" if len(those) == len(lists) else f"{', '.join(those)}, "
             notes.append(f"{who}{name}: no objects of {absent}; the mean leaves them out")
     return "\n".join([*aligned(rows), *notes, *trained_notes(runs)])
+
+
+def interval_note(runs: list[EvaluatedRun], names: Iterable[str], metric: str) -> str:
+    """Of figures that have one; `--resamples 0` makes none."""
+    some = any(run.interval(name, metric) is not None for run in runs for name in names)
+    return ", 95 % bootstrap interval over images" if some else ""
 
 
 def all_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
@@ -101,7 +108,7 @@ def all_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
         if samples_B is not None and first_B is not None and same_draws(run, runs[0]):
             change_B = samples_B - first_B
         rows.append([run.name, *figures, show(mean, between(samples_B)), show(change, between(change_B), "+")])
-    note = f"{METRICS[metric]}, percent, 95 % bootstrap interval over images; all: the mean of the domains"
+    note = f"{METRICS[metric]}, percent{interval_note(runs, names, metric)}; all: the mean of the domains"
     return "\n".join([*aligned(rows), note])
 
 

@@ -97,6 +97,10 @@ class ModelConfig(BackboneConfig):
                 f"{self.num_levels} levels of features (--model.returned-layers {self.resolved_returned_layers} and "
                 "the pooled one); give one tuple per level"
             )
+        if not self.anchor_ratios or min(self.anchor_ratios) <= 0:
+            raise ValueError(f"--model.anchor-ratios: got {self.anchor_ratios}; allowed: numbers above 0, at least one")
+        if min((min(sizes, default=0) for sizes in self.resolved_anchor_sizes), default=0) <= 0:
+            raise ValueError(f"--model.anchor-sizes: got {self.resolved_anchor_sizes}; allowed: numbers above 0")
         if len({len(sizes) for sizes in self.resolved_anchor_sizes}) > 1:
             raise ValueError(
                 f"--model.anchor-sizes: got {self.resolved_anchor_sizes}; every level needs the same number of "

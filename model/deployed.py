@@ -162,17 +162,40 @@ Compare = Callable[[Sequence[Tensor], Sequence[Tensor], float], str]
 
 
 @torch.no_grad()
-def check_onnx(path: Path, detector: Detector, canvas: tuple[int, int], least_score: float, compare: Compare) -> str:
-    """Run the file beside the float32 detector; returns what was compared, in words."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+def check(
+    run: Callable[[Tensor, Tensor], Sequence[Tensor]],
+    detector: Detector,
+    canvas: tuple[int, int],
+    least_score: float,
+    compare: Compare,
+) -> str:
+    """Run an exported model beside the float32 detector; returns what was compared, in words."""
     told = ""
     for num in (1, 3):
         images, sizes = pictures(num, canvas, detector.config.num_channels)
-        found = session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})
-        told = compare([torch.from_numpy(value) for value in found], Deployed(detector)(images, sizes), least_score)
+        told = compare(run(images, sizes), Deployed(detector)(images, sizes), least_score)
     return told
+
+
+def run_onnx(path: Path) -> Callable[[Tensor, Tensor], list[Tensor]]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor, sizes: Tensor) -> list[Tensor]:
+        found = session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()})
+        return [torch.from_numpy(value) for value in found]
+
+    return run
+
+
+def write_program(detector: Detector, card: Card, canvas: tuple[int, int], path: Path) -> str:
+    """For torch.export.load. Kept and told as an ONNX model is."""
+    with replacing(path) as temporary:
+        torch.export.save(export_program(Deployed(frozen_copy(detector, torch.float32)), canvas), temporary)
+        loaded: Any = torch.export.load(temporary).module()
+        compare = partial(check_same, packages="torch")
+        return check(loaded, detector, canvas, card.config.score_threshold, compare)
 
 
 def write_onnx(detector: Detector, card: Card, canvas: tuple[int, int], path: Path, half: bool) -> str:
@@ -183,7 +206,7 @@ def write_onnx(detector: Detector, card: Card, canvas: tuple[int, int], path: Pa
     with replacing(path) as temporary:
         try:
             export_onnx(deployed, card, canvas, temporary)
-            return check_onnx(temporary, detector, canvas, card.config.score_threshold, compare)
+            return check(run_onnx(temporary), detector, canvas, card.config.score_threshold, compare)
         except ValueError:
             raise
         except Exception as error:
@@ -203,7 +226,7 @@ def write(
     path: Path,
     half: bool = False,
 ) -> Iterator[str]:
-    """Write a checkpoint for another tool. An ONNX model that answers otherwise than the detector is not kept.
+    """Write a checkpoint for another tool. What answers otherwise than the detector is not kept.
 
     Yields what to tell the user, when it is so. half: in float16, for ONNX.
     """
@@ -215,7 +238,7 @@ def write(
     canvas = canvas or canvas_of(card)
     yield f"exporting for a canvas of {canvas[0]} x {canvas[1]} (another one: --canvas); this takes about a minute"
     if to == "torch":
-        torch.export.save(export_program(Deployed(frozen_copy(detector, torch.float32)), canvas), path)
+        yield f"checked as torch.export.load gives it: {write_program(detector, card, canvas, path)}"
         yield "load it with: import torch, torchvision; torch.export.load(path).module()"
     else:
         yield f"checked in ONNX Runtime: {write_onnx(detector, card, canvas, path, half)}"

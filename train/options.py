@@ -30,7 +30,8 @@ def parse_options(default: Config, arguments: list[str], prog: str, description:
     arguments = [part for argument in arguments for part in split_choice(argument)]
     for argument in arguments:
         name = argument.partition("=")[0]
-        if name.startswith("--") and (ours := ELSEWHERE.get(name[2:].replace("_", "-"))):
+        plain = name[2:].replace("_", "-").removeprefix("optimizer.")
+        if name.startswith("--") and (ours := ELSEWHERE.get(plain)) and name != ours:
             raise ValueError(f"there is no option {name}; here it is {ours}")
     arguments = with_one_length(arguments)
     model, arguments = choose_model(default.model, arguments)

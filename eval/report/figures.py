@@ -116,7 +116,12 @@ def domain_rows(runs: list[EvaluatedRun], columns: list[str], metric: str) -> Ht
                 tag("td", tag("span", number(change.value, 1, "+"), class_=kind), range_of(change.interval, "+"))
             )
         rows.append(tag("tr", tag("th", f"{run.name} − {runs[0].name}", scope="row"), cells, class_="change"))
-    notes = [tag("p", f"{METRICS[metric]}, in percent; below each figure its 95 % bootstrap interval over images.")]
+    notes = [
+        tag(
+            "p",
+            f"{METRICS[metric]}, in percent; below a figure its 95 % bootstrap interval over images, if any.",
+        )
+    ]
     if len(runs) > 1:
         notes.append(
             tag(
@@ -342,7 +347,7 @@ def robustness_panel(run: EvaluatedRun, found: dict) -> Html:
     how: list = [
         f"Corruptions made at {found['resolution']} resolution on {found['images']} images; "
         f"{METRICS['voc07']}. mPC is the mean over corruptions and severities 1 to 5, rPC = mPC / P in percent; "
-        "below each its 95 % bootstrap interval over images."
+        "below each its 95 % bootstrap interval over images, where it was measured."
     ]
     if found["resolution"] == "packed":
         how += [

@@ -11,12 +11,20 @@ from torchvision.models._meta import _COCO_CATEGORIES
 
 from model.api import Detector
 from model.detectors import DetectorConfig, new_detector
-from model.weights.files import MARKER, find_damage, read_state, resolve_checkpoint, save_tensors
+from model.weights.files import (
+    MARKER,
+    complete_checkpoints,
+    find_damage,
+    read_state,
+    resolve_checkpoint,
+    save_tensors,
+)
 from model.weights.foreign import Foreign, read_foreign
 from pipeline.files.fields import from_json, to_json
 from pipeline.files.own import ANY, Each, OneOf, Whole, json_text, read_json
 
 FORMAT = 1
+SHIPPED = ("model.json", "model.safetensors")
 SIDE = OneOf((Whole(1, 1 << 16), None))
 CARD = {
     "format": int,
@@ -70,8 +78,10 @@ def load_detector(
         card, state = Card(complete(foreign, classes, path), foreign.config, foreign.extra), foreign.state
     else:
         directory = resolve_checkpoint(path)
-        if (directory / MARKER).is_file() and (damage := find_damage(directory, ("model.json", "model.safetensors"))):
-            raise ValueError(f"{directory} is damaged: {damage}; give another checkpoint of the run")
+        if (directory / MARKER).is_file() and (damage := find_damage(directory, SHIPPED)):
+            whole = [one for one in complete_checkpoints(path) if not find_damage(one, SHIPPED)]
+            fix = f"give {whole[-1]}" if whole else "give another checkpoint of the run"
+            raise ValueError(f"{directory} is damaged: {damage}; {fix}")
         card = read_card(directory)
         if classes is not None and tuple(classes) != card.classes:
             raise ValueError(f"{directory}: its classes are {', '.join(card.classes)}; got {', '.join(classes)}")

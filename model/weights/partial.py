@@ -1,5 +1,6 @@
 """Starting from a detector that is not quite the same: all that fits is taken, the rest keeps its new draw."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from model.detectors import DetectorConfig, new_detector
 from model.weights.checkpoint import fit, load_detector, usual_classes
 from model.weights.foreign import check_sees_alike, read_foreign
 
-LONGEST_LIST = 6  # names that are printed of each
+LONGEST_LIST = 6  # names that are printed one by one
 
 
 class Source(NamedTuple):
@@ -82,4 +83,8 @@ def class_layers(config: DetectorConfig, num_classes: int) -> set[str]:
 
 
 def shortened(names: list[str]) -> str:
-    return ", ".join(names[:LONGEST_LIST]) + (f" and {len(names) - LONGEST_LIST} more" if names[LONGEST_LIST:] else "")
+    """All of them; many as their modules, each with its number of tensors."""
+    if len(names) <= LONGEST_LIST:
+        return ", ".join(names)
+    modules = Counter(".".join(name.split(".")[:2]) for name in names)
+    return ", ".join(f"{module}.* ({count})" for module, count in modules.items())
