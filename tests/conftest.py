@@ -18,7 +18,7 @@ def pytest_collection() -> Iterator[None]:
 
 
 # The longest first: pytest's processes then end together, over short ones.
-ORDER = ("train", "eval", "pipeline", "model", "kernels")
+ORDER = ("golden", "train", "eval", "pipeline", "model", "kernels")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,7 +20,8 @@ ELSEWHERE = {
     "lr": "--optimizer.learning-rate", "wd": "--optimizer.weight-decay", "bs": "--batch-size",
     "workers": "--loader.threads", "num-workers": "--loader.threads", "iters": "--steps", "iterations": "--steps",
     "max-iter": "--steps", "amp": "--precision", "fp16": "--precision", "name": "--out", "project": "--out",
-    "work-dir": "--out", "output-dir": "--out",
+    "work-dir": "--out", "output-dir": "--out", "optimizer.lr": "--optimizer.learning-rate",
+    "optimizer.wd": "--optimizer.weight-decay",
 }  # fmt: skip
 KINDS: dict[str, Any] = {config.kind: config for config in get_args(MethodConfig)}
 
@@ -30,8 +31,7 @@ def parse_options(default: Config, arguments: list[str], prog: str, description:
     arguments = [part for argument in arguments for part in split_choice(argument)]
     for argument in arguments:
         name = argument.partition("=")[0]
-        plain = name[2:].replace("_", "-").removeprefix("optimizer.")
-        if name.startswith("--") and (ours := ELSEWHERE.get(plain)) and name != ours:
+        if name.startswith("--") and (ours := ELSEWHERE.get(name[2:].replace("_", "-"))):
             raise ValueError(f"there is no option {name}; here it is {ours}")
     arguments = with_one_length(arguments)
     model, arguments = choose_model(default.model, arguments)

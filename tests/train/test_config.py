@@ -209,6 +209,7 @@ def test_unknown_or_unused_options_are_errors_that_name_what_was_meant(arguments
     [
         (["--lr", "0.1"], "--optimizer.learning-rate"),
         (["--lr=0.1"], "--optimizer.learning-rate"),
+        (["--optimizer.lr", "0.1"], "--optimizer.learning-rate"),
         (["--num_workers", "4"], "--loader.threads"),
     ],
 )

@@ -279,7 +279,7 @@ def test_the_student_starts_from_a_detector_of_another_kind(begin, student_confi
     missed = set(weights_of(teacher_run)) - taken(begin, wider, teacher_run)
     assert {name for name in missed if name.startswith("backbone.")} == set()
     assert "roi_heads.box_head.fc6.weight" in missed
-    assert "not used: roi_heads.box_head.fc6" in capsys.readouterr().out
+    assert "not used: roi_heads.box_head.* (" in capsys.readouterr().out
     larger = replace(plain, model=replace(plain.model, backbone="resnet18", weights="none"))
     with pytest.raises(ValueError, match="nothing fits this run's backbone"):
         begin(larger)
