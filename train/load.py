@@ -103,11 +103,11 @@ def load_teacher(config: Config, data: Mixture, world: World) -> tuple[Detector 
         return None, None
     if config.teacher is None:
         raise ValueError("a distilling run needs a trained teacher: --teacher runs/NAME of a teacher recipe's run")
-    # A file of weights may name no classes; where they are as many, they are taken to be the data's.
+    # A file of weights may name no classes; where they are as many, they are the data's.
     classes = data.classes if config.teacher.is_file() else None
     detector, card = load_detector(config.teacher, world.device, classes)
     if world.first and classes is not None:
-        say(f"the teacher {config.teacher}: its classes are taken to be the data's: {', '.join(classes)}")
+        say(f"the teacher {config.teacher}: its classes are those of the data: {', '.join(classes)}")
     if world.first and (step := unfinished_at(config.teacher)):
         say(f"warning: the teacher {config.teacher} is not finished: it stopped after step {step}")
     check_classes(config.data[0], data.classes, config.teacher, card.classes)

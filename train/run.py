@@ -30,7 +30,8 @@ def check_paths(arguments: list[str]) -> None:
             from pipeline.packed.reader import PackedDataset
 
             PackedDataset(path)  # says what is there instead
-        if option in ("--teacher", "--student-init") and argument != "teacher" and not path.exists():
+        named = option == "--teacher" or (option == "--student-init" and argument != "teacher")
+        if named and not path.exists():
             raise ValueError(f"{option} {path}: there is no such run, checkpoint or file")
 
 

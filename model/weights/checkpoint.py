@@ -108,10 +108,8 @@ def complete(foreign: Foreign, given: Sequence[str] | None, path: Path) -> tuple
         raise ValueError(f"{path}: its classes are {', '.join(foreign.classes)}; got {', '.join(given)}")
     names = foreign.classes or given or usual_classes(foreign.num_classes)
     if names is None or len(names) != foreign.num_classes:
-        raise ValueError(
-            f"{path}: weights of {foreign.num_classes} classes without background; give their names in order with "
-            f"--classes (got {'none' if names is None else len(names)})"
-        )
+        got = "they have no names; give them in order with --classes" if names is None else f"got {len(names)} names"
+        raise ValueError(f"{path}: weights of {foreign.num_classes} classes without background; {got}")
     return tuple(names)
 
 

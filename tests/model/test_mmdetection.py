@@ -279,7 +279,7 @@ def test_classes_that_do_not_fit_the_weights_are_asked_for(tmp_path):
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(
         ValueError,
-        match=r"weights of 2 classes without background; give their names in order with --classes \(got none\)",
+        match=r"weights of 2 classes without background; they have no names; give them in order with --classes",
     ):
         load_detector(tmp_path / "x.pth")
     assert load_detector(tmp_path / "x.pth", classes=("cat", "dog"))[1].classes == ("cat", "dog")

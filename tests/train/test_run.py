@@ -285,6 +285,19 @@ def test_the_student_starts_from_a_detector_of_another_kind(begin, student_confi
         begin(larger)
 
 
+def test_a_teachers_file_without_names_has_the_datas_classes(begin, student_config, teacher_run, tmp_path, capsys):
+    torch.save(weights_of(teacher_run), tmp_path / "teacher.pth")
+    task = begin(replace(student_config, teacher=tmp_path / "teacher.pth")).task
+    assert task.teacher.detector.num_classes == 3
+    assert "teacher.pth: its classes are those of the data: car, person\n" in capsys.readouterr().out
+    lacking = {name: value[:2] if name in CLASS_LAYERS else value for name, value in weights_of(teacher_run).items()}
+    for name in (name for name in CLASS_LAYERS if "bbox_pred" in name):
+        lacking[name] = weights_of(teacher_run)[name][:8]
+    torch.save(lacking, tmp_path / "fewer.pth")
+    with pytest.raises(ValueError, match=r"fewer.pth: weights of 1 classes without background; got 2 names"):
+        begin(replace(student_config, teacher=tmp_path / "fewer.pth"))
+
+
 def test_the_teachers_quality_is_said(begin, student_config, packed, capsys, monkeypatch):
     def said(config):
         begin(config).task.loader.close()
