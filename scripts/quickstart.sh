@@ -1,20 +1,24 @@
 #!/usr/bin/env bash
 # From nothing to a result: set up, render a sample world, pack it, train the plain detector (also the teacher) and the
 # CD-FKD student, evaluate five domains, write a report. When run again it continues where it stopped.
-#   scripts/quickstart.sh [--seed N] [--reduced]     --reduced is for CI: every step, too small for a result
+#   scripts/quickstart.sh [--seed N] [--longer] [--reduced]
+#   --longer also trains the plain detector for as many steps again, as long as the student in all: the honest comparison.
+#   --reduced is for CI: every step, too small for a result
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 seed=0
 reduced=
+longer=
 while [ $# -gt 0 ]; do
     case "$1" in
         --seed)
             [[ "${2:-}" =~ ^[0-9]+$ ]] || { echo "quickstart: --seed needs a whole number, as in --seed 1" >&2; exit 2; }
             seed=$2; shift 2 ;;
+        --longer) longer=yes; shift ;;
         --reduced) reduced=yes; shift ;;
-        -h | --help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
-        *) echo "quickstart: unknown option $1; the options are --seed N and --reduced" >&2; exit 2 ;;
+        -h | --help) sed -n '2,6s/^# //p' "$0"; exit 0 ;;
+        *) echo "quickstart: unknown option $1; the options are --seed N, --longer and --reduced" >&2; exit 2 ;;
     esac
 done
 
@@ -32,7 +36,6 @@ fi
 
 scripts/setup.sh
 python=.venv/bin/python
-# Barriers that sleep instead of spinning: no slower on an idle machine, several times faster on a busy one.
 export FAIRWEATHER_CACHE="$PWD/.venv/cache" # compiled kernels, kept inside the checkout
 stage() { echo; echo "== $1"; }
 stopped() {
@@ -63,16 +66,26 @@ stage "4/6 the CD-FKD student -> $runs/cdfkd"
 $python -m train.run cdfkd_small --data "$world-packed/daytime_clear_train" --val "$world-packed/daytime_clear_test" \
     --teacher "$runs/plain" --student-init teacher --out "$runs/cdfkd" --seed "$seed" "${steps[@]}"
 
+networks=(plain cdfkd)
+if [ -n "$longer" ]; then
+    stage "4/6 also: the plain detector for as many steps again -> $runs/longer"
+    $python -m train.run teacher_small --data "$world-packed/daytime_clear_train" --val "$world-packed/daytime_clear_test" \
+        --student-init "$runs/plain" --out "$runs/longer" --seed "$seed" "${steps[@]}"
+    networks=(plain longer cdfkd)
+fi
+
 stage "5/6 five domains"
 domains=("$world-packed/daytime_clear_test" "$world-packed/"{night_sunny,dusk_rainy,night_rainy,daytime_foggy}_train)
-for run in plain cdfkd; do
+for run in "${networks[@]}"; do
     $python -m eval.run "$runs/$run" --data "${domains[@]}"
 done
 
 stage "6/6 report"
-$python -m eval.report "$runs/plain" "$runs/cdfkd" --out "$runs/report.html"
+$python -m eval.report "${networks[@]/#/$runs/}" --out "$runs/report.html"
 
 echo
-$python -m eval.table plain="$runs/plain" cdfkd="$runs/cdfkd" --json "$runs/results.json"
+table=()
+for run in "${networks[@]}"; do table+=("$run=$runs/$run"); done
+$python -m eval.table "${table[@]}" --json "$runs/results.json"
 echo
 echo "report: $(pwd)/$runs/report.html"
