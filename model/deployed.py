@@ -15,7 +15,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model.api import Detector
 from model.backbones.config import IMAGENET_DEVIATION, IMAGENET_MEAN, RGB
-from model.backbones.frozen_norm import factors
+from model.backbones.frozen_norm import bake_norms, factors
 from model.compared import check_near, check_same, pictures
 from model.for_torchvision import write_torchvision
 from model.weights.checkpoint import Card, load_detector
@@ -63,8 +63,8 @@ class ScaleShift(nn.Module):
 
     def __init__(self, norm: Any, dtype: torch.dtype):
         super().__init__()
-        for name, values_C11 in zip(("scale_C11", "shift_C11"), factors(norm, dtype), strict=True):
-            self.register_buffer(name, values_C11.detach())
+        for name, values_C in zip(("scale_C11", "shift_C11"), factors(norm), strict=True):
+            self.register_buffer(name, values_C.detach().to(dtype)[:, None, None])
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return x_BCHW * self.scale_C11 + self.shift_C11
@@ -77,6 +77,7 @@ def frozen_copy(network: N, dtype: torch.dtype) -> N:
     operation that every runtime knows.
     """
     copied = copy.deepcopy(network)
+    bake_norms(copied)
     for module in list(copied.modules()):
         for name, norm in module.named_children():
             # A subclass of a batch norm may do more, as timm's with an activation inside.

@@ -1,5 +1,8 @@
-"""Batch norms with fixed statistics, in place."""
+"""Batch norms with fixed statistics, as a part of the convolution before them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -9,52 +12,90 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 N = TypeVar("N", bound=nn.Module)
 
 
-def factors(norm: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(C, 1, 1) each: s = weight / sqrt(var + epsilon) and bias - mean * s, worked out in the norm's own type."""
+def factors(norm: Any) -> tuple[Tensor, Tensor]:
+    """(C,) each: s = weight / sqrt(var + epsilon) and bias - mean * s."""
     scale_C = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift_C = norm.bias - norm.running_mean * scale_C
-    return scale_C.to(dtype)[:, None, None], shift_C.to(dtype)[:, None, None]
-
-
-class ScaledInPlace(torch.autograd.Function):
-    """x * scale + shift in one pass over x's own memory. The gradient needs the scale alone."""
-
-    @staticmethod
-    def forward(ctx: Any, x_BCHW: Tensor, scale_C11: Tensor, shift_C11: Tensor) -> Tensor:
-        ctx.save_for_backward(scale_C11)
-        ctx.mark_dirty(x_BCHW)
-        return torch.addcmul(shift_C11, x_BCHW, scale_C11, out=x_BCHW)
-
-    @staticmethod
-    def backward(ctx: Any, gradient_BCHW: Tensor) -> tuple[Tensor, None, None]:
-        (scale_C11,) = ctx.saved_tensors
-        return gradient_BCHW * scale_C11, None, None
+    return scale_C, norm.bias - norm.running_mean * scale_C
 
 
 class FrozenNorm2d(FrozenBatchNorm2d):
-    """Batch norm with fixed statistics that answers in its input's type and memory.
+    """Batch norm with fixed statistics that answers in its input's type. Same buffers, same names.
 
-    torchvision's returns float32 under autocast, which doubles the traffic of every activation after it. Same buffers,
-    same names.
-
-    In place, for the map of a convolution, which nobody else looks at: fresh memory costs a CPU three times the
-    arithmetic. One rounding, where torchvision's product and sum have two.
+    torchvision's returns float32 under autocast, which doubles the traffic of every activation after it.
     """
+
+    folded = False  # then the convolution before it does its work
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        scale_C11, shift_C11 = factors(self, x_BCHW.dtype)
-        if torch.compiler.is_compiling():  # the compiler decides about memory, and joins what comes next
-            return torch.addcmul(shift_C11, x_BCHW, scale_C11)
-        return ScaledInPlace.apply(x_BCHW, scale_C11, shift_C11)
+        if self.folded:
+            return x_BCHW
+        scale_C, shift_C = (values_C.to(x_BCHW.dtype)[:, None, None] for values_C in factors(self))
+        return torch.addcmul(shift_C, x_BCHW, scale_C)
 
 
-def round_alike(network: N) -> N:
-    """Give torchvision's frozen norms our rounding, so that a comparison shows any other difference.
+class FoldedConv2d(nn.Conv2d):
+    """A convolution and the frozen norm after it: conv(x, w) s + t = conv(x, w s) + t, without a pass over the map.
 
-    Two networks that round otherwise differ where a ReLU turns. The norms themselves are compared in float64
-    (tests/model/test_in_place.py).
+    Its weights are those of the file. The norm stays in the network, under its own name.
     """
+
+    norm: tuple[FrozenNorm2d]  # in a tuple: its buffers are not this layer's
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Of the convolution that is run: filters and bias."""
+        scale_C, shift_C = factors(self.norm[0])
+        return self.weight * scale_C[:, None, None, None], shift_C
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if not self.norm[0].folded:
+            return super().forward(x_BCHW)
+        return self._conv_forward(x_BCHW, *self.weights())
+
+
+def fold_norms(network: N) -> N:
+    """Make every frozen norm of torchvision's ours, and a part of the convolution that stands before it."""
     for module in network.modules():
         if type(module) is FrozenBatchNorm2d:
             module.__class__ = FrozenNorm2d
+    for module in network.modules():
+        for layer, norm in pairwise(module.children()):
+            if isinstance(norm, FrozenNorm2d) and type(layer) is nn.Conv2d and layer.bias is None:
+                folded: Any = layer
+                folded.__class__ = FoldedConv2d
+                folded.norm, norm.folded = (norm,), True
     return network
+
+
+def bake_norms(network: nn.Module) -> None:
+    """For an export: plain convolutions that hold what was folded into them, and nothing where a norm was."""
+    for module in list(network.modules()):
+        for name, layer in list(module.named_children()):
+            found: Any = layer
+            if isinstance(layer, FoldedConv2d):
+                found.weight, found.bias = map(nn.Parameter, layer.weights())
+                found.__class__ = nn.Conv2d
+            elif isinstance(layer, FrozenNorm2d) and layer.folded:
+                setattr(module, name, nn.Identity())
+
+
+@contextmanager
+def calibrating(network: nn.Module) -> Iterator[None]:
+    """Within, every norm first takes the statistics of what comes in: random weights then neither die nor grow."""
+    norms: list[Any] = [each for each in network.modules() if isinstance(each, FrozenBatchNorm2d | nn.BatchNorm2d)]
+    folded = [norm for norm in norms if getattr(norm, "folded", False)]
+
+    def calibrate(norm: Any, inputs: tuple[Tensor]) -> None:
+        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+        norm.running_var.copy_(inputs[0].var((0, 2, 3)))
+
+    hooks = [norm.register_forward_pre_hook(calibrate) for norm in norms]
+    for norm in folded:
+        norm.folded = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for norm in folded:
+            norm.folded = True
+        for hook in hooks:
+            hook.remove()

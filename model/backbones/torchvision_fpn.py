@@ -13,16 +13,16 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model.backbones.config import BackboneConfig
 from model.backbones.first import take_inputs
-from model.backbones.frozen_norm import FrozenNorm2d
+from model.backbones.frozen_norm import fold_norms
 from model.backbones.pyramid import BackboneWithPyramid
 from model.backbones.relu6 import keep_results
 from model.backbones.timm_body import PREFIX
 from model.config import ModelConfig
 
 
-def norm_layer(config: BackboneConfig, frozen_class: type[nn.Module]):
+def norm_layer(config: BackboneConfig):
     """What torchvision's constructors take: a callable of the number of channels."""
-    cls = frozen_class if config.frozen_norm else nn.BatchNorm2d
+    cls = FrozenBatchNorm2d if config.frozen_norm else nn.BatchNorm2d
 
     def make(num_features: int) -> nn.Module:
         return cls(num_features, eps=config.norm_epsilon)
@@ -30,9 +30,9 @@ def norm_layer(config: BackboneConfig, frozen_class: type[nn.Module]):
     return make
 
 
-def build_layers(config: BackboneConfig, frozen_class: type[nn.Module] = FrozenNorm2d) -> nn.Module:
+def build_layers(config: BackboneConfig) -> nn.Module:
     """The classifier's layers in order, one after the other, as the table has them."""
-    return config.entry.layers(norm_layer(config, frozen_class), config.frozen_norm)
+    return config.entry.layers(norm_layer(config), config.frozen_norm)
 
 
 def freeze_stages(layers: nn.Module, config: BackboneConfig) -> None:
@@ -63,21 +63,21 @@ def move_strides(body: nn.Module) -> None:
 
 def build_backbone(
     config: BackboneConfig,
-    frozen_class: type[nn.Module] = FrozenNorm2d,
     make_coarse: Callable[[int], ExtraFPNBlock] | None = None,
+    stock: bool = False,
 ) -> BackboneWithPyramid:
     """Body and pyramid, with torchvision's names of weights.
 
-    `make_coarse` makes the levels beyond the body's from its last map's channels; without it one is pooled.
+    make_coarse: makes the levels beyond the body's from its last map's channels; without it one is pooled.
+    stock: torchvision's own layers, as they are.
     """
-    entry, layers = config.entry, build_layers(config, frozen_class)
+    entry, layers = config.entry, build_layers(config)
     freeze_stages(layers, config)
     take_inputs(layers, config)
     if config.stride_in_1x1:
         move_strides(layers)
-    # torchvision's own detectors stay as they are, and timm's networks may go on in place themselves.
-    if frozen_class is FrozenNorm2d and not config.backbone.startswith(PREFIX):
-        keep_results(layers)
+    if not stock and not config.backbone.startswith(PREFIX):  # timm's layers may do more than their class says
+        keep_results(fold_norms(layers))
     returned = config.resolved_returned_layers
     # A ResNet's stem counts as a stage, but its map comes before its norm, so torchvision never returns it.
     first, last = int(entry.ends[0] == "conv1"), len(entry.ends) - 1
@@ -115,11 +115,11 @@ def rcnn_numbers(config: ModelConfig) -> dict:
     }
 
 
-def faster_rcnn_arguments(config: ModelConfig, num_classes: int, frozen_class: type[nn.Module] = FrozenNorm2d) -> dict:
+def faster_rcnn_arguments(config: ModelConfig, num_classes: int, stock: bool = False) -> dict:
     """The keyword arguments of torchvision's FasterRCNN that describe this detector."""
     if num_classes < 2:
         raise ValueError(f"num_classes: got {num_classes}; allowed: 2 or more, the background is one of them")
-    backbone = build_backbone(config, frozen_class)
+    backbone = build_backbone(config, stock=stock)
     sizes = config.resolved_anchor_sizes
     pool = MultiScaleRoIAlign(
         featmap_names=[str(level) for level in range(len(sizes) - 1)],
@@ -139,4 +139,4 @@ def faster_rcnn_arguments(config: ModelConfig, num_classes: int, frozen_class: t
 
 def build_torchvision(config: ModelConfig, num_classes: int) -> FasterRCNN:
     """The same detector as torchvision alone would run it, stock frozen norm included: the reference and the export."""
-    return FasterRCNN(**faster_rcnn_arguments(config, num_classes, FrozenBatchNorm2d))
+    return FasterRCNN(**faster_rcnn_arguments(config, num_classes, stock=True))

@@ -11,7 +11,6 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model.backbones.torchvision_fpn import build_backbone
 from model.dense.config import FcosConfig, RetinaNetConfig
@@ -64,7 +63,7 @@ def build_dense(config: RetinaNetConfig | FcosConfig, num_classes: int) -> Retin
     def coarse(stage_channels: int) -> LastLevelP6P7:
         return LastLevelP6P7(stage_channels if config.coarse_from == "c5" else config.fpn_channels, config.fpn_channels)
 
-    backbone = build_backbone(config, FrozenBatchNorm2d, coarse)
+    backbone = build_backbone(config, coarse, stock=True)
     if isinstance(config, FcosConfig):
         head = FCOSHead(config.fpn_channels, 1, num_classes, config.num_convs)
         return FCOS(backbone, num_classes, head=head, **numbers(config))

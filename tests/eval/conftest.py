@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import nn
 from torchvision.models.detection import FasterRCNN
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model.api import Detector
+from model.backbones.frozen_norm import calibrating
 from model.build import build_detector
 from model.config import small_model
 from model.faster_rcnn.parity import stock_twin
@@ -53,14 +53,7 @@ def lively_detector(seed: int = 0) -> Detector:
     config = small_model(weights="none", norm="frozen", fpn_channels=32, representation_size=32, rpn_pre_nms_test=100,
                          rpn_post_nms_test=40, detections_per_image=30)  # fmt: skip
     detector = build_detector(config, len(CLASSES) + 1)
-
-    def calibrate(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
-        norm.running_var.copy_(inputs[0].var((0, 2, 3)))
-
-    norms = [module for module in detector.modules() if isinstance(module, FrozenBatchNorm2d)]
-    hooks = [norm.register_forward_pre_hook(calibrate) for norm in norms]
-    with torch.no_grad():
+    with calibrating(detector):
         detector.eval().features(torch.randn(4, 3, 128, 128))
         for layer, deviation in (
             (detector.rpn.head.cls_logits, 0.2),
@@ -69,8 +62,6 @@ def lively_detector(seed: int = 0) -> Detector:
             (detector.roi_heads.box_predictor.bbox_pred, 0.1),
         ):
             nn.init.normal_(layer.weight, std=deviation)
-    for hook in hooks:
-        hook.remove()
     return detector.eval()
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch import nn
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model.api import Detector, Want
+from model.backbones.frozen_norm import calibrating
 from model.build import build_detector
 from model.config import ModelConfig
 from model.dense.config import DenseConfig
@@ -19,14 +19,7 @@ def make_lively_detector(config: ModelConfig, num_classes: int = 4, seed: int = 
     """
     torch.manual_seed(seed)
     detector = build_detector(config, num_classes)
-
-    def calibrate(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
-        norm.running_var.copy_(inputs[0].var((0, 2, 3)))
-
-    norms = [module for module in detector.modules() if isinstance(module, FrozenBatchNorm2d | nn.BatchNorm2d)]
-    hooks = [norm.register_forward_pre_hook(calibrate) for norm in norms]
-    with torch.no_grad():
+    with calibrating(detector):
         detector.eval().features(torch.randn(4, 3, 128, 128))
         for layer, deviation in (
             (detector.rpn.head.cls_logits, 0.2),
@@ -35,8 +28,6 @@ def make_lively_detector(config: ModelConfig, num_classes: int = 4, seed: int = 
             (detector.roi_heads.box_predictor.bbox_pred, 0.1),
         ):
             nn.init.normal_(layer.weight, std=deviation)
-    for hook in hooks:
-        hook.remove()
     return detector.train()
 
 

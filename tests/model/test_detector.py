@@ -222,7 +222,6 @@ def test_frozen_norm_keeps_the_type_and_equals_eval_batch_norm():
     got = norm(x)
     assert got.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(got, expected)
-    assert got.data_ptr() == x.data_ptr()  # in place
 
 
 def test_autocast_keeps_maps_small_and_losses_exact_in_type(detector):

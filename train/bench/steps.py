@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 from model.api import Detector
+from model.backbones.frozen_norm import calibrating
 from model.backbones.timm_body import PREFIX
 from model.build import build_detector
 from model.config import ModelConfig, small_model
@@ -141,17 +141,8 @@ def make_network(model: DetectorConfig, batch: Batch, seed: int) -> Detector:
     """Random weights whose frozen norms are calibrated to these images, so that activations neither die nor grow."""
     torch.manual_seed(seed)
     detector: Any = build_detector(model, NUM_CLASSES)
-
-    def calibrate(norm: FrozenBatchNorm2d, inputs: tuple[Tensor]) -> None:
-        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
-        norm.running_var.copy_(inputs[0].var((0, 2, 3)))
-
-    norms = [module for module in detector.modules() if isinstance(module, FrozenBatchNorm2d)]
-    hooks = [norm.register_forward_pre_hook(calibrate) for norm in norms]
-    with torch.no_grad():
+    with calibrating(detector):
         detector.to(batch.images_BHW3.device).features(clean_view(batch, torch.float32)[0][:4])
-    for hook in hooks:
-        hook.remove()
     # Scores that differ from place to place, as a trained network's do, yet are far from where sigmoid rounds to 1.
     # torchvision's order of equal scores is not defined.
     if isinstance(detector, FasterRcnn):
