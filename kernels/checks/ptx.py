@@ -194,11 +194,14 @@ def count_instructions(listing: str) -> dict[str, int]:
         else 16 if re.search(r"\.[US]16\b", name) else 32
         for name in names if name.startswith(("LDG", "STG"))
     ]  # fmt: skip
+    called = re.findall(r"\bCALL\S* [^\n]*?(\$\S+)", listing)
     return {
         "instructions": len(names),
         "local_loads": sum(name.startswith("LDL") for name in names),
         "local_stores": sum(name.startswith("STL") for name in names),
-        "calls": sum(name.startswith("CALL") for name in names),
+        # A call to a label of the code's own is a jump; one to a ..sync routine is made by a warp that has diverged.
+        "calls": sum("sync" not in name for name in called),
+        "diverged_calls": sum("sync" in name for name in called),
         "double_instructions": sum(
             re.match(r"D(ADD|MUL|FMA|SETP|MNMX)|MUFU\.\w+64", name) is not None for name in names
         ),

@@ -14,7 +14,8 @@ import torch
 from numba import cuda, float32, int32
 from torch import Tensor
 
-from kernels.detection.overlap import exceeds, shared_length
+from kernels.detection.overlap import shared_length
+from kernels.detection.quotient import make_exceeds
 from kernels.jit import compiled_exactly, config, cuda_compiled
 
 TILE = 32
@@ -27,16 +28,28 @@ if config.ENABLE_CUDASIM:
     @compiled_exactly
     def product(a, b):
         return a * b
+
+    @compiled_exactly
+    def exceeds(a, b, threshold):
+        return a / b > threshold
 else:
     # A plain product would be fused with the sum it goes into and not be rounded, as the CPU's is.
+    from numba.cuda.libdevice import fast_fdividef, fmaf_rn
     from numba.cuda.libdevice import fmul_rn as product
+
+    @compiled_exactly
+    def reciprocal(number):
+        return fast_fdividef(float32(1), number)
+
+    exceeds = compiled_exactly(make_exceeds(reciprocal, fmaf_rn))
 
 
 @compiled_exactly
 def overlaps_exactly(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, threshold):
     """`nms.overlaps`, rounded after every operation."""
     intersection = product(shared_length(ax1, ax2, bx1, bx2), shared_length(ay1, ay2, by1, by2))
-    return exceeds(intersection, product(ax2 - ax1, ay2 - ay1), product(bx2 - bx1, by2 - by1), threshold)
+    area_a, area_b = product(ax2 - ax1, ay2 - ay1), product(bx2 - bx1, by2 - by1)
+    return exceeds(intersection, area_a + area_b - intersection, threshold)
 
 
 @compiled_exactly

@@ -22,12 +22,8 @@ def shared_length(a1, a2, b1, b2):
 
 
 @compiled_exactly
-def exceeds(intersection, area_a, area_b, threshold):
-    """Intersection over union is greater than the threshold. Without any area it is 0 / 0: not greater."""
-    return intersection / (area_a + area_b - intersection) > threshold
-
-
-@compiled_exactly
 def overlaps(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, threshold):
+    """Intersection over union is greater than the threshold. Without any area it is 0 / 0: not greater."""
     intersection = shared_length(ax1, ax2, bx1, bx2) * shared_length(ay1, ay2, by1, by2)
-    return exceeds(intersection, (ax2 - ax1) * (ay2 - ay1), (bx2 - bx1) * (by2 - by1), threshold)
+    area_a, area_b = (ax2 - ax1) * (ay2 - ay1), (bx2 - bx1) * (by2 - by1)
+    return intersection / (area_a + area_b - intersection) > threshold

@@ -1,19 +1,24 @@
 """Fixed-slot suppression against torchvision: on the CPU, in the CUDA simulator, as PTX, on a GPU if there is one."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
+from numba import float32
+from numba.extending import intrinsic
 from torchvision.ops import batched_nms
 from torchvision.ops import nms as torchvision_nms
 
 from kernels.checks import ptx
 from kernels.detection.nms import nms
 from kernels.detection.overlap import round_down_to_float32
+from kernels.detection.quotient import make_exceeds
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -190,10 +195,53 @@ def test_kernel_rounds_every_product():
     Registers, spills and double precision: test_cuda.py, with all other kernels.
     """
     code, _ = ptx.all_kernels()["nms"].compile(90)
-    assert "fma." not in code
-    assert "mul.f32" not in code  # which ptxas may fuse; mul.rn.f32 it may not
-    assert code.count("mul.rn.f32") >= 6
-    assert "div.rn.f32" in code
+    assert "mul.rn.f32" in code
+    sums = re.findall(r"(?:add|sub)\S*f32\s+\S+ ([^;]+);", code)  # a plain product in one of these could be fused
+    plain = set(re.findall(r"mul\.f32\s+(%f\d+)", code))
+    assert sums
+    assert not any(plain & set(re.findall(r"%f\d+", words)) for words in sums)
+
+
+@intrinsic
+def fused(context, a, b, c):
+    """a * b + c with one rounding, as a GPU's fma."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.fma(*arguments)
+
+    return float32(float32, float32, float32), generate
+
+
+@pytest.mark.parametrize("last_places", [-2, -1, 0, 1, 2])
+def test_the_gpus_quotient_is_exact(last_places):
+    """With any reciprocal as near as a GPU's; by the processor's own division."""
+    step = np.float32(2.0**-23)
+
+    @numba.njit(error_model="numpy")
+    def reciprocal(number):
+        near = np.float32(1) / number
+        return near + near * np.float32(last_places) * step
+
+    exceeds = numba.njit(error_model="numpy")(make_exceeds(reciprocal, fused))
+
+    @numba.njit(error_model="numpy")
+    def wrong(a_N, b_N, thresholds_N):
+        count = 0
+        for i in range(len(a_N)):
+            count += exceeds(a_N[i], b_N[i], thresholds_N[i]) != (a_N[i] / b_N[i] > thresholds_N[i])
+        return count
+
+    generator = np.random.default_rng(last_places + 2)
+    num = 1_000_000
+    b = generator.uniform(1, 2, num).astype(np.float32) * np.exp2(generator.integers(-100, 100, num)).astype(np.float32)
+    a = (b * generator.uniform(0, 1, num).astype(np.float32)).astype(np.float32)
+    quotients = a / b  # its own threshold: the last bit decides
+    for thresholds in (quotients, np.nextafter(quotients, np.float32(0)), np.nextafter(quotients, np.float32(1))):
+        assert wrong(a, b, thresholds) == 0
+    ends = np.float32([0, 1e-45, 1e-38, 1e-30, 1e-3, 0.5, 1, 3, 1e30, 3e38, np.inf, np.nan])
+    a, b = (values.ravel() for values in np.meshgrid(ends, np.concatenate((ends, -ends[1:]))))
+    for threshold in (0, 0.3, 0.5, 1):
+        assert wrong(a, b, np.full(a.shape, threshold, np.float32)) == 0
 
 
 @pytest.mark.gpu
