@@ -40,11 +40,11 @@ def random_words(key0, key1, stage, height, values):
 
 
 @njit
-def normals(words):
-    numbers = np.empty(words.shape, np.float64)
-    for y in range(words.shape[0]):
-        for i in range(words.shape[1]):
-            numbers[y, i] = rng.normal(words[y, i])
+def normals(key0, key1, stage, height, values):
+    numbers = np.empty((height, values), np.float64)
+    for y in range(height):
+        for i in range(values):
+            numbers[y, i] = rng.normal(key0, key1, stage, y, i)
     return numbers
 
 
@@ -122,7 +122,7 @@ def our_draws(name: str, shape: tuple[int, ...], key: int) -> Any:
     height, width = shape[:2]
     halves = np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
     if name in ("gaussian_noise", "speckle_noise"):
-        return normals(random_words(*halves, rng.NOISE, height, 3 * width)).reshape(height, width, 3)
+        return normals(*halves, rng.NOISE, height, 3 * width).reshape(height, width, 3)
     if name == "impulse_noise":
         words = random_words(*halves, rng.NOISE, height, 3 * width).reshape(height, width, 3)
         # Ours draws 23 bits and compares them with a share cut to as many: the upper end of what a draw stands for.

@@ -166,7 +166,7 @@ class Thread:
             self.registers[operands[0]] = self.read(operands[1], "f32" if operands[0].startswith("%f") else kind)
         else:
             values = [self.read(operand, kind) for operand in operands[1:]]
-            if (what == "mul" and parts[1] == "wide") or what == "dp2a":
+            if (what == "mul" and parts[1] == "wide") or what in ("dp2a", "dp4a"):
                 self.registers[operands[0]] = WIDE[what](*values)
             elif kind == "f32":
                 self.registers[operands[0]] = single(FLOATS[what](*values))
@@ -223,6 +223,11 @@ class Thread:
             self.registers[each] = value
 
 
+def _dp4a(a: int, b: int, c: int) -> int:
+    """dp4a.u32.u32: c plus the products of a's bytes and b's."""
+    return (c + sum((a >> shift & 0xFF) * (b >> shift & 0xFF) for shift in (0, 8, 16, 24))) & 0xFFFFFFFF
+
+
 def _dp2a(a: int, b: int, c: int) -> int:
     halves = [(a >> 16 * i & 0xFFFF) - (0x10000 if a >> 16 * i & 0x8000 else 0) for i in (0, 1)]
     return c + halves[0] * (b & 0xFF) + halves[1] * (b >> 8 & 0xFF)
@@ -241,7 +246,7 @@ COMPARE: dict[str, Callable] = {
     "eq": lambda a, b: a == b, "ne": lambda a, b: a != b, "lt": lambda a, b: a < b, "le": lambda a, b: a <= b,
     "gt": lambda a, b: a > b, "ge": lambda a, b: a >= b,
 }  # fmt: skip
-WIDE: dict[str, Callable] = {"mul": lambda a, b: (a * b) & (2**64 - 1), "dp2a": _dp2a}
+WIDE: dict[str, Callable] = {"mul": lambda a, b: (a * b) & (2**64 - 1), "dp2a": _dp2a, "dp4a": _dp4a}
 FLOATS: dict[str, Callable] = {
     "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "fma": lambda a, b, c: a * b + c,
     "max": max, "min": min, "abs": abs, "neg": lambda a: -a, "div": _divide, "sqrt": math.sqrt,

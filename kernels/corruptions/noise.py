@@ -8,17 +8,12 @@ import numpy as np
 from numba import float32, int32, uint8, uint32, uint64
 
 from kernels.corruptions.record import Corruption
+from kernels.instructions import as_byte
 from kernels.jit import compiled
 from kernels.rng import NOISE, bits, normal
 
 PHOTONS = (60, 25, 12, 5, 3)  # of a white pixel
 SHOT_COLUMNS = 64  # at least one more than the most photons that matter (60)
-
-
-@compiled
-def truncate(value):
-    """np.uint8 of a value clipped to 0..255."""
-    return uint8(min(max(value, float32(0)), float32(255)))
 
 
 @compiled
@@ -30,8 +25,8 @@ def gaussian_noise(task, y0, y1, x0, x1):
     for y in range(y0, y1):
         out = y - task.origin_y
         for i in range(3 * x0, 3 * x1):
-            n = normal(bits(key0, key1, NOISE, y, i))
-            target[uint64(out), uint64(i - origin)] = truncate(
+            n = normal(key0, key1, NOISE, y, i)
+            target[uint64(out), uint64(i - origin)] = as_byte(
                 float32(source[uint64(out), uint64(i - origin)]) + scale * n
             )
 
@@ -45,9 +40,9 @@ def speckle_noise(task, y0, y1, x0, x1):
     for y in range(y0, y1):
         out = y - task.origin_y
         for i in range(3 * x0, 3 * x1):
-            n = normal(bits(key0, key1, NOISE, y, i))
+            n = normal(key0, key1, NOISE, y, i)
             x = float32(source[uint64(out), uint64(i - origin)])
-            target[uint64(out), uint64(i - origin)] = truncate(x + x * (scale * n))
+            target[uint64(out), uint64(i - origin)] = as_byte(x + x * (scale * n))
 
 
 @compiled
@@ -68,36 +63,52 @@ def impulse_noise(task, y0, y1, x0, x1):
 
 
 @compiled
-def shot_noise(task, y0, y1, x0, x1):
-    """One entry of the alias table: 6 bits choose its column, 16 bits choose between its two levels.
+def shot(shots, table, value, word):
+    """The level of one entry of the alias table: 6 bits choose its column, the others between its two levels."""
+    row = uint32(uint32(int32(value)) * uint32(SHOT_COLUMNS))
+    entry = shots[uint64(uint32(uint32(table) + uint32(row | uint32(word & uint32(SHOT_COLUMNS - 1)))))]
+    return uint8(uint32(entry if word < entry else uint32(entry >> uint32(8))) & uint32(0xFF))
 
-    Two loops, because the first is vectorised and the second, which reads the table, is not. Between them the 22 bits
-    are in task.line, where a float32 holds them exactly.
+
+@compiled
+def shot_noise(task, y0, y1, x0, x1):
+    source, target, shots = task.source, task.target, task.shots
+    key0, key1 = task.row.key0, task.row.key1
+    table = int32((task.row.severity - 1) * 256 * SHOT_COLUMNS)
+    origin = 3 * task.origin_x
+    for y in range(y0, y1):
+        out = y - task.origin_y
+        for i in range(3 * x0, 3 * x1):
+            word = bits(key0, key1, NOISE, y, i)
+            target[uint64(out), uint64(i - origin)] = shot(shots, table, source[uint64(out), uint64(i - origin)], word)
+
+
+@compiled
+def shot_noise_lines(task, y0, y1, x0, x1):
+    """The same in two loops, because the first is vectorised and the second, which reads the table, is not.
+
+    Between them the words are in task.line, as the numbers that their bits make.
     """
     source, target, shots, line = task.source, task.target, task.shots, task.line
     key0, key1 = task.row.key0, task.row.key1
-    table = (task.row.severity - 1) * 256 * SHOT_COLUMNS
+    table = int32((task.row.severity - 1) * 256 * SHOT_COLUMNS)
     first, origin = 3 * x0, 3 * task.origin_x
     for y in range(y0, y1):
         out = y - task.origin_y
         for i in range(first, 3 * x1):
-            line[uint64(i - first)] = float32(uint32(bits(key0, key1, NOISE, y, i) >> uint32(10)))
+            line[uint64(i - first)] = np.uint32(bits(key0, key1, NOISE, y, i)).view(np.float32)
         for i in range(first, 3 * x1):
-            word = int32(line[uint64(i - first)])
-            value = int32(source[uint64(out), uint64(i - origin)])
-            entry = shots[uint64(table + value * SHOT_COLUMNS + (word & (SHOT_COLUMNS - 1)))]
-            own = uint32(word >> 6) < uint32(entry & uint32(0xFFFF))
-            shift = uint32(16) if own else uint32(24)
-            target[uint64(out), uint64(i - origin)] = uint8(uint32(entry >> shift) & uint32(0xFF))
+            word = np.float32(line[uint64(i - first)]).view(np.uint32)
+            target[uint64(out), uint64(i - origin)] = shot(shots, table, source[uint64(out), uint64(i - origin)], word)
 
 
 def shot_table() -> np.ndarray:
     """Alias tables (Walker 1977) of what shot noise makes of each value, for all severities, flat: 5 x 256 x 64 uint32.
 
     A white pixel has c <= 60 photons, and more than c are clipped. So a value v has c + 1 outcomes with the
-    probabilities of Poisson(c v / 255); the last one holds the whole tail. An entry holds a threshold (16 bits), the
-    level of its own column and the level of its alias (8 bits each). The levels are already scaled, clipped and
-    truncated.
+    probabilities of Poisson(c v / 255); the last one holds the whole tail. An entry holds the level of its own column
+    and of its alias (8 bits each), already scaled, clipped and truncated, then a threshold (16 bits). A word below the
+    entry takes its own level. The two levels move that threshold by 2^-16 at most.
     """
     from scipy.special import gammainc, gammaln, xlogy
 
@@ -127,8 +138,8 @@ def shot_table() -> np.ndarray:
         alias_VS = np.where(full, counts, alias_VS)
         threshold_VS = np.where(full, 0, np.maximum(threshold_VS, 0))
         own_VS = np.broadcast_to(levels_S, rest_VS.shape)
-        packed = threshold_VS.astype(np.uint32) | own_VS.astype(np.uint32) << 16
-        tables.append(packed | levels_S[alias_VS].astype(np.uint32) << 24)
+        packed = threshold_VS.astype(np.uint32) << 16 | own_VS.astype(np.uint32)
+        tables.append(packed | levels_S[alias_VS].astype(np.uint32) << 8)
     return np.concatenate([table.ravel() for table in tables])
 
 
@@ -145,6 +156,7 @@ SHOT_NOISE = Corruption(
     name="shot_noise",
     severities=PHOTONS,
     stages=(shot_noise,),
+    cpu_stages=(shot_noise_lines,),
     prior="none",
     subset="noise",
     training=True,

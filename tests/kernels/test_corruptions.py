@@ -62,10 +62,10 @@ def test_shot_table_holds_the_law(level):
     table = noise.shot_table().reshape(5, 256, noise.SHOT_COLUMNS)[level - 1]
     for value in (0, 1, 7, 100, 254, 255):
         entries = table[value].astype(np.int64)
-        keep = (entries & 0xFFFF) / 65536
+        keep = entries / 2**32  # how many words are below the entry, and take the first level
         ours = np.zeros(256)
-        np.add.at(ours, entries >> 16 & 0xFF, keep / noise.SHOT_COLUMNS)
-        np.add.at(ours, entries >> 24 & 0xFF, (1 - keep) / noise.SHOT_COLUMNS)
+        np.add.at(ours, entries & 0xFF, keep / noise.SHOT_COLUMNS)
+        np.add.at(ours, entries >> 8 & 0xFF, (1 - keep) / noise.SHOT_COLUMNS)
         counts = np.arange(400)
         levels = np.uint8(np.clip(counts / float(photons), 0, 1) * 255)
         expected = np.bincount(levels, stats.poisson.pmf(counts, value / 255 * photons), minlength=256)

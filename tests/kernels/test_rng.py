@@ -28,11 +28,26 @@ def many_bits(key0, key1, stage, num_y, num_x):
 
 
 @njit
-def all_normals(num):
-    out = np.empty(num, np.float32)
-    for i in range(num):
-        out[i] = rng.normal(np.uint32(i << 9))
-    return out
+def normals_of(words, fractions):
+    """With the sums of the words' bytes, which are the first result."""
+    totals, out = np.empty(len(words), np.uint32), np.empty(len(words), np.float32)
+    for i in range(len(words)):
+        totals[i] = rng.byte_total(words[i], np.uint32(2 << 16))
+        out[i] = rng.normal_of(totals[i], fractions[i])
+    return totals - np.uint32(2 << 16), out
+
+
+@njit
+def many_normals(key0, key1, stage, num_y, num_x):
+    """Normal numbers, and the words of both rounds that they are made of."""
+    out = np.empty((num_y, num_x), np.float32)
+    halves, words = np.empty((num_y, num_x), np.uint32), np.empty((num_y, num_x), np.uint32)
+    for y in range(num_y):
+        for x in range(num_x):
+            out[y, x] = rng.normal(key0, key1, stage, y, x)
+            halves[y, x] = rng.half_mixed(key0, stage, y, x)
+            words[y, x] = rng.mixed(halves[y, x], key1, 15)
+    return out, halves, words
 
 
 def test_bits_wrap_as_written():
@@ -58,14 +73,47 @@ def test_keys_wrap_as_written():
 
 
 def test_normal_quantiles():
-    """All 2^23 numbers against the quantile function, and their moments."""
-    ours = all_normals(1 << 23)
-    exact = ndtri((np.arange(1 << 23) + 0.5) / (1 << 23))
-    assert np.abs(ours - exact).max() < 5e-4
-    assert np.diff(ours).min() > -5e-5  # rising, but for tiny steps where the exponent of 1 - x^2 changes
-    assert abs(ours.mean()) < 1e-6
-    assert ours.std() == pytest.approx(1, abs=1e-5)
-    assert stats.kurtosis(ours[::64]) == pytest.approx(0, abs=1e-2)
+    """Against the quantile function at the law of a sum of four bytes, worked out here, and a fraction of a step."""
+    law = np.ones(1)
+    for _ in range(4):
+        law = np.convolve(law, np.full(256, 1 / 256))
+    below = np.concatenate(([0.0], np.cumsum(law)))
+    random = np.random.default_rng(0)
+    words = random.integers(0, MASK32, 1 << 22, dtype=np.uint32, endpoint=True)
+    ends = random.integers(225, 256, (1 << 20, 4), dtype=np.uint8).view(np.uint32)[:, 0]  # rare sums
+    words = np.concatenate((words, ends, ~ends))
+    fractions = random.integers(0, MASK32, len(words), dtype=np.uint32, endpoint=True)
+    totals, ours = normals_of(words, fractions)
+    assert np.array_equal(totals, words.view(np.uint8).reshape(-1, 4).sum(1, dtype=np.uint32))
+    places = totals + (fractions >> 19) / 8192 + 2.0**-14
+    exact = ndtri(np.interp(np.minimum(places, 1021 - places), np.arange(1022), below))  # of the smaller tail
+    exact = np.where(places > 510.5, -exact, exact)
+    error, size = np.abs(ours - exact), np.abs(exact)
+    for limit, allowed in ((4.2, 7e-4), (4.5, 0.015), (5.0, 0.11)):
+        assert error[size <= limit].max() < allowed
+    assert size.max() > 5.5  # the ends were there
+    assert np.diff(ours[np.argsort(places)]).min() > -1e-5  # rising
+
+
+def test_normal_numbers_have_the_normal_law():
+    ours, halves, words = (values.ravel() for values in many_normals(np.uint32(3), np.uint32(9), rng.NOISE, 4096, 4096))
+    ours = ours.astype(np.float64)
+    error = 1 / np.sqrt(len(ours))  # one standard error of the mean
+    assert abs(ours.mean()) < 4 * error
+    assert ours.std() == pytest.approx(1, abs=1e-4 + 4 * error / np.sqrt(2))
+    assert abs(stats.skew(ours)) < 4 * error * np.sqrt(6)
+    assert abs(stats.kurtosis(ours)) < 3e-4 + 4 * error * np.sqrt(24)
+    assert stats.kstest(ours[: 1 << 21], "norm").pvalue > 1e-4
+    # A place between two sums: uniform, whatever the sum is.
+    totals = words.view(np.uint8).reshape(-1, 4).sum(1, dtype=np.uint32)
+    for part in (totals < 300, totals == 510, totals > 720, totals % 2 == 0, totals % 16 == 3):
+        assert stats.chisquare(np.bincount(halves[part] >> 24, minlength=256)).pvalue > 1e-4
+    # Neighbours share nothing, nor do their sizes.
+    rows = ours.reshape(4096, 4096)
+    for values in (rows, rows**2 - 1, np.abs(rows) - np.abs(rows).mean()):
+        for shift, axis in ((1, 0), (1, 1), (2, 1), (3, 1), (256, 1)):
+            product = values * np.roll(values, shift, axis)
+            assert abs(product.mean()) < 4.5 * error * values.var()
 
 
 def test_words_are_uniform_and_independent():
