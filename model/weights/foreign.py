@@ -10,7 +10,13 @@ from model.config import ModelConfig
 from model.dense.config import AnyDense
 from model.weights import mmdetection
 from model.weights.files import read_contents
-from model.weights.torchvision_detectors import infer_config, infer_dense, is_dense, with_current_names
+from model.weights.torchvision_detectors import (
+    infer_config,
+    infer_dense,
+    is_dense,
+    is_two_stage,
+    with_current_names,
+)
 
 # What weights were trained with and do not show.
 SEEN = ("norm_epsilon", "stride_in_1x1", "pixel_order", "pixel_mean", "pixel_deviation")
@@ -33,9 +39,16 @@ def read_foreign(path: Path, num_classes: int | None = None) -> Foreign:
     if is_dense(state):
         config, count, state = infer_dense(state, num_classes, path)
         return Foreign(state, config, count, None, {})
-    state = with_current_names(state)
-    two_stage, count = infer_config(state, path)
-    return Foreign(state, two_stage, count - 1, None, {})
+    if is_two_stage(state):
+        state = with_current_names(state)
+        two_stage, count = infer_config(state, path)
+        return Foreign(state, two_stage, count - 1, None, {})
+    if path.suffix == ".safetensors" and (path.parent / "model.json").is_file():
+        raise ValueError(f"{path} says nothing of the detector that it belongs to: give its folder, {path.parent}")
+    raise ValueError(
+        f"{path}: not a detector that is read here; those are Fairweather's checkpoint folders, torchvision's Faster "
+        "R-CNN, RetinaNet and FCOS, and mmdetection's Faster R-CNN, RetinaNet, FCOS, ATSS and GFL"
+    )
 
 
 def read_mmdetection(path: Path, state: dict[str, Tensor], meta: dict[str, Any]) -> Foreign:

@@ -1,7 +1,7 @@
 """State dicts of torchvision's detectors: what they were built with, as far as names and shapes tell, and our names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,42 @@ def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(state)
 
 
+def has(names: Mapping[str, Tensor], *starts: str) -> bool:
+    """Whether a name begins with each."""
+    return all(any(name.startswith(start) for name in names) for start in starts)
+
+
 def is_dense(names: Mapping[str, Tensor]) -> bool:
-    return any(name.startswith("head.classification_head.") for name in names)
+    """SSD has such a head, too, but no pyramid."""
+    return has(names, "head.classification_head.", "backbone.fpn.")
+
+
+def is_two_stage(names: Mapping[str, Tensor]) -> bool:
+    return has(names, "roi_heads.box_", "backbone.fpn.")
+
+
+def check_whole(state: Mapping[str, Tensor], names: Iterable[str], kind: str, path: Path) -> None:
+    """names: torchvision's."""
+    missing = [name for name in names if name not in state]
+    if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise ValueError(f"{path}: the state dict of a {kind} lacks {missing[0]}{more}; give one that is whole")
+
+
+def tower_names(state: Mapping[str, Tensor], step: int) -> list[str]:
+    """What both towers of a head have where either has it in any of its layers."""
+    found = [name.split(".")[3:] for name in state if re.match(r"head\.\w+_head\.conv\.", name)]
+    if not found:
+        return ["head.classification_head.conv.0.weight"]
+    whole = len(found[0]) == 3  # a convolution and its norm are one module
+    places = [(int(layer), 0, rest) if whole else (*divmod(int(layer), step), rest) for layer, *rest in found]
+    parts = {(module, *rest) for _, module, rest in places}
+    return [
+        ".".join([f"head.{kind}_head.conv", str(layer if whole else layer * step + module), *rest])
+        for kind in TOWERS
+        for layer in range(1 + max(layer for layer, *_ in places))
+        for module, *rest in sorted(parts)
+    ]
 
 
 def infer_dense(
@@ -61,12 +95,16 @@ def infer_dense(
     torchvision gives every label an output, 0 too, which its own training uses for nothing. So the first output is
     left out, unless `num_classes` says that a class was counted from 0.
     """
-    # Convolution, norm and ReLU in FCOS; in RetinaNet's older files convolution and ReLU.
-    step = 3 if any(".bbox_ctrness." in name for name in state) else 2
-    state = {rename(name, step): value for name, value in with_current_names(state).items()}
-    for name in ("head.class_output.weight", "head.box_output.weight", "backbone.fpn.extra_blocks.p6.weight"):
-        if name not in state:
-            raise ValueError(f"{path}: a RetinaNet's or FCOS's state dict lacks {name}; give one of torchvision's own")
+    state, regression = with_current_names(state), "head.regression_head."
+    first = state.get(f"{regression}bbox_reg.weight")
+    is_fcos = has(state, f"{regression}bbox_ctrness.") or (first is not None and len(first) == 4)  # one box a place
+    outputs_of = ("regression_head.bbox_reg", "classification_head.cls_logits")
+    outputs_of += ("regression_head.bbox_ctrness",) if is_fcos else ()
+    step = 3 if is_fcos else 2  # convolution, norm and ReLU; in RetinaNet's older files convolution and ReLU
+    needed = [f"head.{name}.{part}" for name in outputs_of for part in ("weight", "bias")]
+    needed += [*tower_names(state, step), "backbone.fpn.extra_blocks.p6.weight"]
+    check_whole(state, needed, "FCOS" if is_fcos else "RetinaNet", path)
+    state = {rename(name, step): value for name, value in state.items()}
     backbone = find_body(state, path)
     depth = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("head.class_tower."))
     num_anchors = len(state["head.box_output.weight"]) // 4
@@ -123,12 +161,14 @@ def rename(name: str, step: int) -> str:
 
 def infer_config(state: Mapping[str, Tensor], path: Path) -> tuple[ModelConfig, int]:
     """The configuration that a torchvision Faster R-CNN state dict was built with, as far as its shapes tell."""
-    if "roi_heads.box_predictor.cls_score.weight" not in state or "roi_heads.box_head.fc6.weight" not in state:
-        raise ValueError(
-            f"{path}: not the state dict of a Faster R-CNN with pyramid and two-layer box head "
-            "(no roi_heads.box_head.fc6.weight); torchvision's _v2 detectors and other families are not supported"
-        )
-
+    if has(state, "roi_heads.box_head.0.", "rpn.head.conv.1."):
+        raise ValueError(f"{path}: torchvision's Faster R-CNN v2 is not read, only its first with a two-layer box head")
+    layers = {
+        "roi_heads": ("box_predictor.cls_score", "box_predictor.bbox_pred", "box_head.fc6", "box_head.fc7"),
+        "rpn.head": ("conv.0.0", "cls_logits", "bbox_pred"),
+    }
+    needed = (f"{of}.{name}.{part}" for of, names in layers.items() for name in names for part in ("weight", "bias"))
+    check_whole(state, needed, "Faster R-CNN", path)
     backbone = find_body(state, path)
     norm = stored_norm(state, backbone)
     num_classes = state["roi_heads.box_predictor.cls_score.weight"].shape[0]

@@ -370,7 +370,7 @@ def test_broken_checkpoints_end_in_one_clear_error(tmp_path):
         with pytest.raises(ValueError, match=name):
             load_detector(tmp_path / name)
     torch.save({"weight": torch.zeros(3)}, tmp_path / "d.pth")
-    with pytest.raises(ValueError, match="not the state dict of a Faster R-CNN"):
+    with pytest.raises(ValueError, match="not a detector that is read here"):
         load_detector(tmp_path / "d.pth")
     torch.save([1, 2], tmp_path / "e.pth")
     with pytest.raises(ValueError, match="no state dict"):
