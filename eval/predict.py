@@ -357,7 +357,9 @@ def main() -> int:
         say(f"not read: {line}")
     count = sum(len(e.get("detections", ())) + sum(len(f) for f in e.get("frames", ())) for e in entries)
     told = f"{count} detections (score at least {predictor.score:.2f}) in {len(entries)} files: {options.out}"
-    say(told if count else f"{told}; a lower --score finds more")
+    least = predictor.detector.config.score_threshold
+    hint = "a lower --score finds more" if predictor.score > least else f"the detector keeps no score below {least:g}"
+    say(told if count else f"{told}; {hint}")
     return 1 if skipped else 0
 
 

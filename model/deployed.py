@@ -192,7 +192,7 @@ def run_onnx(path: Path) -> Callable[[Tensor, Tensor], list[Tensor]]:
 
 def write_program(detector: Detector, card: Card, canvas: tuple[int, int], path: Path) -> str:
     """For torch.export.load. Kept and told as an ONNX model is."""
-    with replacing(path) as temporary:
+    with replacing(path, path.with_name(f".{path.name}.writing.pt2")) as temporary:  # torch warns of other endings
         torch.export.save(export_program(Deployed(frozen_copy(detector, torch.float32)), canvas), temporary)
         loaded: Any = torch.export.load(temporary).module()
         compare = partial(check_same, packages="torch")

@@ -18,19 +18,19 @@ def factors(norm: Any) -> tuple[Tensor, Tensor]:
     return scale_C, norm.bias - norm.running_mean * scale_C
 
 
-class FrozenNorm2d(FrozenBatchNorm2d):
-    """Batch norm with fixed statistics that answers in its input's type. Same buffers, same names.
+def normed(x_BCHW: Tensor, norm: Any) -> Tensor:
+    """In its input's type: torchvision's and timm's answer in float32 under autocast, twice the memory to move."""
+    scale_C, shift_C = (values_C.to(x_BCHW.dtype)[:, None, None] for values_C in factors(norm))
+    return torch.addcmul(shift_C, x_BCHW, scale_C)
 
-    torchvision's returns float32 under autocast, which doubles the traffic of every activation after it.
-    """
+
+class FrozenNorm2d(FrozenBatchNorm2d):
+    """torchvision's, with the same buffers and names."""
 
     folded = False  # then the convolution before it does its work
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        if self.folded:
-            return x_BCHW
-        scale_C, shift_C = (values_C.to(x_BCHW.dtype)[:, None, None] for values_C in factors(self))
-        return torch.addcmul(shift_C, x_BCHW, scale_C)
+        return x_BCHW if self.folded else normed(x_BCHW, self)
 
 
 class FoldedConv2d(nn.Conv2d):
@@ -52,18 +52,29 @@ class FoldedConv2d(nn.Conv2d):
         return self._conv_forward(x_BCHW, *self.weights())
 
 
-def fold_norms(network: N) -> N:
-    """Make every frozen norm of torchvision's ours, and a part of the convolution that stands before it."""
+def keep_type(network: N) -> N:
+    """Make every frozen norm of torchvision's ours."""
     for module in network.modules():
         if type(module) is FrozenBatchNorm2d:
             module.__class__ = FrozenNorm2d
-    for module in network.modules():
+    return network
+
+
+def fold_norms(network: N) -> N:
+    """Make them ours, and a part of the convolution that stands before each."""
+    for module in keep_type(network).modules():
         for layer, norm in pairwise(module.children()):
             if isinstance(norm, FrozenNorm2d) and type(layer) is nn.Conv2d and layer.bias is None:
                 folded: Any = layer
                 folded.__class__ = FoldedConv2d
                 folded.norm, norm.folded = (norm,), True
     return network
+
+
+def fold_like(network: N, other: nn.Module) -> N:
+    """Fold where `other` does, so that a comparison of the two shows any other difference: folded weights round
+    otherwise, and in float32 that may turn a ReLU."""
+    return fold_norms(network) if any(isinstance(module, FoldedConv2d) for module in other.modules()) else network
 
 
 def bake_norms(network: nn.Module) -> None:

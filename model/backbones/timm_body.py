@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.backbones.frozen_norm import keep_type, normed
+
 PREFIX = "timm:"
 PROBE = (96, 160)  # a canvas to try a network on
 
@@ -46,9 +48,16 @@ def first_line(error: Exception) -> str:
 def layers(name: str, frozen: bool) -> nn.Module:
     network = make_network(name)
     if frozen:
-        from timm.layers import freeze_batch_norm_2d
+        from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d
 
-        network = freeze_batch_norm_2d(network)
+        class FrozenNormAct2d(FrozenBatchNormAct2d):
+            def forward(self, x: Tensor) -> Tensor:
+                return self.act(self.drop(normed(x, self)))
+
+        network = keep_type(freeze_batch_norm_2d(network))
+        for module in network.modules():
+            if type(module) is FrozenBatchNormAct2d:
+                module.__class__ = FrozenNormAct2d
     return network
 
 

@@ -34,7 +34,7 @@ def missing_options(config: RetinaNetConfig | FcosConfig) -> list[str]:
     """Options with which the detector would be torchvision's; none where it is."""
     needed: dict[str, Any] = {"style": "torchvision", "coarse_relu": True, "head_channels": config.fpn_channels}
     if isinstance(config, FcosConfig):
-        needed |= {"distances": "relu", "centerness_from": "box", "norm_groups": 32}
+        needed |= {"distances": "relu", "centerness_from": "box", "norm_groups": 32, "start_distance": 0.0}
     else:
         needed |= {"num_convs": TOWER, "tower_bias": False}
     # Where the two are equally wide torchvision takes the pyramid's map.

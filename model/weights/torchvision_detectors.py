@@ -77,13 +77,13 @@ def tower_names(state: Mapping[str, Tensor], step: int) -> list[str]:
     if not found:
         return ["head.classification_head.conv.0.weight"]
     whole = len(found[0]) == 3  # a convolution and its norm are one module
-    places = [(int(layer), 0, rest) if whole else (*divmod(int(layer), step), rest) for layer, *rest in found]
-    parts = {(module, *rest) for _, module, rest in places}
+    places = [(int(layer), 0) if whole else divmod(int(layer), step) for layer, *_ in found]
+    parts = sorted({(module, ".".join(rest)) for (_, module), (_, *rest) in zip(places, found, strict=True)})
     return [
-        ".".join([f"head.{kind}_head.conv", str(layer if whole else layer * step + module), *rest])
+        f"head.{kind}_head.conv.{layer if whole else layer * step + module}.{rest}"
         for kind in TOWERS
-        for layer in range(1 + max(layer for layer, *_ in places))
-        for module, *rest in sorted(parts)
+        for layer in range(1 + max(layer for layer, _ in places))
+        for module, rest in parts
     ]
 
 
@@ -98,8 +98,8 @@ def infer_dense(
     state, regression = with_current_names(state), "head.regression_head."
     first = state.get(f"{regression}bbox_reg.weight")
     is_fcos = has(state, f"{regression}bbox_ctrness.") or (first is not None and len(first) == 4)  # one box a place
-    outputs_of = ("regression_head.bbox_reg", "classification_head.cls_logits")
-    outputs_of += ("regression_head.bbox_ctrness",) if is_fcos else ()
+    outputs_of = ["regression_head.bbox_reg", "classification_head.cls_logits"]
+    outputs_of += ["regression_head.bbox_ctrness"] * is_fcos
     step = 3 if is_fcos else 2  # convolution, norm and ReLU; in RetinaNet's older files convolution and ReLU
     needed = [f"head.{name}.{part}" for name in outputs_of for part in ("weight", "bias")]
     needed += [*tower_names(state, step), "backbone.fpn.extra_blocks.p6.weight"]

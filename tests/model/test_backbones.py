@@ -147,6 +147,19 @@ def test_a_network_of_timms_under_both_kinds(timm, kind):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0"])
+def test_frozen_norms_of_timms_keep_the_type(timm, name):
+    body = build_backbone(ModelConfig(backbone=f"timm:{name}", weights="none", norm="frozen", fpn_channels=8)).body
+    types, norms = set(), [module for module in body.modules() if "FrozenNorm" in type(module).__name__]
+    for norm in norms:
+        norm.register_forward_hook(lambda layer, inputs, output: types.add(output.dtype))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        body(torch.randn(1, 3, 64, 96))
+    assert len(norms) > 15
+    assert types == {torch.bfloat16}
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "words"),
     [

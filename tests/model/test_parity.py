@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.backbones.frozen_norm import fold_norms
+from model.backbones.frozen_norm import fold_like
 from model.config import ModelConfig, small_model
 from model.faster_rcnn.detector import Proposals
 from model.faster_rcnn.parity import compare_losses, compare_proposals, stock_twin
@@ -38,7 +38,7 @@ NUM_BATCHES = {"resnet50": 2}
 def test_losses_gradients_and_detections_equal_torchvision(backbone, lively_detector, random_batch):
     """20 random batches (2 of the large network) with odd sizes, padding between boxes, and images without boxes."""
     detector = lively_detector(CONFIGS[backbone])
-    stock = fold_norms(stock_twin(detector))
+    stock = fold_like(stock_twin(detector), detector)
     generator = torch.Generator().manual_seed(7)
     for step in range(NUM_BATCHES.get(backbone, 20)):
         canvas = ((96, 128), (128, 96), (64, 160))[step % 3]
@@ -97,7 +97,7 @@ def test_the_worst_image_is_told():
 
 def test_shared_proposals_hide_no_difference_of_the_proposals(lively_detector, random_batch):
     detector = lively_detector(CONFIGS["resnet18"])
-    stock = fold_norms(stock_twin(detector))
+    stock = fold_like(stock_twin(detector), detector)
     detector.config = replace(detector.config, rpn_nms_threshold=0.5)
     batch = random_batch(torch.Generator().manual_seed(7), 2, (128, 160))
     loss, gradient, proposals = compare_losses(detector, stock, batch, share_proposals=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.api import Detector
-from model.backbones.frozen_norm import fold_norms
+from model.backbones.frozen_norm import fold_like
 from model.dense.detector import DenseDetector
 from model.faster_rcnn.detector import FasterRcnn
 from model.faster_rcnn.parity import compare_losses, stock_twin
@@ -58,7 +58,7 @@ def check_parity(detector: Detector, batch: Batch) -> dict[str, Any]:
 
 def check_two_stage(detector: FasterRcnn, few: tuple[Tensor, ...]) -> dict[str, Any]:
     """Same proposals and samples; the proposals of the two are compared too."""
-    stock = fold_norms(stock_twin(detector)).to(memory_format=torch.channels_last)
+    stock = fold_like(stock_twin(detector), detector).to(memory_format=torch.channels_last)
     loss, gradient, proposals = compare_losses(detector, stock, few, share_proposals=True)
     say(
         f"parity with torchvision: losses within {loss:.1e}, gradients within {gradient:.1e}, {proposals:.2%} of the "

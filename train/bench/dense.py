@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from model.backbones.frozen_norm import fold_norms
+from model.backbones.frozen_norm import fold_like
 from model.dense.config import AnyDense, AtssConfig, FcosConfig, GflConfig, RetinaNetConfig
 from model.dense.detector import DenseDetector
 from model.dense.parity import compare_losses
@@ -28,7 +28,7 @@ def check_dense(detector: DenseDetector, few: tuple[torch.Tensor, ...]) -> dict[
     if not has_stock(detector):
         say(f"torchvision has no {detector.config.kind}: nothing to compare with")
         return {"ok": None}
-    stock = fold_norms(stock_twin(detector)).to(memory_format=torch.channels_last)
+    stock = fold_like(stock_twin(detector), detector).to(memory_format=torch.channels_last)
     found = compare_losses(detector, stock, few)
     told = (
         f"outputs within {found.outputs:.1e}, losses within {found.loss:.1e}, gradients within {found.gradient:.1e}, "
