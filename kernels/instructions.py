@@ -16,6 +16,9 @@ if config.DISABLE_JIT:  # the CUDA simulator runs everything as plain Python
     def byte_total(word, more):
         return uint32(sum(int(word) >> shift & 0xFF for shift in (0, 8, 16, 24)) + more)
 
+    def shifted(high, low, places):
+        return uint32(uint32(high << uint32(places)) | uint32(low >> uint32(32 - places)))
+
     def as_byte(value):
         return uint32(min(max(value, 0), 255))
 
@@ -53,6 +56,19 @@ else:
             return builder.add(total, more)
 
         return types.uint32(types.uint32, types.uint32), generate
+
+    @intrinsic
+    def shifted(typing_context, high, low, places):
+        """The upper word of two, after a shift of both to the left by 1 to 31 places."""
+
+        def generate(context, builder, signature, arguments):
+            high, low, places = arguments
+            if on_gpu(context):
+                return of_words(builder, "shf.l.wrap.b32 $0, $2, $1, $3;", arguments)
+            rest = builder.sub(ir.Constant(WORD, 32), places)
+            return builder.or_(builder.shl(high, places), builder.lshr(low, rest))
+
+        return types.uint32(types.uint32, types.uint32, types.uint32), generate
 
     @intrinsic
     def as_byte(typing_context, value):

@@ -194,7 +194,7 @@ def count_instructions(listing: str) -> dict[str, int]:
         else 16 if re.search(r"\.[US]16\b", name) else 32
         for name in names if name.startswith(("LDG", "STG"))
     ]  # fmt: skip
-    called = re.findall(r"\bCALL\S* [^\n]*?(\$\S+)", listing)
+    called = [target for target in re.findall(r"\bCALL\S*\s+(.*)", listing) if "(.L_" not in target]
     return {
         "instructions": len(names),
         "local_loads": sum(name.startswith("LDL") for name in names),

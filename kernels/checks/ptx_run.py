@@ -174,7 +174,7 @@ class Thread:
                 self.registers[operands[0]] = INTEGERS[what](1, *values) & 1
             else:
                 bits = int(kind[1:])
-                key = "mul.hi" if name.startswith("mul.hi") else what
+                key = next((each for each in ("mul.hi", "shf.l") if name.startswith(each)), what)
                 self.registers[operands[0]] = INTEGERS[key](bits, *values) & ((1 << bits) - 1)
 
     def convert(self, parts: list[str], operand: str) -> Any:
@@ -261,5 +261,6 @@ INTEGERS: dict[str, Callable] = {  # the width first
     "bfi": lambda _, a, b, at, num: b & ~((1 << num) - 1 << at) | (a & (1 << num) - 1) << at,
     "bfe": lambda _, a, at, num: a >> at & (1 << num) - 1,
     "shf": lambda _, a, b, c: (a | b << 32) >> (c & 31),  # to the right, wrapping
+    "shf.l": lambda _, a, b, c: (a | b << 32) << (c & 31) >> 32,
     "shr": lambda bits, a, b: a >> min(b & 0xFFFFFFFF, bits), "prmt": _permute,
 }  # fmt: skip

@@ -138,6 +138,7 @@ def shot_table() -> np.ndarray:
         alias_VS = np.where(full, counts, alias_VS)
         threshold_VS = np.where(full, 0, np.maximum(threshold_VS, 0))
         own_VS = np.broadcast_to(levels_S, rest_VS.shape)
+        own_VS = np.where(threshold_VS == 0, levels_S[alias_VS], own_VS)  # the levels alone may be above a word
         packed = threshold_VS.astype(np.uint32) << 16 | own_VS.astype(np.uint32)
         tables.append(packed | levels_S[alias_VS].astype(np.uint32) << 8)
     return np.concatenate([table.ravel() for table in tables])

@@ -46,7 +46,7 @@ else:
 
 @compiled_exactly
 def overlaps_exactly(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, threshold):
-    """`nms.overlaps`, rounded after every operation."""
+    """`overlap.overlaps`, rounded after every operation."""
     intersection = product(shared_length(ax1, ax2, bx1, bx2), shared_length(ay1, ay2, by1, by2))
     area_a, area_b = product(ax2 - ax1, ay2 - ay1), product(bx2 - bx1, by2 - by1)
     return exceeds(intersection, area_a + area_b - intersection, threshold)

@@ -15,8 +15,8 @@ ONE, HALF, ZERO = np.float32(1), np.float32(0.5), np.float32(0)
 
 
 def make_exceeds(reciprocal: Callable, fma: Callable) -> Callable:
-    """The body that says whether a / b > threshold, for a threshold from 0 to 1, any b but -0, and any a that
-    is not negative.
+    """The body that says whether a / b > threshold, for any b but -0 and any a that is not negative. It is exact for
+    thresholds from 2^-40 to 1; a threshold of 0 may miss a quotient below 2^-126.
 
     reciprocal: within 2 units in the last place; fma(a, b, c): a * b + c, rounded once.
     """

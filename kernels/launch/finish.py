@@ -14,7 +14,7 @@ So every source value is read, corrupted and unpacked once, and no index is divi
 from functools import partial
 
 import numpy as np
-from numba import cuda, float32, int32, int64, uint32
+from numba import cuda, float32, int32, int64, uint8, uint32
 
 from kernels import words
 from kernels.jit import compiled, cuda_compiled
@@ -26,7 +26,7 @@ LANES = 32
 TILE = 4 * LANES  # columns of the image that a block has
 ROWS = 24  # of the small view that a block makes
 HELD = 2  # rows of the small view in shared memory, where four pixels' worth of columns are side by side
-RESIDENT = 12  # blocks that a multiprocessor must have registers for; for more, sm_80 and sm_100 would spill some
+RESIDENT = 12  # blocks that a multiprocessor must have registers for; for more, code for sm_100 would spill some
 UNIT = 8  # a block makes a multiple of so many columns of the small view: 48 bytes of halves
 MIDDLE = HELD * TILE * 4  # red, green, blue and nothing
 PACKED = HELD * TILE * 3
@@ -132,9 +132,9 @@ def load_twelve(read, byte, fourth):
 @compiled
 def unpack(one, two, three, source):
     for i in range(4):
-        source[0, i] = float32(words.byte_of(one, i))
-        source[0, 4 + i] = float32(words.byte_of(two, i))
-        source[0, 8 + i] = float32(words.byte_of(three, i))
+        source[0, i] = uint8(words.byte_of(one, i))
+        source[0, 4 + i] = uint8(words.byte_of(two, i))
+        source[0, 8 + i] = uint8(words.byte_of(three, i))
 
 
 @compiled
@@ -203,7 +203,7 @@ def make_finish(kind):
         packed = cuda.shared.array(PACKED, uint32, ALIGNMENT)
         weights = cuda.shared.array(WEIGHTS, float32, ALIGNMENT)
         begins = cuda.shared.array(TILE, int32)
-        source = cuda.local.array((1, 12), float32)
+        source = cuda.local.array((1, 12), uint8)
         target = cuda.local.array((1, 12), float32)  # whole numbers: what a stage stores, as the sums need it
         line = cuda.local.array(LINE, float32)
         upper = cuda.local.array(12, float32)  # the row of the small view that ends first

@@ -231,13 +231,14 @@ def test_machine_code_is_counted():
         /*0030*/                   LDL R7, [R1] ;
         /*0040*/              @P1  STL.64 [R1+0x8], R8 ;
         /*0050*/                   CALL.REL.NOINC `($f$__internal_0_$__cuda_sm20_div_s64) ;
+        /*0054*/                   CALL.ABS.NOINC R2 ;
         /*0058*/              @!P1 CALL.REL.NOINC `(.L_x_6) ;
         /*005c*/                   CALL.REL.NOINC `($__internal_1_$__cuda_sm70_shflsync_bfly) ;
         /*0060*/                   DFMA R2, R4, R6, R8 ;
         /*0070*/                   MUFU.RCP R9, R9 ;
     """
     assert ptx.count_instructions(listing) == {
-        "instructions": 10, "local_loads": 1, "local_stores": 1, "calls": 1, "diverged_calls": 1,
+        "instructions": 11, "local_loads": 1, "local_stores": 1, "calls": 2, "diverged_calls": 1,
         "double_instructions": 1, "widest_global_bytes": 16,
     }  # fmt: skip
 

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
-from numba import njit
+from numba import cuda, njit, types
 from scipy import stats
 from scipy.special import ndtri
 
 from kernels import rng
+from kernels.checks import ptx, ptx_run
+from kernels.corruptions import noise
+from kernels.instructions import as_byte
 
 MASK32, MASK64 = (1 << 32) - 1, (1 << 64) - 1
 
@@ -154,3 +157,44 @@ def test_draws_are_uniform_over_ids_epochs_and_seeds():
         values = [rng.draw(np.uint64(rng.image_key(*argument)), rng.RATIO) for argument in arguments]
         assert stats.kstest(values, "uniform").pvalue > 1e-4
         assert len(set(values)) == len(values)
+
+
+def one_of_each(keys, values, table, words, numbers, levels, shots, i):
+    """What the instructions of kernels/instructions.py are part of, at one position."""
+    word = rng.bits(keys[0], keys[1], rng.NOISE, i * 37, i * 101)
+    number = rng.normal(keys[0], keys[1], rng.NOISE, i * 37, i * 101)
+    words[i], numbers[i] = word, number
+    levels[i] = as_byte(values[i] + np.float32(97) * number)
+    shots[i] = noise.shot(table, np.int32(2 * 256 * noise.SHOT_COLUMNS), np.uint8(values[i]), word)
+
+
+def test_a_gpus_instructions_give_what_a_cpus_do():
+    """A kernel's PTX, run in Python, beside the same function compiled for the CPU."""
+    kinds = [types.uint32, types.float32, types.uint32, types.uint32, types.float32, types.uint8, types.uint8]
+    on_gpu = cuda.jit(device=True)(one_of_each)
+
+    def kernel(keys, values, table, words, numbers, levels, shots):
+        on_gpu(keys, values, table, words, numbers, levels, shots, cuda.threadIdx.x)
+
+    with ptx.pretend_device((9, 0)):
+        text, _ = cuda.compile_ptx(kernel, tuple(kind[::1] for kind in kinds), cc=(9, 0), fastmath=True)
+    for instruction in ("dp4a.u32.u32", "mad.lo.u32", "shf.l.wrap.b32", "cvt.rzi.u8.f32"):
+        assert instruction in text
+    random = np.random.default_rng(0)
+    keys, values = np.uint32([0xFFFFFFF0, 0x9ABCDEF1]), random.integers(0, 256, 40).astype(np.float32)
+    values[:4] = 0, 255, 0, 255
+    given = [keys, values, noise.shot_table()]
+    on_cpu, found = njit(one_of_each), []
+    for _ in range(2):
+        found.append([np.zeros(40, dtype) for dtype in (np.uint32, np.float32, np.uint8, np.uint8)])
+    for i in range(40):
+        on_cpu(*given, *found[0], i)
+    arrays = [*given, *found[1]]
+    numbers = [each for a in arrays for each in (0, 0, a.size, a.itemsize, a.ctypes.data, a.shape[0], a.strides[0])]
+    areas = [(a.ctypes.data, a.ctypes.data + a.nbytes) for a in arrays]
+    code = ptx_run.Code(text)
+    for i in range(40):
+        ptx_run.Thread(code, tuple(numbers), (0, 0, 0), (i, 0, 0), areas).run()
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        assert np.array_equal(ours, theirs)
+        assert ours.any()
