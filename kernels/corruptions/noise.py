@@ -65,7 +65,7 @@ def impulse_noise(task, y0, y1, x0, x1):
 @compiled
 def shot(shots, table, value, word):
     """The level of one entry of the alias table: 6 bits choose its column, the others between its two levels."""
-    row = uint32(uint32(int32(value)) * uint32(SHOT_COLUMNS))
+    row = uint32(uint32(value) * uint32(SHOT_COLUMNS))
     entry = shots[uint64(uint32(uint32(table) + uint32(row | uint32(word & uint32(SHOT_COLUMNS - 1)))))]
     return uint8(uint32(entry if word < entry else uint32(entry >> uint32(8))) & uint32(0xFF))
 

@@ -53,7 +53,7 @@ class FoldedConv2d(nn.Conv2d):
 
 
 def keep_type(network: N) -> N:
-    """Make every frozen norm of torchvision's ours."""
+    """Give every frozen norm of torchvision's our class."""
     for module in network.modules():
         if type(module) is FrozenBatchNorm2d:
             module.__class__ = FrozenNorm2d
@@ -61,7 +61,7 @@ def keep_type(network: N) -> N:
 
 
 def fold_norms(network: N) -> N:
-    """Make them ours, and a part of the convolution that stands before each."""
+    """The same, and make each a part of the convolution that stands before it."""
     for module in keep_type(network).modules():
         for layer, norm in pairwise(module.children()):
             if isinstance(norm, FrozenNorm2d) and type(layer) is nn.Conv2d and layer.bias is None:

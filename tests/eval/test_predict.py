@@ -14,6 +14,9 @@ from eval.examples import film as film_module
 from eval.examples.draw import draw_boxes, place_labels
 from eval.examples.film import FilmWriter, describe_encoder, h264_encoder, is_stream
 from eval.predict import PredictOptions, find_inputs, main, open_predictor
+from model.dense.config import GflConfig
+from model.detectors import new_detector
+from model.weights.checkpoint import save_detector
 
 
 def call(monkeypatch, *arguments) -> int:
@@ -59,6 +62,17 @@ def test_a_folder_gives_drawings_and_boxes_in_original_pixels(scored, pictures, 
     before = np.asarray(Image.open(pictures / "deep" / "0.png").convert("RGB")).astype(int)
     after = np.asarray(Image.open(out / "deep" / "0.jpg")).astype(int)
     assert (abs(before - after).max(axis=2) > 60).mean() > 0.01
+
+
+def test_nothing_found_is_told_with_what_can_be_done(pictures, tmp_path, monkeypatch, capsys):
+    """An untrained GFL says 0.01 of everything, and keeps what is above its own 0.05."""
+    config = GflConfig(backbone="resnet18", weights="none", fpn_channels=8, head_channels=8, norm_groups=0, num_convs=1)
+    save_detector(tmp_path / "run", new_detector(config, 2), config, ("car",), {"short_side": 64, "long_side": 96})
+    for score, hint in ((0.5, "a lower --score finds more"), (0.05, "the detector keeps no score below 0.05")):
+        assert call(monkeypatch, tmp_path / "run", pictures, "--out", tmp_path / f"{score}", "--score", score) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("0 detections ")
+        assert last.endswith(hint)
 
 
 def test_what_cannot_be_read_is_named_and_skipped(scored, pictures, tmp_path, monkeypatch, capsys):
