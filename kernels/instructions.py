@@ -10,9 +10,6 @@ from kernels.jit import config
 
 if config.DISABLE_JIT:  # the CUDA simulator runs everything as plain Python
 
-    def product_and(a, b, c):
-        return uint32(uint32(a * b) + c)
-
     def byte_total(word, more):
         return uint32(sum(int(word) >> shift & 0xFF for shift in (0, 8, 16, 24)) + more)
 
@@ -30,17 +27,6 @@ else:
 
     def of_words(builder: Any, text: str, words: Any) -> Any:
         return builder.asm(ir.FunctionType(WORD, (WORD,) * 3), text, "=r,r,r,r", words, False)
-
-    @intrinsic
-    def product_and(typing_context, a, b, c):
-        """a * b + c. Of c, a product with the same b, the compiler would make a sum before the product."""
-
-        def generate(context, builder, signature, arguments):
-            if on_gpu(context):
-                return of_words(builder, "mad.lo.u32 $0, $1, $2, $3;", arguments)
-            return builder.add(builder.mul(*arguments[:2]), arguments[2])
-
-        return types.uint32(types.uint32, types.uint32, types.uint32), generate
 
     @intrinsic
     def byte_total(typing_context, word, more):

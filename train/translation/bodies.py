@@ -132,7 +132,7 @@ def make_dino(path: Path | None) -> DinoV2:
     import timm
     from timm.models.vision_transformer import checkpoint_filter_fn
 
-    network = timm.create_model("vit_base_patch14_dinov2", pretrained=False, img_size=DINO_SIDE, num_classes=0)
+    network: Any = timm.create_model("vit_base_patch14_dinov2", pretrained=False, img_size=DINO_SIDE, num_classes=0)
     state = read_state(path)  # nothing in the file is executed
     try:
         # Renames what the authors' own file calls otherwise, and resizes the positions to the picture's.
