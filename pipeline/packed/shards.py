@@ -121,7 +121,9 @@ def read_shard(job: ShardJob, verify: bool) -> ShardResult | None:
     """The finished result of this very job, or None when it has to be made. verify: every byte of the tar."""
     try:
         with job.table.open("rb") as file:  # not the path, which pyarrow takes for an address where it has a colon
-            table = pq.ParquetFile(file).read()  # pq.read_table would import pyarrow.dataset for a quarter of a second
+            # pq.read_table would import pyarrow.dataset for a quarter of a second. A thread of pyarrow's could give the
+            # file's bytes back while Python ends, and the process would be aborted with all of its work done.
+            table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False)
         note = json.loads(table.schema.metadata[b"fairweather"])
         if note["fingerprint"] != job.fingerprint or job.tar.stat().st_size != note["bytes"]:
             return None

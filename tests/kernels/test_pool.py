@@ -216,9 +216,10 @@ def _placed(pool: Pool, rows: np.ndarray) -> np.ndarray:
 def test_a_flat_image_gets_the_references_distribution(new_task, name, severity):
     """Values pooled over many images: moments and quantiles; means of images: a two-sample test."""
     size, count, margin = (64, 96), 60, 64
-    if (name, severity) == ("spatter", 1):
-        # Masks of small images often have no drop, and the reference paints them black (0 / 0). Drops are rare and as
-        # strong as the largest of their mask allows (docs/kernels-masks.md): so masks of the image's size, not larger.
+    if name == "spatter" and severity <= 2:
+        # Drops are rare, and as strong as the largest of their mask allows (docs/kernels-masks.md). Small images often
+        # have none at severity 1, and the reference paints them black (0 / 0). At 2 the few drops of a small mask are
+        # stronger than ours (deviation 20 and 17, here 17 and 17). So masks of a real image's size, no larger than it.
         size, count, margin = (300, 400), 40, 0
     flat = np.full((*size, 3), 120, np.uint8)
     flat[0, 0] = 255  # fog looks at the largest value

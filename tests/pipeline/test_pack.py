@@ -97,6 +97,28 @@ def test_bytes_do_not_depend_on_workers_parts_or_place(options, tmp_path):
     assert files(parts.out) == one
 
 
+READ_A_SHARD = """
+import os, sys
+from pathlib import Path
+import pyarrow as pa, pyarrow.parquet as pq
+from pipeline.packed.shards import ShardJob, read_shard
+job = ShardJob(sys.argv[1], 0, (), None, ("car",), "of this run")
+job.table.parent.mkdir()
+note = {b"fairweather": b'{"fingerprint": "of another run"}'}
+pq.write_table(pa.table({name: ["words"] * 9 for name in "abcd"}).replace_schema_metadata(note), job.table)
+before = len(os.listdir("/proc/self/task"))
+assert read_shard(job, verify=False) is None
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def test_a_shards_table_is_read_by_no_other_thread(tmp_path):
+    """One that gave its bytes back while Python ended aborted the process: one packing in 30, four at a time."""
+    command = [sys.executable, "-c", READ_A_SHARD, str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
+
+
 def test_a_killed_run_continues_without_redoing_finished_shards(options, tmp_path):
     """SIGKILL while shards are being made: no dataset yet; the next run keeps what was finished, to the same bytes."""
     whole = replace(options, out=tmp_path / "whole" / "out")
