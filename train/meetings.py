@@ -10,28 +10,35 @@ from model.boxes.points import map_sizes
 from model.dense.detector import DenseDetector
 from pipeline.batch import Views
 from pipeline.command.console import say
+from pipeline.views import ViewConfig
 from train.distill.method import Method
 from train.step import Learner, Teacher
 
 Canvas = tuple[int, int]
 
 
-def say_meetings(learner: Learner, teacher: Teacher | None, views: Views) -> None:
+def say_meetings(learner: Learner, teacher: Teacher | None, views: Views, config: ViewConfig) -> None:
     for name, method in learner.methods.items():
         assert isinstance(method, Method)
-        for line in meetings(name, method, learner.student, None if teacher is None else teacher.detector, views):
+        for line in meetings(
+            name, method, learner.student, None if teacher is None else teacher.detector, views, config
+        ):
             say(line)
 
 
-def meetings(name: str, method: Method, student: Detector, teacher: Detector | None, views: Views) -> list[str]:
+def meetings(
+    name: str, method: Method, student: Detector, teacher: Detector | None, views: Views, config: ViewConfig
+) -> list[str]:
     """A line each; the first names the method."""
-    seen = " and ".join(f"the {view} view ({shape(canvas_of(views, view))})" for view in method.student_sees)
+    seen = " and ".join(
+        f"the {called(view, config)} view ({shape(canvas_of(views, view))})" for view in method.student_sees
+    )
     reached = f"the gradient reaches {', '.join(method.teaches) or 'nothing, as it has no term'}"
     if not method.needs_teacher:
         return [f"{name}: the student's answers to {seen} are compared with each other; {reached}"]
     assert teacher is not None
     canvases = (canvas_of(views, method.student_sees[0]), canvas_of(views, method.teacher_sees))
-    looked = f"the teacher the {method.teacher_sees} view ({shape(canvases[1])})"
+    looked = f"the teacher the {called(method.teacher_sees, config)} view ({shape(canvases[1])})"
     lines = [f"{name}: the student sees {seen}, {looked}; {reached}"]
     pairs = list(zip((student, teacher), canvases, strict=True))
     want, adapters = method.want_teacher, list(getattr(method, "adapters", None) or ())
@@ -55,6 +62,13 @@ def meetings(name: str, method: Method, student: Detector, teacher: Detector | N
     if want.found:
         lines.append("  the teacher's detections become boxes that the student is to find")
     return lines
+
+
+def called(view: str, config: ViewConfig) -> str:
+    """What is true of a view: without corruptions the second one is at most downscaled."""
+    if view == "clean" or config.corruptions:
+        return view
+    return "clean" if config.ratio_range == (1.0, 1.0) else "downscaled"
 
 
 def meet(place: str, shapes: list[str], adapter: nn.Module | None) -> str:

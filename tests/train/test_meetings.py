@@ -8,18 +8,21 @@ import pytest
 import torch
 
 from model.weights.checkpoint import load_detector
+from pipeline.views import ViewConfig
 from tests.jobs import Job
 from tests.train import battery
 from train.distill import METHODS, CdFkdConfig, CrossKdConfig, DivAlignConfig, HeadConfig, LdConfig
 from train.meetings import meetings
 from train.task import recorded_ap50
 
+CORRUPTED = ViewConfig()
 
-def said(kind, config, wide=False):
+
+def said(kind, config, wide=False, corrupted=CORRUPTED):
     student, teacher = battery.student_of(kind), battery.teacher_of(kind, wide)
     method = battery.make_method(config, student, teacher)
     views = battery.make_views(battery.VIEWS if method.same_size else battery.SMALLER)
-    return meetings(config.kind, method, student, teacher if method.needs_teacher else None, views)
+    return meetings(config.kind, method, student, teacher if method.needs_teacher else None, views, corrupted)
 
 
 def test_names_strides_shapes_and_adapters():
@@ -42,6 +45,16 @@ def test_each_network_has_its_own_view():
     assert "the student sees the corrupted view (64x64), the teacher the clean view (64x96)" in lines[0]
     assert lines[1] == "  pyramid, stride 8: the student's 16 x 8 x 8 with the teacher's 16 x 8 x 12"
     assert lines[2] == "  pyramid, stride 32: the student's 16 x 2 x 2 with the teacher's 16 x 2 x 3"
+
+
+def test_a_view_is_called_what_it_is():
+    for corrupted, expected in (
+        (ViewConfig(), "corrupted"),
+        (ViewConfig(corruptions=()), "downscaled"),
+        (ViewConfig(corruptions=(), ratio_range=(1.0, 1.0)), "clean"),
+    ):
+        line = said("faster_rcnn", CdFkdConfig(strides=(8, 32)), corrupted=corrupted)[0]
+        assert f"the student sees the {expected} view (64x64), the teacher the clean view (64x96)" in line
 
 
 def test_other_stages():
