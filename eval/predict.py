@@ -359,7 +359,7 @@ def main() -> int:
     told = f"{count} detections (score at least {predictor.score:.2f}) in {len(entries)} files: {options.out}"
     least = predictor.detector.config.score_threshold
     hint = "a lower --score finds more" if predictor.score > least else f"the detector keeps no score below {least:g}"
-    say(told if count else f"{told}; {hint}")
+    say(told if count or not entries else f"{told}; {hint}")
     return 1 if skipped else 0
 
 

@@ -73,6 +73,9 @@ def test_nothing_found_is_told_with_what_can_be_done(pictures, tmp_path, monkeyp
         last = capsys.readouterr().out.splitlines()[-1]
         assert last.startswith("0 detections ")
         assert last.endswith(hint)
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    assert call(monkeypatch, tmp_path / "run", tmp_path / "broken.jpg", "--out", tmp_path / "none") == 1
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"in 0 files: {tmp_path / 'none'}")
 
 
 def test_what_cannot_be_read_is_named_and_skipped(scored, pictures, tmp_path, monkeypatch, capsys):
