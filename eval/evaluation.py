@@ -37,6 +37,7 @@ from pipeline.command.console import describe_hardware, say
 from pipeline.command.ranks import World
 from pipeline.files.own import read_json, write_arrays, write_json
 from pipeline.loading.loader import describe_machine
+from pipeline.loading.mixture import warn_of_other_sides
 from pipeline.packed.reader import PackedDataset
 
 
@@ -57,6 +58,8 @@ def run(options: EvaluationOptions, world: World) -> None:
     if subject.detector is not None:
         for data in datasets:
             check_inputs(subject.detector.config, data, "the detector")
+            if world.first:
+                warn_of_other_sides(str(options.run), subject.card, data)
     if world.first:
         (folder / "eval").mkdir(parents=True, exist_ok=True)  # before the work: it may be impossible
         keep_replaced(folder, datasets)

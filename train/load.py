@@ -20,7 +20,7 @@ from pipeline.command.console import say
 from pipeline.command.ranks import World
 from pipeline.command.suggest import nearest
 from pipeline.files.own import checksum as file_checksum
-from pipeline.loading.mixture import Mixture
+from pipeline.loading.mixture import Mixture, warn_of_other_sides
 from pipeline.packed.reader import PackedDataset
 from pipeline.views import ViewMaker
 from train import distributed
@@ -46,6 +46,8 @@ def open_data(config: Config, world: World) -> tuple[Mixture, PackedDataset | No
     val = None if config.val is None else PackedDataset(config.val)
     if val is not None:
         check_classes(config.data[0], data.classes, config.val, val.classes)
+        if world.first:
+            warn_of_other_sides("the run", data.sides, val)
     return data, val
 
 
@@ -113,6 +115,8 @@ def load_teacher(config: Config, data: Mixture, world: World) -> tuple[Detector 
     check_classes(config.data[0], data.classes, config.teacher, card.classes)
     for dataset in data.datasets:
         check_inputs(card.config, dataset, f"the teacher {config.teacher}")
+    if world.first:
+        warn_of_other_sides(f"the teacher {config.teacher}", card.extra, data.datasets[0])
     return detector, card
 
 

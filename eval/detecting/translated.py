@@ -19,6 +19,7 @@ from pipeline.command.console import counted, describe_hardware, say
 from pipeline.command.ranks import World
 from pipeline.files.own import checksum
 from pipeline.files.pixels import decode_packed, encode
+from pipeline.loading.mixture import warn_of_other_sides
 from pipeline.packed.derive import Objects, check_place, derive
 from pipeline.packed.reader import PackedDataset
 from pipeline.views import STRIDE
@@ -63,13 +64,7 @@ def target_of(extra: dict[str, Any]) -> str:
 
 def warn(options: TranslateOptions, extra: dict[str, Any], dataset: PackedDataset) -> None:
     """Where the pictures are not like those that the generator learned from."""
-    sides = [dataset.info["encoding"][side] for side in ("short_side", "long_side")]
-    learned = [extra.get(side) for side in ("short_side", "long_side")]
-    if sides != learned:
-        say(
-            f"warning: {options.run} learned from pictures of --short-side {learned[0]} --long-side {learned[1]}, "
-            f"{dataset.path} has {sides[0]} and {sides[1]}"
-        )
+    warn_of_other_sides(str(options.run), extra, dataset)
     if others := sorted(set(dataset.domains) - set(extra.get("source_domains", []))):
         say(f"warning: {options.run} learned from other domains than {', '.join(others)} of {dataset.path}")
 

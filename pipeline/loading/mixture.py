@@ -9,13 +9,13 @@ twice. The second time has 10**15 added (order.py), so that it is seen another w
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from pipeline.command.console import counted
+from pipeline.command.console import counted, say
 from pipeline.packed.reader import PackedDataset
 
 DATASET_STRIDE = 10**12  # ids have fewer digits, as the keys of packed records do
@@ -187,6 +187,17 @@ def sides_of(dataset: PackedDataset) -> dict[str, Any]:
 
 def describe_sides(sides: dict[str, Any]) -> str:
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in sides.items())
+
+
+def warn_of_other_sides(who: str, learned: Mapping[str, Any], dataset: PackedDataset) -> None:
+    """Where a dataset was packed to another size than that of the pictures which a network learned from."""
+    sides = sides_of(dataset)
+    known = {side: learned.get(side) for side in sides}
+    if None not in known.values() and known != sides:
+        say(
+            f"warning: {who} learned from pictures of {describe_sides(known)}, {dataset.path} was packed with "
+            f"{describe_sides(sides)}: objects have another size there"
+        )
 
 
 def check_weights(num_datasets: int, weights: Sequence[float]) -> None:

@@ -56,6 +56,14 @@ def test_what_was_evaluated_is_not_evaluated_again(scored, evaluated, tmp_path, 
     assert load_run(tmp_path).results["settings"]["resamples"] == 0
 
 
+def test_pictures_of_another_size_are_warned_about(scored, tmp_path, capsys):
+    for side, warned in ((SHORT_SIDE, 0), (SHORT_SIDE + 32, len(scored.data))):
+        sides = {"short_side": side, "long_side": LONG_SIDE}
+        save_detector(tmp_path / f"{side}", scored.detector, scored.detector.config, CLASSES, sides)
+        run(replace(options_for(scored, tmp_path / f"out-{side}", resamples=0), run=tmp_path / f"{side}"), ALONE)
+        assert capsys.readouterr().out.count(f"warning: {tmp_path / f'{side}'} learned from pictures of ") == warned
+
+
 def test_figures_are_those_of_torchvisions_own_inference_with_our_weights(scored, evaluated):
     stock = stock_twin(scored.detector)
     for domain in scored.data:

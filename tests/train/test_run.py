@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.command.ranks import World
+from pipeline.pack import PackOptions, pack
+from tests.train.conftest import draw_pictures
 from tests.train.runs import WORLD, assert_same_run
 from train.config import OptimizerConfig
 from train.recipes import RECIPES
@@ -199,6 +201,18 @@ def test_a_damaged_checkpoint_is_not_used_as_a_teacher(begin, student_config, te
     weights.write_bytes(data)
     with pytest.raises(ValueError, match=r"step-00000006 is damaged: model.safetensors is not as it was written"):
         begin(replace(student_config, teacher=teacher))
+
+
+def test_pictures_of_another_size_are_warned_about(begin, student_config, packed, tmp_path, capsys):
+    begin(replace(student_config, val=packed))
+    assert "another size" not in capsys.readouterr().out
+    draw_pictures(tmp_path / "source", 6, seed=2)
+    pack(PackOptions(root=tmp_path / "source", out=tmp_path / "large", short_side=96, long_side=128, workers=1))
+    begin(replace(student_config, val=tmp_path / "large"))
+    said = "warning: the run learned from pictures of --short-side 64 --long-side 96, "
+    assert f"{said}{tmp_path / 'large'} was packed with --short-side 96 --long-side 128: " in capsys.readouterr().out
+    begin(replace(student_config, data=(tmp_path / "large",)))
+    assert f"warning: the teacher {student_config.teacher} learned from pictures of " in capsys.readouterr().out
 
 
 def test_mistakes_are_explained(begin, student_config, packed, packed_other_classes, teacher_run):
