@@ -1,4 +1,4 @@
-"""Only to refuse one thing; everything about the project stands in pyproject.toml."""
+"""Two things that pyproject.toml cannot say; everything else about the project stands there."""
 
 from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -14,4 +14,6 @@ class RefusedWheel(bdist_wheel):
         )
 
 
-setup(cmdclass={"bdist_wheel": RefusedWheel})
+# An editable install is a path to the checkout. With setuptools' own finder a folder called fairweather in the working
+# directory, such as the checkout beside it, would come first, and type checkers would find nothing.
+setup(cmdclass={"bdist_wheel": RefusedWheel}, options={"editable_wheel": {"mode": "compat"}})

@@ -4,6 +4,7 @@ import shutil
 import time
 import zlib
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +77,18 @@ def run(options: EvaluationOptions, world: World) -> None:
     if world.first:
         others = [load_run(one.folder, one.path.resolve().name) for one in compared]
         others = others or distilled_from(options.run, truths)
-        runs = distinct([*others, load_run(folder)])
+        runs = distinct([*others, load_run(folder, name_of(options.run))])
         say(domain_table(runs))
         if options.report:
             write_report(runs, folder / "report.html")
             write_sheets(runs, folder / "eval")
             say(f"report: {(folder / 'report.html').resolve()}")
         say(f"results: {folder / 'eval' / 'results.json'} ({time.monotonic() - started:.0f} s)")
+
+
+def name_of(run: Path | None) -> str | None:
+    """A training run keeps its name where --out writes elsewhere; anything else is called as its folder of results."""
+    return run.resolve().name if run is not None and (run / "config.json").is_file() else None
 
 
 def evaluate_one(
@@ -175,7 +181,13 @@ def choose_source(
         return source
     if len(known) > 1:
         say(f"trained on {len(known)} domains: {', '.join(known)}")
-    return next((name for name in known if name in names), None)
+    found = next((name for name in known if name in names), None)
+    if found is None:
+        say(
+            f"note: trained on {', '.join(known)}, which is not among {', '.join(names)}: each of these counts as a "
+            "target. Where one is of the same kind as the training data, name it: --source NAME"
+        )
+    return found
 
 
 def mark_trained(figures: dict[str, dict], truths: Truths, trained: TrainingData | None) -> None:
@@ -200,8 +212,8 @@ def keep_replaced(folder: Path, datasets: list[PackedDataset]) -> None:
     if (folder / "eval" / "results.json").is_file():
         named = {domains.canonical(domain) for data in datasets for domain in data.domains}
         if lost := [name for name in load_run(folder).domains if name not in named]:
-            kept = folder / "eval-before"
-            shutil.rmtree(kept, ignore_errors=True)
+            names = (folder / ("eval-before" if k == 1 else f"eval-before-{k}") for k in count(1))
+            kept = next(name for name in names if not name.exists())
             shutil.copytree(folder / "eval", kept)
             say(
                 f"note: {folder} had figures of {', '.join(lost)} too; they are kept in {kept}. To have all in one "

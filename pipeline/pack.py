@@ -6,6 +6,7 @@ otherwise OUT is it.
 """
 
 import os
+from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ import tyro
 
 from pipeline.command.console import Progress, counted, run_entry, say
 from pipeline.command.workers import WorkerPool, deaths_explained, end_with_parent
+from pipeline.files.escape import printable
 from pipeline.files.problems import SHOWN, check_allowed, problem_list
 from pipeline.packed.card import VERSION, build_card, read_card, report
 from pipeline.packed.fingerprint import check_same, digest, make_fingerprint
@@ -39,6 +41,7 @@ from pipeline.sources.classes import Names, split_names
 from pipeline.sources.options import DEFAULTS, ReadOptions
 from pipeline.sources.read import Source, read_source
 
+FOLDERS = 4  # of a dataset that are named
 SHOW_EVERY_S = 1.0  # how often the progress of shards that are being made is looked at
 
 
@@ -286,8 +289,18 @@ def pack(options: PackOptions) -> list[Path]:
         return made
     check_output(options.out)
     source = read(options.root, options.format, classes=classes, splits=options.split, domain=options.domain)
+    say(read_as(source))
     check_source(source, options)
     return pack_source(source, options)
+
+
+def read_as(source: Source) -> str:
+    """Which format was found, and where its pictures lie: another folder than the one that was meant shows here."""
+    folders = Counter(os.path.relpath(sample.path.parent, source.root) for sample in source.samples)
+    shown = [f"{printable(name)} {number}" for name, number in sorted(folders.items())[:FOLDERS]]
+    more = f" and {len(folders) - FOLDERS} more folders" if len(folders) > FOLDERS else ""
+    found = counted(len(source.samples), "image")
+    return f"{source.root} is read as {source.format}: {found}, {', '.join(shown)}{more}"
 
 
 def check_source(source: Source, options: PackOptions) -> None:

@@ -82,7 +82,7 @@ class Progress:
 
     def __init__(self, description: str, total: int, unit: str = "images", done: int = 0, quiet: bool = False):
         self.description, self.total, self.unit, self.quiet = description, total, unit, quiet
-        self.done = done
+        self.done = self.before = done
         self.started = self.printed = time.monotonic()
         self.marks: deque[tuple[float, int]] = deque()  # time and what was done then, at most one a second
         self.terminal = sys.stderr.isatty() and not quiet
@@ -151,7 +151,7 @@ class Progress:
         elif not self.quiet and exception[0] is None:
             spent = time.monotonic() - self.started
             if spent >= SHORT_S:
-                line = f"{self.description}: {self.done} {self.unit} in {format_seconds(spent)}"
+                line = f"{self.description}: {self.done - self.before} {self.unit} in {format_seconds(spent)}"
                 print(printable(line), file=sys.stderr, flush=True)
 
 

@@ -70,6 +70,10 @@ class PackedDataset:
         return ValueError(f"{self.path}: {what}; pack the dataset again (python -m pipeline.pack)")
 
     def _read_info(self) -> dict[str, Any]:
+        if not self.path.exists():
+            raise ValueError(
+                f"{self.path} is not a packed dataset: it does not exist; make one: python -m pipeline.pack"
+            )
         if not (self.path / "dataset.json").is_file():
             unfinished = (self.path / ".work").is_dir()
             inside = sorted(path.parent.name for path in self.path.glob("*/dataset.json"))

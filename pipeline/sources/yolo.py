@@ -24,7 +24,7 @@ def split_places(root: Path, card: Card, split: str) -> list[Path]:
     for name in card.splits[split]:
         found = resolve(name, card.base, root)
         if found is None:
-            raise ValueError(f"{card.path}: {split}: {str(name)[:80]!r} is not a folder inside {root}")
+            raise ValueError(f"{card.path}: {split}: {str(name)[:80]!r} is no folder or list of pictures inside {root}")
         places.append(found)
     return places
 

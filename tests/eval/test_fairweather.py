@@ -153,6 +153,14 @@ def test_a_wrong_command_is_named(arguments):
     assert "table" in done.stderr or "kernels, pipeline, train, eval" in done.stderr
 
 
+def test_a_folder_of_its_name_does_not_hide_the_module(tmp_path):
+    """The checkout beside the working directory is such a folder."""
+    (tmp_path / "fairweather").mkdir()
+    code = "import fairweather; print(fairweather.load.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "fairweather\n"
+
+
 def test_a_copy_into_an_environment_is_refused(tmp_path):
     """It would overwrite other packages of the names kernels, eval, model, ..."""
     pytest.importorskip("setuptools")

@@ -310,6 +310,10 @@ def test_who_measures_fewer_domains_hears_what_is_replaced(evaluated, scored, tm
     assert "had figures of daytime_clear too; they are kept in" in capsys.readouterr().out
     before = (tmp_path / "eval-before" / "results.json").read_bytes()
     assert before == (tmp_path / "eval" / "results.json").read_bytes()
+    (tmp_path / "eval" / "errors.json").write_text("{}")
+    keep_replaced(tmp_path, [PackedDataset(scored.data["night_rainy"])])  # what was kept stays
+    assert f"they are kept in {tmp_path / 'eval-before-2'}" in capsys.readouterr().out
+    assert (tmp_path / "eval-before" / "errors.json").read_text() != "{}"
     keep_replaced(tmp_path, [PackedDataset(path) for path in scored.data.values()])
     keep_replaced(tmp_path / "new", [])
     assert capsys.readouterr().out == ""

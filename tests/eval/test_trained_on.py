@@ -183,3 +183,13 @@ def test_no_domain_is_called_the_source_that_was_not_trained_on(scored, tmp_path
     given = evaluate(scored.checkpoint, scored.data["night_rainy"], out=tmp_path / "given")
     assert "source as given: night_rainy" in capsys.readouterr().out
     assert "Source as given: Night-Rainy; what was trained on is not known." in build_report([given])
+
+
+def test_where_nothing_that_is_evaluated_was_trained_on_it_is_said(scored, tmp_path, capsys):
+    """A validation set that was packed under a name of its own would count as a target without a word."""
+    folder = checkpoint_of(scored, tmp_path / "elsewhere", entry("a", "elsewhere"))
+    evaluate(folder, *scored.data.values(), out=tmp_path / "out")
+    said = "note: trained on elsewhere, which is not among daytime_clear, night_rainy: each of these counts as a target"
+    assert said in capsys.readouterr().out
+    evaluate(folder, *scored.data.values(), out=tmp_path / "other", source="daytime_clear")
+    assert "counts as a target" not in capsys.readouterr().out

@@ -38,6 +38,9 @@ def test_time_left_leaves_the_warm_up_out(monkeypatch, capsys):
         "training: 21/2021 images, 2.0/s, 16 min 40 s left",
         "training: 21 images in 1 min 10 s",
     ]
+    with Progress("training", 2021, done=21) as progress:  # continued
+        clock.work(progress, 60, 2000)
+    assert capsys.readouterr().err.splitlines()[-1] == "training: 2000 images in 1 min 00 s"
 
 
 def test_the_rate_is_that_of_the_last_minute(monkeypatch):

@@ -282,7 +282,9 @@ def test_packing_twice_says_so_and_other_options_are_refused(options, capsys):
     pack(options)
     stamp = (options.out / "dataset.json").stat().st_mtime_ns
     pack(options)
-    assert "is already packed from the same images and options" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "is already packed from the same images and options" in printed
+    assert printed.startswith(f"{options.root} is read as voc: {len(PackedDataset(options.out))} images, JPEGImages ")
     assert (options.out / "dataset.json").stat().st_mtime_ns == stamp
     with pytest.raises(ValueError, match=r"packed dataset of other images or options \(quality 92 there, 50 now\)"):
         pack(replace(options, quality=50))

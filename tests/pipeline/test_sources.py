@@ -288,8 +288,8 @@ def test_yolo_missing_and_orphaned_label_files(make_yolo):
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        ("train: ../../elsewhere\nnames: [car]\n", "is not a folder inside"),
-        ("train: /etc\nnames: [car]\n", "is not a folder inside"),
+        ("train: ../../elsewhere\nnames: [car]\n", "is no folder or list of pictures inside"),
+        ("train: /etc\nnames: [car]\n", "is no folder or list of pictures inside"),
         ("train: train/images\nnc: 3\nnames: [car]\n", "says nc: 3 but has 1 names"),
         ("train: train/images\nnames: [car, car]\n", "same class name twice"),
         ("train: train/images\nnames: {0: car, 0: bus}\n", "line 2: has the key '0' twice"),
@@ -354,6 +354,10 @@ def test_coco_boxes_crowds_and_category_order(make_coco):
         ({"bbox": [1, 2, 0, 4]}, "has no area"),
         ({"bbox": [1, 2, -3, 4]}, "has no area"),
         ({"bbox": [1, 2, 3, 10**400]}, "too large a number"),
+        ({"bbox": [1, float("nan"), 3, 4]}, "nan is not a finite number"),
+        ({"bbox": [1, 2, float("inf"), 4]}, "inf is not a finite number"),
+        ({"category_id": float("nan")}, "category_id"),
+        ({"iscrowd": float("nan")}, "iscrowd or ignore"),
         ({"image_id": 77}, "belongs to image 77, which is not in 'images'"),
         ({"category_id": 8}, "category_id 8 is not in 'categories'"),
         ({"category_id": [3]}, r"category_id is '\[3\]'"),
@@ -424,7 +428,7 @@ def test_coco_pictures_listed_in_two_splits(make_coco):
     ("text", "message"),
     [
         ('{"images": [], "annotations": [], "categories": [], "images": []}', "has the key 'images' twice"),
-        ('{"images": [NaN], "annotations": [], "categories": []}', "contains NaN"),
+        ('{"images": NaN, "annotations": [], "categories": []}', "'images' is missing or not a list"),
         ('{"images": []', "line 1 column 14: is not valid JSON"),
         ('{"images":' * 100_000, "is nested too deeply|not valid JSON"),
         ('{"annotations": [], "categories": []}', "'categories'|'images' is missing"),

@@ -90,7 +90,10 @@ def test_ids_stay_those_of_the_whole_dataset_and_other_pictures_need_not_be_ther
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"domains": ("clear_day",)}, r"--domains clear_day: .*bdd has bdd, daytime_clear, .* \(nearest: .*clear"),
+        (
+            {"domains": ("clear_day",)},
+            r"--domains clear_day: .*bdd has bdd, .* \(nearest: daytime_clear\)",
+        ),
         ({"domains": ("daytime_clear", "x*")}, r"--domains x\*: "),
         ({"where": ("weather",)}, r"--where 'weather': expected NAME=VALUE"),
         ({"where": ("=clear",)}, "expected NAME=VALUE"),
