@@ -13,14 +13,18 @@ import pytest
 from tests.train.conftest import draw_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
-# What the page says about machines without a GPU: another size of recipe, smaller pictures, fewer steps.
-WITHOUT_GPU = (("_r50 ", "_small "), ("build_dataset.sh ", "build_dataset.sh --short-side 192 --long-side 352 "))
+# What the page says about machines without a GPU: another size of recipe, smaller pictures, another start, fewer steps.
+WITHOUT_GPU = (
+    ("_r50 ", "_small "),
+    ("build_dataset.sh ", "build_dataset.sh --short-side 192 --long-side 352 "),
+    (" --teacher runs/teacher ", " --teacher runs/teacher --student-init teacher "),
+)
 
 
 def commands() -> list[str]:
     section = (ROOT / "README.md").read_text().split("## Your own dataset, in five steps")[1].split("\n## ")[0]
-    said = next(line for line in section.splitlines() if "**Without a GPU**" in line)
-    for words in ("_small", "--short-side 192 --long-side 352", "--steps 500"):
+    said = " ".join(line for line in section.splitlines() if "**Without a GPU**" in line or "**A short run:**" in line)
+    for words in ("_small", "--short-side 192 --long-side 352", "--student-init teacher", "--steps 500"):
         assert words in said
     setup, *others = (
         line.split("  # ")[0].split(" # ")[0].strip() for line in section.split("```")[1].splitlines()[1:]
