@@ -14,6 +14,7 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -254,7 +255,11 @@ def main() -> None:
     """Run the entry behind a command, as `python -m` would."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print(usage())
+        from pipeline.command.console import output_is_gone
+
+        with suppress(BrokenPipeError):  # as after `| head`
+            print(usage(), flush=True)
+        output_is_gone()
         return
     if name == "bench" and rest and rest[0] in BENCHES:
         module, rest = f"{rest[0]}.bench", rest[1:]

@@ -6,6 +6,7 @@ import gc
 import inspect
 import os
 import platform
+import select
 import sys
 import time
 from collections import deque
@@ -225,11 +226,25 @@ def run_entry(main: Callable[[], int | None], stopped: str = "") -> None:
         print(f"stopped by the user{stopped and ': '}{stopped}", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and output_is_gone():
+            sys.exit(141)  # as SIGPIPE ends other programs
         sentence = explain(error)
         if sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        output_is_gone()
+
+
+def output_is_gone() -> bool:
+    """Whether nobody reads what is printed any more, as after `| head`. It then goes nowhere, without an error."""
+    watch = select.poll()
+    watch.register(1, 0)
+    gone = any(event & select.POLLERR for _, event in watch.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return gone
 
 
 def explain(error: BaseException) -> str | None:

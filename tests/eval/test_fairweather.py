@@ -1,5 +1,6 @@
 """The module for notebooks and the command: what they give is what the entries behind them give."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,16 @@ def test_a_wrong_command_is_named(arguments):
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "table" in done.stderr or "kernels, pipeline, train, eval" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("fairweather.py", "--help"), ("-m", "eval.table", "--help")])
+def test_nobody_reads_to_the_end(command):
+    """As with `| head`: no traceback."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.stderr == ""
 
 
 def test_a_folder_of_its_name_does_not_hide_the_module(tmp_path):
