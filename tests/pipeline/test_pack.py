@@ -290,6 +290,8 @@ def test_packing_twice_says_so_and_other_options_are_refused(options, capsys):
         pack(replace(options, quality=50))
     with pytest.raises(ValueError, match=r"options \(other domains\): delete it"):
         pack(replace(options, domain="elsewhere"))
+    with pytest.raises(ValueError, match=r"options \(classes \['car'\] there, \['bus', 'car'\] now\): delete it"):
+        pack(replace(options, classes=("bus", "car")))
 
 
 def test_a_dataset_of_the_one_unnamed_hash_is_still_compared(options, capsys):
