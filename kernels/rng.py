@@ -3,9 +3,9 @@
 A row has a start: key, stage and row, mixed by the best 32-bit function of Wellons' "Hash Function Prospector" (bias
 0.107; the second half of the key is added between its two rounds). Along the row the start grows by a fixed step, and
 the second round of that function makes a word of each sum. So a word costs one product, and what belongs to the row is
-worked out once. No two rows or images draw shifted copies of one sequence, because the start is added once more before
-the last shift. Every operation is wrapped in uint32(...): NumPy, the CUDA simulator and compiled code then agree bit
-for bit.
+worked out once. Where the sums of two rows or images overlap their words differ all the same, because the start is
+added once more before the last shift. Every operation is wrapped in uint32(...): NumPy, the CUDA simulator and compiled
+code then agree bit for bit.
 
 Normal numbers are a polynomial of the sum of a word's bytes. A table would cost a gather that no CPU vectorises well
 and that fills a GPU's first-level cache. The quantile function of a uniform number costs a logarithm and a root: for

@@ -19,7 +19,7 @@ import tyro
 
 from pipeline.command.console import Progress, counted, run_entry, say
 from pipeline.command.workers import WorkerPool, deaths_explained, end_with_parent
-from pipeline.files.escape import printable
+from pipeline.files.escape import printable_line
 from pipeline.files.problems import SHOWN, check_allowed, problem_list
 from pipeline.packed.card import VERSION, build_card, read_card, report
 from pipeline.packed.fingerprint import check_same, digest, make_fingerprint
@@ -297,7 +297,7 @@ def pack(options: PackOptions) -> list[Path]:
 def read_as(source: Source) -> str:
     """Which format was found, and where its pictures lie: another folder than the one that was meant shows here."""
     folders = Counter(os.path.relpath(sample.path.parent, source.root) for sample in source.samples)
-    shown = [f"{printable(name)} {number}" for name, number in sorted(folders.items())[:FOLDERS]]
+    shown = [f"{printable_line(name)} {number}" for name, number in sorted(folders.items())[:FOLDERS]]
     more = f" and {len(folders) - FOLDERS} more folders" if len(folders) > FOLDERS else ""
     found = counted(len(source.samples), "image")
     return f"{source.root} is read as {source.format}: {found}, {', '.join(shown)}{more}"

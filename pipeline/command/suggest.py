@@ -1,21 +1,15 @@
 """The name a user may have meant."""
 
+import difflib
 import re
 from collections.abc import Iterable
-from difflib import SequenceMatcher
-
-NEAR = 0.5
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """' (nearest: car)', or '' when nothing is near; compared without case, and with words in any order."""
-
-    def likeness(other: str) -> float:
-        pairs = ((name.lower(), other.lower()), (words(name), words(other)))
-        return max(SequenceMatcher(None, *pair).ratio() for pair in pairs)
-
-    close = max(names, key=likeness, default="")
-    return f" (nearest: {close})" if likeness(close) >= NEAR else ""
+    known = {words(other): other for other in names}
+    close = difflib.get_close_matches(words(name), list(known), n=1, cutoff=0.5)
+    return f" (nearest: {known[close[0]]})" if close else ""
 
 
 def words(name: str) -> str:

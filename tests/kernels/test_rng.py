@@ -185,7 +185,7 @@ def test_a_gpus_instructions_give_what_a_cpus_do():
 
     with ptx.pretend_device((9, 0)):
         text, _ = cuda.compile_ptx(kernel, tuple(kind[::1] for kind in kinds), cc=(9, 0), fastmath=True)
-    for instruction in ("dp4a.u32.u32", "shf.l.wrap.b32", "cvt.rzi.u8.f32"):
+    for instruction in ("dp4a.u32.u32", "mad.lo", "shf.l.wrap.b32", "cvt.rzi.u8.f32"):
         assert instruction in text
     random = np.random.default_rng(0)
     keys, values = np.uint32([0xFFFFFFF0, 0x9ABCDEF1]), random.integers(0, 256, 40).astype(np.float32)
