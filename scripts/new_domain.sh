@@ -9,7 +9,7 @@
 #   --holdout S            share of --target-labelled that no teacher sees and scores are chosen on; 0.25
 #   --precision P          wanted of the pseudo-labels; 0.9
 #   --seed N  --small      small: networks and lengths for a CPU
-#   --steps N              of every run, for a trial
+#   --steps N              of every run, for a trial; --teacher-steps N and --translation-steps N: of these runs
 set -euo pipefail
 start=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,7 +17,7 @@ python=${PYTHON:-$PWD/.venv/bin/python}
 fail() { echo "new_domain: $1" >&2; exit 2; }
 
 source='' labelled='' unlabelled='' full='' out='' source_test='' target_test=''
-rows='' translate=yes holdout=0.25 precision=0.9 seed=0 size='' steps=()
+rows='' translate=yes holdout=0.25 precision=0.9 seed=0 size='' steps='' teacher_steps='' translation_steps=''
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) sed -n '2,13s/^# //p' "$0"; exit 0 ;;
@@ -37,7 +37,9 @@ while [ $# -gt 0 ]; do
         --holdout) holdout=$2 ;;
         --precision) precision=$2 ;;
         --seed) seed=$2 ;;
-        --steps) steps=(--steps "$2" --epochs 0) ;;
+        --steps) steps=$2 ;;
+        --teacher-steps) teacher_steps=$2 ;;
+        --translation-steps) translation_steps=$2 ;;
         *) fail "unknown option $1; --help lists them" ;;
     esac
     shift 2
@@ -76,7 +78,12 @@ stopped() {
 trap stopped EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-train() { "$python" -m train.run "domain_crosskd_$1$size" --seed "$seed" "${steps[@]}" "${@:2}"; }
+length() { [ -z "$1" ] || echo --steps "$1" --epochs 0; }
+train() { # train ROW OPTIONS...
+    local own=$steps
+    [ "$1" != teacher ] || own=${teacher_steps:-$steps}
+    "$python" -m train.run "domain_crosskd_$1$size" --seed "$seed" $(length "$own") "${@:2}"
+}
 # The scores that make a detection a label are chosen on images that the teacher has not seen.
 label() {
     "$python" -m eval.pseudo_label "$1" --data "$unlabelled" --labelled "$out/data/holdout" --precision "$precision" \
@@ -91,7 +98,7 @@ translated=()
 if [ -n "$translate" ] && wants_any translated whole; then
     stage "translation from source to target -> $out/translation"
     "$python" -m train.translate "cut${size:-_lite}" --source "$source" --target "$unlabelled" \
-        --out "$out/translation" --seed "$seed" "${steps[@]}"
+        --out "$out/translation" --seed "$seed" $(length "${translation_steps:-$steps}")
     translated=("$out/data/translated")
 fi
 if wants_any translated pseudo fitnets fgd ld crosskd whole; then
