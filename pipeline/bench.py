@@ -423,27 +423,30 @@ def measure_extra(
     threads: int,
 ) -> dict[str, Any]:
     """Packing and loading with images beside the pictures as shares of the speed without them, by turns."""
-    names = ",".join(f"extra{k}" for k in range(options.extra))
-    rates: dict[str, list[float]] = {name: [] for name in loaders}
-    packing: list[float] = []
+    named = ("--extra", "extra=" + ",".join(f"extra{k}" for k in range(options.extra)))
+    kinds = {"jpeg": named, "raw": (*named, "--extra-raw", "extra")}
+    rates: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in loaders} for kind in kinds}
+    packing: dict[str, list[float]] = {kind: [] for kind in kinds}
     for round in range(options.rounds):
-        seconds = []
-        for more in ((), ("--extra", f"extra={names}")):
-            place = folder / f"extra-{round}-{len(more)}"
-            started = time.perf_counter()
-            run_pack(folder, *more, out=place)
-            seconds.append(time.perf_counter() - started)
-        packing.append(seconds[0] / seconds[1])
-        with PackedDataset(place) as beside:
-            for name in loaders:
-                check_extra(beside, name, options, device)
-                without, _ = loader_rate(alone, name, options, threads, device)
-                both, _ = loader_rate(beside, name, options, threads, device, extra=("extra",))
-                rates[name].append(both / without)
+        for kind, more in kinds.items():
+            seconds = []
+            for words, place in ((), folder / f"alone-{kind}-{round}"), (more, folder / f"{kind}-{round}"):
+                started = time.perf_counter()
+                run_pack(folder, *words, out=place)
+                seconds.append(time.perf_counter() - started)
+            packing[kind].append(seconds[0] / seconds[1])
+            with PackedDataset(place) as beside:
+                for name in loaders:
+                    check_extra(beside, name, options, device)
+                    without, _ = loader_rate(alone, name, options, threads, device)
+                    both, _ = loader_rate(beside, name, options, threads, device, extra=("extra",))
+                    rates[kind][name].append(both / without)
     return {
         "images": options.extra,
-        "packing_ratio": statistics.median(packing),
-        "loading_ratio": {name: statistics.median(values) for name, values in rates.items()},
+        "packing_ratio": {kind: statistics.median(values) for kind, values in packing.items()},
+        "loading_ratio": {
+            kind: {name: statistics.median(values) for name, values in found.items()} for kind, found in rates.items()
+        },
     }
 
 
@@ -468,11 +471,11 @@ def show(figures: dict[str, Any]) -> str:
     lines += [f"  {name}: WRONG, its speed counts for nothing: {error}" for name, error in figures["wrong"].items()]
     if "extra" in figures:
         extra = figures["extra"]
-        loading = ", ".join(f"{name} {ratio:.2f}" for name, ratio in extra["loading_ratio"].items())
-        lines.append(
-            f"with {extra['images']} grey images beside each picture, as a share of the pictures' alone: "
-            f"packing {extra['packing_ratio']:.2f}; loading {loading}"
-        )
+        lines.append(f"with {extra['images']} grey images beside each picture, as a share of the pictures' alone:")
+        for kind, ratios in extra["loading_ratio"].items():
+            loading = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
+            how = "as JPEG" if kind == "jpeg" else "without loss (--extra-raw)"
+            lines.append(f"  {how}: packing {extra['packing_ratio'][kind]:.2f}; loading {loading}")
     if "opening" in figures:
         opening = figures["opening"]
         lines.append(

@@ -150,7 +150,7 @@ def plan_shards(source: Source, options: PackOptions) -> Plan:
             tuple(sample.ignore_N.tolist()),
             sample.domain,
             tuple(
-                Aligned(member.name, str(path), relative(path, source.root), member.limits)
+                Aligned(member.name, str(path), relative(path, source.root), member.limits, member.raw)
                 for modality in source.extra
                 for member in modality.members
                 for path in [sample.extra[member.name]]
@@ -191,6 +191,7 @@ def describe_extra(source: Source) -> list[dict[str, Any]]:
                 {"name": member.name, "channels": source.extra_channels[member.name]} for member in modality.members
             ],
             **({"range": list(limits)} if (limits := modality.members[0].limits) else {}),
+            **({"raw": True} if modality.members[0].raw else {}),
         }
         for modality in source.extra
     ]

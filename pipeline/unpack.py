@@ -94,15 +94,16 @@ def write_pictures(dataset: PackedDataset, rows: list[int], out: Path, place: st
         folder.mkdir(parents=True)
     names = dataset.file_names
     for i in track(rows, f"unpacking {dataset.path.name}", len(rows)):
+        files = {}
         for member, num in channels.items():
             data, suffix = picture_file(dataset.encoded(i, member), num)
-            (folders[member] / f"{dataset.ids_N[i]:012d}.{suffix}").write_bytes(data)
-        name = f"{dataset.ids_N[i]:012d}.{suffix}"
+            files[member] = f"{dataset.ids_N[i]:012d}.{suffix}"
+            (folders[member] / files[member]).write_bytes(data)
         boxes_N4, labels_N, ignore_N = dataset.target(i)
         h, w = dataset.sizes_N2[i].tolist()
         yield Unpacked(
             int(dataset.ids_N[i]),
-            name,
+            files[""],
             (h, w),
             boxes_N4.astype(np.float64),
             labels_N.tolist(),

@@ -29,6 +29,7 @@ SHAPE = {
             "name": Text("[A-Za-z][A-Za-z0-9_-]{0,39}"),
             "members": [{"name": Text("[A-Za-z][A-Za-z0-9_-]{0,39}"), "channels": OneOf((Whole(1, 1), Whole(3, 3)))}],
             "range?": (float, float),
+            "raw?": bool,
         }
     ],
     "domains": Each(COUNT),
@@ -151,7 +152,8 @@ def describe_modality(modality: dict[str, Any]) -> str:
     members = ", ".join(member["name"] for member in modality["members"])
     channels = sum(member["channels"] for member in modality["members"])
     limits = " of values from {:g} to {:g}".format(*modality["range"]) if "range" in modality else ""
-    return f"{modality['name']} ({members}), {channels} {'channel' if channels == 1 else 'channels'}{limits}"
+    raw = ", without loss" if modality.get("raw") else ""
+    return f"{modality['name']} ({members}), {channels} {'channel' if channels == 1 else 'channels'}{limits}{raw}"
 
 
 def report(card: dict[str, Any], name: str) -> str:

@@ -16,7 +16,7 @@ from pipeline.packed.fingerprint import digest
 from pipeline.packed.index import list_shards, write_card, write_index
 from pipeline.packed.output_folder import begin, check_output, clear_work
 from pipeline.packed.reader import PackedDataset
-from pipeline.packed.shards import Encoding, Picture, Record, ShardJob, ShardResult, read_shard, write_shard
+from pipeline.packed.shards import Encoding, Picture, Record, ShardJob, ShardResult, read_shard, suffix_of, write_shard
 
 
 class Objects(NamedTuple):
@@ -116,9 +116,9 @@ def make(
     job: ShardJob, dataset: PackedDataset, rows: Sequence[int], objects: Sequence[Objects], weighted: bool
 ) -> ShardResult:
     suffixes = {
-        member: job.encoding.suffix(channels)
-        for modality in dataset.extra
-        for member, channels in dataset.members_of(modality).items()
+        member["name"]: suffix_of(job.encoding.raw or modality.get("raw", False), member["channels"])
+        for modality in dataset.info.get("extra", ())
+        for member in modality["members"]
     }
 
     def pictures() -> Iterator[Picture]:

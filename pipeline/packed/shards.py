@@ -64,8 +64,9 @@ class Encoding(NamedTuple):
     chroma: str
     raw: bool
 
-    def suffix(self, channels: int = 3) -> str:
-        return ("pgm" if channels == 1 else "ppm") if self.raw else "jpg"
+
+def suffix_of(raw: bool, channels: int = 3) -> str:
+    return ("pgm" if channels == 1 else "ppm") if raw else "jpg"
 
 
 class Aligned(NamedTuple):
@@ -75,6 +76,7 @@ class Aligned(NamedTuple):
     path: str
     file_name: str
     limits: tuple[float, float] | None
+    raw: bool
 
 
 class Record(NamedTuple):
@@ -178,7 +180,8 @@ def pack_extra(record: Record, size: tuple[int, int], encoding: Encoding) -> dic
             image = resize(read_extra(Path(aligned.path), aligned.limits), size)
         except ValueError as error:
             raise ValueError(f"has {aligned.file_name} beside it, which {error}") from None
-        packed[aligned.name] = encoding.suffix(image.shape[2]), encode(image, encoding.quality, "4:4:4", encoding.raw)
+        raw = encoding.raw or aligned.raw
+        packed[aligned.name] = suffix_of(raw, image.shape[2]), encode(image, encoding.quality, "4:4:4", raw)
     return packed
 
 
@@ -226,7 +229,7 @@ def write_shard(
             original = np.frombuffer(record.boxes, np.float32).reshape(-1, 4)
             boxes = scale_boxes(original, record.size, size)
             key = f"{record.id:012d}"
-            offset = writer.add(f"{key}.{job.encoding.suffix()}", data)
+            offset = writer.add(f"{key}.{suffix_of(job.encoding.raw)}", data)
             places: dict[str, Any] = {}
             for name, (suffix, content) in extra.items():
                 places[f"{name}.offset"] = writer.add(f"{key}.{name}.{suffix}", content)

@@ -31,6 +31,7 @@ class Member(NamedTuple):
     name: str  # of the folder; the packed file is KEY.NAME.jpg
     folder: str
     limits: tuple[float, float] | None  # values that become 0 and 255; None: they are of 0 to 255
+    raw: bool = False  # packed without loss
 
 
 class Modality(NamedTuple):
@@ -38,8 +39,8 @@ class Modality(NamedTuple):
     members: tuple[Member, ...]
 
 
-def parse_extra(options: Sequence[str], ranges: Sequence[str]) -> tuple[Modality, ...]:
-    """'gated=gated0,gated1' and 'depth', each with its 'NAME=LOW:HIGH'."""
+def parse_extra(options: Sequence[str], ranges: Sequence[str], raw: Sequence[str] = ()) -> tuple[Modality, ...]:
+    """'gated=gated0,gated1' and 'depth', each with its 'NAME=LOW:HIGH'; raw: the names of those without loss."""
     limits = dict(parse_range(text) for text in split_words(ranges))
     modalities: list[Modality] = []
     names: list[str] = []
@@ -56,9 +57,8 @@ def parse_extra(options: Sequence[str], ranges: Sequence[str]) -> tuple[Modality
         for folder in listed:
             if folder.startswith("/") or ".." in folder.split("/"):
                 raise ValueError(f"--extra {text}: {folder} is not a folder beside the pictures")
-        modalities.append(
-            Modality(name, tuple(Member(folder.rpartition("/")[2], folder, limits.get(name)) for folder in listed))
-        )
+        how = limits.get(name), name in split_words(raw)
+        modalities.append(Modality(name, tuple(Member(folder.rpartition("/")[2], folder, *how) for folder in listed)))
         names.append(name)
         members += [member.name for member in modalities[-1].members]
     for every in (names, members):
@@ -66,8 +66,9 @@ def parse_extra(options: Sequence[str], ranges: Sequence[str]) -> tuple[Modality
             raise ValueError(f"--extra names {twice[0]} twice; name each modality and each folder once")
     if len(members) > MOST:
         raise ValueError(f"--extra names {len(members)} folders; at most {MOST}")
-    if without := [name for name in limits if name not in names]:
-        raise ValueError(f"--extra-range {without[0]}: --extra has {', '.join(names) or 'nothing'}")
+    for option, given in (("range", limits), ("raw", split_words(raw))):
+        if without := [name for name in given if name not in names]:
+            raise ValueError(f"--extra-{option} {without[0]}: --extra has {', '.join(names) or 'nothing'}")
     return tuple(modalities)
 
 

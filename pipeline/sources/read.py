@@ -116,7 +116,7 @@ def read_source(
         raise ValueError(f"--yaml {options.yaml} is for YOLO, and --format is {format}: leave one of them out")
     if options.unlabelled != "auto" and format in ("coco", "bdd", "pictures"):
         raise ValueError(f"--unlabelled is for formats with a label file for each picture, not for {format}")
-    modalities = parse_extra(options.extra, options.extra_range)
+    modalities = parse_extra(options.extra, options.extra_range, options.extra_raw)
     choice = Choice(options, class_name(domain, "--domain") if domain else "", root.name)
     problems: list[Problem] = []
     try:

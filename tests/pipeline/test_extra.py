@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 
 from pipeline.contact_sheet import SheetOptions, as_colours, make_sheet
-from pipeline.files.pixels import read_extra, read_kind
+from pipeline.files.pixels import read_extra, read_kind, resize
 from pipeline.loading.loader import open_loader
 from pipeline.loading.mixture import Mixture
 from pipeline.pack import PackOptions, pack
 from pipeline.packed.reader import PackedDataset
+from pipeline.share import ShareOptions, share
 from pipeline.sources.extra import ExtraFiles, Member, Modality, parse_extra, same_shape
 from pipeline.sources.options import ReadOptions
 from pipeline.sources.read import read_source
@@ -133,6 +134,35 @@ def test_without_loss_the_very_levels(with_extra, tmp_path):
         assert torch.equal(
             batch.extra["far"][0, :40, :61, 0], torch.from_numpy(dataset.read_extra(0, "far")[..., 0].copy())
         )
+
+
+@pytest.mark.parametrize("name", ["cpu", "dali"])
+def test_one_modality_without_loss(with_extra, tmp_path, name):
+    if name == "dali":
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    read = replace(READ, extra_raw=("gated",))
+    sides = {"short_side": 45, "long_side": 80}
+    out = pack(PackOptions(with_extra, tmp_path / "all", read=read, classes=("car",), workers=1, **sides))[0]
+    share(ShareOptions(out, tmp_path / "some", tmp_path / "rest", share=0.4))
+    for folder in (out, tmp_path / "some", tmp_path / "rest"):
+        ends = {file.partition(".")[2] for file in members(folder)}
+        assert ends == {"jpg", "gated0.pgm", "gated1.pgm", "gated2.pgm", "depth.jpg", "json"}
+        assert [modality.get("raw") for modality in json.loads((folder / "dataset.json").read_text())["extra"]] == [
+            True,
+            None,
+        ]
+        with (
+            PackedDataset(folder) as dataset,
+            open_loader(dataset, 1, name=name, shuffle=False, extra=("gated",)) as loader,
+        ):
+            dataset.verify()
+            for batch in loader:
+                row = dataset.index_of(int(batch.ids_B[0]))
+                h, w = size = tuple(dataset.sizes_N2[row].tolist())
+                stem = Path(dataset.file_names[row]).stem
+                for n in range(3):
+                    expected = resize(read_extra(with_extra / f"gated{n}/{stem}.png", None), size)[..., 0]
+                    assert np.array_equal(batch.extra["gated"][0, :h, :w, n].numpy(), expected)
 
 
 def test_a_dataset_without_them_is_packed_to_the_bytes_of_before(with_extra, tmp_path):
@@ -356,6 +386,8 @@ def test_a_cut_file_is_found_when_it_is_decoded(with_extra, tmp_path):
 def test_wrong_options_are_refused(extra, ranges, message):
     with pytest.raises(ValueError, match=message):
         parse_extra((extra,), ranges)
+    with pytest.raises(ValueError, match="--extra-raw gatde: --extra has gated, depth"):
+        parse_extra(("gated depth",), (), ("gatde",))
 
 
 def test_shapes_agree_up_to_the_rounding_of_a_pixel():
@@ -434,6 +466,20 @@ def test_a_damaged_slice_is_named(packed):
             next(loader)
 
 
+def test_what_was_read_before_is_verified_again_by_name(packed):
+    """Reading compares the checksum of a record once."""
+    with PackedDataset(packed) as dataset:
+        dataset.jpeg(0)
+        with open(packed / "shard-000000.tar", "r+b") as file:
+            file.seek(int(dataset._places[""].offset[0]) + 30)
+            (byte,) = file.read(1)
+            file.seek(-1, 1)
+            file.write(bytes([byte ^ 1]))
+        dataset.jpeg(0)
+        with pytest.raises(ValueError, match=r"record 000000000000 of shard-000000.tar is damaged"):
+            dataset.verify()
+
+
 def test_parts_join_to_the_same_bytes_and_a_changed_slice_is_noticed(packed, with_extra, tmp_path):
     options = PackOptions(
         with_extra,
@@ -470,9 +516,10 @@ def test_reading_part_of_the_domains_keeps_them_beside_their_pictures(with_extra
 
 
 @pytest.mark.parametrize("to", ["coco", "voc", "yolo"])
-@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("raw", ["", "all", "gated"])
 def test_unpacked_beside_the_pictures_and_found_there_again(with_extra, tmp_path, to, raw):
-    options = PackOptions(with_extra, tmp_path / "packed", read=READ, raw=raw, classes=("car",), workers=1)
+    read = replace(READ, extra_raw=("gated",)) if raw == "gated" else READ
+    options = PackOptions(with_extra, tmp_path / "packed", read=read, raw=raw == "all", classes=("car",), workers=1)
     with PackedDataset(pack(options)[0]) as dataset:
         unpack(UnpackOptions(dataset.path, tmp_path / "out", to))
         again = ReadOptions(extra=("gated=gated0,gated1,gated2 depth",))
