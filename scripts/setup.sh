@@ -45,17 +45,27 @@ if ! .venv/bin/python -c 'import pip' 2> /dev/null; then
 fi
 rm -f .venv/installed-*
 
-trap 'echo "setup: stopped by the user; run the same command again to continue" >&2; exit 130' INT
+trap 'kill $(jobs -p) 2> /dev/null; echo "setup: stopped by the user; run the same command again to continue" >&2; exit 130' INT
 
 # A short line for each package; pip's whole output is in the log.
 shorten='s/^(.{150}).+/\1 .../'
 show() { sed -u -n -E "/^(Collecting|Building|ERROR|Installing collected)/{s/^(Collecting [^ ]+).*/\\1/; s/^Installing.*/Installing them all, the longest part/; $shorten; p}"; }
-install() {
-    .venv/bin/python -m pip install --disable-pip-version-check --retries 2 "$@" 2>&1 | tee -a .venv/setup.log | show
-}
+pip() { exec .venv/bin/python -m pip "$1" --disable-pip-version-check "${@:2}" 2>&1; }
+install() { pip install --retries 2 --no-deps "$@" | tee -a .venv/setup.log | show; }
 : > .venv/setup.log
-# The packages of others by their hashes, which pip cannot ask of an editable install; then this one.
-if ! install --require-hashes -r requirements.txt || ! install --no-deps --no-build-isolation -e .; then
+# The packages of others by their hashes, which pip cannot ask of an editable install; then this one. PyTorch and CUDA's
+# libraries at the same time as all the others: one pip unpacks on one core. requirements.txt has all that is needed.
+awk '/^[a-z]/ {part = /^(nvidia|torch|triton)/ ? "torch" : "others"} part {print > ".venv/" part ".txt"}' requirements.txt
+install_all() {
+    local installing status=0
+    pip install --retries 2 --no-deps --require-hashes -r .venv/torch.txt > .venv/torch.log &
+    installing=$!
+    install --require-hashes -r .venv/others.txt || status=1
+    wait "$installing" || status=1
+    cat .venv/torch.log >> .venv/setup.log
+    [ "$status" = 0 ] && install --no-build-isolation -e . && (pip check >> .venv/setup.log)
+}
+if ! install_all; then
     if grep -q 'No space left' .venv/setup.log; then
         fail "the disk is full; free about $needed_gb GB and run this again, it continues."
     elif grep -qE 'NewConnectionError|Temporary failure in name resolution|ConnectTimeout|ProxyError|Network is unreachable' .venv/setup.log; then
@@ -69,7 +79,7 @@ fi
 # Development packages bring OpenCV's desktop build, which needs libGL. Where that is missing, install the headless one over it.
 if ! .venv/bin/python -c 'import cv2' 2> /dev/null; then
     sed -n '/^opencv-python-headless==/,/[^\\]$/p' requirements.txt > .venv/headless.txt
-    install --require-hashes --force-reinstall --no-deps -r .venv/headless.txt || fail "OpenCV could not be installed, see .venv/setup.log"
+    install --require-hashes --force-reinstall -r .venv/headless.txt || fail "OpenCV could not be installed, see .venv/setup.log"
     .venv/bin/python -c 'import cv2' || fail "OpenCV cannot be imported; the reason is above."
 fi
 
