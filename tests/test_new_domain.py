@@ -1,5 +1,9 @@
-"""scripts/new_domain.sh: which commands it gives, beside a Python that only writes them down. docs/new_domain.md."""
+"""scripts/new_domain.sh: which commands it gives, beside a Python that only writes them down. docs/new_domain.md.
 
+And scripts/new_domain_sample.sh, which calls it on the sample world.
+"""
+
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -72,6 +76,15 @@ def test_every_row_is_trained(run):
     assert "full --seed 0 --data day few all --out out/full" in given[-1]
 
 
+def test_the_teacher_and_the_translation_may_be_longer_than_the_rows(run):
+    lengths = ["--steps", "4", "--teacher-steps", "10", "--translation-steps", "6"]
+    done, given = run(*NEEDED, "--rows", "whole", *lengths)
+    assert done.returncode == 0, done.stderr
+    words = [line.split() for line in given if line.startswith("train.")]
+    steps = {line[line.index("--out") + 1]: line[line.index("--steps") + 1] for line in words}
+    assert steps == {"out/translation": "6", "out/teacher": "10", "out/teacher-translated": "10", "out/whole": "4"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -96,3 +109,57 @@ def test_a_wrong_folder_is_named_before_anything_is_trained(run, option):
     done, given = run(*NEEDED, option, "nowhere")
     assert (done.returncode, given) == (2, [])
     assert "/nowhere is not a packed dataset" in done.stderr
+
+
+# On the sample world.
+
+SAMPLE = SCRIPT.with_name("new_domain_sample.sh")
+WRITES = """#!/bin/sh
+echo "$@" >> "$LOG"
+make() { mkdir -p "$1" && echo '{}' > "$1/$2"; }
+case "$2" in
+    pipeline.pack)
+        for part in daytime_clear_train daytime_clear_test dusk_rainy_train; do make "$4/$part" dataset.json; done ;;
+    pipeline.share) make "$4" dataset.json; make "$5" dataset.json ;;
+    eval.run) make "$3/eval" results.json ;;
+    train.run) while [ "$1" != --out ]; do shift; done; mkdir -p "$2" ;;
+    -c) echo 0.5 ;;
+esac
+"""
+
+
+def test_rows_of_several_seeds_on_the_sample_world(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    for script in (SCRIPT, SAMPLE):
+        shutil.copy(script, tmp_path / "scripts")
+    python, log = tmp_path / "python", tmp_path / "log"
+    python.write_text(WRITES)
+    python.chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / "scripts" / SAMPLE.name, "--targets", "dusk_rainy", "--seeds", "0 2", "--rows", "baseline crosskd"],
+        env={"PYTHON": str(python), "PATH": "/usr/bin:/bin", "LOG": str(log)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [line.removeprefix("-m ").replace(f"{tmp_path}/", "") for line in log.read_text().splitlines()]
+    parts, runs = "data/new-domain/dusk_rainy", "runs/new-domain/dusk_rainy"
+    trained = [line.split(" --out ")[1] for line in lines if line.startswith("train.run")]
+    assert trained == [f"{runs}/seed{seed}/{row}" for seed in (0, 2) for row in ("teacher", "baseline", "crosskd")]
+    assert f"pipeline.share {parts}/rest {parts}/labelled {parts}/hidden --share 0.2 --hide" in lines
+    table = " ".join(f"{row}={runs}/seed{s}/{row}" for row in ("teacher", "baseline", "crosskd") for s in (0, 2))
+    assert lines[-1] == f"eval.table {table} --seeds --all --metric coco --json {runs}/coco.json"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target", "night_sunny"], "unknown option --target; --help lists the options"),
+        (["--seeds"], "--seeds needs a value"),
+        (["--steps", "0"], "--steps needs a number from 1, got 0"),
+        (["--targets", "night_sunny snow"], "--targets: no target snow; there are night_sunny dusk_rainy"),
+    ],
+)
+def test_a_wrong_option_on_the_sample_world_is_named(options, message):
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": "/bin/false"}
+    done = subprocess.run([SAMPLE, *options], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"new_domain_sample: {message}")
