@@ -25,7 +25,7 @@ class PseudoLabelOptions:
     """Packed datasets with labels, of the data's look and not trained on: the scores are chosen on them."""
     precision: float = 0.9
     """Of the objects: part of them that is right on --labelled."""
-    ignore_precision: float = 0.5
+    ignore_precision: float = 0.2
     """Of the ignored boxes and the objects together."""
     high: tuple[str, ...] = ()
     """In place of --precision: scores from which on detections are objects, a number for all or car=0.7 person=0.6."""

@@ -87,7 +87,7 @@ train() { # train ROW OPTIONS...
 # The scores that make a detection a label are chosen on images that the teacher has not seen.
 label() {
     "$python" -m eval.pseudo_label "$1" --data "$unlabelled" --labelled "$out/data/holdout" --precision "$precision" \
-        --ignore-precision "$("$python" -c "print(min(0.5, $precision))")" --out "$2"
+        --ignore-precision "$("$python" -c "print(min(0.2, $precision))")" --out "$2"
 }
 
 stage "labelled target: a part that only chooses scores -> $out/data/holdout"

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-targets="night_sunny night_rainy" seeds="0 1 2" rows=() steps=400 teacher_steps=1000 translation_steps=600
+targets="night_sunny night_rainy" seeds="0 1 2" rows=() steps=600 teacher_steps=1500 translation_steps=600
 fail() { echo "new_domain_sample: $1" >&2; exit 2; }
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -46,7 +46,7 @@ for target in $targets; do
     stage "sample world -> $world"
     if [ ! -e "$packed/${target}_train/dataset.json" ]; then
         "$python" -m pipeline.sample_world --out "$world" --domains daytime_clear "$target" \
-            --train 800 --test 150 --target 550
+            --train 800 --test 150 --target 1100
         "$python" -m pipeline.pack "$world" "$packed" --short-side 128 --long-side 240
     fi
     # A quarter of the target is for tests. A fifth of the rest keeps its labels; the others are once hidden, once not.

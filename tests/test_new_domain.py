@@ -16,7 +16,7 @@ NEEDED = ["--source", "day", "--target-labelled", "few", "--target-unlabelled", 
 @pytest.fixture
 def run(tmp_path):
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && echo 0.5 || echo "$@" >> {tmp_path}/given\n')
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && echo 0.2 || echo "$@" >> {tmp_path}/given\n')
     python.chmod(0o755)
     for name in ("day", "few", "night", "test", "all"):
         (tmp_path / name).mkdir()
@@ -44,7 +44,7 @@ def test_the_whole_and_its_stages(run):
         "eval.translate out/translation --data day --out out/data/translated --detector out/teacher",
         f"{teacher} {small} --data day out/data/taught out/data/translated --out out/teacher-translated",
         "eval.pseudo_label out/teacher-translated --data night --labelled out/data/holdout --precision 0.9 "
-        "--ignore-precision 0.5 --out out/data/pseudo-whole",
+        "--ignore-precision 0.2 --out out/data/pseudo-whole",
         f"train.run domain_crosskd_baseline_small {small} --data day few --out out/baseline",
         "eval.run out/baseline --data test",
         f"train.run domain_crosskd_whole_small {small} --data day few out/data/translated out/data/pseudo-whole "
@@ -60,7 +60,7 @@ def test_without_translation_one_teacher_labels_and_teaches(run):
     assert given[1:] == [
         "train.run domain_crosskd_teacher --seed 0 --steps 6 --epochs 0 --data day out/data/taught --out out/teacher",
         "eval.pseudo_label out/teacher --data night --labelled out/data/holdout --precision 0.9 "
-        "--ignore-precision 0.5 --out out/data/pseudo-whole",
+        "--ignore-precision 0.2 --out out/data/pseudo-whole",
         "train.run domain_crosskd_whole --seed 0 --steps 6 --epochs 0 --data day few out/data/pseudo-whole "
         "--teacher out/teacher --out out/whole",
     ]
@@ -123,7 +123,7 @@ case "$2" in
     pipeline.share) make "$4" dataset.json; make "$5" dataset.json ;;
     eval.run) make "$3/eval" results.json ;;
     train.run) while [ "$1" != --out ]; do shift; done; mkdir -p "$2" ;;
-    -c) echo 0.5 ;;
+    -c) echo 0.2 ;;
 esac
 """
 

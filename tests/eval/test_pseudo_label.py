@@ -147,7 +147,7 @@ def test_scores_are_chosen_on_labelled_images(scored, options, capsys):
 
 def test_a_class_that_is_seldom_right_is_ignored_with_its_own_figures(scored, options, monkeypatch):
     """Where no score reaches --ignore-precision the low score is 0, and the figures beside it are those of 0."""
-    some = replace(options, high=("1",), low=(), labelled=(scored.data["daytime_clear"],))
+    some = replace(options, high=("1",), low=(), labelled=(scored.data["daytime_clear"],), ignore_precision=0.5)
     verdicts = Verdicts(np.array([0.9, 0.8, 0.3]), np.array([False, False, True]), 4)
     monkeypatch.setattr(pseudo_labels, "judge", lambda *_: verdicts)
     found = make_detections([])
@@ -241,8 +241,8 @@ def test_what_cannot_be_is_refused(scored, options, tmp_path):
         replace(options, low=())
     with pytest.raises(ValueError, match="nothing is chosen on --labelled; leave one of them out"):
         replace(options, labelled=(options.data,))
-    with pytest.raises(ValueError, match=r"--ignore-precision 0\.5 is above --precision 0\.3"):
-        replace(options, precision=0.3)
+    with pytest.raises(ValueError, match=r"--ignore-precision 0\.2 is above --precision 0\.1"):
+        replace(options, precision=0.1)
     with pytest.raises(ValueError, match="--precision 0: expected more than 0 and at most 1"):
         replace(options, precision=0.0)
     with pytest.raises(ValueError, match=r"bus: the low score 0.6 is above the high one, 0.4"):
