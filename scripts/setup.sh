@@ -50,6 +50,7 @@ trap 'kill $(jobs -p) 2> /dev/null; echo "setup: stopped by the user; run the sa
 # A short line for each package; pip's whole output is in the log.
 shorten='s/^(.{150}).+/\1 .../'
 show() { sed -u -n -E "/^(Collecting|Building|ERROR|Installing collected)/{s/^(Collecting [^ ]+).*/\\1/; s/^Installing.*/Installing them all, the longest part/; $shorten; p}"; }
+# In a subshell of its own, whose process it becomes.
 pip() { exec .venv/bin/python -m pip "$1" --disable-pip-version-check "${@:2}" 2>&1; }
 install() { pip install --retries 2 --no-deps "$@" | tee -a .venv/setup.log | show; }
 : > .venv/setup.log
