@@ -428,14 +428,14 @@ def measure_extra(
     rates: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in loaders} for kind in kinds}
     packing: dict[str, list[float]] = {kind: [] for kind in kinds}
     for round in range(options.rounds):
-        for kind, more in kinds.items():
-            seconds = []
-            for words, place in ((), folder / f"alone-{kind}-{round}"), (more, folder / f"{kind}-{round}"):
-                started = time.perf_counter()
-                run_pack(folder, *words, out=place)
-                seconds.append(time.perf_counter() - started)
-            packing[kind].append(seconds[0] / seconds[1])
-            with PackedDataset(place) as beside:
+        seconds = {}
+        for kind, more in {"alone": (), **kinds}.items():
+            started = time.perf_counter()
+            run_pack(folder, *more, out=folder / f"{kind}-{round}")
+            seconds[kind] = time.perf_counter() - started
+        for kind in kinds:
+            packing[kind].append(seconds["alone"] / seconds[kind])
+            with PackedDataset(folder / f"{kind}-{round}") as beside:
                 for name in loaders:
                     check_extra(beside, name, options, device)
                     without, _ = loader_rate(alone, name, options, threads, device)

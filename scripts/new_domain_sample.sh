@@ -38,7 +38,7 @@ done
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 export PYTHON=$python OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 stage() { echo; echo "== $1"; }
-once() { [ -e "$1/dataset.json" ] || "$python" -m pipeline.share "${@:2}"; }
+share() { "$python" -m pipeline.share "$@"; }
 
 for target in $targets; do
     parts=data/new-domain/$target runs=runs/new-domain/$target
@@ -50,9 +50,9 @@ for target in $targets; do
         "$python" -m pipeline.pack "$world" "$packed" --short-side 128 --long-side 240
     fi
     # A quarter of the target is for tests. A fifth of the rest keeps its labels; the others are once hidden, once not.
-    once "$parts/rest" "$packed/${target}_train" "$parts/test" "$parts/rest" --share 0.27 --seed 1
-    once "$parts/hidden" "$parts/rest" "$parts/labelled" "$parts/hidden" --share 0.2 --hide
-    once "$parts/full" "$parts/rest" "$parts/labelled-again" "$parts/full" --share 0.2
+    share "$packed/${target}_train" "$parts/test" "$parts/rest" --share 0.27 --seed 1
+    share "$parts/rest" "$parts/labelled" "$parts/hidden" --share 0.2 --hide
+    share "$parts/rest" "$parts/labelled-again" "$parts/full" --share 0.2
     for seed in $seeds; do
         scripts/new_domain.sh --small --seed "$seed" --source "$packed/daytime_clear_train" \
             --source-test "$packed/daytime_clear_test" --target-labelled "$parts/labelled" \

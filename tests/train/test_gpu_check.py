@@ -300,7 +300,7 @@ from importlib.machinery import PathFinder
 class Bare:
     def find_spec(name, path=None, target=None):
         if name.partition(".")[0] in {HIDDEN}:
-            paths = [each for each in sys.path if each.endswith("/work/site")] if path is None else path
+            paths = [each for each in sys.path if each.endswith("work/site")] if path is None else path
             found = PathFinder.find_spec(name, paths, target)
             if found is None:
                 raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
