@@ -17,7 +17,7 @@ def pytest_collection() -> Iterator[None]:
         return (yield)
 
 
-# The longest first: pytest's processes then end together, over short ones.
+# The longest first, which are those beside the folders: pytest's processes then end together, over short ones.
 ORDER = ("golden", "train", "eval", "pipeline", "model", "kernels")
 
 
@@ -26,6 +26,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def place(item: pytest.Item) -> int:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        return ORDER.index(folder) if folder in ORDER else len(ORDER)
+        return ORDER.index(folder) if folder in ORDER else -1
 
     items.sort(key=place)
