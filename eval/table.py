@@ -31,9 +31,11 @@ class TableOptions:
     seeds: bool = False
     """Runs of the same name are one method trained with several seeds: show their mean [least, greatest]."""
     all: bool = False
-    """Rows are runs, columns the domains and `all`, their mean: for runs that were trained on several of them."""
+    """Rows are runs, or with --seeds methods, columns the domains and `all`, their mean: for runs that were trained on
+    several domains."""
     json: Path | None = None
-    """Write {name: {domain: mAP}} here; with --seeds a list in place of each mAP, in the order of the runs."""
+    """Write {name: {domain: mAP}} here, with --all also of `all`; with --seeds a list in place of each mAP, in the
+    order of the runs."""
     metric: Literal["voc07", "area", "coco"] = "voc07"
 
 
@@ -140,8 +142,7 @@ def between(samples_B: np.ndarray | None) -> list[float] | None:
 
 def seeds_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
     """Rows are domains and the mean of targets, columns methods; figures are means over the method's runs."""
-    if len({tuple((name, run.results["domains"][name]["checksum"]) for name in run.domains) for run in runs}) > 1:
-        raise ValueError("--seeds: not all runs were evaluated on the same images; use the same --data")
+    check_same_images(runs)
     methods = by_name(runs)
     rows = [["", *methods]]
     for name in [*runs[0].domains, "mean_of_targets"]:
@@ -154,8 +155,33 @@ def seeds_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
     return "\n".join([*aligned(rows), note, *trained_notes(runs)])
 
 
-def spread(figures: list[float]) -> str:
-    return show(statistics.fmean(figures), [min(figures), max(figures)]) if figures else "-"
+def all_seeds_table(runs: list[EvaluatedRun], metric: str = "voc07") -> str:
+    """Rows are methods, columns the domains and the mean over all of them: means over the method's runs."""
+    check_same_images(runs)
+    names = list(runs[0].domains)
+    methods = by_name(runs)
+    first = next(iter(methods.values()))
+    rows = [["", *names, "all", f"all - {runs[0].name}"]]
+    for name, several in methods.items():
+        domain_figures = [[run.figure(domain, metric) for run in several] for domain in names]
+        means, others = ([mean_of_all(run, names, metric)[0] for run in group] for group in (several, first))
+        # The runs of two methods belong together, seed by seed, where they are as many.
+        pairs = zip(means, others, strict=True) if several is not first and len(several) == len(first) else ()
+        changes = [a - b for a, b in pairs if a is not None and b is not None]
+        known = [[figure for figure in figures if figure is not None] for figures in (*domain_figures, means)]
+        rows.append([name, *map(spread, known), spread(changes, "+")])
+    counts = ", ".join(f"{name} {len(several)}" for name, several in methods.items())
+    note = f"{METRICS[metric]}, percent, mean [least, greatest] over runs ({counts}); all: the mean of the domains"
+    return "\n".join([*aligned(rows), note, *trained_notes(runs)])
+
+
+def check_same_images(runs: list[EvaluatedRun]) -> None:
+    if len({tuple((name, run.results["domains"][name]["checksum"]) for name in run.domains) for run in runs}) > 1:
+        raise ValueError("--seeds: not all runs were evaluated on the same images; use the same --data")
+
+
+def spread(figures: list[float], sign: str = "-") -> str:
+    return show(statistics.fmean(figures), [min(figures), max(figures)], sign) if figures else "-"
 
 
 def by_name(runs: list[EvaluatedRun]) -> dict[str, list[EvaluatedRun]]:
@@ -176,15 +202,16 @@ def show(value: float | None, interval: list[float] | None, sign: str = "-") -> 
 def main() -> None:
     options = tyro.cli(TableOptions)
     runs = named_runs(options.runs, options.seeds)
-    if options.all and options.seeds:
-        raise ValueError("--all has a row for each run and --seeds a column for runs of one name; use one of the two")
-    make = seeds_table if options.seeds else all_table if options.all else domain_table
-    say(make(runs, options.metric))
+    plain, seeds = (all_table, all_seeds_table) if options.all else (domain_table, seeds_table)
+    say((seeds if options.seeds else plain)(runs, options.metric))
     if options.json is not None:
         figures: dict[str, dict[str, Any]] = {
             name: {domain: [run.figure(domain, options.metric) for run in several] for domain in several[0].domains}
             for name, several in by_name(runs).items()
         }
+        if options.all:
+            for name, several in by_name(runs).items():
+                figures[name]["all"] = [mean_of_all(run, list(run.domains), options.metric)[0] for run in several]
         if not options.seeds:
             figures = {name: {domain: one for domain, (one,) in part.items()} for name, part in figures.items()}
         write_json(options.json, figures)

@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
             seeds=1 name=cmkd-reduced
             images=(--target 24) tests=(--test 8 --target 8) steps=(--steps 6)
             shift ;;
-        -h | --help) sed -n '2,5s/^# //p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,5s/^# //p' "scripts/${0##*/}"; exit 0 ;;
         *) echo "cmkd: unknown option $1; the options are --seeds N and --reduced" >&2; exit 2 ;;
     esac
 done

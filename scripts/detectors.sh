@@ -13,7 +13,7 @@ while [ $# -gt 0 ]; do
         --seeds)
             [[ "${2:-}" =~ ^[0-9]+(\ [0-9]+)*$ ]] || fail '--seeds needs whole numbers, as in --seeds "0 1 2"'
             seeds=$2; shift 2 ;;
-        -h | --help) sed -n '2,4s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,4s/^# \{0,1\}//p' "scripts/${0##*/}"; exit 0 ;;
         *) fail "unknown option $1; the options are --seeds and --reduced" ;;
     esac
 done

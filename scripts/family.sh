@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
     case "$1" in
         --weather) weather=yes; shift ;;
         --reduced) reduced=yes; shift ;;
-        -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,10s/^# \{0,1\}//p' "scripts/${0##*/}"; exit 0 ;;
         --seeds | --kinds | --methods | --steps | --teacher-steps)
             [ $# -gt 1 ] || fail "$1 needs a value"
             [[ "$1" != *steps || "$2" =~ ^[1-9][0-9]*$ ]] || fail "$1 needs a number from 1, got $2"

@@ -14,13 +14,14 @@ set -euo pipefail
 start=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-$PWD/.venv/bin/python}
+case "$python" in /*) ;; */*) python=$start/$python ;; esac
 fail() { echo "new_domain: $1" >&2; exit 2; }
 
 source='' labelled='' unlabelled='' full='' out='' source_test='' target_test=''
 rows='' translate=yes holdout=0.25 precision=0.9 seed=0 size='' steps='' teacher_steps='' translation_steps=''
 while [ $# -gt 0 ]; do
     case "$1" in
-        -h | --help) sed -n '2,13s/^# //p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,13s/^# //p' "scripts/${0##*/}"; exit 0 ;;
         --small) size=_small; shift; continue ;;
         --without-translation) translate=; shift; continue ;;
     esac
@@ -90,10 +91,16 @@ label() {
         --ignore-precision "$("$python" -c "print(min(0.2, $precision))")" --out "$2"
 }
 
+stage "do the datasets fit together?"
+"$python" -m pipeline.together "$source" "$labelled" "$unlabelled" --apart
+if [ ${#tests[@]} != 0 ] || [ -n "$full" ]; then
+    "$python" -m pipeline.together "$source" ${full:+"$full"} "${tests[@]}"
+fi
+
 stage "labelled target: a part that only chooses scores -> $out/data/holdout"
 "$python" -m pipeline.share "$labelled" "$out/data/holdout" "$out/data/taught" --share "$holdout"
 
-# First, for it asks the most: a missing package, other classes or other sizes show before a teacher was trained.
+# Before the teacher, for it asks the most: a missing package shows at once.
 translated=()
 if [ -n "$translate" ] && wants_any translated whole; then
     stage "translation from source to target -> $out/translation"
@@ -117,12 +124,14 @@ if [ -n "$translate" ] && wants whole; then
     whole_teacher=$out/teacher-translated
     train teacher --data "$source" "$out/data/taught" "${translated[@]}" --out "$whole_teacher"
 fi
-if wants pseudo; then
+# Without a translation the whole has the first teacher and its labels.
+whole_labels=$out/data/pseudo
+if wants pseudo || { wants whole && [ "$whole_teacher" = "$out/teacher" ]; }; then
     stage "pseudo-labels of that teacher -> $out/data/pseudo"
     label "$out/teacher" "$out/data/pseudo"
 fi
-whole_labels=$out/data/pseudo-whole
-if wants whole; then
+if [ "$whole_teacher" != "$out/teacher" ]; then
+    whole_labels=$out/data/pseudo-whole
     stage "pseudo-labels for the whole -> $whole_labels"
     label "$whole_teacher" "$whole_labels"
 fi

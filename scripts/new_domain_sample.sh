@@ -12,7 +12,7 @@ targets="night_sunny night_rainy" seeds="0 1 2" rows=() steps=600 teacher_steps=
 fail() { echo "new_domain_sample: $1" >&2; exit 2; }
 while [ $# -gt 0 ]; do
     case "$1" in
-        -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,7s/^# \{0,1\}//p' "scripts/${0##*/}"; exit 0 ;;
         --targets | --seeds | --rows | --steps | --teacher-steps | --translation-steps)
             [ $# -gt 1 ] || fail "$1 needs a value"
             [[ "$1" != *steps || "$2" =~ ^[1-9][0-9]*$ ]] || fail "$1 needs a number from 1, got $2"

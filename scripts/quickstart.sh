@@ -17,7 +17,7 @@ while [ $# -gt 0 ]; do
             seed=$2; shift 2 ;;
         --longer) longer=yes; shift ;;
         --reduced) reduced=yes; shift ;;
-        -h | --help) sed -n '2,6s/^# //p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,6s/^# //p' "scripts/${0##*/}"; exit 0 ;;
         *) echo "quickstart: unknown option $1; the options are --seed N, --longer and --reduced" >&2; exit 2 ;;
     esac
 done

@@ -38,6 +38,8 @@ def test_the_whole_and_its_stages(run):
     assert done.returncode == 0, done.stderr
     small, teacher = "--seed 3", "train.run domain_crosskd_teacher_small"
     assert given == [
+        "pipeline.together day few night --apart",
+        "pipeline.together day test",
         "pipeline.share few out/data/holdout out/data/taught --share 0.25",
         f"train.translate cut_small --source day --target night --out out/translation {small}",
         f"{teacher} {small} --data day out/data/taught --out out/teacher",
@@ -57,14 +59,28 @@ def test_the_whole_and_its_stages(run):
 def test_without_translation_one_teacher_labels_and_teaches(run):
     done, given = run(*NEEDED, "--without-translation", "--rows", "whole", "--steps", "6")
     assert done.returncode == 0, done.stderr
-    assert given[1:] == [
+    assert given[2:] == [
         "train.run domain_crosskd_teacher --seed 0 --steps 6 --epochs 0 --data day out/data/taught --out out/teacher",
         "eval.pseudo_label out/teacher --data night --labelled out/data/holdout --precision 0.9 "
-        "--ignore-precision 0.2 --out out/data/pseudo-whole",
-        "train.run domain_crosskd_whole --seed 0 --steps 6 --epochs 0 --data day few out/data/pseudo-whole "
+        "--ignore-precision 0.2 --out out/data/pseudo",
+        "train.run domain_crosskd_whole --seed 0 --steps 6 --epochs 0 --data day few out/data/pseudo "
         "--teacher out/teacher --out out/whole",
     ]
     assert "nothing was evaluated; add --source-test" in done.stdout
+
+
+@pytest.mark.parametrize("rows", ["pseudo whole", "pseudo", "whole"])
+def test_without_translation_one_labelling_is_enough(run, rows):
+    done, given = run(*NEEDED, "--without-translation", "--rows", rows)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(" --out ")[1] for line in given if line.startswith("eval.pseudo")] == ["out/data/pseudo"]
+
+
+@pytest.mark.parametrize("script", [SCRIPT, SCRIPT.with_name("new_domain_sample.sh")])
+def test_help_from_the_scripts_own_folder(script):
+    done = subprocess.run([f"./{script.name}", "--help"], cwd=script.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"scripts/{script.name}" in done.stdout
 
 
 def test_every_row_is_trained(run):

@@ -51,19 +51,8 @@ class Mixture:
         self._starts = [0, *accumulate(len(dataset) for dataset in self.datasets)]
 
     def _check_agreement(self) -> None:
-        first = self.datasets[0]
-        sides = [sides_of(dataset) for dataset in self.datasets]
+        check_alike(self.datasets)
         for i, dataset in enumerate(self.datasets):
-            if dataset.classes != first.classes:
-                raise ValueError(
-                    f"the class lists differ: {first.path} has {list(first.classes)}, {dataset.path} has "
-                    f"{list(dataset.classes)}; pack one of them again with --classes in the other's order"
-                )
-            if sides[i] != sides[0]:
-                raise ValueError(
-                    f"{first.path} was packed with {describe_sides(sides[0])}, {dataset.path} with "
-                    f"{describe_sides(sides[i])}; pack them with the same --short-side and --long-side"
-                )
             for other in self.datasets[:i]:
                 if other.checksum == dataset.checksum:
                     raise ValueError(
@@ -198,6 +187,22 @@ def warn_of_other_sides(who: str, learned: Mapping[str, Any], dataset: PackedDat
             f"warning: {who} learned from pictures of {describe_sides(known)}, {dataset.path} was packed with "
             f"{describe_sides(sides)}: objects have another size there"
         )
+
+
+def check_alike(datasets: Sequence[PackedDataset]) -> None:
+    """One class list, one packing size."""
+    first, sides = datasets[0], [sides_of(dataset) for dataset in datasets]
+    for i, dataset in enumerate(datasets):
+        if dataset.classes != first.classes:
+            raise ValueError(
+                f"the class lists differ: {first.path} has {list(first.classes)}, {dataset.path} has "
+                f"{list(dataset.classes)}; pack one of them again with --classes in the other's order"
+            )
+        if sides[i] != sides[0]:
+            raise ValueError(
+                f"{first.path} was packed with {describe_sides(sides[0])}, {dataset.path} with "
+                f"{describe_sides(sides[i])}; pack them with the same --short-side and --long-side"
+            )
 
 
 def check_weights(num_datasets: int, weights: Sequence[float]) -> None:

@@ -241,10 +241,17 @@ def test_what_cannot_be_is_refused(scored, options, tmp_path):
         replace(options, low=())
     with pytest.raises(ValueError, match="nothing is chosen on --labelled; leave one of them out"):
         replace(options, labelled=(options.data,))
+    chosen = replace(options, high=(), low=(), labelled=(options.data,))
     with pytest.raises(ValueError, match=r"--ignore-precision 0\.2 is above --precision 0\.1"):
-        replace(options, precision=0.1)
+        replace(chosen, precision=0.1)
     with pytest.raises(ValueError, match="--precision 0: expected more than 0 and at most 1"):
-        replace(options, precision=0.0)
+        replace(chosen, precision=0.0)
+    with pytest.raises(ValueError, match=r"--precision 0\.5 has no effect beside --high"):
+        replace(options, precision=0.5)
+    with pytest.raises(ValueError, match=r"--ignore-precision 0\.1 has no effect beside --low"):
+        replace(options, ignore_precision=0.1)
+    with pytest.raises(ValueError, match=r"--agree-overlap 0\.3 has no effect without --agree"):
+        replace(options, agree_overlap=0.3)
     with pytest.raises(ValueError, match=r"bus: the low score 0.6 is above the high one, 0.4"):
         label(replace(options, low=("0.6",)), ALONE)
     with pytest.raises(ValueError, match="lie in each other"):

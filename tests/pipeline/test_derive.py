@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import together
 from pipeline.loading.loader import open_loader
 from pipeline.loading.mixture import Mixture
 from pipeline.packed import derive as module
@@ -186,3 +187,24 @@ def test_a_card_of_before_has_no_weights(make_packed):
     assert "weights" not in json.loads(card_bytes(dataset.info))
     assert dataset.box_weights(1).tolist() == [1.0]
     assert module.all_ignored((3, 5), 2).boxes_N4.tolist() == [[0, 0, 5, 3]] * 2
+
+
+def test_whether_datasets_fit_together(make_packed, tmp_path, monkeypatch, capsys):
+    whole, other = make_packed(), make_packed(name="other", classes=("car", "bus"))
+    share(ShareOptions(whole.path, tmp_path / "few", tmp_path / "rest", share=0.3))
+
+    def ask(*words) -> str:
+        monkeypatch.setattr("sys.argv", ["together", *map(str, words)])
+        together.main()
+        return capsys.readouterr().out
+
+    assert "2 datasets fit together: bus, car" in ask(tmp_path / "few", tmp_path / "rest", "--apart")
+    assert "2 datasets fit together" in ask(whole.path, tmp_path / "rest")
+    with pytest.raises(
+        ValueError, match=rf"\d+ pictures of {whole.path} are also in {tmp_path / 'rest'}; each belongs"
+    ):
+        ask(tmp_path / "rest", whole.path, "--apart")
+    with pytest.raises(ValueError, match="the class lists differ"):
+        ask(whole.path, other.path)
+    with pytest.raises(ValueError, match="two packed datasets are needed at least"):
+        ask(whole.path)

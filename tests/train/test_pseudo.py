@@ -169,6 +169,11 @@ def test_unlabelled_data_needs_a_labeller(halves, config):
         train(replace(config, data=halves[1:], distill=(), teacher=None), ALONE)
 
 
+def test_a_labeller_needs_unlabelled_data(halves, config):
+    with pytest.raises(ValueError, match="no image of --data is unlabelled, so --distill pseudo has nothing to label"):
+        train(replace(config, data=halves[:1]), ALONE)
+
+
 def test_options():
     config = read_command(
         ["plain_small", "--data", "a", "b", "--out", "o", "--teacher", "t", "--distill", "crosskd", "pseudo",

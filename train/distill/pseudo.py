@@ -46,6 +46,7 @@ class PseudoConfig:
 
 
 class Pseudo(Method):
+    needs_unlabelled = True
     logged = ("objects",)
     teaches = ()
     want_teacher = Want(found=True)
