@@ -43,6 +43,12 @@ def open_data(config: Config, world: World) -> tuple[Mixture, PackedDataset | No
                 "Label it first (python -m eval.pseudo_label), or let a teacher label it while training (--distill "
                 "pseudo)"
             )
+    for method in config.distill:
+        if METHODS[type(method)].needs_unlabelled and not any(one.unlabelled_N.any() for one in data.datasets):
+            raise ValueError(
+                f"no image of --data is unlabelled, so --distill {method.kind} has nothing to label; add a dataset of "
+                "such images (python -m pipeline.pack --format pictures) or leave the method out"
+            )
     val = None if config.val is None else PackedDataset(config.val)
     if val is not None:
         check_classes(config.data[0], data.classes, config.val, val.classes)
@@ -191,6 +197,11 @@ def make_methods(config: Config, student: Detector, teacher: Detector | None) ->
             raise ValueError(
                 f"{wanted.kind} compares locations, so both networks must see images of one size: give "
                 f"--views.ratio-range 1 1 (now {config.views.ratio_range})"
+            )
+        if getattr(wanted, "faithful", False) and not getattr(student.config, "faithful", True):
+            say(
+                f"note: --distill.{wanted.kind.replace('_', '-')}.faithful repeats the original's sums; its heads also "
+                "train candidates in the padding, which --model.faithful repeats"
             )
         # Without a weight no gradient reaches its layers, and DDP would wait for one. Layers of some terms only are
         # switched off by the method itself.

@@ -41,7 +41,7 @@ def meetings(
     looked = f"the teacher the {called(method.teacher_sees, config)} view ({shape(canvases[1])})"
     lines = [f"{name}: the student sees {seen}, {looked}; {reached}"]
     pairs = list(zip((student, teacher), canvases, strict=True))
-    want, adapters = method.want_teacher, list(getattr(method, "adapters", None) or ())
+    want, adapters = method.want_teacher, list(method.adapters or ())
     if want.tower is not None:
         for stride in teacher.strides:
             maps = [tower_shape(*pair, stride, want.tower) for pair in pairs]

@@ -26,15 +26,18 @@ class Term(NamedTuple):
 
 
 def first_images(views: Views, num: int) -> Views:
+    """The first ones with objects, for without them many terms are 0; where there are too few, others beside them."""
+    object_BG = (views.labels_BG > 0) & ~views.ignore_BG
+    chosen_N = torch.argsort(~object_BG.any(1), stable=True)[:num]
     parts = {}
     for field in fields(views):
         value = getattr(views, field.name)
         if isinstance(value, View):
-            value = View(*(getattr(value, part.name)[:num] for part in fields(value)))
+            value = View(*(getattr(value, part.name)[chosen_N] for part in fields(value)))
         elif isinstance(value, dict):
-            value = {name: images[:num] for name, images in value.items()}
+            value = {name: images[chosen_N] for name, images in value.items()}
         elif isinstance(value, Tensor):
-            value = value[:num]
+            value = value[chosen_N]
         parts[field.name] = value
     return replace(views, **parts)
 

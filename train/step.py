@@ -63,7 +63,8 @@ class Learner(nn.Module):
         self.want = reduce(or_, (method.want_student for method in methods.values()), Want(dense=True))
         self.weights = {name: weight for method in methods.values() for name, weight in method.weights.items()}
         logged = tuple(name for method in methods.values() for name in method.logged)
-        self.alike = tuple(name for method in methods.values() for name in method.alike)
+        # Beside adapters nothing agrees before the first step: they are random.
+        self.alike = tuple(name for method in methods.values() if method.adapters is None for name in method.alike)
         self.layout = Layout((*student.terms, *self.weights, "total"), logged)
         for names in (self.layout.losses, logged):
             if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -114,13 +114,15 @@ def test_training_of_large_networks(tmp_path):
 
 
 def test_views(fresh):
-    assert_none(differences(load(OWN, "views"), load(fresh, "views"), within_a_level))
+    assert_none(
+        differences(load(OWN, "views"), load(fresh, "views"), close if on_one_machine(fresh) else within_a_level)
+    )
 
 
 def test_evaluation(fresh):
     stored, now = load(OWN, "evaluation"), load(fresh, "evaluation")
     for part in ("results", "robustness"):
-        assert_none(differences(stored[part], now[part], roughly, part))
+        assert_none(differences(stored[part], now[part], close if on_one_machine(fresh) else roughly, part))
 
 
 def test_detections(fresh):

@@ -79,6 +79,15 @@ def test_one_place_has_the_teachers_mean_and_no_gradient():
     assert student.grad.abs().max() == 0
 
 
+def test_a_constant_channel_is_the_teachers_mean_also_where_its_own_mean_is_rounded():
+    student = torch.full((2, 1, 37, 53), 7.77, requires_grad=True)
+    teacher = torch.randn(2, 1, 37, 53) + 3
+    (got,) = align([student], [teacher], [torch.ones(2, 37, 53, dtype=torch.bool)], own)
+    torch.testing.assert_close(got, teacher.mean().expand_as(got))
+    (gradient,) = torch.autograd.grad(got.square().sum(), student)
+    assert gradient.abs().max() == 0
+
+
 def test_the_plain_form_of_atss():
     """The formulas of the file's first lines, with torchvision's GIoU, on the cross predictions."""
     method, student, _, seen, taught, views = scene("atss")

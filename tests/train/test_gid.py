@@ -183,6 +183,12 @@ def test_other_heads_are_errors(network):
         make(network, teacher=make_network(RetinaNetConfig()))
 
 
+def test_heads_with_other_anchors_are_errors(network):
+    """Of the other style RetinaNet's anchors lie elsewhere, so equal deltas are other boxes."""
+    with pytest.raises(ValueError, match="gid: student and teacher differ in style mmdetection and torchvision"):
+        make(network, teacher=make_network(RetinaNetConfig(anchors_per_octave=1, style="torchvision")))
+
+
 def test_senseless_options_are_errors():
     with pytest.raises(ValueError, match=r"--distill.gid.box-weight must be 0 or more"):
         GidConfig(box_weight=-1.0)

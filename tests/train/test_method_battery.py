@@ -99,7 +99,7 @@ def test_equal_networks_on_equal_views_agree(kind, config):
     learner, method = battery.learner_of(config, student, battery.teacher_of(kind, False))
     apart = battery.terms_of(learner, method, battery.teacher_of(kind, False), views)
     learner, method = battery.learner_of(config, student, teacher)
-    for adapter in getattr(method, "adapters", None) or ():
+    for adapter in method.adapters or ():
         for layer in adapter.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.dirac_(layer.weight)

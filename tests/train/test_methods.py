@@ -18,12 +18,13 @@ from pipeline.command.ranks import World
 from pipeline.files.fields import from_json, to_json
 from pipeline.files.own import write_json
 from tests.jobs import Job
+from tests.train.placed import make_views
 from train.config import Config, upgrade
 from train.distill import METHODS, CdFkdConfig, PkdConfig
 from train.distill.method import Method
 from train.record.checkpoint import Checkpoints
 from train.record.logs import read_log
-from train.shares import Term, measure_shares, say_shares
+from train.shares import Term, first_images, measure_shares, say_shares
 from train.start import read_command, train
 from train.trainer import STOPPED
 
@@ -205,6 +206,24 @@ def test_shares_of_the_gradient_and_nothing_else_changes(begin, student_config, 
     assert "detection 1 (30 %), large 9 (70 %), small 0.1 (0.05 %)" in said
     assert "large makes more than half of the student's gradient" in said
     assert "small makes less than a thousandth of the student's gradient" in said
+
+
+def test_shares_are_those_of_images_with_objects():
+    """An ignored box is no object."""
+    labels_BG = torch.tensor([[1, 2], [0, 0], [3, 0], [1, 0]])
+    ignore_BG = torch.tensor([[True, True], [False, False], [False, False], [False, False]])
+    views = make_views([(64, 96 - n) for n in range(4)], [[(3.0, 5.0, 40.0, 37.0)] * 2] * 4, (64, 96))
+    views = replace(views, labels_BG=labels_BG, ignore_BG=ignore_BG)
+    for num, expected in ((2, [2, 3]), (3, [2, 3, 0])):
+        chosen = first_images(views, num)
+        assert torch.equal(chosen.clean.sizes_B2, views.clean.sizes_B2[expected])
+        assert torch.equal(chosen.labels_BG, labels_BG[expected])
+
+
+def test_random_adapters_say_nothing_of_agreement(begin, student_config):
+    narrow = replace(student_config, distill=(PkdConfig(),), model=replace(student_config.model, fpn_channels=8))
+    assert begin(narrow).task.alike == ()
+    assert begin(replace(student_config, distill=(PkdConfig(),))).task.alike == ("correlation",)
 
 
 def test_the_warm_up_is_an_option_of_all_methods():

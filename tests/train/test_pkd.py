@@ -89,11 +89,12 @@ def test_padding_changes_nothing(resize_student):
     assert padded[0].grad[:, :, 3:].abs().max() == 0
 
 
-def test_a_constant_channel_teaches_nothing():
-    """The original divides by 1e-6 there; both networks may have dead channels."""
-    student, teacher = (torch.randn(2, 3, 4, 5).requires_grad_() for _ in range(2))
-    dead = torch.cat((student[:, :2], torch.zeros(2, 1, 4, 5)), dim=1)
-    whole = torch.ones(2, 4, 5, dtype=torch.bool)
+@pytest.mark.parametrize("value", [0.0, 7.77, -5003.3])
+def test_a_constant_channel_teaches_nothing(value):
+    """The original divides by 1e-6 there; both networks may have dead channels. A mean of 7.77 is rounded."""
+    student, teacher = (torch.randn(2, 3, 37, 53).requires_grad_() for _ in range(2))
+    dead = torch.cat((student[:, :2], torch.full((2, 1, 37, 53), value)), dim=1)
+    whole = torch.ones(2, 37, 53, dtype=torch.bool)
     loss, share = distances_inside([dead], [teacher], [whole], own)
     assert share.item() == pytest.approx(2 / 3)
     without, _ = distances_inside([student[:, :2]], [teacher[:, :2]], [whole], own)

@@ -44,7 +44,8 @@ class Nothing(Method):
 
 
 def measure(options: Any) -> dict[str, Any]:
-    """options: those of train.bench. A method that fails is named in `wrong`, and the others are timed."""
+    """options: those of train.bench. One that does not fit the model is an error; one that fails is named in
+    `wrong`, and the others are timed."""
     names = [name.replace("-", "_") for name in options.distill]
     for name in names:
         if name not in KINDS:

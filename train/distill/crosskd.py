@@ -46,7 +46,7 @@ from train.distill.general import check_dense, decoded
 from train.distill.method import Logged, Method
 from train.distill.places import check_weights
 from train.distill.regions import cells, inside
-from train.distill.statistics import Moments, moments
+from train.distill.statistics import Moments, moments, varies
 from train.distributed import num_ranks
 
 SMALLEST_DEVIATION = 1e-6
@@ -119,7 +119,6 @@ class CrossKd(Method):
         self.entropies = ("crosskd_centerness",)
         self.teacher = (theirs,)  # in a tuple: no child
         widths = [net.channels if self.k == 0 else net.config.head_channels for net in (ours, theirs)]
-        self.adapters = None
         if widths[0] != widths[1]:
             self.adapters = nn.ModuleList(nn.Conv2d(widths[0], widths[1], 1) for _ in ("class", "box"))
             # Each tower's adapter learns from its own terms; without a weight no gradient would reach it.
@@ -226,7 +225,7 @@ def align_as_original(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
 
 def give(student_BCHW: Tensor, student: Moments, teacher: Moments) -> Tensor:
     """The student's map, padding too, with the teacher's mean and deviation."""
-    varies_C = student.variance_C > SMALLEST_DEVIATION**2
+    varies_C = varies(student)
     # The root of 1 where the channel is constant: a root of 0 would have an infinite gradient.
     deviation_C = torch.where(varies_C, student.variance_C, 1.0).sqrt() + SMALLEST_DEVIATION
     numbers = (varies_C, student.mean_C, deviation_C, teacher.variance_C.sqrt(), teacher.mean_C)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.api import Assigned, Detector, Mean, Outputs, Rois, Want, own
 from model.boxes.annotated import Annotated, annotated
@@ -78,6 +78,7 @@ class DefeatConfig:
 
 
 class Defeat(Method):
+    adapters: nn.ModuleList
     same_size = True
     logged = alike = ("defeat_cosine",)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.api import Assigned, Detector, Mean, Outputs, Want, own
 from model.boxes.annotated import Annotated, annotated
@@ -64,6 +64,7 @@ class FineGrainedConfig:
 
 
 class FineGrained(Method):
+    adapters: nn.ModuleList
     same_size = True
     logged = alike = ("fine_grained_cosine",)
 

@@ -17,7 +17,8 @@ from model.dense.detector import DenseDetector
 
 # What decides which candidates a head has, and how it writes boxes.
 CANDIDATES = (
-    "strides", "anchor_base", "anchors_per_octave", "anchor_ratios", "num_bins", "distances", "centerness_from",
+    "strides", "style", "anchor_base", "anchors_per_octave", "anchor_ratios", "num_bins", "distances",
+    "centerness_from",
 )  # fmt: skip
 OVERLAP = 0.3
 NUM_KEPT = 10

@@ -24,6 +24,7 @@ class Method(nn.Module):
     student_sees: ClassVar[tuple[str, ...]] = ("corrupted",)
     teacher_sees: ClassVar[str] = "clean"
     needs_teacher: ClassVar[bool] = True
+    needs_unlabelled: ClassVar[bool] = False  # images that nobody labelled
     same_size: ClassVar[bool] = False  # both networks must see images of one size
     want_student: Want = Want()
     want_teacher: Want = Want()
@@ -31,11 +32,13 @@ class Method(nn.Module):
     logged: tuple[str, ...] = ()  # names of what it logs
     alike: tuple[str, ...] = ()  # those that are 1 where teacher and student agree
     entropies: tuple[str, ...] = ()  # terms that are least, but not 0, where teacher and student agree
+    adapters: nn.ModuleList | None  # of the student's maps to the teacher's widths; random before the first step
     teaches: tuple[str, ...] = ("backbone",)  # what of the student its gradient reaches: how parameters' names begin
 
     def __init__(self, config: Any, student: Detector, teacher: Any, mean: Mean):
         super().__init__()
         self.config, self.mean = config, mean
+        self.adapters = None
 
     def relabel(self, views: Views, teacher: Outputs | None) -> Views:
         """The views with the boxes that the student is to find and that all methods of the run see: the annotations."""

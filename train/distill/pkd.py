@@ -29,7 +29,7 @@ from pipeline.batch import Views
 from train.distill.method import Logged, Method, levels_of, make_adapters
 from train.distill.places import check_strides, check_weights, common_strides
 from train.distill.regions import cells, inside, resize
-from train.distill.statistics import Moments, moments
+from train.distill.statistics import Moments, moments, varies
 
 EPSILON = 1e-6
 
@@ -141,7 +141,7 @@ def distances_inside(
 
 def normalised(found: Moments) -> tuple[Tensor, Tensor]:
     """(map of deviation 1, which channels vary)"""
-    varies_C = found.variance_C > EPSILON**2
+    varies_C = varies(found)
     # The root of 1 where the channel is constant: a root of 0 would have an infinite gradient.
     deviation_C = torch.where(varies_C, found.variance_C, 1.0).sqrt() + EPSILON
     return found.centred_BCHW / deviation_C[:, None, None], varies_C

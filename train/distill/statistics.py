@@ -11,6 +11,8 @@ from torch import Tensor
 from model.api import Mean
 from train.distributed import num_ranks
 
+LEAST_DEVIATION = 1e-6  # of a channel that varies, for a mean of up to 1
+
 
 class Moments(NamedTuple):
     """Of one map. Variances are unbiased, and 0 where there is one place or none."""
@@ -37,3 +39,8 @@ def moments(maps: list[Tensor], insides: list[Tensor], mean: Mean) -> list[Momen
     squares = mean(torch.cat([each.square().sum((0, 2, 3)) for each in centred])).split(widths)
     variances = [square_C / (count - one).clamp(min=one) for square_C, count in zip(squares, counts, strict=True)]
     return [Moments(*each) for each in zip(means, variances, centred, counts, strict=True)]
+
+
+def varies(found: Moments) -> Tensor:
+    """Which channels vary by more than the rounding of their mean, which a constant channel has too."""
+    return found.variance_C > (LEAST_DEVIATION * found.mean_C.abs().clamp(min=1.0)).square()
