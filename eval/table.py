@@ -39,14 +39,20 @@ class TableOptions:
     metric: Literal["voc07", "area", "coco"] = "voc07"
 
 
+def split_name(argument: str) -> tuple[str, Path]:
+    """(name, path) of PATH or NAME=PATH; the name of a plain path is empty."""
+    name, equals, path = argument.partition("=")
+    return (name, Path(path)) if equals and not Path(argument).exists() else ("", Path(argument))
+
+
 def named_runs(arguments: tuple[str, ...] | list[str], seeds: bool = False) -> list[EvaluatedRun]:
     """Runs from PATH or NAME=PATH; names must differ unless they are seeds of one method."""
     if not arguments:
         raise ValueError("no run was named; give evaluated runs, each PATH or NAME=PATH")
     runs = []
     for argument in arguments:
-        name, equals, path = argument.partition("=")
-        runs.append(load_run(path, name) if equals and not Path(argument).exists() else load_run(argument))
+        name, path = split_name(argument)
+        runs.append(load_run(path, name))
     names = [run.name for run in runs]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled and not seeds:

@@ -1,8 +1,8 @@
 """Give a packed dataset another look: `python -m eval.translate RUN --data DIR --out OUT`, RUN of `train.translate`.
 
 OUT is a packed dataset with DIR's ids and boxes and RUN's translations of its pictures. Each picture is translated
-alone, so OUT's bytes depend on the weights and the pictures only. With --detector, an object that the detector found in
-the original and does not find in the translation is marked `ignore`.
+alone and by one thread, so on one machine OUT's bytes depend on the weights and the pictures only. With --detector, an
+object that the detector found in the original and does not find in the translation is marked `ignore`.
 """
 
 from datetime import timedelta

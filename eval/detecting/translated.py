@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from eval.detecting.detect import check_inputs, evaluating, make_batch, match_classes, read_extra, read_image, seen_by
+from eval.detecting.detect import check_inputs, make_batch, match_classes, read_extra, read_image, seen_by
 from eval.translate_options import TranslateOptions
 from model.api import Detector
 from model.translation.build import Generator, load_generator
@@ -38,6 +39,7 @@ def translate_dataset(options: TranslateOptions, world: World) -> None:
         origin: dict[str, Any] = {
             "generator": checksum(resolve_checkpoint(options.run) / "model.safetensors"),
             "domains": domains,
+            "device": world.device.type,
         }
         vanished = None
         if options.detector is not None:
@@ -74,18 +76,26 @@ def redraw(
 ) -> Callable[[Sequence[int]], list[Objects]]:
     quality, chroma, raw = (dataset.info["encoding"][name] for name in ("quality", "chroma", "raw"))
 
+    def one(row: int) -> Objects:
+        original = read_image(dataset, row)
+        data = encode(translate(generator, original)[0], quality, chroma, raw)
+        boxes_N4, labels_N, ignore_N = dataset.original_target(row)
+        if vanished is not None:
+            # As it will be read, not as it was before it was encoded.
+            ignore_N = ignore_N | vanished(row, original, decode_packed(memoryview(data)))
+        weight_N = dataset.box_weights(row) if dataset.weighted else None
+        return Objects(boxes_N4, labels_N, ignore_N, weight_N, data, domains[dataset.domain_of(row)])
+
     def annotate(rows: Sequence[int]) -> list[Objects]:
-        made = []
-        for row in rows:
-            original = read_image(dataset, row)
-            data = encode(translate(generator, original)[0], quality, chroma, raw)
-            boxes_N4, labels_N, ignore_N = dataset.original_target(row)
-            if vanished is not None:
-                # As it will be read, not as it was before it was encoded.
-                ignore_N = ignore_N | vanished(row, original, decode_packed(memoryview(data)))
-            weight_N = dataset.box_weights(row) if dataset.weighted else None
-            made.append(Objects(boxes_N4, labels_N, ignore_N, weight_N, data, domains[dataset.domain_of(row)]))
-        return made
+        """Each picture on one thread, several at a time: with more threads a convolution adds in another order."""
+        threads = torch.get_num_threads()
+        on_cpu = next(generator.parameters()).device.type == "cpu"
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(threads if on_cpu else 1) as pool:
+                return list(pool.map(one, rows))
+        finally:
+            torch.set_num_threads(threads)
 
     return annotate
 
@@ -98,6 +108,7 @@ def find_vanished(
     An object's score is the highest of the detections of its class that overlap it by OVERLAP.
     """
     device, names = next(detector.parameters()).device, tuple(detector.config.extra_inputs)
+    detector.eval()
 
     def vanished(row: int, original: np.ndarray, translation: np.ndarray) -> np.ndarray:
         boxes_N4, labels_N, _ = dataset.target(row)
@@ -106,7 +117,7 @@ def find_vanished(
         canvas = tuple(-(-side // STRIDE) * STRIDE for side in original.shape[:2])
         extra = [read_extra(dataset, row, names)] * 2 if names else ()
         batch = make_batch([original, translation], [0, 1], canvas, device, extra=extra)
-        with evaluating(detector):
+        with torch.no_grad():
             found = detector.detect(*seen_by(detector.config, batch, torch.float32))
         scores_2N = [
             best_scores(boxes_N4, labels_N, boxes_D4, scores_D, labels_D, label_map)

@@ -1,6 +1,7 @@
 """The report: `python -m eval.report RUN... --out report.html`. One file that opens offline, on a phone, in the dark.
 
-The last run named is the one it is about; the first is what it is compared with. Everything shown is read from the
+The last run named is the one it is about; the first is what it is compared with. Runs of train.translate have a page of
+their own (translation.py). Everything shown is read from the
 runs' folders; text is escaped, and a content security policy keeps the page from loading or running anything else.
 """
 
@@ -14,7 +15,7 @@ import tyro
 
 from eval.metrics import domains
 from eval.origin import difference_note, origin_of
-from eval.report import skies
+from eval.report import skies, translation
 from eval.report.charts import Series, series_of
 from eval.report.errors import errors_section
 from eval.report.figures import (
@@ -30,7 +31,7 @@ from eval.report.pictures import Album, pictures_section
 from eval.report.sheets import sheets_of
 from eval.report.training import details_section, trained_text, training_section
 from eval.results import EvaluatedRun, difference, home_of, title_of, trained_notes
-from eval.table import named_runs
+from eval.table import named_runs, split_name
 from pipeline.command.console import say
 from pipeline.files.replace import replacing
 
@@ -40,10 +41,10 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Write one self-contained HTML page about evaluated runs."""
+    """Write one self-contained HTML page about evaluated runs, or about runs of train.translate."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Evaluated runs, each PATH or NAME=PATH; the first is the baseline, the last the subject."""
+    """Evaluated runs, each PATH or NAME=PATH; the first is the baseline, the last the subject; or translations."""
     out: Path = Path("report.html")
 
 
@@ -106,6 +107,11 @@ def build_report(runs: list[EvaluatedRun]) -> str:
             details_section(runs, files),
         ),
     ]
+    return frame(runs[-1].name, hero(runs, series), sections, footer(runs), album)
+
+
+def frame(name: str, start: Html, sections: list[tuple[str, str, Html]], end: Html, album: Album) -> str:
+    """The whole page: what a run is, its sections, its last line."""
     script = (HERE / "report.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -114,10 +120,10 @@ def build_report(runs: list[EvaluatedRun]) -> str:
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("title", f"{runs[-1].name} · Fairweather report"),
+        tag("title", f"{name} · Fairweather report"),
         tag("style", Html((HERE / "report.css").read_text())),
     )
-    links = [tag("a", title, href=f"#{name}") for name, title, _ in sections]
+    links = [tag("a", title, href=f"#{anchor}") for anchor, title, _ in sections]
     theme = tag("button", skies.MOON, class_="theme", type="button", aria_label="Switch between light and dark")
     brand = tag(
         "a", skies.LOGO, tag("span", "Fairweather"), class_="brand", href="#main", aria_label="Fairweather, top"
@@ -127,7 +133,7 @@ def build_report(runs: list[EvaluatedRun]) -> str:
         "body",
         tag("a", "Skip to content", class_="skip", href="#main"),
         top,
-        tag("main", hero(runs, series), [content for _, _, content in sections], footer(runs), id="main"),
+        tag("main", start, [content for _, _, content in sections], end, id="main"),
         album.definitions(),
         enlarged(),
         tag("script", Html(script)),
@@ -260,7 +266,23 @@ def write_report(runs: list[EvaluatedRun], path: Path) -> None:
         temporary.write_text(page, encoding="utf-8")
 
 
+def write_translation_report(runs: list[translation.Translation], path: Path) -> None:
+    album = Album()
+    sections = [section(*part) for part in translation.sections_of(runs, album)]
+    end = tag("footer", f"Written by Fairweather from {', '.join(str(run.path) for run in runs)}.")
+    page = frame(runs[-1].name, translation.about(runs), sections, end, album)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
 def main() -> None:
     options = tyro.cli(ReportOptions)
-    write_report(named_runs(options.runs), options.out)
+    named = [split_name(argument) for argument in options.runs]
+    kinds = {translation.is_translation(path) for _, path in named}
+    if kinds == {True, False}:
+        raise ValueError("a page is about detectors or about translations; name runs of one kind")
+    if kinds == {True}:
+        write_translation_report([translation.load_translation(*one) for one in named], options.out)
+    else:
+        write_report(named_runs(options.runs), options.out)
     say(f"report: {options.out.resolve()} ({options.out.stat().st_size / 1e6:.1f} MB)")

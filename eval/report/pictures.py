@@ -71,10 +71,15 @@ def shot(
         wrong = sum(item[6] == "false" for item in view["detections"])
         said = f"{found} found, {missed} missed, {wrong} false"
     name = album.add(folder / "pictures" / view["file"], view["size"])
+    return framed(name, view["size"], boxes, caption, said, f"{domains.title(view['domain'])}, {file_name(view)}, ")
+
+
+def framed(name: str, size: list[int], boxes: list[Html], caption: str, said: str, where: str = "") -> Html:
+    """A picture of the album as a button that enlarges it."""
+    h, w = size
     picture = tag("svg", tag("use", href=f"#{name}"), boxes, viewBox=f"0 0 {w} {h}", aria_hidden="true")
     text = tag("span", tag("b", caption), tag("span", said), class_="caption")
-    label = f"{domains.title(view['domain'])}, {file_name(view)}, {caption}: {said}"
-    return tag("button", picture, text, class_="shot", type="button", aria_label=label)
+    return tag("button", picture, text, class_="shot", type="button", aria_label=f"{where}{caption}: {said}")
 
 
 def file_name(view: dict) -> str:

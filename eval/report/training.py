@@ -59,10 +59,14 @@ def thin(steps: list[float], values: list[float]) -> tuple[list[float], list[flo
 
 
 def training_section(runs: list[EvaluatedRun], series: list[Series]) -> Html:
-    logs = [collect(read_log(run.trained / "log.jsonl")) if run.trained else {} for run in runs]
+    return curves([collect(read_log(run.trained / "log.jsonl")) if run.trained else {} for run in runs], series)
+
+
+def curves(logs: list[dict[str, tuple[list[float], list[float]]]], series: list[Series]) -> Html:
+    """A chart for each value that a log has, of all runs that have it."""
     names = list(dict.fromkeys(name for log in logs for name in log))
     if not names:
-        return tag("p", "There is no training log beside these evaluations (log.jsonl in the run).", class_="note")
+        return tag("p", "There is no training log (log.jsonl in the run).", class_="note")
     shown = [one for one, log in zip(series, logs, strict=True) if log]
     last = max(log[name][0][-1] for log in logs for name in log)
     groups: dict[str, list[Html]] = {}

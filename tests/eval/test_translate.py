@@ -82,6 +82,18 @@ def test_ids_boxes_and_sizes_stay_and_the_bytes_come_again(options, tmp_path, ca
     assert bytes_of(options.out) == first
 
 
+def test_the_number_of_threads_changes_no_byte(options, tmp_path):
+    before = torch.get_num_threads()
+    made = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        translate_dataset(replace(options, out=tmp_path / f"threads{threads}"))
+        assert torch.get_num_threads() == threads
+        made.append(bytes_of(tmp_path / f"threads{threads}"))
+    torch.set_num_threads(before)
+    assert made[0] == made[1]
+
+
 def test_a_killed_command_ends_with_the_same_bytes(options, tmp_path, monkeypatch):
     translate_dataset(options)
     killed, looked_at = replace(options, out=tmp_path / "killed"), []

@@ -1,6 +1,8 @@
 """Runs of train.translate: continued bit for bit, in parts, compiled, on two ranks, guarded; and what is refused."""
 
+import base64
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -13,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from eval.report.page import main
+from eval.report.translation import load_translation
 from pipeline.command.ranks import World
 from pipeline.files.fields import to_json
 from pipeline.files.own import write_json
@@ -91,6 +95,34 @@ def test_a_run_trains_every_part_and_continues_bit_for_bit(config, capsys):
     assert [line["losses"] for line in read_log(again.out / "log.jsonl")] == [line["losses"] for line in lines]
     assert start(again) == 0
     assert "is finished" in capsys.readouterr().out
+
+
+def test_its_page_shows_every_sheet_and_curve(config, tmp_path, monkeypatch, capsys):
+    short = replace(config, semantic_weight=0.0, steps=4, save_every=2)
+    short.out.mkdir()
+    (short.out / "config.json").write_text('{"generator": {}}')
+    with pytest.raises(ValueError, match="run has no checkpoint yet"):
+        load_translation("", short.out)
+    shutil.rmtree(short.out)
+    assert start(short) == 0
+
+    def ask(*runs) -> str:
+        monkeypatch.setattr("sys.argv", ["report", *map(str, runs), "--out", str(tmp_path / "page.html")])
+        main()
+        return (tmp_path / "page.html").read_text()
+
+    page = ask(short.out)
+    for path in (short.out / "pictures").iterdir():
+        assert page.count(base64.b64encode(path.read_bytes()).decode()) == 1
+    for said in ("run, step 4: source, translated", "earlier steps", "patchgan deceived", "contrast", "mobile_resnet"):
+        assert said in page
+    assert "first: packed to packed, step 4" in ask(f"first={short.out}", f"second={short.out}")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match="a page is about detectors or about translations"):
+        ask(short.out, tmp_path / "other")
+    (short.out / "pictures" / "step-00000003.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"step-00000003\.jpg is not a whole picture"):
+        ask(short.out)
 
 
 @pytest.mark.skipif(
