@@ -9,7 +9,7 @@ from model.detectors import CONFIGS, SMALL, DetectorConfig
 from pipeline.command.suggest import nearest
 from train.config import Config
 from train.distill import MethodConfig
-from train.recipes.sizes import OPTIMIZERS
+from train.recipes.sizes import optimizer_of
 
 KEPT = (
     "weights", "norm", "norm_epsilon", "trainable_layers", "fpn_channels",
@@ -36,8 +36,8 @@ def parse_options(default: Config, arguments: list[str], prog: str, description:
     arguments = with_one_length(arguments)
     model, arguments = choose_model(default.model, arguments)
     # A recipe whose optimizer is its detector's own takes that of the detector that is chosen.
-    if default.optimizer == OPTIMIZERS[default.model.kind]:
-        default = replace(default, optimizer=OPTIMIZERS[model.kind])
+    if default.optimizer == optimizer_of(default.model.kind):
+        default = replace(default, optimizer=optimizer_of(model.kind))
     methods, arguments = choose_methods(default.distill, arguments)
     arguments = [name_method(argument, methods) for argument in arguments]
     # What a run leaves out, such as a method, has no options at all: giving one is an error.
@@ -95,7 +95,7 @@ def sized_as(default: DetectorConfig, kind: type[DetectorConfig]) -> DetectorCon
     """
     small = SMALL[default.kind]
     if (default.backbone, default.fpn_channels) == (small.backbone, small.fpn_channels):
-        usual, chosen = small, SMALL[kind.kind]
+        usual, chosen = small, SMALL.get(kind.kind) or kind(backbone=small.backbone, fpn_channels=small.fpn_channels)
     else:
         usual, chosen = type(default)(backbone=default.backbone), kind(backbone=default.backbone)
     shared = {item.name for item in fields(kind)} & {item.name for item in fields(default)} & set(KEPT)

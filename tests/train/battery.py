@@ -4,7 +4,7 @@ A method that is added to METHODS is a case without a change here.
 """
 
 import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 
 import torch
@@ -42,7 +42,9 @@ def model_of(kind: str, wide: bool = False) -> DetectorConfig:
     widths = {"fpn_channels": 24} if wide else {}
     if wide and kind != ModelConfig.kind:
         widths["head_channels"] = 24
-    return CONFIGS[kind](**{**SMALL, **PARTS.get(kind, DENSE), **widths})
+    known = {item.name for item in fields(CONFIGS[kind])}
+    given = {**SMALL, **PARTS.get(kind, DENSE), **widths}
+    return CONFIGS[kind](**{name: value for name, value in given.items() if name in known})
 
 
 def make_batch(boxes: list[list[tuple[float, ...]]], num_slots: int = 3) -> Batch:

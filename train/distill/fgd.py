@@ -85,7 +85,13 @@ class FgdConfig:
     def numbers(self, kind: str) -> Numbers:
         """The options, and the original's numbers for what is left out."""
         given = {field.name: getattr(self, field.name) for field in fields(self) if field.name in Numbers._fields}
-        return PUBLISHED[kind]._replace(**{name: value for name, value in given.items() if value is not None})
+        known = {name: value for name, value in given.items() if value is not None}
+        if kind not in PUBLISHED:
+            if len(known) < len(given):
+                missing = ", ".join(f"--distill.fgd.{name.replace('_', '-')}" for name in given if name not in known)
+                raise ValueError(f"fgd has no published numbers for {kind}; give {missing}")
+            return Numbers(**known)
+        return PUBLISHED[kind]._replace(**known)
 
 
 class GcBlock(nn.Module):

@@ -12,8 +12,8 @@ from train.config import Config, GroupRule, OptimizerConfig
 # Images as they are; only the flip remains.
 CLEAN = ViewConfig(corruptions=(), ratio_range=(1.0, 1.0))
 
-# By the kind of detector: SGD for 16 images, as its paper and mmdetection have it. Only Faster R-CNN
-# is clipped as in r101 below; mmdetection's is not.
+# By the kind of detector: SGD for 16 images, as its paper and mmdetection have it; a kind that is not here has Faster
+# R-CNN's. Only Faster R-CNN is clipped as in r101 below; mmdetection's is not.
 OPTIMIZERS = {
     ModelConfig.kind: OptimizerConfig(),
     RetinaNetConfig.kind: OptimizerConfig(learning_rate=0.01, clip_norm=0.0),
@@ -21,6 +21,10 @@ OPTIMIZERS = {
     AtssConfig.kind: OptimizerConfig(learning_rate=0.01, clip_norm=0.0),
     GflConfig.kind: OptimizerConfig(learning_rate=0.01, clip_norm=0.0),
 }
+
+
+def optimizer_of(kind: str) -> OptimizerConfig:
+    return OPTIMIZERS.get(kind, OPTIMIZERS[ModelConfig.kind])
 
 
 def r101() -> Config:
