@@ -188,10 +188,9 @@ def open_predictor(options: PredictOptions) -> Predictor:
 
         from eval.detecting.detect import choose_dtype
         from model.weights.checkpoint import load_detector
+        from pipeline.command.ranks import choose_device
 
-    device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
-    if options.device == "cuda" and device.type != "cuda":
-        raise ValueError("--device cuda: torch sees no GPU; use --device cpu, or fix the driver")
+    device = torch.device(choose_device(options.device))
     detector, card = load_detector(options.checkpoint, device, options.classes or None)
     score = options.score
     if score is None:

@@ -37,6 +37,7 @@ import tyro
 
 from pipeline.batch import Batch
 from pipeline.command.console import describe_hardware, run_entry, say
+from pipeline.command.ranks import choose_device
 from pipeline.files.own import checksum
 from pipeline.files.pixels import decode_packed, encode
 from pipeline.loading.loader import NAMES, choose_loader, open_loader
@@ -61,8 +62,7 @@ class BenchOptions:
     seconds: float = 3.0
     """Of each measurement."""
     rounds: int = 3
-    device: str = ""
-    """Default: cuda when there is one, else cpu."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     prefetch: tuple[int, ...] = (1, 2, 3, 6)
     """Batches made ahead, tried with the default loader and the most threads. Where --loaders lacks the default, its
     first one is used. The rest has the loader's own default."""
@@ -315,7 +315,7 @@ def run_pack(folder: Path, *more: str, out: Path | None = None) -> None:
 
 
 def bench(options: BenchOptions, folder: Path) -> dict[str, Any]:
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(choose_device(options.device))
     cores = len(os.sched_getaffinity(0))
     threads = options.threads or tuple(sorted({1, *(2**k for k in range(1, 5) if 2**k < cores), cores}))
     say(f"making {options.images} pictures of 1280x720")

@@ -48,6 +48,15 @@ class World:
         return box[0]
 
 
+def choose_device(device: str) -> str:
+    """cpu or cuda: auto is the GPU where torch sees one."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device {device}: choose auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no GPU; use --device cpu, or fix the driver")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
 @contextmanager
 def joined(device: str, timeout: timedelta) -> Iterator[World]:
     """Join the group torchrun describes. A rank that fails leaves at once, so that torchrun ends the others.
@@ -55,13 +64,8 @@ def joined(device: str, timeout: timedelta) -> Iterator[World]:
     timeout: longer than the slowest normal wait of one rank for another. A dead rank is noticed at once by other means.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"--device {device}: choose auto, cpu or cuda")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(device)
     if device == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError("device is cuda, but torch sees no GPU; use --device cpu, or fix the driver")
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
             raise ValueError(

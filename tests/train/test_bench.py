@@ -141,6 +141,12 @@ def test_a_canvas_that_does_not_fit_the_network_is_refused():
         bench.measure(bench.BenchOptions(device="cpu", canvas=(100, 96)))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="--device cuda: torch sees no GPU; use --device cpu"):
+        bench.choose(bench.BenchOptions(device="cuda"))
+
+
 def test_cuda_graphs_on_a_cpu_are_refused():
     with pytest.raises(ValueError, match="--cuda-graphs is on, but this runs on a CPU"):
         bench.measure(bench.BenchOptions(device="cpu", cuda_graphs="on"))

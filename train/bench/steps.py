@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from eval.detecting.detect import choose_dtype
 from model.api import Detector
 from model.backbones.frozen_norm import calibrating
 from model.backbones.timm_body import PREFIX
@@ -19,6 +20,7 @@ from model.detectors import SMALL, DetectorConfig
 from model.faster_rcnn.detector import FasterRcnn
 from pipeline.batch import Batch, Views
 from pipeline.command.console import track
+from pipeline.command.ranks import choose_device
 from pipeline.views import clean_view
 from train.bench.dense import DENSE
 from train.config import OptimizerConfig
@@ -62,7 +64,8 @@ class Setting(NamedTuple):
 
 def choose(options: Any) -> Setting:
     """options: those of train.bench."""
-    on_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    device = torch.device(choose_device(options.device))
+    on_gpu = device.type == "cuda"
     height, width = options.canvas or ((608, 1024) if on_gpu else (192, 352))
     if height < 32 or width < 32 or height % 32 or width % 32:
         raise ValueError(f"--canvas: got {height} {width}; both sides must be multiples of 32")
@@ -71,11 +74,11 @@ def choose(options: Any) -> Setting:
     trainable = 5 if backbone == "mobilenet_v2" or backbone.startswith(PREFIX) else 3
     model = replace(configure(options.model, backbone), weights="none", norm="frozen", trainable_layers=trainable)
     return Setting(
-        torch.device("cuda" if on_gpu else "cpu"),
+        device,
         (height, width),
         options.batch_size or (16 if on_gpu else 8),
         model,
-        torch.bfloat16 if on_gpu else torch.float32,
+        choose_dtype("auto", device),
         options.steps or (20 if on_gpu else 2),
     )
 
