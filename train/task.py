@@ -111,9 +111,9 @@ class DetectionTask(Weights):
         )  # fmt: skip
 
     def one_step(self, views: Views, step: int, stop: bool) -> None:
+        if step == 0 and self.world.first:
+            say_meetings(self.learner, self.teacher, views, self.config.views)
         if step == 0 and self.learner.weights:
-            if self.world.first:
-                say_meetings(self.learner, self.teacher, views, self.config.views)
             shares = measure_shares(self.learner, self.teacher, views)
             if self.world.first:
                 say_shares(shares)

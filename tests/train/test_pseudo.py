@@ -153,6 +153,13 @@ def test_labelled_and_unlabelled_images_in_one_run_resume_to_the_bit(begin, conf
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_labeller_alone_says_what_it_sees(config, begin, capsys):
+    assert begin(replace(config, distill=config.distill[-1:], steps=1)).train() == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the gradient reaches nothing, as it has no term" in said
+    assert "the teacher's detections become boxes that the student is to find" in said
+
+
 def test_the_students_average_labels(config, teacher_run, begin):
     optimizer = replace(config.optimizer, ema_decay=0.9)
     average = replace(
