@@ -1,4 +1,4 @@
-"""Every command in README.md and docs/*.md is parsed by its own program's parser, without running it."""
+"""Every command in README.md, CONTRIBUTING.md and docs/*.md is parsed by its own program's parser, without running it."""
 
 import inspect
 import re
@@ -26,7 +26,7 @@ from train.start import read_command
 from train.translation.start import read_command as read_translation
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 PROGRAM = re.compile(r"((\.venv/bin/)?(python3?|pip|torchrun)\s|sbatch\s|scripts/)")
 # What pages write in the place of a value, and a value.
 STAND_INS = {"RECIPE": "cdfkd_small", "N": "1"}
@@ -60,8 +60,8 @@ def commands_of(path: Path) -> Iterator[Command]:
     for number, text, whole in texts_of(page):
         for variable, first in loops:
             text = text.replace(f"${variable}", first)
-        for part in re.split(r"\s(?:&&|;|\|)\s", text):
-            while assignment := re.match(r"(?:\$|[A-Z_]+=\S*)\s+", part):
+        for part in re.split(r"\s(?:&&|;|\|)\s|;\s(?=do\b|done\b)", text):
+            while assignment := re.match(r"(?:\$|do|[A-Z_]+=\S*)\s+", part):
                 part = part[assignment.end() :]
             if PROGRAM.match(part):
                 part = re.sub(r"\b(\w+)(\|\w+)+", r"\1", part)  # one of several choices
