@@ -1,4 +1,4 @@
-"""Every command in README.md, CONTRIBUTING.md and docs/*.md is parsed by its own program's parser, without running it."""
+"""Every command in README.md, CONTRIBUTING.md and docs/*.md is parsed by its own program, without running it."""
 
 import inspect
 import re

@@ -136,7 +136,7 @@ def read_file(
     choice: Choice,
     problems: list[Problem],
     unlabelled: Unlabelled,
-    mend_missing: str,
+    fix_missing: str,
 ) -> None:
     """Fill `image` from its xml and append it to `images`, unless it is not chosen or faulty."""
     image.file = relative(path, root)
@@ -147,7 +147,7 @@ def read_file(
         check_root(node)
     except ValueError as error:
         missing = "missing" in str(error) and not os.path.islink(path)
-        problem = Problem(image.file, "", str(error), mend_missing if missing else "fix or replace the file")
+        problem = Problem(image.file, "", str(error), fix_missing if missing else "fix or replace the file")
         if not missing:
             problems.append(problem)
             return

@@ -1,7 +1,7 @@
 """How the golden tests drive Fairweather: its commands, their options, and pictures to run them on.
 
 Everything here that knows a name of the product (a module, an option, a recipe) is in the tables at the top, in
-`read_packed` and in `make_views`, so that a renamed one is mended in one place. A command runs in a forked child of a
+`read_packed` and in `make_views`, so that a renamed one is changed in one place. A command runs in a forked child of a
 process that has imported the heavy libraries once: as separate as a fresh process, and seconds sooner.
 """
 

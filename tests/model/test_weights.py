@@ -321,7 +321,7 @@ def test_packaged_imagenet_weights_know_natural_images():
     assert (cosines.diagonal() > others.max(dim=1).values + 0.2).all()
 
 
-def test_missing_imagenet_weights_say_how_to_mend(monkeypatch, tmp_path):
+def test_missing_imagenet_weights_say_how_to_get_them(monkeypatch, tmp_path):
     def no_network(*arguments, **options):
         raise OSError("no route to host")
 

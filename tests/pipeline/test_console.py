@@ -62,7 +62,7 @@ def test_a_name_in_a_problem_neither_turns_the_line_nor_begins_one():
     assert text == r"a\u202e.jpg, b\nc: d\x1b\u2066; e\ud800"
 
 
-def test_what_a_user_can_mend_has_a_sentence_and_a_fault_of_ours_has_none():
+def test_what_a_user_can_fix_has_a_sentence_and_a_fault_of_ours_has_none():
     full = console.explain(OSError(errno.ENOSPC, "full", "/data/x\x1b"))
     assert full == r"the disk is full: free some space and run the same command again, it continues (/data/x\x1b)"
     assert console.explain(ValueError("image 7\x1b is damaged")) == r"image 7\x1b is damaged"

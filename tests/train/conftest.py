@@ -13,6 +13,7 @@ from kernels.corruptions.registry import NEED_MASK
 from model.config import small_model
 from pipeline.command.ranks import World
 from pipeline.pack import PackOptions, pack
+from pipeline.share import ShareOptions, share
 from train.config import Config, LoaderConfig, OptimizerConfig
 from train.distill import CdFkdConfig
 from train.recipes import RECIPES
@@ -63,6 +64,14 @@ def packed(tmp_path_factory) -> Path:
     draw_pictures(root / "source", 22, seed=0)
     pack(PackOptions(root=root / "source", out=root / "packed", short_side=64, long_side=96, workers=1))
     return root / "packed"
+
+
+@pytest.fixture(scope="session")
+def halves(packed, tmp_path_factory) -> tuple[Path, Path]:
+    """(labelled, unlabelled) datasets."""
+    root = tmp_path_factory.mktemp("halves")
+    share(ShareOptions(packed, root / "few", root / "rest", share=0.5, hide=True))
+    return root / "few", root / "rest"
 
 
 @pytest.fixture(scope="session")

@@ -233,11 +233,11 @@ def test_one_graph_that_equals_the_eager_step(kind):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_run_resumes_to_the_bit_and_ships_the_student_alone(kind, packed, tmp_path):
+def test_a_run_resumes_to_the_bit_and_ships_the_student_alone(kind, halves, tmp_path):
     """A run of two steps, and the same that begins its second step anew."""
     rest = ["--loader.name", "cpu", "--loader.threads", "1", "--device", "cpu", "--steps", "2", "--log-every", "1"]
     rest += ["--save-every", "1", "--keep", "5", "--views.ratio-range", "1", "1"]
-    config = read_command(["plain_small", "--data", str(packed), "--out", str(tmp_path / "student"), *rest])
+    config = read_command(["plain_small", "--data", *map(str, halves), "--out", str(tmp_path / "student"), *rest])
     config = replace(config, model=battery.model_of(kind), teacher=tmp_path / "teacher", distill=all_that_fit(kind))
     torch.manual_seed(3)
     model = battery.model_of(kind, wide=True)

@@ -13,7 +13,6 @@ from model.dense.config import GflConfig
 from model.detectors import new_detector
 from pipeline.batch import View, Views
 from pipeline.command.ranks import World
-from pipeline.share import ShareOptions, share
 from train.distill import METHODS, CrossKdConfig, FgdConfig
 from train.distill.pseudo import Pseudo, PseudoConfig
 from train.recipes import RECIPES
@@ -102,14 +101,6 @@ def test_more_annotations_than_detections(make):
 
 
 # --- in a run ---
-
-
-@pytest.fixture(scope="module")
-def halves(packed, tmp_path_factory):
-    """(labelled, unlabelled) datasets."""
-    root = tmp_path_factory.mktemp("halves")
-    share(ShareOptions(packed, root / "few", root / "rest", share=0.5, hide=True))
-    return root / "few", root / "rest"
 
 
 @pytest.fixture
