@@ -28,12 +28,7 @@ KINDS: dict[str, Any] = {config.kind: config for config in get_args(MethodConfig
 
 def parse_options(default: Config, arguments: list[str], prog: str, description: str) -> Config:
     """The default, overridden by options. A method's options are --distill.NAME.OPTION."""
-    arguments = [part for argument in arguments for part in split_choice(argument)]
-    for argument in arguments:
-        name = argument.partition("=")[0]
-        if name.startswith("--") and (ours := ELSEWHERE.get(name[2:].replace("_", "-"))):
-            raise ValueError(f"there is no option {name}; here it is {ours}")
-    arguments = with_one_length(arguments)
+    arguments = in_our_words([part for argument in arguments for part in split_choice(argument)])
     model, arguments = choose_model(default.model, arguments)
     # A recipe whose optimizer is its detector's own takes that of the detector that is chosen.
     if default.optimizer == optimizer_of(default.model.kind):
@@ -56,6 +51,15 @@ def parse_options(default: Config, arguments: list[str], prog: str, description:
     )  # fmt: skip
     distill = tuple(getattr(parsed.distill, method.kind) for method in methods)
     return Config(**{name: getattr(parsed, name) for name in names}, model=parsed.model, distill=distill)
+
+
+def in_our_words(arguments: list[str]) -> list[str]:
+    """Of any run: another trainer's name of an option is an error that says ours, and one length makes the other 0."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("--") and (ours := ELSEWHERE.get(name[2:].replace("_", "-"))):
+            raise ValueError(f"there is no option {name}; here it is {ours}")
+    return with_one_length(arguments)
 
 
 def split_choice(argument: str) -> list[str]:

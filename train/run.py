@@ -11,8 +11,8 @@ from pathlib import Path
 from pipeline.command.console import importing, run_entry
 
 
-def check_paths(arguments: list[str]) -> None:
-    """Name a wrong path; what else is wrong with the command is found later.
+def check_paths(arguments: list[str], packed: tuple[str, ...] = ("--data", "--val")) -> None:
+    """Name a wrong path; what else is wrong with the command is found later. packed: options that name datasets.
 
     So is everything about a folder that holds a run: that may be finished, and its data and teacher removed since.
     """
@@ -26,7 +26,7 @@ def check_paths(arguments: list[str]) -> None:
         path = Path(argument)
         if argument in (option, "None"):
             continue
-        if option in ("--data", "--val") and not (path / "dataset.json").is_file():
+        if option in packed and not (path / "dataset.json").is_file():
             from pipeline.packed.reader import PackedDataset
 
             PackedDataset(path)  # says what is there instead

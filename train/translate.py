@@ -5,26 +5,13 @@ The same command on a run directory continues it; a finished run prints that it 
 """
 
 import sys
-from itertools import pairwise
-from pathlib import Path
 
 from pipeline.command.console import importing, run_entry
-
-
-def check_paths(arguments: list[str]) -> None:
-    """Name a wrong path before torch is imported; a folder that holds a run may have outlived its data."""
-    outs = [after for before, after in pairwise(arguments) if before == "--out"]
-    if any((Path(out) / "config.json").is_file() for out in outs):
-        return
-    for option, path in pairwise(arguments):
-        if option in ("--source", "--target") and not (Path(path) / "dataset.json").is_file():
-            from pipeline.packed.reader import PackedDataset
-
-            PackedDataset(path)  # says what is there instead
+from train.run import check_paths
 
 
 def main() -> int:
-    check_paths(sys.argv[1:])
+    check_paths(sys.argv[1:], ("--source", "--target"))
     with importing():
         from pipeline.command.ranks import joined
         from train.start import SLOWEST_WAIT, train

@@ -24,6 +24,7 @@ from pipeline.pack import PackOptions, pack
 from tests.jobs import Job
 from train.config import GroupRule, LoaderConfig
 from train.record.logs import read_log
+from train.run import check_paths
 from train.start import train
 from train.translation import sheet
 from train.translation.config import ContrastConfig, TranslationConfig, small
@@ -238,6 +239,18 @@ def test_what_does_not_fit_is_one_sentence(config, packed, packed_other_classes,
         replace(config.optimizer, bias=GroupRule(decay=0.0))
     with pytest.raises(ValueError, match=r"no recipe 'cut_smal' \(nearest: cut_small\)"):
         read_command(["cut_smal"])
+
+
+def test_options_are_named_and_one_length_is_enough_as_in_train_run(tmp_path):
+    words = ["cut_small", "--source", "a", "--target", "b", "--out", "o"]
+    assert (read_command([*words, "--epochs", "5"]).epochs, read_command([*words, "--epochs", "5"]).steps) == (5, 0)
+    assert (read_command(["cut_lite", *words[1:], "--steps", "7"]).epochs) == 0
+    with pytest.raises(ValueError, match=r"^there is no option --lr; here it is --optimizer\.learning-rate$"):
+        read_command([*words, "--lr", "1"])
+    with pytest.raises(ValueError, match=f"{tmp_path} is not a packed dataset"):
+        check_paths([*words[:2], str(tmp_path)], ("--source", "--target"))
+    (tmp_path / "config.json").touch()
+    check_paths([*words[:2], str(tmp_path), f"--out={tmp_path}"], ("--source", "--target"))
 
 
 def test_other_data_or_options_are_refused_on_a_run(config, packed_other_classes):

@@ -10,6 +10,7 @@ from pipeline.command.ranks import World
 from pipeline.command.suggest import nearest
 from pipeline.files.fields import from_json
 from pipeline.files.own import ANY, Each, read_json
+from train.options import in_our_words
 from train.record.trackers import check_installed
 from train.start import Kind
 from train.translation.config import RECIPES, TranslationConfig
@@ -41,7 +42,7 @@ def read_command(arguments: list[str]) -> TranslationConfig:
     else:
         raise ValueError(f"no recipe {name!r}{nearest(name, RECIPES)}; python -m train.translate --help lists them")
     config = tyro.cli(
-        TranslationConfig, default=default, args=arguments[1:], prog=f"python -m train.translate {name}",
+        TranslationConfig, default=default, args=in_our_words(arguments[1:]), prog=f"python -m train.translate {name}",
         description=description, config=(tyro.conf.AvoidSubcommands,),
     )  # fmt: skip
     check_installed(config.log)
