@@ -1,8 +1,8 @@
 """The report: `python -m eval.report RUN... --out report.html`. One file that opens offline, on a phone, in the dark.
 
 The last run named is the one it is about; the first is what it is compared with. Runs of train.translate have a page of
-their own (translation.py). Everything shown is read from the
-runs' folders; text is escaped, and a content security policy keeps the page from loading or running anything else.
+their own (translation.py). Everything shown is read from the runs' folders; text is escaped, and a content security
+policy keeps the page from loading or running anything else.
 """
 
 import base64
@@ -261,18 +261,19 @@ def enlarged() -> Html:
 
 
 def write_report(runs: list[EvaluatedRun], path: Path) -> None:
-    page = build_report(runs)
+    write_page(build_report(runs), path)
+
+
+def write_page(page: str, path: Path) -> None:
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def write_translation_report(runs: list[translation.Translation], path: Path) -> None:
+def build_translation_report(runs: list[translation.Translation]) -> str:
     album = Album()
     sections = [section(*part) for part in translation.sections_of(runs, album)]
     end = tag("footer", f"Written by Fairweather from {', '.join(str(run.path) for run in runs)}.")
-    page = frame(runs[-1].name, translation.about(runs), sections, end, album)
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    return frame(runs[-1].name, translation.about(runs), sections, end, album)
 
 
 def main() -> None:
@@ -282,7 +283,7 @@ def main() -> None:
     if kinds == {True, False}:
         raise ValueError("a page is about detectors or about translations; name runs of one kind")
     if kinds == {True}:
-        write_translation_report([translation.load_translation(*one) for one in named], options.out)
+        write_page(build_translation_report([translation.load_translation(*one) for one in named]), options.out)
     else:
         write_report(named_runs(options.runs), options.out)
     say(f"report: {options.out.resolve()} ({options.out.stat().st_size / 1e6:.1f} MB)")

@@ -36,7 +36,7 @@ class Translation:
 
 
 def is_translation(path: Path) -> bool:
-    """A run whose configuration has a generator, or a checkpoint of none."""
+    """A run whose configuration has a generator."""
     file = path / "config.json"
     return file.is_file() and "generator" in read_json(file, Each(ANY))
 

@@ -33,7 +33,7 @@ def test_our_copy_passes(stem):
 
 
 def test_the_copy_is_small():
-    assert sum(path.stat().st_size for path in CASES.rglob("*")) < 8 * 2**20
+    assert sum(path.stat().st_size for path in CASES.rglob("*") if path.is_file()) < 8 * 2**20
 
 
 def run(folder: Path, *options: object) -> Job:
