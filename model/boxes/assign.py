@@ -64,15 +64,23 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
+def _stored(x: Tensor) -> Tensor:
+    """x. Inductor writes an expression out at each of its uses, so a chain of mixes grows eightfold with each.
+
+    It does not look through a strided view: what stands before one is computed once.
+    """
+    return x.as_strided(x.shape, x.stride())
+
+
 def draw_order(keys_B: Tensor, num_candidates: int, stream: int) -> Tensor:
     """A number in [0, 2^32) for every candidate of every image: distinct within an image, a pure function of the key.
 
     Being integers without ties, they rank candidates in the same order on every device, rank and resumption.
     """
     low_B, high_B = keys_B & 0xFFFFFFFF, (keys_B >> 32) & 0xFFFFFFFF
-    key_B = _mix(_mix(low_B ^ stream) ^ high_B)
+    key_B = _stored(_mix(_stored(_mix(low_B ^ stream)) ^ high_B))
     index_N = torch.arange(num_candidates, device=keys_B.device)
-    return _mix(_mix((index_N + key_B[:, None]) & 0xFFFFFFFF) ^ low_B[:, None])
+    return _mix(_stored(_mix((index_N + key_B[:, None]) & 0xFFFFFFFF)) ^ low_B[:, None])
 
 
 @torch.no_grad()
