@@ -1,21 +1,25 @@
 """The parts of a translation: contrast, generators, discriminators, crops, the segmenter."""
 
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from model.translation.build import GeneratorConfig, load_generator, make_generator, save_generator
 from model.translation.pictures import translate
 from model.translation.trunk import doubling
 from pipeline.batch import Batch
 from train.translation import bodies, semantic
+from train.translation.config import published
 from train.translation.crops import SOURCE, TARGET, CropConfig, crop
 from train.translation.nce import PatchSampler, draw_places, monce, patch_nce, transport
 from train.translation.patchgan import PatchGan
 from train.translation.projected import Mixing, Projected, map_head
 from train.translation.step import held
+from train.translation.task import make_discriminator
 
 RED = (230, 20, 20)
 
@@ -169,6 +173,66 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
         bodies.make_lite()
     with pytest.raises(ValueError, match=r"--dinov2 is not given: the discriminator dinov2 reads"):
         bodies.make_dino(None)
+
+
+def dino_tokens(state, images):
+    """DINOv2's patch tokens after blocks 2, 5, 8 and 11, as its authors' vision_transformer.py computes them."""
+
+    def layer(name, x, function, *more):
+        return function(x, *more, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def norm(name, x):
+        return F.layer_norm(x, (768,), state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-6)
+
+    x = F.conv2d(images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=14)
+    _, _, height, width = x.shape
+    old = state["pos_embed"][:, 1:].reshape(1, 37, 37, 768).permute(0, 3, 1, 2)
+    new = F.interpolate(old, scale_factor=((height + 0.1) / 37, (width + 0.1) / 37), mode="bicubic")
+    x = x.flatten(2).mT + new.flatten(2).mT
+    x = torch.cat(((state["cls_token"] + state["pos_embed"][:, :1]).expand(len(x), -1, -1), x), dim=1)
+    found = []
+    for block in range(12):
+        name = f"blocks.{block}"
+        query, key, value = layer(f"{name}.attn.qkv", norm(f"{name}.norm1", x), F.linear).chunk(3, dim=2)
+        heads = []
+        for first in range(0, 768, 64):
+            q, k, v = (each[..., first : first + 64] for each in (query, key, value))
+            heads.append((q @ k.mT / 8).softmax(2) @ v)
+        x = x + state[f"{name}.ls1.gamma"] * layer(f"{name}.attn.proj", torch.cat(heads, dim=2), F.linear)
+        inner = F.gelu(layer(f"{name}.mlp.fc1", norm(f"{name}.norm2", x), F.linear))
+        x = x + state[f"{name}.ls2.gamma"] * layer(f"{name}.mlp.fc2", inner, F.linear)
+        if block in (2, 5, 8, 11):
+            found.append(norm("norm", x)[:, 1:])
+    return found
+
+
+@pytest.mark.long
+def test_dinov2s_own_file_gives_its_tokens_and_judges_pictures(tmp_path, monkeypatch):
+    """At 42 pixels, where nine tokens are seen; the published 532 differ by that number alone."""
+    timm = pytest.importorskip("timm")
+    monkeypatch.setattr(bodies, "DINO_SIDE", 42)
+    torch.manual_seed(3)
+    network = timm.create_model("vit_base_patch14_dinov2", pretrained=False, img_size=518, num_classes=0)
+    state = {name: torch.randn_like(value) * 0.05 for name, value in network.state_dict().items()}
+    path = tmp_path / "dinov2_vitb14_pretrain.pth"
+    torch.save(state | {"mask_token": torch.zeros(1, 768)}, path)
+    images = torch.rand(2, 3, 50, 64) * 2 - 1
+    config = replace(published(), dinov2=path)
+    judge = make_discriminator("dinov2", config)
+    resized = F.interpolate(bodies.to_imagenet(images), size=(42, 42), mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        got, wanted = judge.body(images), dino_tokens(state, resized)
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert ours.shape == (2, 9, 768)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    shown = images.clone().requires_grad_()
+    scores = judge(shown)
+    assert scores.shape == (2, 400)
+    scores.sum().backward()
+    assert shown.grad.any()
+    torch.save({"pos_embed": torch.zeros(1, 1370, 768)}, path)
+    with pytest.raises(ValueError, match=r"not the weights of dinov2_vitb14.*give that network's own file"):
+        make_discriminator("dinov2", config)
 
 
 @pytest.mark.skipif(

@@ -5,6 +5,7 @@ dinov2              tokens of blocks 2, 5, 8 and 11 of ViT-B/14 at 532 pixels; a
 """
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def find_lite_weights() -> Path:
 
 
 class DinoV2(nn.Module):
-    """ViT-B/14 of DINOv2: images_B3HW -> its patch tokens (B, tokens, width) after four blocks."""
+    """ViT-B/14 of DINOv2: images_B3HW -> its patch tokens (B, tokens, width) after four blocks, each normalised by the
+    network's last layer, as its authors' get_intermediate_layers does."""
 
     def __init__(self, network: Any):
         super().__init__()
@@ -117,7 +119,18 @@ class DinoV2(nn.Module):
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         resized = F.interpolate(images_B3HW, size=(DINO_SIDE, DINO_SIDE), mode="bilinear", align_corners=False)
-        return list(self.network.get_intermediate_layers(to_imagenet(resized), n=DINO_BLOCKS))
+        return list(self.network.get_intermediate_layers(to_imagenet(resized), n=DINO_BLOCKS, norm=True))
+
+
+def resize_positions(positions_1NC: Tensor, side: int) -> Tensor:
+    """The positions of the class token and of side x side patches, as DINOv2's code resizes them.
+
+    It enlarges by (side + 0.1) / the side before: the tenth, against a rounded-down size, is part of the result.
+    """
+    before = math.isqrt(positions_1NC.shape[1] - 1)
+    patches = positions_1NC[:, 1:].unflatten(1, (before, before)).permute(0, 3, 1, 2)
+    resized = F.interpolate(patches, scale_factor=(side + 0.1) / before, mode="bicubic")
+    return torch.cat((positions_1NC[:, :1], resized.flatten(2).mT), dim=1)
 
 
 def make_dino(path: Path | None) -> DinoV2:
@@ -130,13 +143,13 @@ def make_dino(path: Path | None) -> DinoV2:
     if importlib.util.find_spec("timm") is None:
         raise ValueError("the discriminator dinov2 needs timm; pip install -c constraints.txt -e '.[timm]'")
     import timm
-    from timm.models.vision_transformer import checkpoint_filter_fn
 
     network: Any = timm.create_model("vit_base_patch14_dinov2", pretrained=False, img_size=DINO_SIDE, num_classes=0)
     state = read_state(path)  # nothing in the file is executed
     try:
-        # Renames what the authors' own file calls otherwise, and resizes the positions to the picture's.
-        network.load_state_dict(checkpoint_filter_fn(state, network))
+        state["pos_embed"] = resize_positions(state["pos_embed"], DINO_SIDE // DINO_PATCH)
+        state.pop("mask_token", None)  # only in the authors' own file, and only for training
+        network.load_state_dict(state)
     except (RuntimeError, KeyError) as error:
         raise ValueError(
             f"{path}: not the weights of dinov2_vitb14 ({str(error).splitlines()[0]}); give that network's own file"
