@@ -23,6 +23,7 @@ import cv2
 from pipeline.command.console import Progress, run_entry, say
 from pipeline.command.workers import WorkerPool, deaths_explained, end_with_parent
 from pipeline.files.own import ANY, Each, read_json
+from pipeline.files.replace import replace_bytes
 from pipeline.world.gated import SLICES
 from pipeline.world.picture import LabelledObject, draw_picture
 from pipeline.world.traffic import CLASSES
@@ -91,17 +92,8 @@ def write_annotation(path: Path, name: str, width: int, height: int, objects: li
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all; unlike `replacing`, it does not wait for the disk.
-
-    After a power cut thousands of small pictures are made again, where forcing each to the disk would take minutes.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except BaseException:  # a full disk, an interrupt
-        partial.unlink(missing_ok=True)
-        raise
+    """Thousands of small files: forcing each to the disk would take minutes."""
+    replace_bytes(path, content, flushed=False)
 
 
 def picture_paths(out: Path, domain: str, name: str, extra: bool) -> list[Path]:
