@@ -52,6 +52,10 @@ def open_data(config: Config, world: World) -> tuple[Mixture, PackedDataset | No
     val = None if config.val is None else PackedDataset(config.val)
     if val is not None:
         check_classes(config.data[0], data.classes, config.val, val.classes)
+        if not val.num_objects:
+            raise ValueError(
+                f"--val {config.val} has no object that counts, so no AP exists; give other images, or leave --val out"
+            )
         if world.first:
             warn_of_other_sides("the run", data.sides, val)
     return data, val
@@ -208,6 +212,10 @@ def make_methods(config: Config, student: Detector, teacher: Detector | None) ->
         if not any(method.weights.values()):
             method.requires_grad_(False)
         methods[wanted.kind] = method.to(next(student.parameters()).device)
+    if config.distill_warmup_steps and not any(method.weights for method in methods.values()):
+        raise ValueError(
+            f"--distill.warmup-steps has no effect: {' and '.join(methods)} has no term with a weight; leave it out"
+        )
     return methods
 
 

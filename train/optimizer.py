@@ -25,6 +25,9 @@ def rate_factor(config: OptimizerConfig, step: int, total: int) -> float:
         warmup = 1.0
     if config.schedule == "cosine":
         return warmup * 0.5 * (1 + math.cos(math.pi * step / total))
+    if config.schedule == "linear":
+        (start,) = config.milestones or (0.0,)
+        return warmup * min(1.0, (total - step) / max(total - round(start * total), 1))
     # A milestone at 8/12 of 24 steps is step 16 although 8/12 is not exact in binary.
     milestones = MILESTONES if config.milestones is None else config.milestones
     return warmup * 0.1 ** sum(step >= round(milestone * total) for milestone in milestones)
@@ -122,17 +125,17 @@ def clip_gradient(parameters: list[nn.Parameter], largest: float) -> Tensor:
 class Ema:
     """Moving average of the trained weights: average = decay * average + (1 - decay) * weight.
 
-    The decay rises as (1 + step) / (10 + step) to its value, so that the start is forgotten.
+    rises: the decay goes up to its value as (1 + step) / (10 + step), so that the start is forgotten.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter], decay: float):
-        self.decay = decay
+    def __init__(self, parameters: dict[str, nn.Parameter], decay: float, rises: bool = True):
+        self.decay, self.rises = decay, rises
         self.weights = {name: value.detach().clone() for name, value in parameters.items()}
 
     @torch.no_grad()
     def update(self, parameters: dict[str, nn.Parameter], step: int, skip: Tensor) -> None:
         """`skip` is a float32 scalar on the device: 1 leaves the average as it is (weights are finite)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.rises else self.decay
         averages = list(self.weights.values())
         # Not lerp: its weight would be read on the host.
         steps = torch._foreach_sub([parameters[name] for name in self.weights], averages)

@@ -29,15 +29,19 @@ def first_images(views: Views, num: int) -> Views:
     """The first ones with objects, for without them many terms are 0; where there are too few, others beside them."""
     object_BG = (views.labels_BG > 0) & ~views.ignore_BG
     chosen_N = torch.argsort(~object_BG.any(1), stable=True)[:num]
+
+    def pick(value: Tensor) -> Tensor:
+        return value[chosen_N.to(value.device)]  # ids are on the host
+
     parts = {}
     for field in fields(views):
         value = getattr(views, field.name)
         if isinstance(value, View):
-            value = View(*(getattr(value, part.name)[chosen_N] for part in fields(value)))
+            value = View(*(pick(getattr(value, part.name)) for part in fields(value)))
         elif isinstance(value, dict):
-            value = {name: images[chosen_N] for name, images in value.items()}
+            value = {name: pick(images) for name, images in value.items()}
         elif isinstance(value, Tensor):
-            value = value[chosen_N]
+            value = pick(value)
         parts[field.name] = value
     return replace(views, **parts)
 

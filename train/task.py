@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from eval.detecting.detect import Pass, match_classes
@@ -80,7 +81,8 @@ class DetectionTask(Weights):
         self.optimizer = Optimizer(self.parameters, config.optimizer, kinds_of(self.student, dict(learner.methods)))
         shipped = dict(self.student.named_parameters())
         self.shipped = {name: value for name, value in self.parameters.items() if name in shipped}
-        self.ema = Ema(self.shipped, config.optimizer.ema_decay) if config.optimizer.ema_decay > 0 else None
+        rises = not average or config.student_init == "weights"  # a trained start that teaches is not to be forgotten
+        self.ema = Ema(self.shipped, config.optimizer.ema_decay, rises) if config.optimizer.ema_decay > 0 else None
         if average:
             assert self.ema is not None
             assert teacher is not None
@@ -103,8 +105,8 @@ class DetectionTask(Weights):
         self.total = config.steps or max(1, round(config.epochs * self.loader.batches_per_epoch))
         num_canvases = sum(len(self.maker.corrupted_canvases(canvas)) for canvas in self.data.canvases.values())
         wrapped, look = load.wrap(config, world, self.learner, self.teacher, num_canvases)
-        norms = [module for module in self.student.modules() if isinstance(module, nn.BatchNorm2d)]
-        statistics = [buffer for norm in norms for buffer in norm.buffers()] + list(self.buffers().values())
+        self.norms = [module for module in self.student.modules() if isinstance(module, nn.BatchNorm2d)]
+        statistics = [buffer for norm in self.norms for buffer in norm.buffers()] + list(self.buffers().values())
         self.step = Step(
             wrapped, look, self.parameters, statistics, self.optimizer, self.ema, self.window,
             config.optimizer.clip_norm, cuda_graphs=config.compile == "cuda_graphs",
@@ -205,6 +207,10 @@ class DetectionTask(Weights):
 
     def measure(self) -> dict[str, float]:
         """AP of what is shipped on the validation data, by all ranks together."""
+        if self.world.size > 1:  # rank 0's running statistics are shipped
+            for norm in self.norms:
+                for buffer in norm.buffers():
+                    dist.broadcast(buffer, src=0)
         with self.shipped_weights():
             return self.score(self.student, self.detect)
 

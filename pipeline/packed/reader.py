@@ -241,6 +241,11 @@ class PackedDataset:
         """G, the number of box slots of a batch: the most boxes of any image, rounded up to a multiple of 8."""
         return max(8, -(-int(np.diff(self._start_N).max()) // 8) * 8)
 
+    @property
+    def num_objects(self) -> int:
+        """Boxes that count, those to ignore left out."""
+        return int((~self._ignore_M).sum())
+
     @cached_property
     def file_names(self) -> list[str]:
         """Names of the original pictures, relative to the source's root."""

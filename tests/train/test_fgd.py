@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from model.api import Outputs, own
+from model.config import ModelConfig
+from model.detectors import new_detector
 from pipeline.batch import View, Views
 from train.distill.fgd import PUBLISHED, Fgd, FgdConfig, attentions, make_masks
 from train.distill.method import make_adapters
@@ -148,6 +150,14 @@ def test_numbers_are_the_originals_for_the_kind_unless_given():
     assert given.weights["fgd_attention"] == 0.5
     assert given.weights["fgd_foreground"] == PUBLISHED["gfl"].foreground
     assert given.temperature == 2.0
+
+
+def test_a_pyramid_of_which_only_the_pooled_level_is_its_own_is_refused():
+    """MobileNetV3's strides are 32, 32 and 64."""
+    with torch.device("meta"):
+        network = new_detector(ModelConfig(backbone="mobilenet_v3_large", weights="none"), 3)
+        with pytest.raises(ValueError, match=r"no level is common to .*32, 32, 64.*choose another backbone"):
+            Fgd(FgdConfig(), network, network, own)
 
 
 def test_the_pooled_level_is_left_out():

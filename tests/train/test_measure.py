@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.command.ranks import World
+from pipeline.packed.derive import derive, nothing_known
+from pipeline.packed.reader import PackedDataset
 from train.record.checkpoint import Checkpoints, read_state
 from train.record.logs import read_log
 from train.start import train
@@ -180,6 +182,13 @@ def test_a_run_whose_score_is_not_wanted_any_more_is_finished(begin, measured_co
     assert not read_state(Checkpoints(measured_config.out, 1).newest())["finished"]
     assert train(replace(measured_config, val=None, val_every=None), WORLD) == 0
     assert read_state(Checkpoints(measured_config.out, 1).newest())["finished"]
+
+
+def test_validation_data_without_an_object_that_counts_is_an_error_before_the_first_step(measured_config, tmp_path):
+    dataset = PackedDataset(measured_config.val)
+    derive(dataset, tmp_path / "unlabelled", range(len(dataset)), {}, nothing_known(dataset))
+    with pytest.raises(ValueError, match="unlabelled has no object that counts, so no AP exists; give other images"):
+        train(replace(measured_config, val=tmp_path / "unlabelled"), WORLD)
 
 
 def test_a_finished_run_is_not_measured_on_other_data(measured_config, packed, packed_other_classes, tmp_path, capsys):

@@ -44,6 +44,11 @@ def test_cosine_schedule_by_hand():
     )
 
 
+def test_linear_schedule_by_hand():
+    config = OptimizerConfig(warmup_steps=0, schedule="linear", milestones=(2 / 3,))
+    assert [rate_factor(config, step, 6) for step in range(7)] == pytest.approx([1, 1, 1, 1, 1, 0.5, 0])
+
+
 def test_equals_plain_sgd_with_momentum_and_decay():
     config = OptimizerConfig(momentum=0.9, weight_decay=0.01)
     ours, theirs = make_parameters(), make_parameters()
@@ -134,6 +139,10 @@ def test_clipping_by_hand():
 
 def test_moving_average_by_hand_and_swap():
     parameters = {"w": nn.Parameter(torch.tensor([1.0]))}
+    for rises, expected in ((True, 1 + 2 * 0.9), (False, 1 + 2 * 0.5)):  # at step 0 the decay is 1 / 10, or its value
+        ema = Ema(parameters, 0.5, rises)
+        ema.update({"w": torch.tensor([3.0])}, 0, torch.zeros(()))
+        assert ema.weights["w"].item() == pytest.approx(expected)
     ema = Ema(parameters, 0.5)
     with torch.no_grad():
         parameters["w"].fill_(3.0)
@@ -155,6 +164,7 @@ def test_moving_average_by_hand_and_swap():
         {"momentum": 1.0},
         {"milestones": (0.9, 0.5)},
         {"milestones": (0.5,), "schedule": "cosine"},
+        {"milestones": (0.5, 0.9), "schedule": "linear"},
         {"ema_decay": 1.0},
         {"clip_norm": -1.0},
     ],

@@ -15,6 +15,7 @@ from model.boxes.assigners import pairwise_iou
 from model.boxes.boxes import area
 from model.boxes.points import inside_own_size, map_sizes
 from model.boxes.select import or_one
+from model.config import ModelConfig
 from model.dense.config import FcosConfig
 from model.dense.detector import DenseDetector
 from train.distill.method import levels_of
@@ -41,8 +42,13 @@ def common_strides(strides: tuple[int, ...], student: Detector, teacher: Detecto
     """Those that were chosen, or all that both networks have once."""
     if not strides:
         strides = tuple(s for s in student.strides if student.strides.count(s) == teacher.strides.count(s) == 1)
+        if strides == student.strides[-1:] and isinstance(student.config, ModelConfig):
+            strides = ()  # the pooled level alone, of which no region is taken
     if not strides:
-        raise ValueError(f"{option}: no level is common to the strides {student.strides} and {teacher.strides}")
+        raise ValueError(
+            f"{option}: no level is common to the strides {student.strides} and {teacher.strides} (one that comes "
+            "several times is none, nor is Faster R-CNN's pooled one alone); choose another backbone"
+        )
     levels_of(strides, student, teacher, option)
     return strides
 
