@@ -92,10 +92,8 @@ label() {
 }
 
 stage "do the datasets fit together?"
-"$python" -m pipeline.together "$source" "$labelled" "$unlabelled" --apart
-if [ ${#tests[@]} != 0 ] || [ -n "$full" ]; then
-    "$python" -m pipeline.together "$source" ${full:+"$full"} "${tests[@]}"
-fi
+"$python" -m pipeline.together "$source" "$labelled" "$unlabelled" "${tests[@]}" --apart
+[ -z "$full" ] || "$python" -m pipeline.together "$source" "$full" "${tests[@]}"
 
 stage "labelled target: a part that only chooses scores -> $out/data/holdout"
 "$python" -m pipeline.share "$labelled" "$out/data/holdout" "$out/data/taught" --share "$holdout"

@@ -10,12 +10,12 @@ from eval.detecting.detect import detect_dataset
 from eval.detecting.subject import open_subject, pass_over
 from eval.detecting.thresholds import Threshold, Verdicts, choose, judge, measure
 from eval.metrics.domains import canonical
-from eval.metrics.interchange import Detections, ground_truth_of, select
+from eval.metrics.interchange import Detections, scorable, select, truths_of
 from eval.pseudo_options import PseudoLabelOptions
 from eval.trained_on import TrainingData
 from pipeline.command.console import say
 from pipeline.command.ranks import World
-from pipeline.packed.derive import Objects, check_place, derive
+from pipeline.packed.derive import Objects, check_place, derive, is_made
 from pipeline.packed.reader import PackedDataset
 
 Look = Callable[[PackedDataset, np.ndarray], tuple[Detections, np.ndarray]]  # detections, and which are agreed on
@@ -63,6 +63,7 @@ def label(options: PseudoLabelOptions, world: World) -> None:
         if texts
     }
     shown = [PackedDataset(path) for path in options.labelled]
+    rows = range(len(dataset))
     for other in shown:
         if other.classes != dataset.classes:
             raise ValueError(
@@ -78,6 +79,20 @@ def label(options: PseudoLabelOptions, world: World) -> None:
         found = detect_dataset(how, rows=rows).detections
         return found, agreed(how, rows, found, options.agree, options.agree_overlap)
 
+    origin = {
+        "pseudo_labels": options.run.resolve().name,
+        "weights": subject.weights,
+        "precisions": [options.precision, options.ignore_precision] if shown else [],
+        "given": given,
+        "labelled": [other.checksum for other in shown],
+        "domains": list(options.domains),
+        "weigh": options.weigh,
+        "agree": [*sorted(set(options.agree)), options.agree_overlap] if options.agree else [],
+        "map": list(options.map),
+    }
+    # The scores follow from all this, but for rounding, which another number of threads may change.
+    if is_made(dataset, options.out, rows, origin, apart_from="scores"):
+        return
     thresholds = choose_scores(options, dataset.classes, given, shown, look, trained)
     say(table(thresholds, bool(shown)))
 
@@ -93,16 +108,6 @@ def label(options: PseudoLabelOptions, world: World) -> None:
     plain = {
         name: {part: getattr(scores, part)._asdict() for part in Scores._fields} for name, scores in thresholds.items()
     }
-    origin = {
-        "pseudo_labels": options.run.resolve().name,
-        "weights": subject.weights,
-        "scores": plain,
-        "labelled": [other.checksum for other in shown],
-        "domains": list(options.domains),
-        "weigh": options.weigh,
-        "agree": [*sorted(set(options.agree)), options.agree_overlap] if options.agree else [],
-        "map": list(options.map),
-    }
 
     def accept(card: dict[str, Any]) -> None:
         if not any(count for row in card["objects"].values() for size, count in row.items() if size != "ignored"):
@@ -111,7 +116,7 @@ def label(options: PseudoLabelOptions, world: World) -> None:
                 "--precision (or --high), or train a better detector first"
             )
 
-    derive(dataset, options.out, range(len(dataset)), origin, annotate, options.weigh, accept)
+    derive(dataset, options.out, rows, origin | {"scores": plain}, annotate, options.weigh, accept)
 
 
 def choose_scores(
@@ -121,7 +126,8 @@ def choose_scores(
     """Of every class, as given or as chosen on the labelled images."""
     parts = []
     for data in shown:
-        truths = ground_truth_of(data)
+        truths = truths_of(data)
+        scorable(data, truths)  # what is found in a domain without objects is wrong, and counts
         shared = sum(trained.count_shared(data, canonical(domain)) for domain in data.domains)
         if shared:
             say(

@@ -81,13 +81,17 @@ def make_ground_truth(
 
 def ground_truth_of(dataset: "PackedDataset") -> list[GroundTruth]:
     """The ground truth of each domain in a packed dataset that has an object that counts, in original pixels."""
-    truths = truths_of(dataset)
-    scorable = [truth for truth in truths if not truth.ignore_M.all()]
-    if not scorable:
+    return scorable(dataset, truths_of(dataset))
+
+
+def scorable(dataset: "PackedDataset", truths: list[GroundTruth]) -> list[GroundTruth]:
+    """The domains with an object that counts; an error where there is none."""
+    found = [truth for truth in truths if not truth.ignore_M.all()]
+    if not found:
         what = "no object that counts (all are marked ignore)" if any(len(t.ignore_M) for t in truths) else "no object"
         names = ", ".join(truth.domain for truth in truths)
         raise ValueError(f"{dataset.path}: the domain {names} has {what}, so no AP exists; score other images")
-    return scorable
+    return found
 
 
 def truths_of(dataset: "PackedDataset") -> list[GroundTruth]:

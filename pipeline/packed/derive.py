@@ -62,6 +62,30 @@ def check_place(dataset: PackedDataset, out: Path) -> None:
     check_output(out)
 
 
+def fingerprint_of(dataset: PackedDataset, rows: Sequence[int] | np.ndarray, origin: dict[str, Any]) -> dict[str, Any]:
+    chosen = digest([int(dataset.ids_N[row]) for row in rows])
+    return {"version": VERSION, "source": dataset.checksum, "images": chosen, **origin}
+
+
+def is_made(
+    dataset: PackedDataset, out: Path, rows: Sequence[int] | np.ndarray, origin: dict[str, Any], apart_from: str = ""
+) -> bool:
+    """Whether `out` is there already, of the same; an error where it is of other things.
+
+    apart_from: a part of the origin that follows from the others and is not known yet.
+    """
+    if not (out / "dataset.json").exists():
+        return False
+    known = {name: value for name, value in read_card(out)["fingerprint"].items() if name != apart_from}
+    if known != fingerprint_of(dataset, rows, origin):
+        raise ValueError(
+            f"{out} already holds a packed dataset made of other images or with other options: delete it or choose "
+            "another folder"
+        )
+    say(f"{out} is already made, of the same images and options")
+    return True
+
+
 def derive(
     dataset: PackedDataset,
     out: Path,
@@ -80,16 +104,9 @@ def derive(
     check_place(dataset, out)
     per_shard = min(512, max(16, -(-len(rows) // 8)))
     encoding = Encoding(**dataset.info["encoding"])
-    chosen = digest([int(dataset.ids_N[row]) for row in rows])
-    fingerprint = {"version": VERSION, "source": dataset.checksum, "images": chosen, **origin}
-    if (out / "dataset.json").exists():
-        if read_card(out)["fingerprint"] != fingerprint:
-            raise ValueError(
-                f"{out} already holds a packed dataset made of other images or with other options: delete it or choose "
-                "another folder"
-            )
-        say(f"{out} is already made, of the same images and options")
+    if is_made(dataset, out, rows, origin):
         return False
+    fingerprint = fingerprint_of(dataset, rows, origin)
     begin(out)
     jobs, shards = [], []
     with Progress(f"making {out.name}", len(rows)) as progress:

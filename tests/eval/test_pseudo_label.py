@@ -145,6 +145,34 @@ def test_scores_are_chosen_on_labelled_images(scored, options, capsys):
     assert made.info["source"]["labelled"] == [truths[0].checksum]
 
 
+def test_what_is_found_in_a_domain_without_objects_is_wrong(scored, options, monkeypatch):
+    """Nine of ten are right by day; thirty are found in ten empty pictures of the night."""
+    day = make_truth([(0, 1, 50 * i, 0, 40, 40) for i in range(9)])
+    night = make_truth([], num_images=10, domain="night_sunny")
+    night = replace(night, image_ids_N=night.image_ids_N + 1)
+    monkeypatch.setattr(pseudo_labels, "truths_of", lambda _: [day, night])
+    right = [(0, 1, 50 * i, 0, 40, 40, 0.9) for i in range(9)]
+    wrong = [(1 + i // 3, 1, 60 * (i % 3), 9, 30, 30, 0.8) for i in range(30)]
+    found = make_detections([*right, (0, 1, 500, 300, 40, 40, 0.7), *wrong])
+    some = replace(options, high=("0.1",), low=(), labelled=(options.data,))
+    scores = pseudo_labels.choose_scores(
+        some, ("bus",), {"high": {"bus": 0.1}}, [scored.dataset()],
+        lambda *_: (found, np.ones(40, bool)), SimpleNamespace(count_shared=lambda *_: 0),
+    )  # fmt: skip
+    assert scores["bus"].high == (0.1, pytest.approx(9 / 40), 1.0)
+
+
+def test_a_finished_labelling_is_not_looked_at_again(scored, options, capsys, monkeypatch):
+    """The scores that were measured may differ in their last digit on another machine."""
+    chosen = replace(options, high=(), low=(), labelled=(scored.data["daytime_clear"],), precision=0.35)
+    label(chosen, ALONE)
+    monkeypatch.setattr(pseudo_labels, "choose_scores", None)
+    label(chosen, ALONE)
+    assert "is already made" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="made of other images or with other options"):
+        label(replace(chosen, precision=0.36), ALONE)
+
+
 def test_a_class_that_is_seldom_right_is_ignored_with_its_own_figures(scored, options, monkeypatch):
     """Where no score reaches --ignore-precision the low score is 0, and the figures beside it are those of 0."""
     some = replace(options, high=("1",), low=(), labelled=(scored.data["daytime_clear"],), ignore_precision=0.5)
