@@ -48,10 +48,11 @@ class OptimizerConfig:
     """Everything that starts from a random draw: the pyramid, the heads, and the methods' own layers."""
     warmup_steps: int = 500
     """Steps over which the rate rises linearly from a thousandth."""
-    schedule: Literal["step", "cosine"] = "step"
-    """step: times 0.1 at each milestone. cosine: falls to 0 over the run."""
+    schedule: Literal["step", "cosine", "linear"] = "step"
+    """step: times 0.1 at each milestone. cosine: falls to 0 over the run. linear: to 0 from its milestone on."""
     milestones: tuple[float, ...] | None = None
-    """Where the step schedule falls, as fractions of the run; none: 8/12 and 11/12, the usual 1x schedule."""
+    """Where the step schedule falls, as fractions of the run; none: 8/12 and 11/12, the usual 1x schedule. Of the
+    linear schedule one."""
     clip_norm: float = 35.0
     """Largest norm of the whole gradient; 0 does not clip."""
     ema_decay: float = 0.0
@@ -66,9 +67,13 @@ class OptimizerConfig:
         require(self.warmup_steps >= 0, "optimizer.warmup_steps", "0 or more", self.warmup_steps)
         require(self.clip_norm >= 0, "optimizer.clip_norm", "0 or more", self.clip_norm)
         require(0 <= self.ema_decay < 1, "optimizer.ema_decay", "in [0, 1)", self.ema_decay)
+        if self.schedule == "linear":
+            one = self.milestones is not None and len(self.milestones) == 1
+            require(one, "optimizer.milestones", "one fraction with the linear schedule", self.milestones)
         if self.milestones is None:
             return
-        require(self.schedule == "step", "optimizer.milestones", "left out with the cosine schedule", self.milestones)
+        named = "left out with the cosine schedule"
+        require(self.schedule != "cosine", "optimizer.milestones", named, self.milestones)
         increasing = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
         inside = all(0 < milestone < 1 for milestone in self.milestones)
         require(increasing and inside, "optimizer.milestones", "rising fractions between 0 and 1", self.milestones)

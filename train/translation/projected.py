@@ -3,7 +3,8 @@
     discriminator: 0.5 (mean relu(1 - D(real)) + mean relu(1 + D(fake)));  generator: -mean D(fake)
 
 Each level's features pass a frozen random convolution (channels). From the coarsest level on, each passes another one
-and is added to the next finer level (scales). A head on each level is all that is trained.
+and is added to the next finer level (scales); maps are enlarged to twice their sides before. A head on each level is
+all that is trained.
 """
 
 from collections.abc import Sequence
@@ -11,8 +12,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 WIDTHS = (64, 128, 256, 512)  # of the mixed channels, by level
+HALVED = (64, 128, 256, 512)  # of a head on maps: the finest level's sides are 128 for pictures of 256, the coarsest 16
 
 
 class Mixing(nn.Module):
@@ -26,12 +29,10 @@ class Mixing(nn.Module):
         self.across_channels = nn.ModuleList(
             conv(before, after, 1) for before, after in zip(channels, widths, strict=True)
         )
-        size = 1 if sequences else 3
         self.across_scales = nn.ModuleList(
-            conv(before, after, size, padding=size // 2) for before, after in zip(widths, self.out, strict=True)
+            conv(before, after, 1) for before, after in zip(widths, self.out, strict=True)
         )
-        for layer in (*self.across_channels, *self.across_scales):
-            nn.init.kaiming_normal_(layer.weight)
+        # As torch draws them: each level is mostly its own, where a larger draw would add the coarser ones up.
         self.requires_grad_(False)
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
@@ -39,11 +40,11 @@ class Mixing(nn.Module):
         for index in reversed(range(len(levels))):
             features = self.across_channels[index](levels[index])
             if mixed:
-                coarser = mixed[0]
-                if not self.sequences:
-                    size = features.shape[-2:]
-                    coarser = F.interpolate(coarser, size=size, mode="bilinear", align_corners=False)
-                features = features + coarser
+                features = features + mixed[0]
+            if not self.sequences:
+                # Twice as large, which is the next finer level's size; that of an odd side is one less.
+                size = levels[index - 1].shape[-2:] if index else [2 * side for side in features.shape[-2:]]
+                features = F.interpolate(features, size=size, mode="bilinear", align_corners=True)
             mixed.insert(0, self.across_scales[index](features))
         return mixed
 
@@ -55,12 +56,17 @@ def sequence_head(num_values: int) -> nn.Sequential:
     )
 
 
-def map_head(channels: int) -> nn.Sequential:
-    """A score at each place of a level."""
-    return nn.Sequential(
-        nn.Conv2d(channels, 100, 3, padding=1), nn.LeakyReLU(0.2),
-        nn.Conv2d(100, 100, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(100, 1, 1),
-    )  # fmt: skip
+def map_head(channels: int, level: int) -> nn.Sequential:
+    """The original's on maps: halved until a side is about 8, then a score of every 4x4 places.
+
+    Spectral norms bound how steep a score is, which the generator climbs without end.
+    """
+    layers: list[nn.Module] = []
+    for width in HALVED[level:]:
+        halving = nn.Conv2d(channels, width, 4, stride=2, padding=1)
+        layers += [spectral_norm(halving), nn.BatchNorm2d(width), nn.LeakyReLU(0.2)]
+        channels = width
+    return nn.Sequential(*layers, spectral_norm(nn.Conv2d(channels, 1, 4, bias=False)))
 
 
 class Projected(nn.Module):

@@ -1,7 +1,8 @@
 """Semantic consistency: a segmenter, trained on boxes filled with their class, must find the same after translating.
 
 JoliGEN's `f_s` with `train_sem_mask_lambda`: the segmenter learns from pictures of both domains; the generator's term
-is its error on translated pictures, and counts only once the segmenter's own is at most 1.
+is its error on translated pictures, and counts only once the segmenter's own is at most 1. What an unlabelled target
+picture shows is what the segmenter finds in it.
 """
 
 import torch

@@ -106,14 +106,16 @@ class Translator(nn.Module):
             terms["identity"] = weight * self.contrast(target, [each[num:] for each in translated], crops.keys_B)
         for name, judge in self.judges.items():
             terms[f"{name}_deceived"] = config.adversarial_weight * judge.deceived(held(judge, fake_B3SS).float())
-            scores = judge(torch.cat([real_B3SS, fake_B3SS.detach().to(real_B3SS.dtype)])).float()
-            terms[name] = judge.loss(scores[:num], scores[num:])
+            # One after the other: heads with batch norms see one domain at a time.
+            real, fake = (judge(each).float() for each in (real_B3SS, fake_B3SS.detach().to(real_B3SS.dtype)))
+            terms[name] = judge.loss(real, fake)
         if self.segmenter is not None:
             masks = crops.source_mask_BSS, crops.target_mask_BSS
             found = self.segmenter(torch.cat([crops.source_B3SS, real_B3SS]))
             again = held(self.segmenter, images)
             own = semantic.error(found[:num], masks[0]) + semantic.error(found[num:], masks[1])
-            kept = semantic.error(again[:num], masks[0]) + semantic.error(again[num:], masks[1])
+            seen_BSS = torch.where(masks[1] == semantic.UNKNOWN, found[num:].argmax(1), masks[1])
+            kept = semantic.error(again[:num], masks[0]) + semantic.error(again[num:], seen_BSS)
             teaches = (own.detach() <= semantic.LARGEST_ERROR).float()
             terms["semantic"] = config.semantic_weight * teaches * kept
             terms["segmenter"] = own

@@ -95,7 +95,7 @@ def make_discriminator(name: str, config: TranslationConfig) -> PatchGan | Proje
         return PatchGan(config.discriminator_width)
     if name == "efficientnet_lite0":
         mixing = Mixing(bodies.LITE_CHANNELS)
-        return Projected(bodies.make_lite(), mixing, [map_head(each) for each in mixing.out])
+        return Projected(bodies.make_lite(), mixing, [map_head(each, level) for level, each in enumerate(mixing.out)])
     tokens = (bodies.DINO_SIDE // bodies.DINO_PATCH) ** 2
     mixing = Mixing((tokens,) * len(WIDTHS), sequences=True)
     heads = [sequence_head(each * bodies.DINO_WIDTH) for each in mixing.out]
@@ -241,6 +241,10 @@ class TranslationTask(Weights):
         return [str(number) for number in numbers if number >= 0]
 
     def buffers(self) -> dict[str, Tensor]:
-        """The random mixing of the projected discriminators; their pretrained networks come from files again."""
-        named = self.translator.named_parameters()
-        return {name: value for name, value in named if ".mixing." in name}
+        """The projected discriminators' random mixing, and what the spectral norms of their heads know of the weights.
+
+        The pretrained networks come from files again. Running statistics are not used: a discriminator only trains.
+        """
+        parameters, buffers = self.translator.named_parameters(), self.translator.named_buffers()
+        kept = {name: value for name, value in parameters if ".mixing." in name}
+        return kept | {name: value for name, value in buffers if ".parametrizations." in name}
