@@ -10,6 +10,7 @@
 #   --precision P          wanted of the pseudo-labels; 0.9
 #   --seed N  --small      small: networks and lengths for a CPU
 #   --steps N              of every run, for a trial; --teacher-steps N and --translation-steps N: of these runs
+#   --epochs N             in place of --steps: rows with more data take more steps
 set -euo pipefail
 start=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,10 +19,10 @@ case "$python" in /*) ;; */*) python=$start/$python ;; esac
 fail() { echo "new_domain: $1" >&2; exit 2; }
 
 source='' labelled='' unlabelled='' full='' out='' source_test='' target_test=''
-rows='' translate=yes holdout=0.25 precision=0.9 seed=0 size='' steps='' teacher_steps='' translation_steps=''
+rows='' translate=yes holdout=0.25 precision=0.9 seed=0 size='' steps='' epochs='' teacher_steps='' translation_steps=''
 while [ $# -gt 0 ]; do
     case "$1" in
-        -h | --help) sed -n '2,13s/^# //p' "scripts/${0##*/}"; exit 0 ;;
+        -h | --help) sed -n '2,14s/^# //p' "scripts/${0##*/}"; exit 0 ;;
         --small) size=_small; shift; continue ;;
         --without-translation) translate=; shift; continue ;;
     esac
@@ -39,6 +40,7 @@ while [ $# -gt 0 ]; do
         --precision) precision=$2 ;;
         --seed) seed=$2 ;;
         --steps) steps=$2 ;;
+        --epochs) epochs=$2 ;;
         --teacher-steps) teacher_steps=$2 ;;
         --translation-steps) translation_steps=$2 ;;
         *) fail "unknown option $1; --help lists them" ;;
@@ -59,6 +61,7 @@ for name in source labelled unlabelled full source_test target_test; do
 done
 [[ $precision =~ ^(0?\.[0-9]*[1-9][0-9]*|1(\.0*)?)$ ]] || fail "--precision $precision: a number above 0 and at most 1"
 [[ $holdout =~ ^0?\.[0-9]*[1-9][0-9]*$ ]] || fail "--holdout $holdout: a number above 0 and below 1"
+[ -z "$steps" ] || [ -z "$epochs" ] || fail "give --steps or --epochs, not both"
 tests=()
 [ -z "$source_test" ] || tests+=("$source_test")
 [ -z "$target_test" ] || tests+=("$target_test")
@@ -79,11 +82,14 @@ stopped() {
 trap stopped EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-length() { [ -z "$1" ] || echo --steps "$1" --epochs 0; }
+length() { # length STEPS [EPOCHS]
+    [ -z "$1" ] || echo --steps "$1" --epochs 0
+    [ -n "$1" ] || [ -z "${2:-}" ] || echo --epochs "$2" --steps 0
+}
 train() { # train ROW OPTIONS...
     local own=$steps
     [ "$1" != teacher ] || own=${teacher_steps:-$steps}
-    "$python" -m train.run "domain_crosskd_$1$size" --seed "$seed" $(length "$own") "${@:2}"
+    "$python" -m train.run "domain_crosskd_$1$size" --seed "$seed" $(length "$own" "$epochs") "${@:2}"
 }
 # The scores that make a detection a label are chosen on images that the teacher has not seen.
 label() {

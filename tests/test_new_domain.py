@@ -38,8 +38,7 @@ def test_the_whole_and_its_stages(run):
     assert done.returncode == 0, done.stderr
     small, teacher = "--seed 3", "train.run domain_crosskd_teacher_small"
     assert given == [
-        "pipeline.together day few night --apart",
-        "pipeline.together day test",
+        "pipeline.together day few night test --apart",
         "pipeline.share few out/data/holdout out/data/taught --share 0.25",
         f"train.translate cut_small --source day --target night --out out/translation {small}",
         f"{teacher} {small} --data day out/data/taught --out out/teacher",
@@ -101,6 +100,14 @@ def test_the_teacher_and_the_translation_may_be_longer_than_the_rows(run):
     assert steps == {"out/translation": "6", "out/teacher": "10", "out/teacher-translated": "10", "out/whole": "4"}
 
 
+def test_epochs_are_of_the_rows_and_of_a_teacher_without_steps(run):
+    done, given = run(*NEEDED, "--rows", "translated", "--epochs", "16", "--translation-steps", "6")
+    assert done.returncode == 0, done.stderr
+    trained = [line for line in given if line.startswith("train.")]
+    assert len(trained) == 3
+    assert [" --epochs 16 --steps 0 " in line for line in trained] == ["train.run" in line for line in trained]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -109,6 +116,7 @@ def test_the_teacher_and_the_translation_may_be_longer_than_the_rows(run):
         ([*NEEDED, "--without-translation", "--rows", "translated"], "--rows translated: the rows of this command"),
         ([*NEEDED, "--seeds", "1"], "unknown option --seeds"),
         ([*NEEDED, "--seed"], "--seed needs a value"),
+        ([*NEEDED, "--steps", "9", "--epochs", "2"], "give --steps or --epochs, not both"),
         ([*NEEDED, "--precision", "high"], "--precision high: a number above 0 and at most 1"),
         ([*NEEDED, "--precision", "0.0"], "--precision 0.0: a number above 0"),
         ([*NEEDED, "--holdout", "1"], "--holdout 1: a number above 0 and below 1"),
@@ -170,7 +178,8 @@ def test_rows_of_several_seeds_on_the_sample_world(tmp_path):
     [
         (["--target", "night_sunny"], "unknown option --target; --help lists the options"),
         (["--seeds"], "--seeds needs a value"),
-        (["--steps", "0"], "--steps needs a number from 1, got 0"),
+        (["--teacher-steps", "0"], "--teacher-steps needs a number from 1, got 0"),
+        (["--epochs", "0"], "--epochs needs a number from 1, got 0"),
         (["--targets", "night_sunny snow"], "--targets: no target snow; there are night_sunny dusk_rainy"),
     ],
 )
