@@ -15,6 +15,7 @@ import numba
 from numba.core import config as numba_config
 
 config: Any = numba_config  # its settings are set at run time
+config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # Numba would warn of every small launch, such as that of the boxes
 
 
 def source_hash() -> str:

@@ -48,8 +48,8 @@ class Deployed(nn.Module):
         if self.detector.config.extra_inputs:
             normal_BCHW = torch.cat((normal_BCHW, pixels_BCHW[:, 3:] / 255), dim=1)
         # Padding is zero after normalisation, as in training.
-        rows_BH = torch.arange(height) < sizes_B2[:, :1]
-        columns_BW = torch.arange(width) < sizes_B2[:, 1:]
+        rows_BH = torch.arange(height, device=sizes_B2.device) < sizes_B2[:, :1]
+        columns_BW = torch.arange(width, device=sizes_B2.device) < sizes_B2[:, 1:]
         inside_B1HW = (rows_BH[:, :, None] & columns_BW[:, None, :])[:, None]
         found = self.detector.detect(torch.where(inside_B1HW, normal_BCHW, 0.0).to(self.dtype), sizes_B2)
         return found.boxes_BD4, found.scores_BD, found.labels_BD, found.count_B

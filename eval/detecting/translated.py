@@ -32,6 +32,7 @@ Vanished = Callable[[int, np.ndarray, np.ndarray], np.ndarray]  # row, original,
 def translate_dataset(options: TranslateOptions, world: World) -> None:
     if world.size > 1:
         raise ValueError("python -m eval.translate works in one process; leave out torchrun")
+    torch.backends.cudnn.deterministic = True  # the same bytes again
     generator, card = load_generator(options.run, world.device)
     with PackedDataset(options.data) as dataset:
         check_place(dataset, options.out)

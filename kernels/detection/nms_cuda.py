@@ -167,7 +167,7 @@ def suppress(
     num_images, num_candidates = scores_BN.shape
     keep_BK = torch.zeros((num_images, num_slots + 1), dtype=torch.int64, device=scores_BN.device)
     if not num_images or not num_candidates:
-        return keep_BK[:, :num_slots], keep_BK.sum(1)
+        return keep_BK[:, :num_slots].contiguous(), keep_BK.sum(1)
     exists_BN = scores_BN > -torch.inf
     scores_BN = torch.where(exists_BN, scores_BN, -torch.inf)  # NaN would sort first
     by_score_BN = scores_BN.sort(dim=1, descending=True, stable=True).indices
@@ -181,4 +181,5 @@ def suppress(
     # A survivor's slot is the number of survivors before it; all others share one slot beyond the last.
     slot_BN = torch.where(kept_BN > 0, kept_BN.cumsum(1) - 1, num_slots).clamp_(max=num_slots)
     keep_BK.scatter_(1, slot_BN, by_score_BN)
-    return keep_BK[:, :num_slots], kept_BN.sum(1).clamp_(max=num_slots)
+    # A compiled graph is promised the strides of a tensor of its own.
+    return keep_BK[:, :num_slots].contiguous(), kept_BN.sum(1).clamp_(max=num_slots)

@@ -25,15 +25,12 @@ from numba import cuda
 from torch import Tensor
 
 from kernels.corruptions.registry import CORRUPTIONS
-from kernels.jit import config
 from kernels.launch import clean, cuda_kernels, finish, own, steps
 from kernels.launch.cpu import NO_POOL, shots
 from kernels.launch.cuda_kernels import Arguments
 from kernels.launch.lists import STATISTICS, STEPS, Lists, write_lists
 from kernels.launch.signatures import needed, signatures
 from kernels.launch.table import COLUMNS, Table, layout
-
-config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # Numba would warn of every small launch, such as that of the boxes
 
 TABLES = 8  # pinned tables in turn; the host waits only if it runs this many batches ahead of the device
 GUARD = 1 << 14  # values before and after the masks, read for an image less than four pixels wide, and not used

@@ -2,7 +2,7 @@
 aligned images from 0 to 1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -24,7 +24,7 @@ def join_inputs(images_B3HW: Tensor, extra: Mapping[str, Tensor], config: Backbo
     return torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
 
 
-def in_float32(values: list[float], device: torch.device) -> Tensor:
+def in_float32(values: Sequence[float], device: torch.device) -> Tensor:
     """(C,), without a copy from the host, which a GPU would wait for. In bfloat16 a mean is a third of a level off."""
     return torch.stack([torch.full((), value, device=device, dtype=torch.float32) for value in values])
 
@@ -43,12 +43,15 @@ def convert_pixels(images_BCHW: Tensor, sizes_B2: Tensor, config: BackboneConfig
     given_mean_C = make([*(IMAGENET_MEAN[channel] for channel in flip), *(0.0 for _ in extra)])
     given_deviation_C = make([*(IMAGENET_DEVIATION[channel] for channel in flip), *(255.0 for _ in extra)])
     scale_C, shift_C = given_deviation_C / deviation_C, (given_mean_C - mean_C) / deviation_C
-    order = [*flip, *range(3, 3 + len(extra))]
-    if images_BCHW.shape[1] != len(order):
+    num_channels = 3 + len(extra)
+    if images_BCHW.shape[1] != num_channels:
         raise ValueError(
-            f"the detector looks at {', '.join(config.inputs)}, {len(order)} channels; got {images_BCHW.shape[1]}"
+            f"the detector looks at {', '.join(config.inputs)}, {num_channels} channels; got {images_BCHW.shape[1]}"
         )
-    converted_BCHW = images_BCHW[:, order].float() * scale_C[:, None, None] + shift_C[:, None, None]
+    ordered_BCHW = images_BCHW
+    if config.pixel_order == "bgr":  # in slices: a list of indices would be copied from the host
+        ordered_BCHW = torch.cat([*images_BCHW[:, :3].split(1, dim=1)[::-1], images_BCHW[:, 3:]], dim=1)
+    converted_BCHW = ordered_BCHW.float() * scale_C[:, None, None] + shift_C[:, None, None]
     height, width = images_BCHW.shape[-2:]
     rows_BH = torch.arange(height, device=sizes_B2.device) < sizes_B2[:, :1]
     columns_BW = torch.arange(width, device=sizes_B2.device) < sizes_B2[:, 1:]

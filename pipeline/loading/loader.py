@@ -54,7 +54,7 @@ class Producer(threading.Thread):
     ):
         super().__init__(name="fairweather-loader", daemon=True)
         self.data, self.decoder, self.order, self.batch_size = data, decoder, order, batch_size
-        self.first, self.ranks, self.pin = start, ranks, device.type == "cuda"
+        self.first, self.ranks, self.device, self.pin = start, ranks, device, device.type == "cuda"
         self.closed, self.finished = threading.Event(), False
         # A batch with its step; an exception; or None when there is nothing more.
         self.ready: queue.Queue[tuple[Step, Batch] | BaseException | None] = queue.Queue(maxsize=prefetch)
@@ -62,6 +62,8 @@ class Producer(threading.Thread):
     def run(self) -> None:
         last: BaseException | None = None
         try:
+            if self.pin and self.device.index is not None:
+                torch.cuda.set_device(self.device)  # each thread has its own; else it would open the first GPU
             try:
                 for step, images, extra in self.decoder.open(self._steps()):
                     if not self._put((step, self._batch(step, images, extra))):

@@ -11,13 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.api import Want
 from model.detectors import new_detector
 from model.weights.checkpoint import load_detector
-from pipeline.batch import View
 from pipeline.command.ranks import World
 from pipeline.files.fields import from_json, to_json
 from pipeline.files.own import write_json
@@ -223,32 +220,6 @@ def test_shares_are_those_of_images_with_objects():
         chosen = first_images(views, num)
         assert torch.equal(chosen.clean.sizes_B2, views.clean.sizes_B2[expected])
         assert torch.equal(chosen.labels_BG, labels_BG[expected])
-
-
-def test_shares_of_a_gpus_batch_index_each_field_where_it_lies():
-    """Without a GPU: pretended tensors of one, and what torch refuses on a real one is refused here."""
-    views = make_views([(64, 96), (50, 80)], [[(3.0, 5.0, 40.0, 37.0)]] * 2, (64, 96))
-
-    class OneDevice(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            if func is torch.ops.aten.index.Tensor:
-                assert all(index.device in (args[0].device, torch.device("cpu")) for index in args[1])
-            return func(*args, **(kwargs or {}))
-
-    with FakeTensorMode() as pretended, OneDevice():
-
-        def on_gpu(value):
-            return pretended.from_tensor(value).to("cuda")
-
-        views = replace(
-            views, clean=View(*map(on_gpu, vars(views.clean).values())), ids_B=pretended.from_tensor(views.ids_B),
-            corrupted=None,
-            ratio_B=on_gpu(views.ratio_B), labels_BG=on_gpu(views.labels_BG), ignore_BG=on_gpu(views.ignore_BG),
-            weight_BG=on_gpu(views.weight_BG), keys_B=on_gpu(views.keys_B),
-        )  # fmt: skip
-        chosen = first_images(views, 1)
-    assert chosen.clean.images_B3HW.device.type == "cuda"
-    assert chosen.ids_B.device.type == "cpu"
 
 
 def test_random_adapters_say_nothing_of_agreement(begin, student_config):

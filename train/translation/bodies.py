@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.launch.resize import DEVIATION, MEAN
+from model.backbones.pixels import in_float32
 from model.weights.files import read_state
 from model.weights.pretrained import checked
 
@@ -32,7 +33,7 @@ DINO_SIDE, DINO_PATCH, DINO_BLOCKS, DINO_WIDTH = 532, 14, (2, 5, 8, 11), 768
 
 def to_imagenet(images_B3HW: Tensor) -> Tensor:
     """From -1..1 to ImageNet's mean and deviation."""
-    mean, deviation = (torch.tensor(each, device=images_B3HW.device)[:, None, None] for each in (MEAN, DEVIATION))
+    mean, deviation = (in_float32(each, images_B3HW.device)[:, None, None] for each in (MEAN, DEVIATION))
     return ((images_B3HW + 1) / 2 - mean) / deviation
 
 
