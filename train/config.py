@@ -146,7 +146,7 @@ class Config:
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    """auto: bfloat16 autocast on a GPU, float32 without one."""
+    """auto: bfloat16 autocast on a GPU, float32 without one. There, float32 convolutions take TF32, torch's default."""
     compile: Literal["auto", "on", "cuda_graphs", "off"] = "auto"
     """Compile forward, losses and backward; cuda_graphs also replays them; auto: on with a GPU, off without one."""
     repeatable: bool = False

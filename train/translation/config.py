@@ -101,7 +101,7 @@ class TranslationConfig:
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    """auto: bfloat16 autocast on a GPU, float32 without one."""
+    """auto: bfloat16 autocast on a GPU, float32 without one. There, float32 convolutions take TF32, torch's default."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile forward, losses and backward; auto: on with a GPU, off without one."""
 
