@@ -212,10 +212,6 @@ def make_methods(config: Config, student: Detector, teacher: Detector | None) ->
         if not any(method.weights.values()):
             method.requires_grad_(False)
         methods[wanted.kind] = method.to(next(student.parameters()).device)
-    if config.distill_warmup_steps and not any(method.weights for method in methods.values()):
-        raise ValueError(
-            f"--distill.warmup-steps has no effect: {' and '.join(methods)} has no term with a weight; leave it out"
-        )
     return methods
 
 
@@ -223,6 +219,10 @@ def make_learner(
     config: Config, student: Detector, teacher: Detector | None, world: World
 ) -> tuple[Learner, Teacher | None]:
     methods = make_methods(config, student, teacher)
+    if config.distill_warmup_steps and not any(method.weights for method in methods.values()):
+        raise ValueError(
+            f"--distill.warmup-steps has no effect: {' and '.join(methods)} has no term with a weight; leave it out"
+        )
     dtype = choose_dtype(config.precision, world.device)
     learner = Learner(student, methods, dtype, distributed.mean, config.distill_warmup_steps > 0)
     looking = None if teacher is None else Teacher(teacher, list(methods.values()), dtype)

@@ -23,7 +23,7 @@ from tests.train.placed import make_views
 from train.config import Config, upgrade
 from train.distill import METHODS, CdFkdConfig, PkdConfig, PseudoConfig
 from train.distill.method import Method
-from train.load import make_methods
+from train.load import make_learner
 from train.record.checkpoint import Checkpoints
 from train.record.logs import read_log
 from train.shares import Term, first_images, measure_shares, say_shares
@@ -234,7 +234,7 @@ def test_the_warm_up_is_an_option_of_all_methods():
     assert read_command(["cdfkd_small", *NEEDED, "--distill.warmup_steps=7"]).distill_warmup_steps == 7
     only_labels = replace(config, distill=(PseudoConfig(),))
     with pytest.raises(ValueError, match="no effect: pseudo has no term with a weight"):
-        make_methods(only_labels, *[new_detector(config.model, 3)] * 2)
+        make_learner(only_labels, *[new_detector(config.model, 3)] * 2, WORLD)
     with pytest.raises(ValueError, match="the run has no method; leave it out or give --distill"):
         replace(read_command(["plain_small", *NEEDED[:4]]), distill_warmup_steps=20)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model.api import Outputs, own
+from model.dense.config import GflConfig
 from pipeline.batch import View, Views
 from train.distill.pkd import Pkd, PkdConfig, distances_inside, pkd_loss
 
@@ -125,7 +126,7 @@ def test_senseless_options_are_errors(wrong):
 
 
 def test_a_level_that_a_network_lacks_is_an_error():
-    networks = SimpleNamespace(strides=(8, 16), channels=4), SimpleNamespace(strides=(16, 32), channels=4)
+    networks = [SimpleNamespace(strides=each, channels=4, config=GflConfig()) for each in ((8, 16), (16, 32))]
     with pytest.raises(ValueError, match=r"distill.pkd.strides: the teacher has no one level of stride 8"):
         Pkd(PkdConfig(strides=(8,)), *networks, own)
     assert Pkd(PkdConfig(), *networks, own).strides == (16,)
