@@ -51,8 +51,8 @@ class OptimizerConfig:
     schedule: Literal["step", "cosine", "linear"] = "step"
     """step: times 0.1 at each milestone. cosine: falls to 0 over the run. linear: to 0 from its milestone on."""
     milestones: tuple[float, ...] | None = None
-    """Where the step schedule falls, as fractions of the run; none: 8/12 and 11/12, the usual 1x schedule. Of the
-    linear schedule one."""
+    """Where the step schedule falls, as fractions of the run; none: 8/12 and 11/12, the usual 1x schedule. The
+    linear schedule needs one."""
     clip_norm: float = 35.0
     """Largest norm of the whole gradient; 0 does not clip."""
     ema_decay: float = 0.0

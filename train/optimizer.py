@@ -26,7 +26,8 @@ def rate_factor(config: OptimizerConfig, step: int, total: int) -> float:
     if config.schedule == "cosine":
         return warmup * 0.5 * (1 + math.cos(math.pi * step / total))
     if config.schedule == "linear":
-        (start,) = config.milestones or (0.0,)
+        assert config.milestones is not None  # OptimizerConfig asks for it
+        (start,) = config.milestones
         return warmup * min(1.0, (total - step) / max(total - round(start * total), 1))
     # A milestone at 8/12 of 24 steps is step 16 although 8/12 is not exact in binary.
     milestones = MILESTONES if config.milestones is None else config.milestones
