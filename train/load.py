@@ -107,7 +107,7 @@ def load_teacher(config: Config, data: Mixture, world: World) -> tuple[Detector 
             )
         return None, None
     if config.teacher_policy == "average":
-        if world.size > 1 and not config.model.frozen_norm:
+        if world.size > 1 and not config.model.fixed_statistics:
             raise ValueError(
                 "--teacher-policy is average, and each rank keeps running statistics of its own images: give "
                 "--model.norm frozen, or train on one rank"

@@ -24,7 +24,9 @@ def option(field: str) -> str:
 class BackboneConfig:
     backbone: str = "resnet50"
     weights: str = "imagenet"  # at the start: "none", "imagenet" or a file, of the backbone or of a whole detector
-    norm: str = "auto"  # batch norm: "frozen", "batch", or "auto": frozen unless weights is "none"
+    norm: str = "auto"
+    """Batch norm: "frozen"; "affine", whose scales and shifts learn while its statistics stay (as in mmdetection);
+    "batch"; or "auto": frozen unless weights is "none"."""
     norm_epsilon: float = 1e-5  # torchvision's COCO_V1 ResNet-50 weights need 0.0
     trainable_layers: int | None = None  # last backbone stages that learn; None: 3 of a pretrained backbone, else all
     stride_in_1x1: bool = False  # of a bottleneck: caffe's weights need it, torchvision's stride is in the 3x3
@@ -53,7 +55,7 @@ class BackboneConfig:
             entry = self.entry
         except ValueError as error:
             raise ValueError(f"--model.backbone: {error}") from None
-        allowed = ("auto", "frozen", "batch") if entry.norm == "batch" else ("auto",)
+        allowed = ("auto", "frozen", "affine", "batch") if entry.norm == "batch" else ("auto",)
         if self.norm not in allowed:
             raise ValueError(f"--model.norm: got {self.norm!r} for {self.backbone}; allowed: {', '.join(allowed)}")
         if self.norm_epsilon != 1e-5 and (entry.norm == "layer" or self.backbone.startswith(PREFIX)):
@@ -145,7 +147,12 @@ class BackboneConfig:
         return seen == ("rgb", IMAGENET_MEAN, IMAGENET_DEVIATION) and self.inputs == (RGB,)
 
     @property
-    def frozen_norm(self) -> bool:
+    def fixed_statistics(self) -> bool:
         """Whether no norm has statistics that training changes."""
+        return self.frozen_norm or self.norm == "affine"
+
+    @property
+    def frozen_norm(self) -> bool:
+        """Whether no norm of the body learns."""
         frozen = self.norm == "frozen" or (self.norm == "auto" and self.weights != "none")
         return frozen or self.entry.norm == "layer"

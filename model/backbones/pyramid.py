@@ -9,14 +9,31 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 class BackboneWithPyramid(nn.Module):
     """As torchvision's BackboneWithFPN, with its names, for any body that gives maps by name.
 
-    `coarse` makes the levels beyond the body's; without it one is pooled.
+    `coarse` makes the levels beyond the body's; without it one is pooled. `fixed_statistics`: the body's batch norms
+    never take those of a batch.
     """
 
-    def __init__(self, body: nn.Module, channels: list[int], out_channels: int, coarse: ExtraFPNBlock | None):
+    def __init__(
+        self,
+        body: nn.Module,
+        channels: list[int],
+        out_channels: int,
+        coarse: ExtraFPNBlock | None,
+        fixed_statistics: bool,
+    ):
         super().__init__()
-        self.body = body
+        self.body, self.fixed_statistics = body, fixed_statistics
         self.fpn = FeaturePyramidNetwork(channels, out_channels, coarse or LastLevelMaxPool())
         self.out_channels = out_channels
+        self.train()
+
+    def train(self, mode: bool = True) -> "BackboneWithPyramid":
+        super().train(mode)
+        if self.fixed_statistics:
+            for module in self.body.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     def forward(self, images_B3HW: Tensor) -> dict[str, Tensor]:
         return self.fpn(self.body(images_B3HW))

@@ -89,7 +89,7 @@ def build_backbone(
     return_layers = {entry.ends[layer]: str(level) for level, layer in enumerate(returned)}
     coarse = make_coarse(channels[-1]) if make_coarse else None
     body = entry.stages(layers, return_layers, channels)
-    return BackboneWithPyramid(body, channels, config.fpn_channels, coarse)
+    return BackboneWithPyramid(body, channels, config.fpn_channels, coarse, config.fixed_statistics)
 
 
 def rcnn_numbers(config: ModelConfig) -> dict:

@@ -68,8 +68,11 @@ def start_from(
     said = f"starts from {path}: {len(taken)} of {len(own)} tensors"
     if unnamed and of_classes <= taken.keys():
         said += "\n  classes are as many and have no names to compare: their layers are taken"
-    unused = {name for name in set(given) - set(taken) if not name.endswith("num_batches_tracked")}  # count steps only
-    for what, names in (("drawn anew", set(own) - set(taken)), ("not used", unused)):
+    missing, unused = (
+        {name for name in set(names) - set(taken) if not name.endswith("num_batches_tracked")}  # these count steps only
+        for names in (own, given)
+    )
+    for what, names in (("drawn anew", missing), ("not used", unused)):
         if names:
             said += f"\n  {what}: {shortened(sorted(names))}"
     return said

@@ -184,3 +184,28 @@ def test_a_network_that_breaks_the_graph_is_refused(timm):
 
     with pytest.raises(ValueError, match="timm:x: torch cannot make one graph of it"):
         timm_body.check_exportable(Breaks(), "timm:x", 3)
+
+
+def test_affine_norms_learn_their_scale_and_shift_and_keep_their_statistics():
+    """At the start they answer as frozen ones do; the stages that do not learn keep all."""
+    frozen, affine = (
+        build_backbone(RetinaNetConfig(backbone="resnet18", weights="none", norm=norm, trainable_layers=3))
+        for norm in ("frozen", "affine")
+    )
+    names = {name for name, value in affine.named_parameters() if "bn" in name and value.requires_grad}
+    assert {name.split(".")[1] for name in names} == {"layer2", "layer3", "layer4"}
+    generator = torch.Generator().manual_seed(2)
+    for name, value in affine.state_dict().items():
+        if "bn" in name and "tracked" not in name:
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+    kept = {name: value.clone() for name, value in affine.state_dict().items()}
+    frozen.load_state_dict({name: value for name, value in kept.items() if "tracked" not in name})
+    images = torch.randn(2, 3, 64, 96, generator=generator)
+    found, expected = affine.train()(images), frozen.train()(images)
+    for level in expected:
+        largest = expected[level].detach().abs().max().item()
+        torch.testing.assert_close(found[level], expected[level], rtol=1e-3, atol=1e-3 * largest)
+    sum(level.square().mean() for level in found.values()).backward()
+    learning = dict(affine.named_parameters())
+    assert all(learning[name].grad.any() for name in names)
+    assert all(torch.equal(value, kept[name]) for name, value in affine.state_dict().items() if "running" in name)

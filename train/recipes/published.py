@@ -7,7 +7,7 @@ networks without a teacher do; a student sees one size, because its teacher must
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tyro import MISSING
 
@@ -60,20 +60,23 @@ def fgd() -> Config:
     return replace(taught(GFL_R50, FgdConfig()), optimizer=OptimizerConfig(learning_rate=0.01))
 
 
+def resnet(size: str) -> dict[str, Any]:
+    """mmdetection's: scales and shifts of the norms learn, their statistics stay (FCOS: all stays)."""
+    return {"backbone": f"resnet{size[1:]}", "norm": "affine"}
+
+
 def gfl(size: str) -> GflConfig:
-    return GflConfig(backbone=f"resnet{size[1:]}")
+    return GflConfig(**resnet(size))
 
 
 GFL_R50, GFL_R101 = gfl("r50"), gfl("r101")
-RETINA_R50, RETINA_R101 = RetinaNetConfig(backbone="resnet50"), RetinaNetConfig(backbone="resnet101")
+RETINA_R50, RETINA_R101 = RetinaNetConfig(**resnet("r50")), RetinaNetConfig(**resnet("r101"))
 RETINA_SWIN = RetinaNetConfig(backbone="swin_t", trainable_layers=5)
 # CrossKD's students make the coarse levels of the pyramid's last map, their teachers of the backbone's.
 RETINA_STUDENT = replace(RETINA_R50, coarse_from="p5")
 FCOS_R50, FCOS_R101 = FcosConfig(backbone="resnet50"), FcosConfig(backbone="resnet101")
-ATSS_R50, ATSS_R101 = AtssConfig(backbone="resnet50"), AtssConfig(backbone="resnet101")
-FRCNN_R50, FRCNN_R101 = (
-    ModelConfig(backbone=backbone, rpn_post_nms_train=1000) for backbone in ("resnet50", "resnet101")
-)
+ATSS_R50, ATSS_R101 = AtssConfig(**resnet("r50")), AtssConfig(**resnet("r101"))
+FRCNN_R50, FRCNN_R101 = (ModelConfig(**resnet(size), rpn_post_nms_train=1000) for size in ("r50", "r101"))
 
 # LD's rows at positives only, self-LD among them, had three images a GPU: half as much again (train/distill/ld.py).
 MAIN_ONLY = LdConfig(main_weight=0.375, valuable_weight=0.0, class_weight=0.0)
