@@ -126,8 +126,8 @@ def choose_scores(
     """Of every class, as given or as chosen on the labelled images."""
     parts = []
     for data in shown:
-        truths = truths_of(data)
-        scorable(data, truths)  # what is found in a domain without objects is wrong, and counts
+        truths = truths_of(data)  # domains without objects too: what is found there is wrong, and counts
+        scorable(data, truths)  # an error where no domain has any
         shared = sum(trained.count_shared(data, canonical(domain)) for domain in data.domains)
         if shared:
             say(

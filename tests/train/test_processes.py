@@ -148,6 +148,16 @@ def test_two_ranks_train_as_one_and_one_continues_what_two_began(student_config,
     assert_close_losses(config.out, whole)
 
 
+def test_two_ranks_measure_the_running_statistics_that_are_shipped(student_config, whole):
+    """Each rank has its own of its own images."""
+    model = replace(student_config.model, norm="batch")
+    config = replace(student_config, model=model, out=whole.parent / "statistics", steps=4)
+    assert start(config, ranks=2).wait() == 0
+    (score,) = validations(config.out).values()
+    assert score["mAP"] > 0, "without a detection the test shows nothing"
+    assert score == pytest.approx(measured_alone(config, 4), rel=1e-6)
+
+
 def measured_alone(config, step):
     """One process's score of a step's weights. Another run's differ by rounding, which moves a score by percents."""
     detector, _ = load_detector(config.out / "checkpoints" / f"step-{step:08d}")
