@@ -3,6 +3,10 @@
 The rules of mmdetection's MaxIoUAssigner (RetinaNet), ATSSAssigner (Zhang et al. 2020; ATSS, GFL) and FCOS (Tian et
 al. 2019). States: 1 foreground, 0 background, -1 left out. Candidates may have a leading 1; boxes are padded to G and
 only those in owner_BG own candidates. float32 throughout: low-quality matching compares overlaps for equality.
+
+A candidate that no box owns is left out if it lies on an ignored box, or if this box would own it were it not ignored:
+an anchor is large and hardly ever lies on a small box. `ignore_overlap` of 1: neither. With `faithful`, as in the
+original, a candidate on an ignored box is left out even if a box would own it, and no other is.
 """
 
 from typing import NamedTuple
@@ -52,27 +56,29 @@ def assign_max_iou(
     foreground_iou: float,
     background_iou: float,
     ignore_overlap: float,
-    match_untouching: bool,
+    faithful: bool,
 ) -> tuple[Tensor, Tensor]:
     """(matched_BN, state_BN) by overlap: foreground from `foreground_iou` up, background below `background_iou`.
 
     Then low-quality matching: every candidate whose overlap equals the best of a box goes to that box, whatever it had;
-    of several such boxes the last wins. `match_untouching` does so even for a box that overlaps no candidate at all:
-    it then takes every candidate off it, which the original does and nobody wants.
-    A candidate on an ignored box, and one that is not valid, is left out.
+    of several such boxes the last wins. `faithful` does so even for a box that overlaps no candidate at all: it then
+    takes every candidate off it. A candidate that is not valid is left out.
     """
-    iou_BGN, on_ignored_BN = measure_overlaps(boxes_BG4, ignored_BG, candidates_BN4, ignore_overlap)
-    open_BN = valid_BN & ~on_ignored_BN
-    iou_BGN = iou_BGN.masked_fill_(~(owner_BG[:, :, None] & open_BN[:, None]), -1.0)
-    best_BN, matched_BN = iou_BGN.max(dim=1)
-    state_BN = torch.where(best_BN >= foreground_iou, 1, torch.where(best_BN >= background_iou, -1, 0))
+    iou_BGN, left_out_BN = measure_overlaps(boxes_BG4, ignored_BG, candidates_BN4, ignore_overlap)
+    open_BN = valid_BN & ~left_out_BN if faithful else valid_BN
+    iou_BGN = iou_BGN.masked_fill_(~open_BN[:, None], -1.0)
     best_BG = iou_BGN.amax(dim=2)
-    wins_BG = owner_BG & (best_BG >= 0 if match_untouching else best_BG > 0)
+    wins_BG = best_BG >= 0 if faithful else best_BG > 0
     tied_BGN = (iou_BGN == best_BG[:, :, None]) & wins_BG[:, :, None]
+    if not faithful and ignore_overlap < 1:
+        left_out_BN = left_out_BN | ((tied_BGN | (iou_BGN >= background_iou)) & ignored_BG[:, :, None]).any(dim=1)
+
+    best_BN, matched_BN = iou_BGN.masked_fill_(~owner_BG[:, :, None], -1.0).max(dim=1)
     number_G = torch.arange(boxes_BG4.shape[1], device=boxes_BG4.device)
-    last_BN = torch.where(tied_BGN, number_G[:, None], -1).amax(dim=1)
+    last_BN = torch.where(tied_BGN & owner_BG[:, :, None], number_G[:, None], -1).amax(dim=1)
     matched_BN = torch.where(last_BN >= 0, last_BN, matched_BN)
-    state_BN = torch.where(last_BN >= 0, 1, state_BN)
+    owned_BN = (last_BN >= 0) | (best_BN >= foreground_iou)
+    state_BN = torch.where(owned_BN, 1, torch.where(left_out_BN | (best_BN >= background_iou), -1, 0))
     return matched_BN, torch.where(open_BN, state_BN, -1).to(torch.int8)
 
 
@@ -89,19 +95,19 @@ def nearest_candidates(
     candidates_BN4: Tensor,
     level_counts: tuple[int, ...],
     valid_BN: Tensor,
-    on_ignored_BN: Tensor,
+    last_BN: Tensor,
     boxes_BG4: Tensor,
     iou_BGN: Tensor,
     num_nearest: int,
 ) -> Nearest:
     """ATSS's look at a box: the `num_nearest` candidates of each level whose centres are nearest to the box's.
 
-    Candidates on an ignored box come last; those that are not valid never.
+    Candidates in last_BN come last; those that are not valid never.
     """
     centers_BN2 = (candidates_BN4[..., :2] + candidates_BN4[..., 2:]) / 2
     box_centers_BG2 = (boxes_BG4[..., :2] + boxes_BG4[..., 2:]) / 2
     distance_BGN = (centers_BN2[:, None] - box_centers_BG2[:, :, None]).pow_(2).sum(-1).sqrt_()
-    distance_BGN = distance_BGN.masked_fill_(on_ignored_BN[:, None], FAR)
+    distance_BGN = distance_BGN.masked_fill_(last_BN[:, None], FAR)
     distance_BGN = distance_BGN.masked_fill_(~valid_BN[:, None], torch.inf)
 
     start, index, known = 0, [], []
@@ -129,25 +135,27 @@ def assign_atss(
     ignored_BG: Tensor,
     num_nearest: int,
     ignore_overlap: float,
+    faithful: bool,
 ) -> tuple[Tensor, Tensor]:
     """(matched_BN, state_BN) by adaptive selection.
 
     The `num_nearest` candidates of each level whose centres are nearest to a box's are looked at. Foreground are those
     whose overlap reaches mean + standard deviation of the overlaps looked at, with the centre inside the box. One that
-    several boxes want goes to the one it overlaps most. Candidates on an ignored box are looked at last, and left out
-    unless chosen; those that are not valid are never looked at.
+    several boxes want goes to the one it overlaps most. Those that are not valid are never looked at.
+    `faithful` looks at candidates on an ignored box last; one that is chosen all the same is foreground.
     """
-    iou_BGN, on_ignored_BN = measure_overlaps(boxes_BG4, ignored_BG, candidates_BN4, ignore_overlap)
-    near = nearest_candidates(
-        candidates_BN4, level_counts, valid_BN, on_ignored_BN, boxes_BG4, iou_BGN, num_nearest
-    )  # fmt: skip
-    positive_BGT = near.known_BGT & (near.iou_BGT >= near.threshold_BG[..., None]) & owner_BG[..., None]
-    positive_BGN = torch.zeros_like(iou_BGN, dtype=torch.bool).scatter_(2, near.index_BGT, positive_BGT)
+    iou_BGN, left_out_BN = measure_overlaps(boxes_BG4, ignored_BG, candidates_BN4, ignore_overlap)
+    last_BN = left_out_BN if faithful else torch.zeros_like(left_out_BN)
+    near = nearest_candidates(candidates_BN4, level_counts, valid_BN, last_BN, boxes_BG4, iou_BGN, num_nearest)
+    chosen_BGT = near.known_BGT & (near.iou_BGT >= near.threshold_BG[..., None])
+    chosen_BGN = torch.zeros_like(iou_BGN, dtype=torch.bool).scatter_(2, near.index_BGT, chosen_BGT)
     centers_BN2 = (candidates_BN4[..., :2] + candidates_BN4[..., 2:]) / 2
-    positive_BGN &= encode_distances(boxes_BG4[:, :, None], centers_BN2[:, None]).amin(-1) > INSIDE
+    chosen_BGN &= encode_distances(boxes_BG4[:, :, None], centers_BN2[:, None]).amin(-1) > INSIDE
+    if not faithful and ignore_overlap < 1:
+        left_out_BN = left_out_BN | (chosen_BGN & ignored_BG[..., None]).any(dim=1)
 
-    best_BN, matched_BN = torch.where(positive_BGN, iou_BGN, -torch.inf).max(dim=1)
-    state_BN = torch.where(best_BN > -torch.inf, 1, torch.where(valid_BN & ~on_ignored_BN, 0, -1))
+    best_BN, matched_BN = torch.where(chosen_BGN & owner_BG[..., None], iou_BGN, -torch.inf).max(dim=1)
+    state_BN = torch.where(best_BN > -torch.inf, 1, torch.where(valid_BN & ~left_out_BN, 0, -1))
     return matched_BN, state_BN.to(torch.int8)
 
 

@@ -24,7 +24,7 @@ class DenseConfig(BackboneConfig):
     norm_groups: int = 32  # of the towers' group norm; 0: no norm
     tower_bias: bool = False  # beside a norm; without a norm there always is one
 
-    ignore_overlap: float = 0.5  # a background candidate with more of its area on an ignored box is left out; 1: never
+    ignore_overlap: float = 0.5  # share of background on an ignored box that leaves it out; 1: such boxes do not count
     faithful: bool = False
     """Repeat what the original code does although nobody wants it; each head says what that is."""
 

@@ -54,15 +54,29 @@ def test_padding_owns_nothing_even_where_everything_is_zero():
 
 def test_ignored_regions_are_neither_rewarded_nor_punished():
     candidates = [
-        [0, 0, 10, 10],  # 60 % of it on the ignored box: not sampled
-        [0, 0, 10, 20],  # 30 %: background
+        [0, 0, 10, 10],  # half of it on the ignored box: not sampled
+        [0, 0, 10, 20],  # a quarter, and its overlap is no more: background
         [40, 0, 50, 10],  # on a real box that lies inside an ignored one: foreground all the same
         [80, 0, 90, 10],  # away from all
     ]
-    boxes = [[0, 0, 10, 6], [40, 0, 50, 10], [30, 0, 60, 30]]
+    boxes = [[0, 0, 10, 5], [40, 0, 50, 10], [30, 0, 60, 30]]
     matched, state = assign_one(candidates, boxes, owner=[False, True, False], ignored=[True, False, True])
     assert state == [-1, 0, 1, 0]
     assert matched[2] == 1
+
+
+def test_what_an_ignored_object_would_own_is_neither_rewarded_nor_punished():
+    candidates = [
+        [0, 0, 20, 20],  # a small ignored box covers 9 % of it, and no candidate overlaps that box more
+        [2, 2, 20, 20],  # less of it than the one above
+        [40, 0, 60, 20],  # overlap of 0.3 with an ignored box, which covers 40 % of it
+        [43, 0, 60, 20],  # an object at the same place as an ignored one
+        [80, 0, 90, 10],
+    ]
+    boxes = [[0, 0, 6, 6], [52, 0, 72, 20], [43, 0, 60, 20], [42, 0, 60, 20]]
+    owner, ignored = [False, False, True, False], [True, True, False, True]
+    assert assign_one(candidates, boxes, owner, ignored, keep_best=True)[1] == [-1, 0, 1, 1, 0]
+    assert assign_one(candidates, boxes, owner, ignored)[1] == [0, 0, 1, 1, 0]
 
 
 def test_real_boxes_have_a_label_and_an_area():

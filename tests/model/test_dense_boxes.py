@@ -90,27 +90,37 @@ def test_losses_against_torchvision_and_by_hand():
     torch.testing.assert_close(same, torch.zeros_like(same))
 
 
+@pytest.mark.parametrize("faithful", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_max_iou_against_a_loop(seed):
+def test_max_iou_against_a_loop(seed, faithful):
     generator = torch.Generator().manual_seed(seed)
-    candidates, truth = boxes(generator, 60), boxes(generator, 4)
-    owner, ignored = torch.tensor([True, True, True, False]), torch.tensor([False, False, False, True])
+    candidates, truth = boxes(generator, 60), boxes(generator, 5)
+    owner, ignored = torch.tensor([True, True, True, False, False]), torch.tensor([False, False, False, True, True])
+    truth[4] = torch.tensor([41.3, 42.1, 43.0, 44.2])  # no candidate lies on it
     valid = torch.rand(60, generator=generator) > 0.2
     matched, state = assign_max_iou(
-        candidates[None], valid[None], truth[None], owner[None], ignored[None], 0.5, 0.4, 0.5, False
+        candidates[None], valid[None], truth[None], owner[None], ignored[None], 0.5, 0.4, 0.5, faithful
     )
-    iou = box_iou(truth[:3], candidates)
+    iou = box_iou(truth, candidates)
     size = (candidates[:, 2:] - candidates[:, :2]).prod(1)
     overlap = (torch.min(candidates[:, 2:], truth[3, 2:]) - torch.max(candidates[:, :2], truth[3, :2])).clamp(min=0)
-    out = ~valid | (overlap.prod(1) / size > 0.5)
-    iou[:, out] = -1
+    on_ignored = overlap.prod(1) / size > 0.5
+    iou[:, ~valid | on_ignored if faithful else ~valid] = -1
+    best = iou.amax(1)
     for index in range(60):
-        best = float(iou[:, index].max())
-        expected = -1 if out[index] else 1 if best >= 0.5 else 0 if best < 0.4 else -1
-        owner_index = int(iou[:, index].argmax())
+        mine = iou[:3, index]
+        expected = 1 if mine.max() >= 0.5 else 0 if mine.max() < 0.4 else -1
+        wanted = [float(iou[box, index]) >= 0.4 or iou[box, index] == best[box] > 0 for box in (3, 4)]
+        if expected == 0 and not faithful and any(wanted):
+            expected = -1
+        owner_index = int(mine.argmax())
+        if expected == 0 and on_ignored[index]:
+            expected = -1
         for number in range(3):
-            if iou[number, index] == iou[number].max() and iou[number].max() > 0:
+            if mine[number] == best[number] > 0:
                 expected, owner_index = 1, number
+        if not valid[index] or (faithful and on_ignored[index]):
+            expected = -1
         assert int(state[0, index]) == expected
         if expected == 1:
             assert int(matched[0, index]) == owner_index
@@ -125,7 +135,7 @@ def test_atss_against_a_loop(seed):
     truth = boxes(generator, 5, 60)
     yes, no = torch.ones(1, 5, dtype=torch.bool), torch.zeros(1, 5, dtype=torch.bool)
     valid = torch.ones(1, 100, dtype=torch.bool)
-    matched, state = assign_atss(anchors[None], counts, valid, truth[None], yes, no, 9, 0.5)
+    matched, state = assign_atss(anchors[None], counts, valid, truth[None], yes, no, 9, 0.5, False)
     iou = box_iou(truth, anchors)
     wanted = torch.full((5, 100), -1.0)
     centers = (anchors[:, :2] + anchors[:, 2:]) / 2
@@ -138,6 +148,28 @@ def test_atss_against_a_loop(seed):
                 wanted[number, index] = iou[number, index]
     assert torch.equal(state[0] == 1, wanted.amax(0) >= 0)
     assert torch.equal(matched[0][state[0] == 1], wanted.argmax(0)[state[0] == 1])
+
+
+def test_what_an_ignored_object_would_own_is_neither_rewarded_nor_punished():
+    """As if it were an object: the same candidates, which then do not count. An object under it keeps its own."""
+    strides, counts = (8, 16, 32), (96, 24, 6)
+    anchors = make_dense_anchors(make_cells(strides, 8.0, 1, (1.0,)), (64, 96), strides)[None]
+    everywhere = torch.ones(1, sum(counts), dtype=torch.bool)
+    truth = torch.tensor([[[8.0, 8, 20, 22], [50, 30, 62, 41], [7, 7, 21, 23]]])  # the last lies on the first
+
+    def states(owner, ignored, faithful=False):
+        arguments = anchors, counts, everywhere, truth, torch.tensor([owner]), torch.tensor([ignored]), 9, 0.5
+        return assign_atss(*arguments, faithful)[1][0]
+
+    both = states([True, True, False], [False, False, False])
+    assert (both == 1).sum() > 1
+    one = states([True, False, False], [False, True, True])
+    other = states([False, True, False], [False, False, False])
+    assert torch.equal(one == 1, states([True, False, False], [False, False, False]) == 1)
+    assert (one[other == 1] == -1).all()
+    # An anchor is 64 pixels wide or more, so none lies on these boxes: the original calls all of it background.
+    theirs = states([True, False, False], [False, True, True], faithful=True)
+    assert (theirs[other == 1] == 0).all()
 
 
 def test_points_go_to_the_smallest_box_that_their_level_sees():

@@ -155,9 +155,8 @@ class Ld(Method):
         boxes_BG4 = known.boxes_BG4
         overlaps = measure_overlaps(boxes_BG4, known.ignored_BG, candidates_1N4, self.head.ignore_overlap)
         iou_BGN, on_ignored_BN = overlaps
-        near = nearest_candidates(
-            candidates_1N4, counts, valid_BN, on_ignored_BN, boxes_BG4, iou_BGN, self.head.num_nearest
-        )  # fmt: skip
+        last_BN = on_ignored_BN if self.config.faithful else torch.zeros_like(on_ignored_BN)
+        near = nearest_candidates(candidates_1N4, counts, valid_BN, last_BN, boxes_BG4, iou_BGN, self.head.num_nearest)
         share_BGN = iou_BGN if self.config.region == "paper" else covered_share(boxes_BG4, candidates_1N4)
         score_BGN = share_BGN - centre_penalty(boxes_BG4, candidates_1N4)
         high_BG1 = near.threshold_BG[..., None]
