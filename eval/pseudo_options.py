@@ -8,7 +8,7 @@ import tyro
 
 from eval.options import EvaluationOptions
 
-PRECISION, IGNORE_PRECISION, AGREE_OVERLAP = 0.9, 0.2, 0.6
+PRECISION, IGNORE_PRECISION, AGREE_OVERLAP = 0.5, 0.05, 0.6
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@
 #   --rows "A B"           only these of: baseline translated pseudo fitnets fgd ld crosskd whole full
 #   --without-translation  leave the translation out: no row "translated", and "whole" without it
 #   --holdout S            share of --target-labelled that no teacher sees and scores are chosen on; 0.25
-#   --precision P          wanted of the pseudo-labels; 0.9
+#   --precision P          share of the pseudo-labels that is to be right; 0.5
 #   --seed N  --small      small: networks and lengths for a CPU
 #   --steps N              of every run, for a trial; --teacher-steps N and --translation-steps N: of these runs
 #   --epochs N             in place of --steps: rows with more data take more steps
@@ -19,7 +19,7 @@ case "$python" in /*) ;; */*) python=$start/$python ;; esac
 fail() { echo "new_domain: $1" >&2; exit 2; }
 
 source='' labelled='' unlabelled='' full='' out='' source_test='' target_test=''
-rows='' translate=yes holdout=0.25 precision=0.9 seed=0 size='' steps='' epochs='' teacher_steps='' translation_steps=''
+rows='' translate=yes holdout=0.25 precision=0.5 seed=0 size='' steps='' epochs='' teacher_steps='' translation_steps=''
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) sed -n '2,14s/^# //p' "scripts/${0##*/}"; exit 0 ;;
@@ -94,7 +94,7 @@ train() { # train ROW OPTIONS...
 # The scores that make a detection a label are chosen on images that the teacher has not seen.
 label() {
     "$python" -m eval.pseudo_label "$1" --data "$unlabelled" --labelled "$out/data/holdout" --precision "$precision" \
-        --ignore-precision "$("$python" -c "print(min(0.2, $precision))")" --out "$2"
+        --ignore-precision "$("$python" -c "print(min(0.05, $precision))")" --out "$2"
 }
 
 stage "do the datasets fit together?"

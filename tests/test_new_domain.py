@@ -16,7 +16,7 @@ NEEDED = ["--source", "day", "--target-labelled", "few", "--target-unlabelled", 
 @pytest.fixture
 def run(tmp_path):
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && echo 0.2 || echo "$@" >> {tmp_path}/given\n')
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && echo 0.05 || echo "$@" >> {tmp_path}/given\n')
     python.chmod(0o755)
     for name in ("day", "few", "night", "test", "all"):
         (tmp_path / name).mkdir()
@@ -44,8 +44,8 @@ def test_the_whole_and_its_stages(run):
         f"{teacher} {small} --data day out/data/taught --out out/teacher",
         "eval.translate out/translation --data day --out out/data/translated --detector out/teacher",
         f"{teacher} {small} --data day out/data/taught out/data/translated --out out/teacher-translated",
-        "eval.pseudo_label out/teacher-translated --data night --labelled out/data/holdout --precision 0.9 "
-        "--ignore-precision 0.2 --out out/data/pseudo-whole",
+        "eval.pseudo_label out/teacher-translated --data night --labelled out/data/holdout --precision 0.5 "
+        "--ignore-precision 0.05 --out out/data/pseudo-whole",
         f"train.run domain_crosskd_baseline_small {small} --data day few --out out/baseline",
         "eval.run out/baseline --data test",
         f"train.run domain_crosskd_whole_small {small} --data day few out/data/translated out/data/pseudo-whole "
@@ -60,8 +60,8 @@ def test_without_translation_one_teacher_labels_and_teaches(run):
     assert done.returncode == 0, done.stderr
     assert given[2:] == [
         "train.run domain_crosskd_teacher --seed 0 --steps 6 --epochs 0 --data day out/data/taught --out out/teacher",
-        "eval.pseudo_label out/teacher --data night --labelled out/data/holdout --precision 0.9 "
-        "--ignore-precision 0.2 --out out/data/pseudo",
+        "eval.pseudo_label out/teacher --data night --labelled out/data/holdout --precision 0.5 "
+        "--ignore-precision 0.05 --out out/data/pseudo",
         "train.run domain_crosskd_whole --seed 0 --steps 6 --epochs 0 --data day few out/data/pseudo "
         "--teacher out/teacher --out out/whole",
     ]
@@ -147,7 +147,7 @@ case "$2" in
     pipeline.share) make "$4" dataset.json; make "$5" dataset.json ;;
     eval.run) make "$3/eval" results.json ;;
     train.run) while [ "$1" != --out ]; do shift; done; mkdir -p "$2" ;;
-    -c) echo 0.2 ;;
+    -c) echo 0.05 ;;
 esac
 """
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from eval.detecting.agreement import agreed
 from eval.detecting.detect import detect_dataset
@@ -13,6 +14,7 @@ from eval.metrics.domains import canonical
 from eval.metrics.interchange import Detections, scorable, select, truths_of
 from eval.pseudo_options import PseudoLabelOptions
 from eval.trained_on import TrainingData
+from model.boxes.annotated import find_doubles
 from pipeline.command.console import say
 from pipeline.command.ranks import World
 from pipeline.packed.derive import Objects, check_place, derive, is_made
@@ -198,7 +200,7 @@ def make_objects(
     thresholds: dict[str, Scores],
     weigh: bool,
 ) -> Objects:
-    """Detections of one image as its boxes."""
+    """Detections of one image as its boxes, without those that would be ignored and overlap an object."""
     scores = list(thresholds.values())
     high_K, low_K = (
         np.array([np.inf, *(np.inf if (score := getattr(one, part).score) is None else score for one in scores)])
@@ -212,6 +214,9 @@ def make_objects(
     sides_D2 = boxes_D4[:, 2:] - boxes_D4[:, :2]
     kept_D = (found.scores_D >= low_K[found.labels_D]) & (sides_D2 > 0.005).all(1)
     object_D = (found.scores_D >= high_K[found.labels_D]) & agreed_D
+    object_D &= kept_D
+    doubles_1D = find_doubles(torch.from_numpy(boxes_D4)[None], torch.from_numpy(object_D)[None])
+    kept_D &= ~doubles_1D[0].numpy()
     weight_D = np.where(object_D, found.scores_D, 1.0) if weigh else None
     return Objects(
         boxes_D4[kept_D],

@@ -2,11 +2,16 @@
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.api import Truth
 from model.boxes.assign import real_boxes
+from model.boxes.assigners import pairwise_iou
+
+NEARLY = 0.5  # pixels: a smaller view's boxes are rounded
+SAME = 0.5  # overlap from which on two detections are of one object
 
 
 class Annotated(NamedTuple):
@@ -15,13 +20,15 @@ class Annotated(NamedTuple):
     weight_BG: Tensor
     owner_BG: Tensor  # may be responsible for candidates: neither padding nor ignored
     ignored_BG: Tensor
-    present_B1: Tensor  # False for the rows that fill up a last batch
+    present_B1: Tensor  # False for the rows that fill up a last batch, and for unlabelled images
 
 
-def annotated(truth: Truth) -> Annotated:
+def annotated(truth: Truth, ignore_overlap: float = 0.5, faithful: bool = False) -> Annotated:
     """Labels 0 and boxes without area are padding; images of size 0 do not count. A box of weight 0 is ignored.
 
-    At least one slot a row.
+    An image is unlabelled where all its boxes are ignored and one covers all of it. Anchors lie beyond its border, so
+    it must not count as a whole; `faithful` lets it count. With an `ignore_overlap` of 1 ignored boxes are as if they
+    were not there, in other images. At least one slot a row.
     """
     if truth.boxes_BG4.shape[1] == 0:  # a batch without any box: room for one that is none
         boxes_BG4 = F.pad(truth.boxes_BG4, (0, 0, 0, 1))
@@ -34,4 +41,16 @@ def annotated(truth: Truth) -> Annotated:
     real_BG = real_boxes(boxes_BG4, truth.labels_BG) & present_B1
     ignore_BG = truth.ignore_BG | (truth.weight_BG <= 0)
     owner_BG, ignored_BG = real_BG & ~ignore_BG, real_BG & ignore_BG
+    if not faithful:
+        ends_B12 = truth.sizes_B2.flip(1)[:, None]
+        whole_BG = (boxes_BG4[..., :2] <= NEARLY).all(-1) & (boxes_BG4[..., 2:] >= ends_B12 - NEARLY).all(-1)
+        present_B1 = present_B1 & (owner_BG.any(1, keepdim=True) | ~(ignored_BG & whole_BG).any(1, keepdim=True))
+    if ignore_overlap >= 1:
+        ignored_BG = torch.zeros_like(ignored_BG)
     return Annotated(boxes_BG4, truth.labels_BG, truth.weight_BG, owner_BG, ignored_BG, present_B1)
+
+
+def find_doubles(boxes_BD4: Tensor, object_BD: Tensor) -> Tensor:
+    """(B, D): detections that overlap an object. As ignored boxes they would leave out what is around that object."""
+    overlap_BDD = pairwise_iou(boxes_BD4, boxes_BD4)
+    return ~object_BD & ((overlap_BDD >= SAME) & object_BD[:, :, None]).any(dim=1)

@@ -7,7 +7,7 @@ a fixed number of sampled slots. States: 1 foreground, 0 background, -1 not to b
 import torch
 from torch import Tensor
 
-from model.boxes.boxes import area, has_sides, intersection
+from model.boxes.boxes import area, intersection
 
 # Sampling draws of the two stages must not be the same numbers.
 RPN_STREAM, ROI_STREAM = 0x51ED2701, 0x2C1B3C6D
@@ -35,12 +35,12 @@ def assign(
     A candidate's box is the one it overlaps most (first of equals). State 1 from `foreground_iou` up, 0 below
     `background_iou`, -1 between. `keep_best`: the candidates with the highest overlap of a box, ties included, are
     foreground at any overlap (Ren et al. 2015, 3.1.2). Only the boxes in owner_BG own candidates. A background
-    candidate becomes -1 if at least `ignore_overlap` of its own area lies on a box of ignored_BG, or if it would not
+    candidate becomes -1 if more than `ignore_overlap` of its own area lies on a box of ignored_BG, or if it would not
     be background were that box not ignored: an anchor is large and hardly ever lies on a small box.
     """
     area_BN = area(candidates_BN4)
     inter_BGN = intersection(boxes_BG4, candidates_BN4)
-    on_ignored_BN = (inter_BGN * ignored_BG[:, :, None]).amax(1) >= ignore_overlap * area_BN
+    on_ignored_BN = (inter_BGN * ignored_BG[:, :, None]).amax(1) > ignore_overlap * area_BN
     union_BGN = (area(boxes_BG4)[:, :, None] + area_BN[:, None]).sub_(inter_BGN)
     iou_BGN = inter_BGN.div_(union_BGN).masked_fill_(~(owner_BG | ignored_BG)[:, :, None], -1.0)
     best_BG = iou_BGN.amax(dim=2)
@@ -55,7 +55,7 @@ def assign(
     if keep_best:
         best_BG = best_BG.masked_fill(~owner_BG, 2.0)  # 2: equal to no overlap
         state_BN = torch.where((iou_BGN == best_BG[:, :, None]).any(dim=1), 1, state_BN)
-    state_BN = torch.where((state_BN == 0) & on_ignored_BN & has_sides(candidates_BN4, 1e-6), -1, state_BN)
+    state_BN = torch.where((state_BN == 0) & on_ignored_BN, -1, state_BN)
     return matched_BN, state_BN.to(torch.int8)
 
 

@@ -4,9 +4,9 @@ The rules of mmdetection's MaxIoUAssigner (RetinaNet), ATSSAssigner (Zhang et al
 al. 2019). States: 1 foreground, 0 background, -1 left out. Candidates may have a leading 1; boxes are padded to G and
 only those in owner_BG own candidates. float32 throughout: low-quality matching compares overlaps for equality.
 
-A candidate that no box owns is left out if it lies on an ignored box, or if this box would own it were it not ignored:
-an anchor is large and hardly ever lies on a small box. `ignore_overlap` of 1: neither. With `faithful`, as in the
-original, a candidate on an ignored box is left out even if a box would own it, and no other is.
+A candidate that no box owns is left out if it lies on an ignored box or could be owned by it were it not ignored: an
+anchor is large and hardly ever lies on a small box. With `faithful`, as in the original, only those are left out that
+lie on one, and before boxes own any.
 """
 
 from typing import NamedTuple
@@ -70,7 +70,7 @@ def assign_max_iou(
     best_BG = iou_BGN.amax(dim=2)
     wins_BG = best_BG >= 0 if faithful else best_BG > 0
     tied_BGN = (iou_BGN == best_BG[:, :, None]) & wins_BG[:, :, None]
-    if not faithful and ignore_overlap < 1:
+    if not faithful:
         left_out_BN = left_out_BN | ((tied_BGN | (iou_BGN >= background_iou)) & ignored_BG[:, :, None]).any(dim=1)
 
     best_BN, matched_BN = iou_BGN.masked_fill_(~owner_BG[:, :, None], -1.0).max(dim=1)
@@ -150,9 +150,10 @@ def assign_atss(
     chosen_BGT = near.known_BGT & (near.iou_BGT >= near.threshold_BG[..., None])
     chosen_BGN = torch.zeros_like(iou_BGN, dtype=torch.bool).scatter_(2, near.index_BGT, chosen_BGT)
     centers_BN2 = (candidates_BN4[..., :2] + candidates_BN4[..., 2:]) / 2
-    chosen_BGN &= encode_distances(boxes_BG4[:, :, None], centers_BN2[:, None]).amin(-1) > INSIDE
-    if not faithful and ignore_overlap < 1:
-        left_out_BN = left_out_BN | (chosen_BGN & ignored_BG[..., None]).any(dim=1)
+    inside_BGN = encode_distances(boxes_BG4[:, :, None], centers_BN2[:, None]).amin(-1) > INSIDE
+    chosen_BGN &= inside_BGN
+    if not faithful:  # all inside: an ignored region may hold several objects
+        left_out_BN = left_out_BN | (inside_BGN & ignored_BG[..., None]).any(dim=1)
 
     best_BN, matched_BN = torch.where(chosen_BGN & owner_BG[..., None], iou_BGN, -torch.inf).max(dim=1)
     state_BN = torch.where(best_BN > -torch.inf, 1, torch.where(valid_BN & ~left_out_BN, 0, -1))

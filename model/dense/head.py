@@ -183,7 +183,7 @@ class DenseHead(nn.Module, ABC):
 
     @torch.no_grad()
     def assign(self, truth: Truth, canvas: tuple[int, int]) -> Targets:
-        known = annotated(truth)
+        known = annotated(truth, self.config.ignore_overlap, self.config.faithful)
         if self.config.faithful:
             known = known._replace(ignored_BG=known.ignored_BG & known.owner_BG.any(dim=1, keepdim=True))
         candidates_1N4 = self.candidates(canvas)

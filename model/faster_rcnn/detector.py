@@ -191,7 +191,7 @@ class FasterRcnn(FasterRCNN, Detector):
         over ranks gives those of the whole batch on one. Sampling is a pure function of the keys. The part of a
         foreground candidate in a sum is multiplied by the weight of its box; the number that divides is not.
         """
-        known = annotated(truth)
+        known = annotated(truth, self.config.ignore_overlap)
         assert out.logits is not None
         assert out.boxes is not None
         anchors_A4 = self.anchors(out.neck, out.canvas)

@@ -54,7 +54,7 @@ def test_padding_owns_nothing_even_where_everything_is_zero():
 
 def test_ignored_regions_are_neither_rewarded_nor_punished():
     candidates = [
-        [0, 0, 10, 10],  # half of it on the ignored box: not sampled
+        [0, 0, 3, 4],  # all of it on the ignored box: not sampled
         [0, 0, 10, 20],  # a quarter, and its overlap is no more: background
         [40, 0, 50, 10],  # on a real box that lies inside an ignored one: foreground all the same
         [80, 0, 90, 10],  # away from all

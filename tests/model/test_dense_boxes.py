@@ -155,21 +155,22 @@ def test_what_an_ignored_object_would_own_is_neither_rewarded_nor_punished():
     strides, counts = (8, 16, 32), (96, 24, 6)
     anchors = make_dense_anchors(make_cells(strides, 8.0, 1, (1.0,)), (64, 96), strides)[None]
     everywhere = torch.ones(1, sum(counts), dtype=torch.bool)
-    truth = torch.tensor([[[8.0, 8, 20, 22], [50, 30, 62, 41], [7, 7, 21, 23]]])  # the last lies on the first
+    names = {"one": [8.0, 8, 20, 22], "other": [50, 30, 62, 41], "on one": [7, 7, 21, 23], "region": [0, 0, 70, 50]}
+    truth = torch.tensor([list(names.values())])
 
-    def states(owner, ignored, faithful=False):
-        arguments = anchors, counts, everywhere, truth, torch.tensor([owner]), torch.tensor([ignored]), 9, 0.5
-        return assign_atss(*arguments, faithful)[1][0]
+    def states(owners, ignored=(), faithful=False):
+        owner, other = (torch.tensor([[name in chosen for name in names]]) for chosen in (owners, ignored))
+        return assign_atss(anchors, counts, everywhere, truth, owner, other, 9, 0.5, faithful)[1][0]
 
-    both = states([True, True, False], [False, False, False])
-    assert (both == 1).sum() > 1
-    one = states([True, False, False], [False, True, True])
-    other = states([False, True, False], [False, False, False])
-    assert torch.equal(one == 1, states([True, False, False], [False, False, False]) == 1)
-    assert (one[other == 1] == -1).all()
+    one, other, both = (states(owners) == 1 for owners in (["one"], ["other"], ["one", "other"]))
+    assert one.any()
+    assert other.any()
+    mixed = states(["one"], ["other", "on one"])
+    assert torch.equal(mixed == 1, one)
+    assert (mixed[other] == -1).all()
     # An anchor is 64 pixels wide or more, so none lies on these boxes: the original calls all of it background.
-    theirs = states([True, False, False], [False, True, True], faithful=True)
-    assert (theirs[other == 1] == 0).all()
+    assert (states(["one"], ["other", "on one"], faithful=True)[other] == 0).all()
+    assert (states([], ["region"])[both] == -1).all()  # a region of several objects
 
 
 def test_points_go_to_the_smallest_box_that_their_level_sees():

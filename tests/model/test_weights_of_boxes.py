@@ -64,6 +64,21 @@ def test_weight_zero_is_ignored(seen):
     assert losses(seen, {(0, 1): 0.0, (1, 0): 0.0}) == losses(seen, {}, ((0, 1), (1, 0)))
 
 
+def test_an_unlabelled_image_is_as_if_it_were_not_there(seen):
+    """A box for every class over all of it is ignored. Anchors beyond the border lie less than half on such a box."""
+    detector, out = seen
+    truth = make_truth({})
+    truth.boxes_BG4[1], truth.labels_BG[1], truth.ignore_BG[1] = (
+        torch.tensor([0.0, 0.0, 100.4, 63.7]), torch.tensor([1, 2]), True,
+    )  # fmt: skip
+    without = truth._replace(sizes_B2=truth.sizes_B2 * torch.tensor([[1], [0], [1]], dtype=torch.int32))
+    with torch.no_grad():
+        (ours, assigned), (theirs, _) = detector.losses(out, truth), detector.losses(out, without)
+    for name, value in ours.items():
+        assert float(value) == float(theirs[name]), name
+    assert (assigned.state_BN[1] == -1).all()
+
+
 def test_every_term_grows_in_proportion_to_the_weight(seen):
     """Two weights give the line that the others lie on: what divides a sum must not depend on them."""
     full, half, quarter = (losses(seen, {(0, 0): weight, (1, 0): weight}) for weight in (1.0, 0.5, 0.25))

@@ -75,6 +75,14 @@ def test_boxes_by_hand(make):
     assert views.corrupted.boxes_BG4[1, :2].tolist() == [[5, 5, 10, 10], [15, 15, 25, 22.5]]
 
 
+def test_what_overlaps_an_object_is_not_ignored_beside_it(make):
+    boxes = torch.tensor([[[10.0, 10, 30, 30], [10, 10, 30, 26], [10, 10, 30, 18], [50, 10, 60, 20]]]).repeat(3, 1, 1)
+    found = Detections(boxes, torch.tensor([[0.9, 0.6, 0.5, 0.4]]).repeat(3, 1), FOUND.labels_BD, FOUND.count_B)
+    views = make().relabel(VIEWS, look(found))
+    assert views.labels_BG[1].tolist() == [2, 0, 1, 1]
+    assert views.ignore_BG[1].tolist() == [False, False, True, True]
+
+
 def test_a_teacher_that_finds_nothing_leaves_nothing(make):
     none = FOUND._replace(count_B=torch.zeros(3, dtype=torch.int64))
     views = make().relabel(VIEWS, look(none))

@@ -20,10 +20,10 @@ its box:
 The teacher's weights get no gradient; it passes through them. Where the towers' widths differ, a 1x1 convolution for
 each tower comes before the alignment.
 
-Differs from the original where it must. Padding and what the detection loss leaves out are in no statistic and in no
-sum, and sums are over the global batch. A channel that is constant in the student has the teacher's mean and teaches
-nothing; the original's gradient there is of order 1e6. C is at least 1: without boxes the original divides by 1e-6.
-The teacher's convolutions read a little of the padding beside an image, as a detector's do.
+Differs from the original where it must. Padding is in no statistic. Neither it nor what the detection loss leaves out
+is in a sum, and sums are over the global batch. A channel that is constant in the student has the teacher's mean and
+teaches nothing; the original's gradient there is of order 1e6. C is at least 1: without boxes the original divides by
+1e-6. The teacher's convolutions read a little of the padding beside an image, as a detector's do.
 Statistics too are those of the global batch, so that the number of ranks changes nothing. The original takes a rank's
 own images; `faithful` gives its numbers.
 """

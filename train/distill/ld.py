@@ -150,7 +150,7 @@ class Ld(Method):
         self, candidates_1N4: Tensor, counts: tuple[int, ...], truth: Truth, canvas: tuple[int, int]
     ) -> Tensor:
         """(B, N): the weight v of every location, 0 outside the region."""
-        known = annotated(truth)
+        known = annotated(truth, self.head.ignore_overlap, self.config.faithful)
         valid_BN = inside_own_size(truth.sizes_B2, canvas, self.strides, 1, 32 if self.config.faithful else 1)
         boxes_BG4 = known.boxes_BG4
         overlaps = measure_overlaps(boxes_BG4, known.ignored_BG, candidates_1N4, self.head.ignore_overlap)
@@ -161,7 +161,7 @@ class Ld(Method):
         score_BGN = share_BGN - centre_penalty(boxes_BG4, candidates_1N4)
         high_BG1 = near.threshold_BG[..., None]
         qualifies_BGN = (score_BGN >= self.config.gamma * high_BG1) & (score_BGN < high_BG1)
-        qualifies_BGN &= known.owner_BG[..., None] & (valid_BN & ~on_ignored_BN)[:, None]
+        qualifies_BGN &= known.owner_BG[..., None] & valid_BN[:, None]
         return torch.where(qualifies_BGN, iou_BGN, 0.0).amax(dim=1)
 
     @torch.no_grad()

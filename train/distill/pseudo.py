@@ -4,7 +4,7 @@ The teacher looks at the clean view. It is the run's frozen teacher, or the movi
 Valpola 2017; for detectors Liu et al. 2021, Unbiased Teacher). With s a detection's score and its class's two numbers:
 
     s >= high          an object of weight 1, with `weigh` of weight s
-    low <= s < high    ignored: neither rewarded nor punished
+    low <= s < high    ignored: neither rewarded nor punished; nothing where it overlaps an object by half or more
     s < low            nothing
 
 Images with annotations keep them. An image is unlabelled where all its boxes are ignored and one covers all of it, as
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.api import Assigned, Detector, Mean, Outputs, Want
+from model.boxes.annotated import find_doubles
 from pipeline.batch import View, Views
 from train.distill.method import Logged, Method
 
@@ -76,6 +77,7 @@ class Pseudo(Method):
         kept_BD = (slot_D < count_B[:, None]) & (scores_BD >= self.low_K[labels_BD])
         kept_BD = kept_BD & (sides_BD2 >= LEAST_SIDE).all(-1)
         object_BD = kept_BD & (scores_BD >= self.high_K[labels_BD])
+        kept_BD = kept_BD & ~find_doubles(boxes_BD4.float(), object_BD)
         weight_BD = torch.where(object_BD & self.config.weigh, scores_BD.float(), 1.0)
 
         unlabelled_B1 = find_unlabelled(views, clean)[:, None]
