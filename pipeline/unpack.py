@@ -80,9 +80,12 @@ def unpack(options: UnpackOptions) -> None:
         rows = [i for i in range(len(dataset)) if dataset.domain_of(i) in kept]
         writers = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
         left_out = writers[options.to](dataset, rows, out, options.split)
+        weighted = any((dataset.box_weights(i) != 1).any() for i in rows)
     say(f"{out}: {counted(len(rows), 'picture')} with their boxes as {options.to}, split {options.split}")
     if left_out:
         say(f"{counted(left_out, 'ignored box', 'ignored boxes')} left out: YOLO has no way to say it")
+    if weighted:
+        say("the boxes' weights are left out: the format has no place for them")
 
 
 def write_pictures(dataset: PackedDataset, rows: list[int], out: Path, place: str) -> Iterator[Unpacked]:

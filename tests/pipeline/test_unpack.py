@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.files.pixels import decode_packed
 from pipeline.pack import PackOptions, pack
+from pipeline.packed.derive import Objects, derive
 from pipeline.packed.reader import PackedDataset
 from pipeline.sources.options import ReadOptions
 from pipeline.sources.read import read_source
@@ -64,6 +65,16 @@ def test_round_trips(make_packed, tmp_path, to, raw, capsys):
     )
     with PackedDataset(path) as again:
         assert again.sizes_N2.tolist() == dataset.sizes_N2.tolist()
+
+
+def test_weights_that_are_lost_are_named(make_packed, tmp_path, capsys):
+    with make_packed(5) as dataset:
+        halves = [Objects(*dataset.original_target(i), np.full(len(dataset.target(i)[0]), 0.5)) for i in range(5)]
+        derive(dataset, tmp_path / "weighed", range(5), {}, lambda rows: [halves[row] for row in rows], weighted=True)
+        unpack(UnpackOptions(dataset.path, tmp_path / "plain", "coco"))
+        assert "the boxes' weights" not in capsys.readouterr().out
+    unpack(UnpackOptions(tmp_path / "weighed", tmp_path / "out", "coco"))
+    assert "the boxes' weights are left out" in capsys.readouterr().out
 
 
 def test_boxes_computed_by_hand(make_voc, tmp_path):
