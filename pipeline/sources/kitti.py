@@ -1,7 +1,8 @@
 """KITTI: label_2/<stem>.txt beside image_2/, one object a line (or labels/ beside images/, as some tools export it).
 
 A line is: type truncated occluded alpha x1 y1 x2 y2 h w l x y z rotation [score]. The corners are 0-based pixels and
-taken as they are (KITTI object development kit, readme.txt). DontCare regions are of no class: they are left out.
+taken as they are (KITTI object development kit, readme.txt). A DontCare region may hold objects of any class that
+nobody has labelled: it is ignored, once for each class that the labels have.
 """
 
 from pathlib import Path
@@ -42,7 +43,8 @@ def read_kitti(
     if not pairs:
         raise ValueError(f"{root}: no label_2 beside image_2 (or labels beside images), so this is not KITTI")
     images: list[Annotated] = []
-    count = left_out = 0
+    regions: list[tuple[Annotated, AnnotatedBox]] = []
+    count = 0
     unlabelled = Unlabelled(options, "error", "KITTI")
     for split in choose_splits(list(pairs), splits, root):
         labels, folder = pairs[split]
@@ -80,13 +82,16 @@ def read_kitti(
                         problems.append(Problem(file, f"line {number}", str(error), "fix or remove the line", "box"))
                         continue
                     if box.name == DONT_CARE:
-                        left_out += 1
+                        regions.append((image, box))
                     else:
                         image.boxes.append(box)
             images.append(image)
     unlabelled.report(choice.num_taken, str(root))
-    if left_out:
-        say(f"{root}: {counted(left_out, 'region')} of {DONT_CARE} left out: what is there counts as background")
+    names = sorted({box.name for image in images for box in image.boxes})
+    for image, box in regions:
+        image.boxes += [box._replace(name=name, ignore=True) for name in names]
+    if regions:
+        say(f"{root}: {counted(len(regions), 'region')} of {DONT_CARE}, where every class is ignored")
     return images
 
 

@@ -84,7 +84,8 @@ def layouts(tmp_path_factory) -> SimpleNamespace:
 def truth_of_kitti(path: Path) -> list[tuple] | None:
     try:
         rows = [line.split() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-        return [(row[0], *map(float, row[4:8]), False) for row in rows if row[0] != "DontCare" and len(row) >= 15]
+        names = {"DontCare": "bus"}  # ignored for every class there is
+        return [(names.get(row[0], row[0]), *map(float, row[4:8]), row[0] in names) for row in rows if len(row) >= 15]
     except Exception:
         return None
 

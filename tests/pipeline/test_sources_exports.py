@@ -179,9 +179,10 @@ def test_kitti_labels(kitti, below, capsys):
     assert source.problems == []
     first, second = source.samples
     assert len(first.boxes_N4) == 0
-    np.testing.assert_array_equal(second.boxes_N4, [[10.5, 2, 20.25, 12], [1, 2, 3, 8]])
-    assert second.labels_N.tolist() == [2, 1]
-    assert "1 region of DontCare left out" in capsys.readouterr().out
+    np.testing.assert_array_equal(second.boxes_N4, [[10.5, 2, 20.25, 12], [1, 2, 3, 8], [0, 0, 5, 5], [0, 0, 5, 5]])
+    assert second.labels_N.tolist() == [2, 1, 2, 1]
+    assert second.ignore_N.tolist() == [False, False, True, True]
+    assert "1 region of DontCare, where every class is ignored" in capsys.readouterr().out
 
 
 def test_kitti_faults_and_missing_files(kitti, tools):
