@@ -65,7 +65,7 @@ class ModelConfig(BackboneConfig):
     roi_background_iou: float = 0.5
     regions_per_image: int = 512
     roi_positive_fraction: float = 0.25
-    ignore_overlap: float = 0.5  # share of background on an ignored box that leaves it out; 1: such boxes do not count
+    ignore_overlap: float = 0.5  # of a background candidate on an ignored box: more is left out; 1: no box is ignored
 
     score_threshold: float = 0.05
     nms_threshold: float = 0.5

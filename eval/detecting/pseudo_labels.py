@@ -14,7 +14,7 @@ from eval.metrics.domains import canonical
 from eval.metrics.interchange import Detections, scorable, select, truths_of
 from eval.pseudo_options import PseudoLabelOptions
 from eval.trained_on import TrainingData
-from model.boxes.annotated import find_doubles
+from model.boxes.annotated import SAME, find_doubles
 from pipeline.command.console import say
 from pipeline.command.ranks import World
 from pipeline.packed.derive import Objects, check_place, derive, is_made
@@ -84,6 +84,7 @@ def label(options: PseudoLabelOptions, world: World) -> None:
     origin = {
         "pseudo_labels": options.run.resolve().name,
         "weights": subject.weights,
+        "doubles": SAME,
         "precisions": [options.precision, options.ignore_precision] if shown else [],
         "given": given,
         "labelled": [other.checksum for other in shown],
@@ -200,7 +201,7 @@ def make_objects(
     thresholds: dict[str, Scores],
     weigh: bool,
 ) -> Objects:
-    """Detections of one image as its boxes, without those that would be ignored and overlap an object."""
+    """Detections of one image as its boxes, without those that would be ignored beside an object of their class."""
     scores = list(thresholds.values())
     high_K, low_K = (
         np.array([np.inf, *(np.inf if (score := getattr(one, part).score) is None else score for one in scores)])
@@ -215,7 +216,8 @@ def make_objects(
     kept_D = (found.scores_D >= low_K[found.labels_D]) & (sides_D2 > 0.005).all(1)
     object_D = (found.scores_D >= high_K[found.labels_D]) & agreed_D
     object_D &= kept_D
-    doubles_1D = find_doubles(torch.from_numpy(boxes_D4)[None], torch.from_numpy(object_D)[None])
+    arguments = (torch.from_numpy(each)[None] for each in (boxes_D4, found.labels_D, object_D))
+    doubles_1D = find_doubles(*arguments)
     kept_D &= ~doubles_1D[0].numpy()
     weight_D = np.where(object_D, found.scores_D, 1.0) if weigh else None
     return Objects(

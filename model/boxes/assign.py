@@ -35,19 +35,19 @@ def assign(
     A candidate's box is the one it overlaps most (first of equals). State 1 from `foreground_iou` up, 0 below
     `background_iou`, -1 between. `keep_best`: the candidates with the highest overlap of a box, ties included, are
     foreground at any overlap (Ren et al. 2015, 3.1.2). Only the boxes in owner_BG own candidates. A background
-    candidate becomes -1 if more than `ignore_overlap` of its own area lies on a box of ignored_BG, or if it would not
-    be background were that box not ignored: an anchor is large and hardly ever lies on a small box.
+    candidate becomes -1 if more than `ignore_overlap` of its own area lies on a box of ignored_BG. It also does if it
+    would not be background were that box not ignored.
     """
     area_BN = area(candidates_BN4)
     inter_BGN = intersection(boxes_BG4, candidates_BN4)
-    on_ignored_BN = (inter_BGN * ignored_BG[:, :, None]).amax(1) > ignore_overlap * area_BN
+    left_out_BN = (inter_BGN * ignored_BG[:, :, None]).amax(1) > ignore_overlap * area_BN
     union_BGN = (area(boxes_BG4)[:, :, None] + area_BN[:, None]).sub_(inter_BGN)
     iou_BGN = inter_BGN.div_(union_BGN).masked_fill_(~(owner_BG | ignored_BG)[:, :, None], -1.0)
     best_BG = iou_BGN.amax(dim=2)
     wanted_BGN = iou_BGN >= background_iou
     if keep_best:
         wanted_BGN |= (iou_BGN == best_BG[:, :, None]) & (best_BG > 0)[:, :, None]
-    on_ignored_BN |= (wanted_BGN & ignored_BG[:, :, None]).any(dim=1)
+    left_out_BN |= (wanted_BGN & ignored_BG[:, :, None]).any(dim=1)
 
     iou_BGN = iou_BGN.masked_fill_(~owner_BG[:, :, None], -1.0)
     best_BN, matched_BN = iou_BGN.max(dim=1)
@@ -55,7 +55,7 @@ def assign(
     if keep_best:
         best_BG = best_BG.masked_fill(~owner_BG, 2.0)  # 2: equal to no overlap
         state_BN = torch.where((iou_BGN == best_BG[:, :, None]).any(dim=1), 1, state_BN)
-    state_BN = torch.where((state_BN == 0) & on_ignored_BN, -1, state_BN)
+    state_BN = torch.where((state_BN == 0) & left_out_BN, -1, state_BN)
     return matched_BN, state_BN.to(torch.int8)
 
 

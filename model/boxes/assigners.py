@@ -4,9 +4,8 @@ The rules of mmdetection's MaxIoUAssigner (RetinaNet), ATSSAssigner (Zhang et al
 al. 2019). States: 1 foreground, 0 background, -1 left out. Candidates may have a leading 1; boxes are padded to G and
 only those in owner_BG own candidates. float32 throughout: low-quality matching compares overlaps for equality.
 
-A candidate that no box owns is left out if it lies on an ignored box or could be owned by it were it not ignored: an
-anchor is large and hardly ever lies on a small box. With `faithful`, as in the original, only those are left out that
-lie on one, and before boxes own any.
+Background on an ignored box is left out: more than `ignore_overlap` of a candidate lies on it. An anchor is large and
+hardly ever lies on a small box, so each rule says what else is left out. `faithful` is the original, where nothing is.
 """
 
 from typing import NamedTuple
@@ -61,8 +60,9 @@ def assign_max_iou(
     """(matched_BN, state_BN) by overlap: foreground from `foreground_iou` up, background below `background_iou`.
 
     Then low-quality matching: every candidate whose overlap equals the best of a box goes to that box, whatever it had;
-    of several such boxes the last wins. `faithful` does so even for a box that overlaps no candidate at all: it then
-    takes every candidate off it. A candidate that is not valid is left out.
+    of several such boxes the last wins. A candidate that is not valid is left out, and so is background that an ignored
+    box would own or overlaps as much as `background_iou`. `faithful` leaves candidates on an ignored box out even if a
+    box would own them. There a box that overlaps no candidate at all takes every candidate off it.
     """
     iou_BGN, left_out_BN = measure_overlaps(boxes_BG4, ignored_BG, candidates_BN4, ignore_overlap)
     open_BN = valid_BN & ~left_out_BN if faithful else valid_BN
@@ -75,9 +75,9 @@ def assign_max_iou(
 
     best_BN, matched_BN = iou_BGN.masked_fill_(~owner_BG[:, :, None], -1.0).max(dim=1)
     number_G = torch.arange(boxes_BG4.shape[1], device=boxes_BG4.device)
-    last_BN = torch.where(tied_BGN & owner_BG[:, :, None], number_G[:, None], -1).amax(dim=1)
-    matched_BN = torch.where(last_BN >= 0, last_BN, matched_BN)
-    owned_BN = (last_BN >= 0) | (best_BN >= foreground_iou)
+    low_quality_BN = torch.where(tied_BGN & owner_BG[:, :, None], number_G[:, None], -1).amax(dim=1)
+    matched_BN = torch.where(low_quality_BN >= 0, low_quality_BN, matched_BN)
+    owned_BN = (low_quality_BN >= 0) | (best_BN >= foreground_iou)
     state_BN = torch.where(owned_BN, 1, torch.where(left_out_BN | (best_BN >= background_iou), -1, 0))
     return matched_BN, torch.where(open_BN, state_BN, -1).to(torch.int8)
 
@@ -95,7 +95,7 @@ def nearest_candidates(
     candidates_BN4: Tensor,
     level_counts: tuple[int, ...],
     valid_BN: Tensor,
-    last_BN: Tensor,
+    last_BN: Tensor | None,
     boxes_BG4: Tensor,
     iou_BGN: Tensor,
     num_nearest: int,
@@ -107,7 +107,8 @@ def nearest_candidates(
     centers_BN2 = (candidates_BN4[..., :2] + candidates_BN4[..., 2:]) / 2
     box_centers_BG2 = (boxes_BG4[..., :2] + boxes_BG4[..., 2:]) / 2
     distance_BGN = (centers_BN2[:, None] - box_centers_BG2[:, :, None]).pow_(2).sum(-1).sqrt_()
-    distance_BGN = distance_BGN.masked_fill_(last_BN[:, None], FAR)
+    if last_BN is not None:
+        distance_BGN = distance_BGN.masked_fill_(last_BN[:, None], FAR)
     distance_BGN = distance_BGN.masked_fill_(~valid_BN[:, None], torch.inf)
 
     start, index, known = 0, [], []
@@ -141,18 +142,19 @@ def assign_atss(
 
     The `num_nearest` candidates of each level whose centres are nearest to a box's are looked at. Foreground are those
     whose overlap reaches mean + standard deviation of the overlaps looked at, with the centre inside the box. One that
-    several boxes want goes to the one it overlaps most. Those that are not valid are never looked at.
-    `faithful` looks at candidates on an ignored box last; one that is chosen all the same is foreground.
+    several boxes want goes to the one it overlaps most. Those that are not valid are never looked at. Background with
+    its centre inside an ignored box is left out: such a region may hold several objects. `faithful` looks at candidates
+    on an ignored box last; one that is chosen all the same is foreground.
     """
     iou_BGN, left_out_BN = measure_overlaps(boxes_BG4, ignored_BG, candidates_BN4, ignore_overlap)
-    last_BN = left_out_BN if faithful else torch.zeros_like(left_out_BN)
+    last_BN = left_out_BN if faithful else None
     near = nearest_candidates(candidates_BN4, level_counts, valid_BN, last_BN, boxes_BG4, iou_BGN, num_nearest)
     chosen_BGT = near.known_BGT & (near.iou_BGT >= near.threshold_BG[..., None])
     chosen_BGN = torch.zeros_like(iou_BGN, dtype=torch.bool).scatter_(2, near.index_BGT, chosen_BGT)
     centers_BN2 = (candidates_BN4[..., :2] + candidates_BN4[..., 2:]) / 2
     inside_BGN = encode_distances(boxes_BG4[:, :, None], centers_BN2[:, None]).amin(-1) > INSIDE
     chosen_BGN &= inside_BGN
-    if not faithful:  # all inside: an ignored region may hold several objects
+    if not faithful:
         left_out_BN = left_out_BN | (inside_BGN & ignored_BG[..., None]).any(dim=1)
 
     best_BN, matched_BN = torch.where(chosen_BGN & owner_BG[..., None], iou_BGN, -torch.inf).max(dim=1)

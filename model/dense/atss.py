@@ -54,7 +54,7 @@ class AtssHead(DenseHead):
             known.ignored_BG,
             self.config.num_nearest,
             self.config.ignore_overlap,
-            self.config.faithful,
+            faithful=self.config.faithful,
         )
 
     def terms_by_level(

@@ -24,7 +24,7 @@ class DenseConfig(BackboneConfig):
     norm_groups: int = 32  # of the towers' group norm; 0: no norm
     tower_bias: bool = False  # beside a norm; without a norm there always is one
 
-    ignore_overlap: float = 0.5  # share of background on an ignored box that leaves it out; 1: such boxes do not count
+    ignore_overlap: float = 0.5  # of a background candidate on an ignored box: more is left out; 1: no box is ignored
     faithful: bool = False
     """Repeat what the original code does although nobody wants it; each head says what that is."""
 

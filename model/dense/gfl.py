@@ -59,7 +59,7 @@ class GflHead(DenseHead):
             known.ignored_BG,
             self.config.num_nearest,
             self.config.ignore_overlap,
-            self.config.faithful,
+            faithful=self.config.faithful,
         )
 
     def terms_by_level(

@@ -183,9 +183,7 @@ class DenseHead(nn.Module, ABC):
 
     @torch.no_grad()
     def assign(self, truth: Truth, canvas: tuple[int, int]) -> Targets:
-        known = annotated(truth, self.config.ignore_overlap, self.config.faithful)
-        if self.config.faithful:
-            known = known._replace(ignored_BG=known.ignored_BG & known.owner_BG.any(dim=1, keepdim=True))
+        known = annotated(truth, self.config.ignore_overlap < 1, self.config.faithful)
         candidates_1N4 = self.candidates(canvas)
         matched_BN, state_BN = self.match(candidates_1N4, self.valid(truth.sizes_B2, canvas), known, canvas)
         state_BN = torch.where(known.present_B1, state_BN, -1)

@@ -64,7 +64,7 @@ class RetinaNetHead(DenseHead):
             config.foreground_iou,
             config.background_iou,
             config.ignore_overlap,
-            config.faithful,
+            faithful=config.faithful,
         )
 
     def terms_by_level(

@@ -191,7 +191,7 @@ class FasterRcnn(FasterRCNN, Detector):
         over ranks gives those of the whole batch on one. Sampling is a pure function of the keys. The part of a
         foreground candidate in a sum is multiplied by the weight of its box; the number that divides is not.
         """
-        known = annotated(truth, self.config.ignore_overlap)
+        known = annotated(truth, self.config.ignore_overlap < 1)
         assert out.logits is not None
         assert out.boxes is not None
         anchors_A4 = self.anchors(out.neck, out.canvas)
@@ -248,7 +248,8 @@ class FasterRcnn(FasterRCNN, Detector):
             False,
             config.ignore_overlap,
         )
-        state_BN = torch.where(torch.cat((proposals.real_BP, truth.owner_BG), dim=1), state_BN, -1)
+        counts_BN = torch.cat((proposals.real_BP, truth.owner_BG), dim=1) & truth.present_B1
+        state_BN = torch.where(counts_BN, state_BN, -1)
         index_BR, kind_BR = draw_samples(
             state_BN, config.regions_per_image, config.roi_positive_fraction, keys_B, ROI_STREAM
         )

@@ -29,6 +29,7 @@ class Annotated:
     size: tuple[int, int] | None = None  # (h, w) as the annotation file declares it
     boxes: list[AnnotatedBox] = field(default_factory=list)
     normalised: bool = False
+    regions: list[AnnotatedBox] = field(default_factory=list)  # where every class is ignored, whatever their name
     unlabelled: bool = False  # nobody has looked for objects in it
 
 

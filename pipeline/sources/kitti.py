@@ -2,7 +2,7 @@
 
 A line is: type truncated occluded alpha x1 y1 x2 y2 h w l x y z rotation [score]. The corners are 0-based pixels and
 taken as they are (KITTI object development kit, readme.txt). A DontCare region may hold objects of any class that
-nobody has labelled: it is ignored, once for each class that the labels have.
+nobody has labelled, so every class is ignored there.
 """
 
 from pathlib import Path
@@ -43,8 +43,7 @@ def read_kitti(
     if not pairs:
         raise ValueError(f"{root}: no label_2 beside image_2 (or labels beside images), so this is not KITTI")
     images: list[Annotated] = []
-    regions: list[tuple[Annotated, AnnotatedBox]] = []
-    count = 0
+    count = num_regions = 0
     unlabelled = Unlabelled(options, "error", "KITTI")
     for split in choose_splits(list(pairs), splits, root):
         labels, folder = pairs[split]
@@ -82,16 +81,14 @@ def read_kitti(
                         problems.append(Problem(file, f"line {number}", str(error), "fix or remove the line", "box"))
                         continue
                     if box.name == DONT_CARE:
-                        regions.append((image, box))
+                        image.regions.append(box)
+                        num_regions += 1
                     else:
                         image.boxes.append(box)
             images.append(image)
     unlabelled.report(choice.num_taken, str(root))
-    names = sorted({box.name for image in images for box in image.boxes})
-    for image, box in regions:
-        image.boxes += [box._replace(name=name, ignore=True) for name in names]
-    if regions:
-        say(f"{root}: {counted(len(regions), 'region')} of {DONT_CARE}, where every class is ignored")
+    if num_regions:
+        say(f"{root}: {counted(num_regions, 'region')} of {DONT_CARE}, where every class is ignored")
     return images
 
 

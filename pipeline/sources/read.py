@@ -195,9 +195,12 @@ def check_image(image: Annotated, table: dict[str, int], source: Source, files: 
         source.problems.append(Problem(picture, "--extra", str(error), "add the file or take the picture out"))
         return None
     boxes, labels, ignore = [], [], []
-    if image.unlabelled:  # nothing in it may count as background, for any class
-        boxes = [np.array((0, 0, size[1], size[0]), np.float32)] * len(source.classes)
-        labels, ignore = list(range(1, len(source.classes) + 1)), [True] * len(source.classes)
+    everything = [np.array((0, 0, size[1], size[0]), np.float32)] if image.unlabelled else []
+    for corners in [*everything, *(check_box(region, size, image, source) for region in image.regions)]:
+        if corners is not None:  # nothing there may count as background, for any class
+            boxes += [corners] * len(source.classes)
+            labels += range(1, len(source.classes) + 1)
+            ignore += [True] * len(source.classes)
     for box in image.boxes:
         label = table[box.name]
         if label:

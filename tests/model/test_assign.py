@@ -69,14 +69,15 @@ def test_what_an_ignored_object_would_own_is_neither_rewarded_nor_punished():
     candidates = [
         [0, 0, 20, 20],  # a small ignored box covers 9 % of it, and no candidate overlaps that box more
         [2, 2, 20, 20],  # less of it than the one above
-        [40, 0, 60, 20],  # overlap of 0.3 with an ignored box, which covers 40 % of it
+        [100, 0, 120, 20],  # 45 % of it lies on an ignored box, which is smaller: an overlap of 0.45
+        [101, 0, 121, 25],  # more than background, and not the best of that box
         [43, 0, 60, 20],  # an object at the same place as an ignored one
         [80, 0, 90, 10],
     ]
-    boxes = [[0, 0, 6, 6], [52, 0, 72, 20], [43, 0, 60, 20], [42, 0, 60, 20]]
+    boxes = [[0, 0, 6, 6], [102, 0, 112, 18], [43, 0, 60, 20], [42, 0, 60, 20]]
     owner, ignored = [False, False, True, False], [True, True, False, True]
-    assert assign_one(candidates, boxes, owner, ignored, keep_best=True)[1] == [-1, 0, 1, 1, 0]
-    assert assign_one(candidates, boxes, owner, ignored)[1] == [0, 0, 1, 1, 0]
+    assert assign_one(candidates, boxes, owner, ignored, keep_best=True)[1] == [-1, 0, -1, -1, 1, 0]
+    assert assign_one(candidates, boxes, owner, ignored)[1] == [0, 0, -1, -1, 1, 0]
 
 
 def test_real_boxes_have_a_label_and_an_area():

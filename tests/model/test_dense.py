@@ -173,10 +173,9 @@ def test_background_on_an_ignored_box_is_left_out(config_class):
     assert (assigned.matched_BN[assigned.state_BN == 1] == 0).all()
     left_out_N4 = assigned.candidates_BN4[0][assigned.state_BN[0] == -1]
     assert (left_out_N4[:, 2] > 80).all()
-    if config_class is not FcosConfig:  # a point has no area to be half covered
-        never = make_head(config_class, ignore_overlap=1.0, **changes)
-        _, assigned = never.losses(raw, make_truth(rows, SIZES, {(0, 1)}), CANVAS, lambda count: count)
-        assert not (assigned.state_BN == -1).any()
+    never = make_head(config_class, ignore_overlap=1.0, **changes)
+    _, assigned = never.losses(raw, make_truth(rows, SIZES, {(0, 1)}), CANVAS, lambda count: count)
+    assert not (assigned.state_BN == -1).any()
 
 
 def test_the_padding_is_background_unless_faithful(config_class):

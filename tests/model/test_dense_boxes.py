@@ -97,6 +97,8 @@ def test_max_iou_against_a_loop(seed, faithful):
     candidates, truth = boxes(generator, 60), boxes(generator, 5)
     owner, ignored = torch.tensor([True, True, True, False, False]), torch.tensor([False, False, False, True, True])
     truth[4] = torch.tensor([41.3, 42.1, 43.0, 44.2])  # no candidate lies on it
+    truth[3], candidates[0] = torch.tensor([10.0, 10, 20, 28]), torch.tensor([8.0, 9, 28, 29])  # IoU and share 0.45
+    candidates[1] = torch.tensor([9.0, 9, 22, 28])  # more
     valid = torch.rand(60, generator=generator) > 0.2
     matched, state = assign_max_iou(
         candidates[None], valid[None], truth[None], owner[None], ignored[None], 0.5, 0.4, 0.5, faithful
@@ -107,6 +109,7 @@ def test_max_iou_against_a_loop(seed, faithful):
     on_ignored = overlap.prod(1) / size > 0.5
     iou[:, ~valid | on_ignored if faithful else ~valid] = -1
     best = iou.amax(1)
+    assert 0.4 < box_iou(truth[3:4], candidates[:1]) < box_iou(truth[3:4], candidates[1:2])
     for index in range(60):
         mine = iou[:3, index]
         expected = 1 if mine.max() >= 0.5 else 0 if mine.max() < 0.4 else -1
@@ -171,6 +174,10 @@ def test_what_an_ignored_object_would_own_is_neither_rewarded_nor_punished():
     # An anchor is 64 pixels wide or more, so none lies on these boxes: the original calls all of it background.
     assert (states(["one"], ["other", "on one"], faithful=True)[other] == 0).all()
     assert (states([], ["region"])[both] == -1).all()  # a region of several objects
+    # Anchors lie on such a region. The object under it keeps its own, which the original looks at last.
+    truth[0, 3] = torch.tensor([-60.0, -60, 200, 200])
+    assert torch.equal(states(["one"], ["region"]) == 1, one)
+    assert not torch.equal(states(["one"], ["region"], faithful=True) == 1, one)
 
 
 def test_points_go_to_the_smallest_box_that_their_level_sees():

@@ -1,6 +1,7 @@
 """The weight of a box: 0 is ignored, any other multiplies the box's part of every term, and of nothing else."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,19 +65,22 @@ def test_weight_zero_is_ignored(seen):
     assert losses(seen, {(0, 1): 0.0, (1, 0): 0.0}) == losses(seen, {}, ((0, 1), (1, 0)))
 
 
-def test_an_unlabelled_image_is_as_if_it_were_not_there(seen):
+def test_an_unlabelled_image_is_as_if_it_were_not_there(seen, monkeypatch):
     """A box for every class over all of it is ignored. Anchors beyond the border lie less than half on such a box."""
     detector, out = seen
     truth = make_truth({})
     truth.boxes_BG4[1], truth.labels_BG[1], truth.ignore_BG[1] = (
-        torch.tensor([0.0, 0.0, 100.4, 63.7]), torch.tensor([1, 2]), True,
+        torch.tensor([0.0, 0.0, 100.0, 63.999]), torch.tensor([1, 2]), True,
     )  # fmt: skip
     without = truth._replace(sizes_B2=truth.sizes_B2 * torch.tensor([[1], [0], [1]], dtype=torch.int32))
-    with torch.no_grad():
-        (ours, assigned), (theirs, _) = detector.losses(out, truth), detector.losses(out, without)
-    for name, value in ours.items():
-        assert float(value) == float(theirs[name]), name
-    assert (assigned.state_BN[1] == -1).all()
+    for overlap in (0.5, 1.0):  # 1: ignored boxes do not count, but this image still does not
+        part = detector if detector.config.kind == "faster_rcnn" else detector.head
+        monkeypatch.setattr(part, "config", replace(part.config, ignore_overlap=overlap))
+        with torch.no_grad():
+            (ours, assigned), (theirs, _) = detector.losses(out, truth), detector.losses(out, without)
+        for name, value in ours.items():
+            assert float(value) == float(theirs[name]), name
+        assert (assigned.state_BN[1] == -1).all()
 
 
 def test_every_term_grows_in_proportion_to_the_weight(seen):

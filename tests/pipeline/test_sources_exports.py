@@ -179,10 +179,19 @@ def test_kitti_labels(kitti, below, capsys):
     assert source.problems == []
     first, second = source.samples
     assert len(first.boxes_N4) == 0
-    np.testing.assert_array_equal(second.boxes_N4, [[10.5, 2, 20.25, 12], [1, 2, 3, 8], [0, 0, 5, 5], [0, 0, 5, 5]])
-    assert second.labels_N.tolist() == [2, 1, 2, 1]
-    assert second.ignore_N.tolist() == [False, False, True, True]
+    np.testing.assert_array_equal(second.boxes_N4, [[0, 0, 5, 5], [0, 0, 5, 5], [10.5, 2, 20.25, 12], [1, 2, 3, 8]])
+    assert second.labels_N.tolist() == [1, 2, 2, 1]
+    assert second.ignore_N.tolist() == [True, True, False, False]
     assert "1 region of DontCare, where every class is ignored" in capsys.readouterr().out
+
+
+def test_kitti_regions_are_of_the_classes_that_are_packed(kitti):
+    labels = kitti / "training/label_2"
+    labels.joinpath("000001.txt").write_text(LINES + LINES.splitlines()[2].replace("0 0 5 5", "0 0 5 99") + "\n")
+    source = read_source(kitti, classes=("human",), rename=("Pedestrian=human",), drop=("Car",), quiet=True)
+    assert source.samples[1].labels_N.tolist() == [1, 1, 1]
+    assert source.samples[1].boxes_N4[1].tolist() == [0, 0, 5, 20]
+    assert problems(source).count("line 4: box [0.0, 0.0, 5.0, 99.0] in a picture of 30x20 sticks out") == 1
 
 
 def test_kitti_faults_and_missing_files(kitti, tools):

@@ -76,10 +76,11 @@ def test_boxes_by_hand(make):
 
 
 def test_what_overlaps_an_object_is_not_ignored_beside_it(make):
-    boxes = torch.tensor([[[10.0, 10, 30, 30], [10, 10, 30, 26], [10, 10, 30, 18], [50, 10, 60, 20]]]).repeat(3, 1, 1)
-    found = Detections(boxes, torch.tensor([[0.9, 0.6, 0.5, 0.4]]).repeat(3, 1), FOUND.labels_BD, FOUND.count_B)
+    boxes = torch.tensor([[[10.0, 10, 30, 30], [10, 10, 30, 26], [10, 10, 30, 18], [10, 10, 30, 26]]]).repeat(3, 1, 1)
+    labels = torch.tensor([[2, 2, 2, 1]], dtype=torch.int32).repeat(3, 1)  # the last is of another class
+    found = Detections(boxes, torch.tensor([[0.9, 0.6, 0.5, 0.4]]).repeat(3, 1), labels, FOUND.count_B)
     views = make().relabel(VIEWS, look(found))
-    assert views.labels_BG[1].tolist() == [2, 0, 1, 1]
+    assert views.labels_BG[1].tolist() == [2, 0, 2, 1]
     assert views.ignore_BG[1].tolist() == [False, False, True, True]
 
 

@@ -4,8 +4,8 @@ The teacher looks at the clean view. It is the run's frozen teacher, or the movi
 Valpola 2017; for detectors Liu et al. 2021, Unbiased Teacher). With s a detection's score and its class's two numbers:
 
     s >= high          an object of weight 1, with `weigh` of weight s
-    low <= s < high    ignored: neither rewarded nor punished; nothing where it overlaps an object by half or more
-    s < low            nothing
+    low <= s < high    ignored: neither rewarded nor punished
+    s < low            nothing, and so is an ignored one that overlaps an object of its class (IoU of 0.5 or more)
 
 Images with annotations keep them. An image is unlabelled where all its boxes are ignored and one covers all of it, as
 packing writes it. The boxes take the place of the annotations for the detection loss and for all other methods of the
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.api import Assigned, Detector, Mean, Outputs, Want
-from model.boxes.annotated import find_doubles
+from model.boxes.annotated import find_doubles, find_unlabelled
 from pipeline.batch import View, Views
 from train.distill.method import Logged, Method
 
@@ -77,10 +77,12 @@ class Pseudo(Method):
         kept_BD = (slot_D < count_B[:, None]) & (scores_BD >= self.low_K[labels_BD])
         kept_BD = kept_BD & (sides_BD2 >= LEAST_SIDE).all(-1)
         object_BD = kept_BD & (scores_BD >= self.high_K[labels_BD])
-        kept_BD = kept_BD & ~find_doubles(boxes_BD4.float(), object_BD)
+        kept_BD = kept_BD & ~find_doubles(boxes_BD4.float(), labels_BD, object_BD)
         weight_BD = torch.where(object_BD & self.config.weigh, scores_BD.float(), 1.0)
 
-        unlabelled_B1 = find_unlabelled(views, clean)[:, None]
+        real_BG = views.labels_BG > 0
+        owner_BG, ignored_BG = real_BG & ~views.ignore_BG, real_BG & views.ignore_BG
+        unlabelled_B1 = find_unlabelled(clean.boxes_BG4, clean.sizes_B2, owner_BG, ignored_BG)[:, None]
         labels_BG = choose(unlabelled_B1, torch.where(kept_BD, labels_BD, 0), views.labels_BG)
         ignore_BG = choose(unlabelled_B1, kept_BD & ~object_BD, views.ignore_BG)
         weight_BG = choose(unlabelled_B1, weight_BD, views.weight_BG)
@@ -113,14 +115,6 @@ def by_class(scores: tuple[float, ...], num_classes: int, option: str) -> tuple[
     if len(scores) not in (1, num_classes - 1):
         raise ValueError(f"{option} has {len(scores)} scores for {num_classes - 1} classes; give one, or one for each")
     return (float("inf"), *(scores if len(scores) > 1 else scores * (num_classes - 1)))
-
-
-def find_unlabelled(views: Views, clean: View) -> Tensor:
-    """unlabelled_B: every box is ignored, and one covers the whole image."""
-    real_BG = views.labels_BG > 0
-    ends_B12 = clean.sizes_B2.flip(1)[:, None]
-    whole_BG = (clean.boxes_BG4[..., :2] <= 0).all(-1) & (clean.boxes_BG4[..., 2:] >= ends_B12).all(-1)
-    return (real_BG & views.ignore_BG & whole_BG).any(1) & ~(real_BG & ~views.ignore_BG).any(1)
 
 
 def choose(first_B1: Tensor, first_BD: Tensor, second_BG: Tensor) -> Tensor:
