@@ -194,7 +194,9 @@ def check_image(image: Annotated, table: dict[str, int], source: Source, files: 
     except ValueError as error:
         source.problems.append(Problem(picture, "--extra", str(error), "add the file or take the picture out"))
         return None
-    boxes, labels, ignore = [], [], []
+    boxes: list[np.ndarray] = []
+    labels: list[int] = []
+    ignore: list[bool] = []
     everything = [np.array((0, 0, size[1], size[0]), np.float32)] if image.unlabelled else []
     for corners in [*everything, *(check_box(region, size, image, source) for region in image.regions)]:
         if corners is not None:  # nothing there may count as background, for any class
