@@ -113,6 +113,6 @@ def test_command_line(tmp_path):
     assert figures["packing_images_per_s"] > 0
     assert figures["extra"]["images"] == 2
     for kind in ("jpeg", "raw"):
-        assert 0 < figures["extra"]["loading_ratio"][kind]["cpu"] < 2
-        assert 0 < figures["extra"]["packing_ratio"][kind] < 3
+        assert figures["extra"]["loading_ratio"][kind]["cpu"] > 0
+        assert figures["extra"]["packing_ratio"][kind] > 0
     assert "with 2 grey images beside each picture" in done.stdout
