@@ -214,11 +214,9 @@ def make_objects(
     # A hundredth of a pixel is what a detection's sides are rounded to.
     sides_D2 = boxes_D4[:, 2:] - boxes_D4[:, :2]
     kept_D = (found.scores_D >= low_K[found.labels_D]) & (sides_D2 > 0.005).all(1)
-    object_D = (found.scores_D >= high_K[found.labels_D]) & agreed_D
-    object_D &= kept_D
-    arguments = (torch.from_numpy(each)[None] for each in (boxes_D4, found.labels_D, object_D))
-    doubles_1D = find_doubles(*arguments)
-    kept_D &= ~doubles_1D[0].numpy()
+    object_D = kept_D & (found.scores_D >= high_K[found.labels_D]) & agreed_D
+    one_image = (torch.from_numpy(each)[None] for each in (boxes_D4, found.labels_D, object_D))
+    kept_D &= ~find_doubles(*one_image)[0].numpy()
     weight_D = np.where(object_D, found.scores_D, 1.0) if weigh else None
     return Objects(
         boxes_D4[kept_D],

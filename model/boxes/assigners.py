@@ -5,7 +5,7 @@ al. 2019). States: 1 foreground, 0 background, -1 left out. Candidates may have 
 only those in owner_BG own candidates. float32 throughout: low-quality matching compares overlaps for equality.
 
 Background on an ignored box is left out: more than `ignore_overlap` of a candidate lies on it. An anchor is large and
-hardly ever lies on a small box, so each rule says what else is left out. `faithful` is the original, where nothing is.
+hardly ever lies on a small box, so each rule says what else is left out. The original (`faithful`) leaves out no other.
 """
 
 from typing import NamedTuple

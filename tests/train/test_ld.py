@@ -171,6 +171,21 @@ def test_ignored_boxes_have_no_region(network, scene):
     assert terms["ld_valuable"].item() == 0
 
 
+def test_a_region_goes_on_where_an_ignored_box_lies(network, scene):
+    """The ignored box is added last in the first image and lies over all of the object."""
+    alone = make_views(SIZES, [[BOXES[0][0]], [], []], CANVAS)
+    both = make_views(SIZES, [[BOXES[0][0], (0.0, 0.0, 70.0, 64.0)], [], []], CANVAS)
+    both = replace(both, ignore_BG=torch.arange(both.ignore_BG.shape[1]).expand_as(both.ignore_BG) == 1)
+    regions = [
+        make(network).valuable_region(
+            scene[2].candidates_BN4, network.head.level_counts(CANVAS), annotations(views, views.corrupted), CANVAS
+        )
+        for views in (alone, both)
+    ]
+    assert regions[0].any()
+    assert torch.equal(*regions)
+
+
 def test_one_class_compares_sigmoids():
     """A softmax over one class is constant; beside 0 it is the sigmoid."""
     logits = torch.randn(2, 3, 1)

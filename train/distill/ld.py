@@ -153,8 +153,9 @@ class Ld(Method):
         known = annotated(truth, with_ignored=self.head.ignore_overlap < 1)
         valid_BN = inside_own_size(truth.sizes_B2, canvas, self.strides, 1, 32 if self.config.faithful else 1)
         boxes_BG4 = known.boxes_BG4
-        overlaps = measure_overlaps(boxes_BG4, known.ignored_BG, candidates_1N4, self.head.ignore_overlap)
-        iou_BGN, on_ignored_BN = overlaps
+        iou_BGN, on_ignored_BN = measure_overlaps(
+            boxes_BG4, known.ignored_BG, candidates_1N4, self.head.ignore_overlap
+        )  # fmt: skip
         last_BN = on_ignored_BN if self.head.faithful else None  # as the head's own threshold
         near = nearest_candidates(candidates_1N4, counts, valid_BN, last_BN, boxes_BG4, iou_BGN, self.head.num_nearest)
         share_BGN = iou_BGN if self.config.region == "paper" else covered_share(boxes_BG4, candidates_1N4)

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.api import Assigned, Detector, Mean, Outputs, Want
-from model.boxes.annotated import find_doubles, find_unlabelled
+from model.boxes.annotated import annotated, find_doubles, find_unlabelled
 from pipeline.batch import View, Views
-from train.distill.method import Logged, Method
+from train.distill.method import Logged, Method, annotations
 
 LEAST_SIDE = 1.0  # pixels of the clean view
 
@@ -80,9 +80,8 @@ class Pseudo(Method):
         kept_BD = kept_BD & ~find_doubles(boxes_BD4.float(), labels_BD, object_BD)
         weight_BD = torch.where(object_BD & self.config.weigh, scores_BD.float(), 1.0)
 
-        real_BG = views.labels_BG > 0
-        owner_BG, ignored_BG = real_BG & ~views.ignore_BG, real_BG & views.ignore_BG
-        unlabelled_B1 = find_unlabelled(clean.boxes_BG4, clean.sizes_B2, owner_BG, ignored_BG)[:, None]
+        known = annotated(annotations(views, clean))
+        unlabelled_B1 = find_unlabelled(known.boxes_BG4, clean.sizes_B2, known.owner_BG, known.ignored_BG)[:, None]
         labels_BG = choose(unlabelled_B1, torch.where(kept_BD, labels_BD, 0), views.labels_BG)
         ignore_BG = choose(unlabelled_B1, kept_BD & ~object_BD, views.ignore_BG)
         weight_BG = choose(unlabelled_B1, weight_BD, views.weight_BG)
