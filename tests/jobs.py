@@ -26,15 +26,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def be(program: str, arguments: list[str], environment: dict[str, str], printed: Path) -> None:
-    """In the child: what `python -m PROGRAM` or `python PROGRAM.py` does, its output in a file."""
+def be(program: str, arguments: list[str], environment: dict[str, str], printed: Path, cwd: Path) -> None:
+    """In the child: what `python -m PROGRAM` or `python PROGRAM.py` does in the folder `cwd`, its output in a file."""
     gc.freeze()
     with printed.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(number, "w"), write_through=True) for number in (1, 2))
     os.environ.update(environment)
-    os.chdir(ROOT)
+    os.chdir(cwd)
     sys.path.insert(0, str(ROOT))
     import torch
 
@@ -49,13 +49,13 @@ def be(program: str, arguments: list[str], environment: dict[str, str], printed:
 class Job:
     """One process of a command, or one for each rank."""
 
-    def __init__(self, program: str | Path, *arguments: object, folder: Path, ranks: int = 1):
+    def __init__(self, program: str | Path, *arguments: object, folder: Path, ranks: int = 1, cwd: Path = ROOT):
         together = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         self.printed = [folder / f".printed-{rank}-{os.urandom(4).hex()}" for rank in range(ranks)]
         self.processes = []
         for rank, printed in enumerate(self.printed):
             environment = together | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
-            work = (str(program), [str(argument) for argument in arguments], environment, printed)
+            work = (str(program), [str(argument) for argument in arguments], environment, printed, cwd)
             self.processes.append(FORKS.Process(target=be, args=work))
             self.processes[-1].start()
 

@@ -3,13 +3,13 @@
 README's five steps, the quickstart and the new domain have tests of their own.
 """
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.jobs import Job
 
 ROOT = Path(__file__).resolve().parents[1]
 WORLD = (
@@ -50,6 +50,13 @@ def ablation() -> list[str]:
     return found
 
 
+def started_by(step: str) -> list[list[str]]:
+    """What a line of the shell, which may be a loop, gives to `python -m`: modules with their arguments."""
+    python = """python() { [ "$1" = -m ] && shift && printf '%s\\n' "$@" ''; }; """
+    done = subprocess.run(["bash", "-e", "-u", "-c", python + step], capture_output=True, text=True, check=True)
+    return [part.split("\n") for part in done.stdout.removesuffix("\n\n").split("\n\n")]
+
+
 @pytest.mark.long
 @pytest.mark.slow
 def test_the_pages_workflows_work_in_their_order(tmp_path):
@@ -58,13 +65,9 @@ def test_the_pages_workflows_work_in_their_order(tmp_path):
         *ablation(),
         *commands_of("translation.md", "python -m train.translate", 3),
     ]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for step in map(shortened, steps):
-        done = subprocess.run(
-            ["bash", "-e", "-c", step], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{step}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        for module, *arguments in started_by(step):
+            assert Job(module, *arguments, folder=tmp_path, cwd=tmp_path).wait() == 0, step
     assert (tmp_path / "packed" / "day_as_night" / "dataset.json").is_file()
     for name in ("plain", "corrupt", "global", "instance", "cdfkd"):
         assert (tmp_path / "runs" / name / "eval" / "results.json").is_file()
