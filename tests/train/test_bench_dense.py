@@ -70,6 +70,47 @@ def test_both_steps_run_on_the_same_views(kind):
     assert not torch.equal(student.head.class_output.weight, before)
 
 
+class Broken(torch.nn.Module):
+    """A learner whose graph ends in the middle, or that has none."""
+
+    def __init__(self, student, breaks, step=0):
+        """step: what the number of a call, a constant of the graph, grows by."""
+        super().__init__()
+        self.student, self.breaks, self.step, self.number = student, breaks, step, 0
+
+    def forward(self, views, seen):
+        total = views.corrupted.images_B3HW.mean() + seen + self.number
+        self.number += self.step
+        for _ in range(2 if self.breaks < 0 else 0):  # dynamo leaves all of it to Python
+            torch._dynamo.graph_break()
+        if self.breaks >= 1:
+            torch._dynamo.graph_break()
+            total = total * 2
+        if self.breaks >= 2:
+            torch._dynamo.graph_break()
+            total = total * 2
+        return total
+
+
+class Look:
+    def __call__(self, views):
+        return views.clean.images_B3HW.mean()
+
+
+@pytest.mark.parametrize(("breaks", "counted"), [(0, 0), (1, 1), (2, 2), (-1, 1)])
+def test_graph_breaks_are_counted_and_are_no_recompilations(breaks, counted):
+    batch = bench.make_batch(1, 64, 192, torch.device("cpu"))
+    found = bench_check.count_graphs(Broken(make("gfl", batch), breaks), Look(), batch)
+    assert found == {"graph_breaks": counted, "recompiles": 0, "canvases": 2}
+
+
+def test_recompilations_are_counted():
+    """Two canvases, each seen twice: four graphs, of which two are needed."""
+    batch = bench.make_batch(1, 64, 192, torch.device("cpu"))
+    found = bench_check.count_graphs(Broken(make("gfl", batch), 0, step=1), Look(), batch)
+    assert found == {"graph_breaks": 0, "recompiles": 2, "canvases": 2}
+
+
 @pytest.mark.long
 def test_result_of_a_measurement_without_a_stock_loop(tmp_path, monkeypatch):
     path = tmp_path / "bench.json"
