@@ -202,7 +202,8 @@ def make_methods(config: Config, student: Detector, teacher: Detector | None) ->
                 f"{wanted.kind} compares locations, so both networks must see images of one size: give "
                 f"--views.ratio-range 1 1 (now {config.views.ratio_range})"
             )
-        if getattr(wanted, "faithful", False) and not getattr(student.config, "faithful", True):
+        unlike = getattr(wanted, "faithful", False) and not getattr(student.config, "faithful", True)
+        if unlike and distributed.is_first():
             say(
                 f"note: --distill.{wanted.kind.replace('_', '-')}.faithful repeats the original's sums; its heads also "
                 "train candidates in the padding, which --model.faithful repeats"

@@ -66,13 +66,14 @@ class Learner(nn.Module):
         # Beside adapters nothing agrees before the first step: they are random.
         self.alike = tuple(name for method in methods.values() if method.adapters is None for name in method.alike)
         self.layout = Layout((*student.terms, *self.weights, "total"), logged)
-        for names in (self.layout.losses, logged):
+        taught = [name for method in methods.values() for name in method.weights]
+        for names in ([*student.terms, *taught, "total"], logged):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"two methods of a run call a term {', '.join(twice)}; give it another name in one")
-        labellers = [method for method in methods.values() if type(method).relabel is not Method.relabel]
+        labellers = {name: method for name, method in methods.items() if type(method).relabel is not Method.relabel}
         if len(labellers) > 1:
-            raise ValueError("two methods of a run set what the student must find; keep one of them")
-        self.relabel = labellers[0].relabel if labellers else None
+            raise ValueError(f"{' and '.join(labellers)} set what the student must find; keep one of them")
+        self.relabel = next((method.relabel for method in labellers.values()), None)
 
     def forward(self, views: Views, teacher: Outputs | None) -> tuple[Tensor, Tensor]:
         terms, logged = self.terms(views, teacher)

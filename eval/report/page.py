@@ -16,7 +16,7 @@ import tyro
 from eval.metrics import domains
 from eval.origin import difference_note, origin_of
 from eval.report import skies, translation
-from eval.report.charts import Series, series_of
+from eval.report.charts import series_of
 from eval.report.errors import errors_section
 from eval.report.figures import (
     classes_section,
@@ -107,7 +107,7 @@ def build_report(runs: list[EvaluatedRun]) -> str:
             details_section(runs, files),
         ),
     ]
-    return frame(runs[-1].name, hero(runs, series), sections, footer(runs), album)
+    return frame(runs[-1].name, hero(runs), sections, footer(runs), album)
 
 
 def frame(name: str, start: Html, sections: list[tuple[str, str, Html]], end: Html, album: Album) -> str:
@@ -177,7 +177,7 @@ def others_of(run: EvaluatedRun) -> str:
     return "domains it was not trained on" if run.trained_domains else "domains beside the source as given"
 
 
-def hero(runs: list[EvaluatedRun], series: list[Series]) -> Html:
+def hero(runs: list[EvaluatedRun]) -> Html:
     subject, base = runs[-1], runs[0] if len(runs) > 1 else None
     cards = []
     for name in columns_of(runs):

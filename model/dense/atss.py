@@ -9,7 +9,7 @@ from model.boxes.annotated import Annotated
 from model.boxes.assigners import assign_atss
 from model.boxes.codes import centerness, decode_deltas, encode_distances
 from model.boxes.losses import giou_loss
-from model.dense.config import AtssConfig
+from model.dense.config import AtssConfig, GflConfig
 from model.dense.head import EPSILON, DenseHead, Raw, to_rows
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -20,7 +20,26 @@ def centers(candidates_BN4: Tensor) -> Tensor:
     return (candidates_BN4[..., :2] + candidates_BN4[..., 2:]) / 2
 
 
-class AtssHead(DenseHead):
+class MatchedByAtss(DenseHead):
+    """A head whose positives ATSS selects."""
+
+    config: AtssConfig | GflConfig
+
+    def match(self, candidates_1N4, valid_BN, known: Annotated, canvas) -> tuple[Tensor, Tensor]:
+        return assign_atss(
+            candidates_1N4,
+            self.level_counts(canvas),
+            valid_BN,
+            known.boxes_BG4,
+            known.owner_BG,
+            known.ignored_BG,
+            self.config.num_nearest,
+            self.config.ignore_overlap,
+            faithful=self.config.faithful,
+        )
+
+
+class AtssHead(MatchedByAtss):
     """class = sum focal / P, box = 2 sum c (1 - GIoU) / sum c, centerness = sum over positives of BCE(c) / P.
 
     P is the sum over images of max(positives, 1), c the centreness of an anchor's centre in its box. A positive's part
@@ -43,19 +62,6 @@ class AtssHead(DenseHead):
 
     def decode(self, raw_BN: Tensor, candidates_BN4: Tensor, stride: int) -> Tensor:
         return decode_deltas(raw_BN, candidates_BN4, WEIGHTS)
-
-    def match(self, candidates_1N4, valid_BN, known: Annotated, canvas) -> tuple[Tensor, Tensor]:
-        return assign_atss(
-            candidates_1N4,
-            self.level_counts(canvas),
-            valid_BN,
-            known.boxes_BG4,
-            known.owner_BG,
-            known.ignored_BG,
-            self.config.num_nearest,
-            self.config.ignore_overlap,
-            faithful=self.config.faithful,
-        )
 
     def terms_by_level(
         self, raw: Raw, truth: Truth, canvas: tuple[int, int], mean: Mean

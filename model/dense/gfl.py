@@ -6,18 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from model.api import Assigned, Mean, Truth
-from model.boxes.annotated import Annotated
-from model.boxes.assigners import assign_atss
 from model.boxes.codes import bound_distances, decode_distances, encode_distances, expected_distances
 from model.boxes.losses import distribution_focal_loss, giou_loss, one_hot, paired_iou, quality_focal_loss
-from model.dense.atss import centers
+from model.dense.atss import MatchedByAtss, centers
 from model.dense.config import GflConfig
-from model.dense.head import EPSILON, DenseHead, Raw, to_rows
+from model.dense.head import EPSILON, Raw, to_rows
 
 BOX_WEIGHT, BINS_WEIGHT = 2.0, 0.25
 
 
-class GflHead(DenseHead):
+class GflHead(MatchedByAtss):
     """class = sum quality focal / P, box = 2 sum v (1 - GIoU) / V, bins = 0.25 sum v (mean over sides of DFL) / V.
 
     P is the sum over images of max(positives, 1). v is the best class probability of a positive, held constant; V its
@@ -48,19 +46,6 @@ class GflHead(DenseHead):
 
     def decode(self, raw_BN: Tensor, candidates_BN4: Tensor, stride: int) -> Tensor:
         return decode_distances(expected_distances(raw_BN, self.config.num_bins) * stride, centers(candidates_BN4))
-
-    def match(self, candidates_1N4, valid_BN, known: Annotated, canvas) -> tuple[Tensor, Tensor]:
-        return assign_atss(
-            candidates_1N4,
-            self.level_counts(canvas),
-            valid_BN,
-            known.boxes_BG4,
-            known.owner_BG,
-            known.ignored_BG,
-            self.config.num_nearest,
-            self.config.ignore_overlap,
-            faithful=self.config.faithful,
-        )
 
     def terms_by_level(
         self, raw: Raw, truth: Truth, canvas: tuple[int, int], mean: Mean

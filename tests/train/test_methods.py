@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from model.api import Want
+from model.api import Want, own
 from model.detectors import new_detector
 from model.weights.checkpoint import load_detector
 from pipeline.command.ranks import World
@@ -28,6 +28,7 @@ from train.record.checkpoint import Checkpoints
 from train.record.logs import read_log
 from train.shares import Term, first_images, measure_shares, say_shares
 from train.start import read_command, train
+from train.step import Learner, Teacher
 from train.trainer import STOPPED
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -39,7 +40,10 @@ class PlainConfig:
 
 
 class Plain(Method):
-    """A convolution of its own on the student's map, whose distance to the teacher's it learns to lower."""
+    """A convolution of its own on the student's map, whose distance to the teacher's it learns to lower.
+
+    And a running mean of the teacher's map, as a buffer.
+    """
 
     def __init__(self, config, student, teacher, mean):
         super().__init__(config, student, teacher, mean)
@@ -48,9 +52,12 @@ class Plain(Method):
         self.level = student.strides.index(32)
         self.layer = nn.Conv2d(student.channels, teacher.channels, 1)
         nn.init.constant_(self.layer.weight, 0.5)
+        self.register_buffer("usual", torch.zeros(()))
 
     def forward(self, seen, teacher, assigned, views):
         ours, theirs = self.layer(seen["corrupted"].neck[self.level]), teacher.neck[self.level]
+        with torch.no_grad():
+            self.usual.lerp_(theirs.mean(), 0.5)
         return {"plain": (ours.mean((2, 3)) - theirs.mean((2, 3))).square().mean()}, {}
 
 
@@ -78,6 +85,7 @@ def test_a_methods_own_layers_are_trained_and_saved_and_not_shipped(begin, confi
         assert not torch.equal(value, before[name])
         assert torch.equal(kept[name], value)
         assert f"optimizer.momentum_buffer.{name}" in kept
+    assert kept["method.plain.usual"] == trainer.task.learner.methods["plain"].usual != 0
     assert "plain" in read_log(config.out / "log.jsonl")[0]["losses"]
 
 
@@ -118,9 +126,12 @@ def test_a_step_that_is_not_finite_leaves_them_as_they_were(begin, config):
     with trainer.task.loader:
         views = trainer.task.maker(next(trainer.task.loader), 0)
     views.corrupted.images_B3HW[0, 0, 0, 0] = float("nan")
-    before = {name: value.clone() for name, value in trainer.task.parameters.items()}
+    views.clean.images_B3HW[0, 0, 0, 0] = float("nan")
+    kept = trainer.task.parameters | trainer.task.buffers()
+    assert "method.plain.usual" in kept
+    before = {name: value.clone() for name, value in kept.items()}
     trainer.task.step(views, 0, 0.01)
-    assert all(torch.equal(before[name], value) for name, value in trainer.task.parameters.items())
+    assert all(torch.equal(before[name], value) for name, value in kept.items())
 
 
 @pytest.mark.slow
@@ -261,6 +272,36 @@ def test_the_average_needs_an_average(student_config):
 
 
 NEEDED = ["--data", "d", "--out", "o", "--teacher", "t"]
+
+
+class Other(Plain):
+    """Another one that wants other towers, sees another view, and sets what is to be found."""
+
+    teacher_sees = "corrupted"
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.weights, self.want_student = {"other": 1.0}, Want(tower=2)
+
+    def relabel(self, views, teacher):
+        return views, None
+
+
+def test_methods_that_cannot_run_together_are_refused(config, student_config):
+    with torch.device("meta"):
+        student = new_detector(student_config.model, 3)
+        arguments = (PlainConfig(), student, student, own)
+        plain, other, third = Plain(*arguments), Other(*arguments), Other(*arguments)
+    third.weights, third.want_student = {"third": 1.0}, Want(tower=1)
+    with pytest.raises(ValueError, match=r"show their teacher clean and corrupted; it sees one view"):
+        Teacher(student, [plain, other], torch.float32)
+    with pytest.raises(ValueError, match="two methods of a run call a term plain"):
+        Learner(student, {"plain": plain, "again": Plain(*arguments)}, torch.float32, own)
+    with pytest.raises(ValueError, match=r"two methods need towers after \[1, 2\] convolutions"):
+        Learner(student, {"other": other, "third": third}, torch.float32, own)
+    third.want_student = Want()
+    with pytest.raises(ValueError, match="other and third set what the student must find; keep one of them"):
+        Learner(student, {"other": other, "third": third}, torch.float32, own)
 
 
 def test_methods_are_chosen_by_name():

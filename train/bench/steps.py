@@ -16,7 +16,7 @@ from model.backbones.frozen_norm import calibrating
 from model.backbones.timm_body import PREFIX
 from model.build import build_detector
 from model.config import ModelConfig, small_model
-from model.detectors import SMALL, DetectorConfig
+from model.detectors import CONFIGS, SMALL, DetectorConfig
 from model.faster_rcnn.detector import FasterRcnn
 from pipeline.batch import Batch, Views
 from pipeline.command.console import track
@@ -136,8 +136,9 @@ def configure(kind: str, backbone: str) -> DetectorConfig:
     small = backbone == "mobilenet_v2"
     if kind == "faster_rcnn":
         return small_model() if small else ModelConfig(backbone=backbone)
-    widths = ("fpn_channels", "head_channels") if small else ()
-    return replace(DENSE[kind], backbone=backbone, **{name: getattr(SMALL[kind], name) for name in widths})
+    usual, narrow = DENSE.get(kind) or CONFIGS[kind](), SMALL.get(kind, SMALL["retinanet"])
+    widths = [name for name in ("fpn_channels", "head_channels") if small and hasattr(usual, name)]
+    return replace(usual, backbone=backbone, **{name: getattr(narrow, name) for name in widths})
 
 
 def make_network(model: DetectorConfig, batch: Batch, seed: int) -> Detector:

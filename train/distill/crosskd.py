@@ -39,6 +39,7 @@ from model.api import Assigned, Detector, Mean, Outputs, Want, own
 from model.boxes.losses import giou_loss, log_iou_loss, paired_iou, quality_focal_loss, softened_divergence
 from model.boxes.points import inside_own_size
 from model.boxes.select import or_one
+from model.dense.config import FcosConfig, GflConfig, RetinaNetConfig
 from model.dense.detector import DenseDetector
 from model.dense.head import EPSILON, Towers
 from pipeline.batch import Views
@@ -91,6 +92,16 @@ class CrossKdConfig:
         if self.k is not None and self.k < 0:
             raise ValueError(f"--distill.crosskd.k must be 0 or more, got {self.k}")
 
+    def numbers(self, kind: str) -> Numbers:
+        """The original's numbers, which the options may replace; all are needed where it has none."""
+        if kind in PUBLISHED:
+            return PUBLISHED[kind]
+        missing = [name for name in ("class_weight", "box_weight", "k") if getattr(self, name) is None]
+        if missing:
+            options = ", ".join(f"--distill.crosskd.{name.replace('_', '-')}" for name in missing)
+            raise ValueError(f"crosskd has no published numbers for {kind}; give {options}")
+        return Numbers(0.0, 0.0, 0.0, 0)
+
 
 class CrossKd(Method):
     same_size = True
@@ -99,8 +110,11 @@ class CrossKd(Method):
     def __init__(self, config: CrossKdConfig, student: Detector, teacher: Detector, mean: Mean):
         super().__init__(config, student, teacher, mean)
         ours, theirs = check_heads(student, teacher)
-        self.name, self.num_ranks = ours.config.kind, num_ranks()
-        published = PUBLISHED[self.name]
+        kind, self.num_ranks = ours.config.kind, num_ranks()
+        self.of = next(
+            (each for each in (GflConfig, FcosConfig, RetinaNetConfig) if isinstance(ours.config, each)), None
+        )
+        published = config.numbers(kind)
         self.k = hand_over(config.k, ours, theirs, published)
         self.want_student = self.want_teacher = Want(tower=self.k, dense=True)
         self.weights = {
@@ -111,7 +125,7 @@ class CrossKd(Method):
             given = config.centerness_weight
             self.weights["crosskd_centerness"] = published.centerness_weight if given is None else given
         elif config.centerness_weight is not None:
-            raise ValueError(f"--distill.crosskd.centerness-weight is for atss, and the student is a {self.name}")
+            raise ValueError(f"--distill.crosskd.centerness-weight is for atss, and the student is a {kind}")
         weights = list(self.weights.values())  # of the class, then of what the box tower answers
         if self.k > 0:
             parts = (("class_tower", weights[:1]), ("box_tower", weights[1:]))
@@ -173,13 +187,13 @@ class CrossKd(Method):
         weight_BN = torch.where(counts, teacher_BNC.amax(-1).sigmoid(), 0.0)
         divisor = self.divisor(trained, positive_BN, sizes_B2) + EPSILON
         boxes = [torch.cat(decoded(network, out), dim=1) for out in (cross, teacher)]
-        if self.name == "gfl":
+        if self.of is GflConfig:
             bins = (NUM_SIDES, head.box_width // NUM_SIDES)
             cross_BN, teacher_BN = (torch.cat(out.boxes or (), dim=1).unflatten(-1, bins) for out in (cross, teacher))
             box_BN = softened_divergence(cross_BN, teacher_BN).sum(-1).sum(-1) / (NUM_SIDES + EPSILON)
             box_divisor = weight_BN.sum() if faithful else or_one(self.mean(weight_BN.sum()))
         else:
-            box_BN = (log_iou_loss if self.name == "fcos" else giou_loss)(*boxes)
+            box_BN = (log_iou_loss if self.of is FcosConfig else giou_loss)(*boxes)
             box_divisor = divisor
         terms = {
             "crosskd_class": torch.where(counts, class_BN, 0.0).sum() / divisor,
@@ -195,11 +209,11 @@ class CrossKd(Method):
     def divisor(self, trained: Assigned, positive_BN: Tensor, sizes_B2: Tensor) -> Tensor:
         """P, or C of an FCOS."""
         faithful = self.config.faithful
-        if self.name == "fcos":
+        if self.of is FcosConfig:
             total = self.mean(torch.where(positive_BN, trained.weight_BN, 0.0).sum())
             return total.clamp(min=1e-6 if faithful else 1 / self.num_ranks)
         present_B = (sizes_B2 > 0).all(dim=1)
-        mean = own if faithful and self.name == "retinanet" else self.mean
+        mean = own if faithful and self.of is RetinaNetConfig else self.mean
         return or_one(mean((positive_BN.sum(1).clamp(min=1) * present_B).sum().float()))
 
 
