@@ -190,6 +190,20 @@ def rows_of(views: Views, rows: Tensor) -> Views:
     return replace(views, **sides, **{name: take(getattr(views, name)) for name in others})
 
 
+def with_unlabelled(views: Views) -> Views:
+    """Each image once more, without labels: one ignored box covers all of it."""
+    num, every = len(views.keys_B), torch.arange(len(views.keys_B))
+    twice = rows_of(views, torch.cat((every, every)))
+    labels_BG, ignore_BG = twice.labels_BG, twice.ignore_BG
+    labels_BG[num:], ignore_BG[num:] = 0, False
+    labels_BG[num:, 0], ignore_BG[num:, 0] = 1, True
+    for view in (twice.clean, twice.corrupted):
+        assert view is not None
+        view.boxes_BG4[num:] = 0
+        view.boxes_BG4[num:, 0, 2:] = view.sizes_B2[num:].flip(1).float()
+    return twice
+
+
 def without_slots(views: Views) -> Views:
     """No room for a box: as where no image of a batch has any."""
     sides = {

@@ -130,6 +130,36 @@ def test_other_images_of_the_batch_change_nothing(kind, config):
         torch.testing.assert_close(after[name], value, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: name + text)
 
 
+# Terms of whole maps and of what is in no box: an image without labels is as good as another one.
+OF_IMAGES = {"pkd", "defeat_outside", "defeat_class_outside"}
+
+
+@each_case
+def test_an_image_without_labels_dilutes_nothing(kind, config):
+    """The labelled images again as unlabelled ones."""
+    if getattr(config, "region", "") == "decoupled":
+        pytest.skip("half of it is what is in no box")
+    student, teacher = battery.student_of(kind), battery.teacher_of(kind, False)
+    learner, method = battery.learner_of(config, student, teacher)
+    views = battery.make_views(battery.VIEWS if method.same_size else battery.SMALLER)
+    before = battery.terms_of(learner, method, teacher, views)
+    after = battery.terms_of(learner, method, teacher, battery.with_unlabelled(views))
+    for name in before.keys() - OF_IMAGES:
+        torch.testing.assert_close(
+            after[name], before[name], rtol=5e-3, atol=1e-5, msg=lambda text, name=name: name + text
+        )  # fmt: skip
+
+
+@each_case
+def test_a_label_that_is_not_sure_makes_no_term_stronger(kind, config):
+    student, teacher = battery.student_of(kind), battery.teacher_of(kind, False)
+    learner, method = battery.learner_of(config, student, teacher)
+    views = battery.make_views(battery.VIEWS if method.same_size else battery.SMALLER)
+    before = battery.terms_of(learner, method, teacher, views)
+    after = battery.terms_of(learner, method, teacher, replace(views, weight_BG=views.weight_BG / 4))
+    assert {name for name in before if after[name] > before[name] * 1.001} == set()
+
+
 @each_case
 def test_the_canvas_changes_nothing(kind, config):
     """What both networks said of the images, once more with other things around it in a larger canvas.

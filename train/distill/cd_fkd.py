@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from model.api import Assigned, Detector, Mean, Outputs, Want
+from model.boxes.annotated import annotated
 from pipeline.batch import Views
-from train.distill.method import Logged, Method, levels_of, make_adapters
+from train.distill.method import Logged, Method, annotations, levels_of, make_adapters
 from train.distill.places import check_strides, check_weights
 from train.distill.regions import cells, crop, inside, resize
 from train.distributed import num_ranks
@@ -68,7 +69,7 @@ class CdFkd(Method):
         assert small is not None
         assert full is not None
         real_B = full.sizes_B2.gt(0).all(dim=1)
-        instance_BG = views.labels_BG.gt(0) & views.ignore_BG.logical_not() & real_B[:, None]
+        instance_BG = annotated(annotations(views, full)).owner_BG[:, : full.boxes_BG4.shape[1]]
         cosines_image, cosines_instance = [], []
         with torch.autocast(small.images_B3HW.device.type, enabled=False):
             for index, (stride, (ours, theirs)) in enumerate(zip(self.config.strides, self.levels, strict=True)):

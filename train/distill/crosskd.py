@@ -9,8 +9,7 @@ on the teacher's mean and deviation, over the batch and all places of a level:
 
 Both are taken after the ReLU: that is what the original does, although its code reads otherwise. After 0 convolutions
 it is the pyramid's map, and no ReLU follows. With s = sigmoid, w = the teacher's best class probability of a place, P
-the number of positives, at least 1 an image, and C the sum of the centreness of positives, each times the weight of
-its box:
+the number of positives, at least 1 an image, and C the sum of the centreness of positives:
 
     crosskd_class       sum of |s(c) - s(t)| * BCE(c, s(t)) / P             FCOS: / C
     crosskd_box         GFL: sum of w * mean over the 4 sides of KL(softmax(t) || softmax(c)) / sum of w
@@ -35,7 +34,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.api import Assigned, Detector, Mean, Outputs, Want, own
+from model.api import Assigned, Detector, Mean, Outputs, Truth, Want, own
+from model.boxes.annotated import annotated
 from model.boxes.losses import giou_loss, log_iou_loss, paired_iou, quality_focal_loss, softened_divergence
 from model.boxes.points import inside_own_size
 from model.boxes.select import or_one
@@ -44,7 +44,7 @@ from model.dense.detector import DenseDetector
 from model.dense.head import EPSILON, Towers
 from pipeline.batch import Views
 from train.distill.general import check_dense, decoded
-from train.distill.method import Logged, Method
+from train.distill.method import Logged, Method, annotations
 from train.distill.places import check_weights
 from train.distill.regions import cells, inside
 from train.distill.statistics import Moments, moments, varies
@@ -150,7 +150,7 @@ class CrossKd(Method):
         towers = self.hand_over(ours, theirs, view.sizes_B2)
         cross = network.head_from(towers, self.k)
         with torch.autocast(view.images_B3HW.device.type, enabled=False):
-            return self.compare(cross, teacher, assigned[name], view.sizes_B2)
+            return self.compare(cross, teacher, assigned[name], annotations(views, view))
 
     def hand_over(self, student: Towers, teacher: Towers, sizes_B2: Tensor) -> Towers:
         """The student's maps of every level with the teacher's statistics."""
@@ -171,7 +171,7 @@ class CrossKd(Method):
         return tuple(zip(aligned[::2], aligned[1::2], strict=True))
 
     def compare(
-        self, cross: Outputs, teacher: Outputs, trained: Assigned, sizes_B2: Tensor
+        self, cross: Outputs, teacher: Outputs, trained: Assigned, truth: Truth
     ) -> tuple[dict[str, Tensor], Logged]:
         assert cross.logits is not None
         assert cross.boxes is not None
@@ -180,12 +180,12 @@ class CrossKd(Method):
         (network,) = self.teacher
         head, faithful, counts = network.head, self.config.faithful, trained.state_BN >= 0
         if not faithful:
-            counts = counts & inside_own_size(sizes_B2, teacher.canvas, head.strides, head.per_location, 1)
+            counts = counts & inside_own_size(truth.sizes_B2, teacher.canvas, head.strides, head.per_location, 1)
         positive_BN = (trained.state_BN == 1) & counts
         cross_BNC, teacher_BNC = torch.cat(cross.logits, dim=1), torch.cat(teacher.logits, dim=1)
         class_BN = quality_focal_loss(cross_BNC, teacher_BNC.sigmoid(), beta=1.0).sum(-1)
         weight_BN = torch.where(counts, teacher_BNC.amax(-1).sigmoid(), 0.0)
-        divisor = self.divisor(trained, positive_BN, sizes_B2) + EPSILON
+        divisor = self.divisor(trained, positive_BN, truth) + EPSILON
         boxes = [torch.cat(decoded(network, out), dim=1) for out in (cross, teacher)]
         if self.of is GflConfig:
             bins = (NUM_SIDES, head.box_width // NUM_SIDES)
@@ -206,15 +206,16 @@ class CrossKd(Method):
         overlap_BN = torch.where(positive_BN, paired_iou(*boxes).detach(), 0.0)
         return terms, {"cross_overlap": (overlap_BN.sum(), positive_BN.sum().float())}
 
-    def divisor(self, trained: Assigned, positive_BN: Tensor, sizes_B2: Tensor) -> Tensor:
-        """P, or C of an FCOS."""
+    def divisor(self, trained: Assigned, positive_BN: Tensor, truth: Truth) -> Tensor:
+        """P, or C of an FCOS. Neither is less where labels are not sure, and an unlabelled image is in neither."""
         faithful = self.config.faithful
+        known = annotated(truth, faithful=faithful)
         if self.of is FcosConfig:
-            total = self.mean(torch.where(positive_BN, trained.weight_BN, 0.0).sum())
+            label_BN = known.weight_BG.gather(1, trained.matched_BN)
+            total = self.mean(torch.where(positive_BN, trained.weight_BN / label_BN, 0.0).sum())
             return total.clamp(min=1e-6 if faithful else 1 / self.num_ranks)
-        present_B = (sizes_B2 > 0).all(dim=1)
         mean = own if faithful and self.of is RetinaNetConfig else self.mean
-        return or_one(mean((positive_BN.sum(1).clamp(min=1) * present_B).sum().float()))
+        return or_one(mean((positive_BN.sum(1).clamp(min=1) * known.present_B1[:, 0]).sum().float()))
 
 
 def align(ours: list[Tensor], theirs: list[Tensor], insides: list[Tensor] | None, mean: Mean) -> list[Tensor]:

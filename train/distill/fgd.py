@@ -18,7 +18,8 @@ to the teacher's. The last layer of a GcBlock starts at zero, so at first `relat
 Differs from the original where it must. The original divides boxes by the image's own size, but its map covers the
 padded canvas. So beside padding its masks lie too far right and too low. Ours divide by the stride. Padding is also a
 part of its softmaxes, means, background and sums, so that a wider canvas changes the loss. Ours leave it out.
-`faithful` gives the original's numbers. There the images of a rank are the divisor, here those of the global batch.
+`faithful` gives the original's numbers. There the images of a rank are the divisor, here those of the global batch,
+of `foreground` and `background` those of them that have labels.
 """
 
 from dataclasses import dataclass, fields
@@ -29,8 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.api import Assigned, Detector, Mean, Outputs, Want
+from model.boxes.annotated import annotated
 from pipeline.batch import View, Views
-from train.distill.method import Logged, Method, levels_of, make_adapters
+from train.distill.method import Logged, Method, annotations, levels_of, make_adapters
 from train.distill.places import check_strides, check_weights, common_strides
 from train.distill.regions import cells, inside
 
@@ -148,8 +150,14 @@ class Fgd(Method):
     ) -> tuple[dict[str, Tensor], Logged]:
         (name,) = seen
         view = getattr(views, name)
+        known, faithful = annotated(annotations(views, view)), self.config.faithful
         real_B = view.sizes_B2.gt(0).all(dim=1)
-        divisor = len(real_B) if self.config.faithful else self.mean(real_B.sum().float()).clamp(min=1e-6)
+        # Where the objects of an unlabelled image are is not known: it has neither foreground nor background.
+        labelled_B = real_B if faithful else known.present_B1[:, 0]
+        num_real, num_labelled = (
+            len(real_B) if faithful else self.mean(each_B.sum().float()).clamp(min=1e-6)
+            for each_B in (real_B, labelled_B)
+        )
         sums: dict[str, Tensor] = {}
         with torch.autocast(view.images_B3HW.device.type, enabled=False):
             for index, (stride, (ours, theirs)) in enumerate(zip(self.strides, self.levels, strict=True)):
@@ -157,18 +165,22 @@ class Fgd(Method):
                 if self.adapters is not None:
                     student_map = self.adapters[index](student_map)
                 canvas = student_map.shape[-2:]
-                if self.config.faithful:
+                if faithful:
                     inside_BHW = torch.ones_like(student_map[:, 0], dtype=torch.bool)
                 else:
                     inside_BHW = inside(cells(view.sizes_B2, stride), canvas)
-                boxes_BG4 = place_boxes(view, stride, canvas, self.config.faithful)
-                masks = make_masks(boxes_BG4, views.labels_BG.gt(0) & ~views.ignore_BG, inside_BHW)
+                boxes_BG4 = place_boxes(view, stride, canvas, faithful)
+                masks = make_masks(boxes_BG4, known.owner_BG[:, : boxes_BG4.shape[1]], inside_BHW)
+                masks = masks._replace(background_BHW=masks.background_BHW * labelled_B[:, None, None])
                 found = level_terms(student_map, teacher_map, masks, inside_BHW, self.temperature)
                 if len(self.student_blocks):
                     blocks = self.student_blocks[index], self.teacher_blocks[index]
                     found["relation"] = relation(student_map, teacher_map, inside_BHW, *blocks)
                 sums = {term: sums[term] + value if sums else value for term, value in found.items()}
-        return {f"fgd_{term}": value / divisor for term, value in sums.items()}, {}
+        by_boxes = ("foreground", "background")
+        return {
+            f"fgd_{term}": value / (num_labelled if term in by_boxes else num_real) for term, value in sums.items()
+        }, {}
 
 
 def place_boxes(view: View, stride: int, canvas: torch.Size, faithful: bool) -> Tensor:

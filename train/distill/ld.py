@@ -18,11 +18,11 @@ both. The released code divides the intersection by the anchor's own area instea
 come from that score, so `region` is "released" by default. Positives are not taken out of the region, as there.
 
 Differs from the original where it must. Its sums over positives and region grow with the batch of a GPU, "which is a
-bug" (its author), tuned with two images there. By default they are divided by half the number of images of the global
-batch: at two images a GPU that is the original's strength, and no other batch changes it. The mean of ld_class is over
-the positives of the global batch. Padding is no place for the region. With `faithful` sums and counts are those of a
-rank, and an image reaches to the next multiple of 32, as there. An image without boxes crashes the original; it adds 0
-here, also when faithful. Of one class a softmax is constant: there the class term compares sigmoids.
+bug" (its author), tuned with two images there. By default they are divided by half the number of labelled images of
+the global batch: at two images a GPU that is the original's strength, and no other batch changes it. The mean of
+ld_class is over the positives of the global batch. Padding is no place for the region. With `faithful` sums and counts
+are those of a rank, and an image reaches to the next multiple of 32, as there. An image without boxes crashes the
+original; it adds 0 here, also when faithful. Of one class a softmax is constant: sigmoids are compared there.
 
 A teacher of the student's own kind and size is the paper's self-LD.
 """
@@ -138,7 +138,7 @@ class Ld(Method):
         images = positive_BN.new_ones((), dtype=torch.float32)
         if not self.config.faithful:
             positives_L = self.mean(positives_L)
-            images = or_one(self.mean((truth.sizes_B2 > 0).all(dim=1).sum().float())) / IMAGES_A_GPU
+            images = or_one(self.mean(annotated(truth).present_B1.sum().float())) / IMAGES_A_GPU
         return {
             "ld_main": level_sums(torch.where(positive_BN, sides_BN * trained.weight_BN, 0.0)) / images,
             "ld_valuable": level_sums(sides_BN * region_BN) / NUM_SIDES / images,

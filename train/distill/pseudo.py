@@ -105,7 +105,7 @@ class Pseudo(Method):
         """No term; the number of objects in an image, be they annotated or the teacher's."""
         assert views.clean is not None
         real_B1 = (views.clean.sizes_B2 > 0).all(1, keepdim=True)
-        objects_BG = (views.labels_BG > 0) & ~views.ignore_BG & real_B1
+        objects_BG = annotated(annotations(views, views.clean)).owner_BG
         return {}, {"objects": (objects_BG.sum().float(), real_B1.sum().float())}
 
 
