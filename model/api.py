@@ -21,7 +21,7 @@ class Want(NamedTuple):
     neck: tuple[int, ...] = ()  # strides of the pyramid's maps
     tower: int | None = None  # maps of both towers of a dense head after this many of its convolutions
     dense: bool = False  # raw predictions at every location, and all else that `losses` reads
-    rois: bool = False  # the network's own proposals and what its box head says of them
+    rois: int = 0  # so many of the network's own best proposals, and what its box head says of them
     found: bool = False  # detections
 
     def __or__(self, other: "Want") -> "Want":
@@ -29,8 +29,8 @@ class Want(NamedTuple):
         towers = {tower for tower in (self.tower, other.tower) if tower is not None}
         if len(towers) > 1:
             raise ValueError(f"two methods need towers after {sorted(towers)} convolutions; give both one place")
-        flags = (a or b for a, b in zip(self[2:], other[2:], strict=True))
-        return Want(tuple(sorted({*self.neck, *other.neck})), *towers or (None,), *flags)
+        most = (max(a, b) for a, b in zip(self[2:], other[2:], strict=True))
+        return Want(tuple(sorted({*self.neck, *other.neck})), *towers or (None,), *most)
 
 
 class Detections(NamedTuple):

@@ -17,7 +17,11 @@ from train.step import Learner, Teacher
 Canvas = tuple[int, int]
 
 
-def say_meetings(learner: Learner, teacher: Teacher | None, views: Views, config: ViewConfig) -> None:
+def say_meetings(
+    learner: Learner, teacher: Teacher | None, views: Views, config: ViewConfig, classes: tuple[str, ...]
+) -> None:
+    if teacher is not None:
+        say(f"student and teacher find {len(classes)} classes: {', '.join(classes)}")
     for name, method in learner.methods.items():
         assert isinstance(method, Method)
         for line in meetings(
@@ -34,8 +38,11 @@ def meetings(
         f"the {called(view, config)} view ({shape(canvas_of(views, view))})" for view in method.student_sees
     )
     reached = f"the gradient reaches {', '.join(method.teaches) or 'nothing, as it has no term'}"
+    if method.teaches and not any(method.weights.values()):
+        reached = "the gradient reaches nothing, as all its weights are 0"
     if not method.needs_teacher:
-        return [f"{name}: the student's answers to {seen} are compared with each other; {reached}"]
+        line = f"{name}: the student's answers to {seen} are compared with each other; {reached}"
+        return [line, *regions_of(method, student, "the student's sampled regions", "its box head")]
     assert teacher is not None
     canvases = (canvas_of(views, method.student_sees[0]), canvas_of(views, method.teacher_sees))
     looked = f"the teacher the {called(method.teacher_sees, config)} view ({shape(canvases[1])})"
@@ -47,7 +54,8 @@ def meetings(
             maps = [tower_shape(*pair, stride, want.tower) for pair in pairs]
             place = f"towers after convolution {want.tower}" if want.tower else "pyramid, once for each tower"
             lines.append(meet(f"{place}, stride {stride}", maps, adapters[0] if adapters else None))
-    for index, stride in enumerate(want.neck):
+    pooled = method.regions > 0 and not want.rois
+    for index, stride in enumerate(() if pooled else want.neck):
         maps = [map_shape(detector.channels, detector, canvas, stride) for detector, canvas in pairs]
         lines.append(meet(f"pyramid, stride {stride}", maps, adapters[index] if adapters else None))
     if want.dense:
@@ -57,11 +65,20 @@ def meetings(
         for part, place in enumerate(("class scores", "boxes")):
             shapes = [f"{count} x {width[part]}" for count, width in zip(counts, widths, strict=True)]
             lines.append(meet(place, shapes, None))
-    if want.rois:
-        lines.append(f"  the teacher's regions: {teacher.num_classes} class scores and boxes of each")
+    if pooled:
+        lines += regions_of(
+            method, student, "the student's sampled regions", "the teacher's box head, on both pyramids"
+        )
+    elif want.rois:
+        lines += regions_of(method, teacher, "the teacher's best regions", "both box heads")
     if want.found:
         lines.append("  the teacher's detections become boxes that the student is to find")
     return lines
+
+
+def regions_of(method: Method, detector: Detector, which: str, whose: str) -> list[str]:
+    count = f"up to {method.regions} an image"
+    return [f"  {which}, {count}: {detector.num_classes} class scores and boxes of {whose}"]
 
 
 def called(view: str, config: ViewConfig) -> str:

@@ -27,11 +27,12 @@ from train.config import Config
 from train.distributed import is_first
 from train.meetings import say_meetings
 from train.optimizer import Ema, Optimizer, kinds_of, rate_factor, scaled_rate
+from train.record.logs import say_agreement
 from train.record.resume import check_identity
 from train.record.trace import Canvases
 from train.record.weights import Weights
 from train.record.window import Window
-from train.shares import measure_shares, say_shares
+from train.shares import measure_agreement, measure_shares, say_shares
 from train.step import Step
 
 CHANCE_AP50 = 1.0  # a teacher below this has learned nothing
@@ -114,11 +115,13 @@ class DetectionTask(Weights):
 
     def one_step(self, views: Views, step: int, stop: bool) -> None:
         if step == 0 and self.world.first:
-            say_meetings(self.learner, self.teacher, views, self.config.views)
+            say_meetings(self.learner, self.teacher, views, self.config.views, self.data.classes)
         if step == 0 and self.learner.weights:
             shares = measure_shares(self.learner, self.teacher, views)
             if self.world.first:
                 say_shares(shares)
+            if self.world.first and self.teacher is not None:
+                say_agreement(measure_agreement(self.learner, self.teacher, views))
         if self.learner.share is not None:
             self.learner.share.fill_(min(1.0, (step + 1) / self.config.distill_warmup_steps))
         self.step(views, step, self.rate_at(step), stop)

@@ -166,7 +166,7 @@ class FasterRcnn(FasterRCNN, Detector):
         )
 
     def look(self, images_B3HW: Tensor, sizes_B2: Tensor, want: Want) -> Outputs:
-        """The pyramid as far as it is wanted; with `dense` the RPN's predictions, with `rois` its proposals."""
+        """The pyramid as far as it is wanted; with `dense` the RPN's predictions, with `rois` its best proposals."""
         if want.tower is not None:
             raise ValueError("a Faster R-CNN has no towers to look at; choose a dense detector")
         canvas = (images_B3HW.shape[-2], images_B3HW.shape[-1])
@@ -180,7 +180,8 @@ class FasterRcnn(FasterRCNN, Detector):
         logits, deltas = self.rpn_outputs(neck)
         out = Outputs(canvas, neck, logits=logits, boxes=deltas)
         if want.rois or want.found:
-            rois = self.own_rois(out, sizes_B2)
+            most = self.config.rpn_post_nms_test
+            rois = self.own_rois(out, sizes_B2, most if want.found else min(want.rois, most))
             out = out._replace(rois=rois, found=self.choose(rois, sizes_B2) if want.found else None)
         return out
 
@@ -279,15 +280,13 @@ class FasterRcnn(FasterRCNN, Detector):
         assert found is not None
         return found
 
-    def own_rois(self, out: Outputs, sizes_B2: Tensor) -> Rois:
-        """The network's proposals, and what its box head says of them."""
+    def own_rois(self, out: Outputs, sizes_B2: Tensor, num: int) -> Rois:
+        """The network's best proposals of each image, and what its box head says of them."""
         config = self.config
         assert out.logits is not None
         assert out.boxes is not None
         anchors_A4 = self.anchors(out.neck, out.canvas)
-        proposals = self.proposals(
-            out.logits, out.boxes, anchors_A4, sizes_B2, config.rpn_pre_nms_test, config.rpn_post_nms_test
-        )
+        proposals = self.proposals(out.logits, out.boxes, anchors_A4, sizes_B2, config.rpn_pre_nms_test, num)
         rois = self.place(proposals.boxes_BP4, proposals.real_BP)
         logits_BPK, deltas_BPK4 = self.box_head(out.neck, rois)
         return rois._replace(logits_BRK=logits_BPK, deltas_BRK4=deltas_BPK4)

@@ -246,7 +246,7 @@ def test_a_detector_looks_no_further_than_wanted(config_class):
     assert all(torch.equal(a, b) for a, b in zip(detector.detect(images, sizes), out.found, strict=True))
     assert detector.look(images, sizes, Want(neck=(8,), tower=2)).logits is None
     with pytest.raises(ValueError, match="no regions"):
-        detector.look(images, sizes, Want(rois=True))
+        detector.look(images, sizes, Want(rois=9))
     with pytest.raises(ValueError, match="multiples of 32"):
         detector.features(torch.randn(1, 3, 90, 160))
     with pytest.raises(ValueError, match=r"Want\(dense=True\)"):

@@ -109,7 +109,7 @@ def test_a_published_row_builds_with_its_teacher(name, row):
     assert not [method for method in methods if method.same_size and config.views.ratio_range != (1.0, 1.0)]
     for method in methods:
         for network, want in ((student, method.want_student), (teacher, method.want_teacher)):
-            assert want == Want() or widths_of(network, want._replace(rois=False))
+            assert want == Want() or widths_of(network, want._replace(rois=0))
 
 
 def test_the_list_names_the_teacher_of_every_row_that_needs_one():

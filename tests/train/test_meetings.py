@@ -11,7 +11,18 @@ from model.weights.checkpoint import load_detector
 from pipeline.views import ViewConfig
 from tests.jobs import Job
 from tests.train import battery
-from train.distill import METHODS, CdFkdConfig, CrossKdConfig, DivAlignConfig, HeadConfig, LdConfig
+from tests.train.conftest import CLASSES
+from train.distill import (
+    METHODS,
+    CdFkdConfig,
+    CrossKdConfig,
+    CrossKdRoiConfig,
+    DefeatConfig,
+    DivAlignConfig,
+    HeadConfig,
+    LdConfig,
+    PkdConfig,
+)
 from train.meetings import meetings
 from train.task import recorded_ap50
 
@@ -59,9 +70,24 @@ def test_a_view_is_called_what_it_is():
 
 def test_other_stages():
     assert said("gfl", LdConfig())[-1].endswith("boxes: the student's 129 x 68 with the teacher's 129 x 68")
-    assert said("faster_rcnn", HeadConfig())[-1] == "  the teacher's regions: 8 class scores and boxes of each"
-    (line,) = said("faster_rcnn", DivAlignConfig())
+    assert said("faster_rcnn", HeadConfig(regions=9))[1:] == [
+        "  the teacher's best regions, up to 9 an image: 8 class scores and boxes of both box heads"
+    ]
+    line, regions = said("faster_rcnn", DivAlignConfig())
     assert "the clean view (64x96) and the corrupted view (64x64) are compared with each other" in line
+    sampled = "  the student's sampled regions, up to 16 an image: 8 class scores and boxes of "
+    assert regions == sampled + "its box head"
+    # It pools from both pyramids; what meets is what one head says of the regions.
+    assert said("faster_rcnn", CrossKdRoiConfig())[1:] == [sampled + "the teacher's box head, on both pyramids"]
+    lines = said("faster_rcnn", DefeatConfig(strides=(8,), class_inside_weight=1.0))
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        "  pyramid, stride 8",
+        "  the teacher's best regions, up to 16 an image",
+    ]
+
+
+def test_without_a_weight_nothing_is_reached():
+    assert said("gfl", PkdConfig(weight=0.0))[0].endswith("; the gradient reaches nothing, as all its weights are 0")
 
 
 @pytest.mark.parametrize(("kind", "config"), battery.cases(), ids=battery.name_of)
@@ -73,6 +99,7 @@ def test_a_run_says_it_before_its_first_step(begin, student_config, capsys):
     config = replace(student_config, steps=1)
     assert begin(config).train() == 0
     printed = " ".join(capsys.readouterr().out.split())
+    assert f"student and teacher find {len(CLASSES)} classes: {', '.join(CLASSES)}" in printed
     assert printed.index("cd_fkd: the student sees the corrupted view") < printed.index("weighted terms at step 0")
     assert "the gradient reaches backbone pyramid, stride 8: the student's 16 x" in printed
 

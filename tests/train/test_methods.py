@@ -1,5 +1,6 @@
 """Several methods in a run, and methods that own parameters: trained, clipped, saved, resumed, never shipped."""
 
+import copy
 import json
 import os
 import shutil
@@ -21,12 +22,12 @@ from pipeline.files.own import write_json
 from tests.jobs import Job
 from tests.train.placed import make_views
 from train.config import Config, upgrade
-from train.distill import METHODS, CdFkdConfig, PkdConfig, PseudoConfig
+from train.distill import METHODS, CdFkdConfig, CmkdConfig, Pkd, PkdConfig, PseudoConfig
 from train.distill.method import Method
 from train.load import make_learner
 from train.record.checkpoint import Checkpoints
 from train.record.logs import read_log
-from train.shares import Term, first_images, measure_shares, say_shares
+from train.shares import Term, first_images, measure_agreement, measure_shares, say_shares
 from train.start import read_command, train
 from train.step import Learner, Teacher
 from train.trainer import STOPPED
@@ -219,6 +220,29 @@ def test_shares_of_the_gradient_and_nothing_else_changes(begin, student_config, 
     assert "detection 1 (30 %), large 9 (70 %), small 0.1 (0.05 %)" in said
     assert "large makes more than half of the student's gradient" in said
     assert "small makes less than a thousandth of the student's gradient" in said
+
+
+def test_agreement_of_the_pyramids_where_no_method_logs_one(begin, student_config, capsys):
+    """1 for the student beside itself; nothing changes; PKD logs its own, and other widths have no cosine."""
+    task = begin(replace(student_config, distill=(CmkdConfig(),))).task
+    with task.loader:
+        views = task.maker(next(task.loader), 0)
+    before = {name: value.clone() for name, value in task.learner.state_dict().items()}
+    found = measure_agreement(task.learner, task.teacher, views)
+    assert all(torch.equal(before[name], value) for name, value in task.learner.state_dict().items())
+    assert 0 < found["pyramids"] < 0.99
+    itself = Teacher(copy.deepcopy(task.student), [*task.learner.all_methods], torch.float32)
+    itself.sees = task.learner.sees[0]
+    assert measure_agreement(task.learner, itself, views) == {"pyramids": pytest.approx(1.0)}
+    methods = {"pkd": Pkd(PkdConfig(), task.student, task.teacher.detector, own)}
+    assert measure_agreement(Learner(task.student, methods, torch.float32, own), task.teacher, views) == {}
+    wide = new_detector(replace(task.student.config, fpn_channels=24), 3)
+    assert measure_agreement(task.learner, Teacher(wide, [*task.learner.all_methods], torch.float32), views) == {}
+
+
+def test_a_run_says_it_before_its_first_step(begin, student_config, capsys):
+    assert begin(replace(student_config, distill=(CmkdConfig(),), steps=1)).train() == 0
+    assert "teacher and student at step 0: pyramids 0." in " ".join(capsys.readouterr().out.split())
 
 
 def test_shares_are_those_of_images_with_objects():

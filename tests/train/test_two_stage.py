@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.api import own
+from model.api import Want, own
 from model.build import build_detector
 from model.dense.config import RetinaNetConfig
 from model.detectors import new_detector
@@ -87,6 +87,12 @@ def test_as_many_regions_as_wanted(networks):
     rois = Teacher(networks[1], [method], torch.float32)(views).rois
     assert first(rois, 5).boxes_BR4.shape == (2, 5, 4)
     assert torch.equal(first(rois, 5).logits_BRK, rois.logits_BRK[:, :5])
+    # They are the best of all, and the box head looked at no others.
+    view, (_, teacher) = views.clean, networks
+    every = teacher.look(view.images_B3HW, view.sizes_B2, Want(rois=1000, found=True)).rois
+    assert every.boxes_BR4.shape[1] > rois.boxes_BR4.shape[1] == 5
+    for few, all_of_them in zip(rois, every, strict=True):
+        torch.testing.assert_close(few, all_of_them[:, :5])
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -60,6 +60,7 @@ class CrossKdRoi(Method):
         self.networks = check_two_stage("crosskd_roi", student, teacher)  # in a tuple: no child
         self.weights = {"crosskd_roi_class": config.class_weight, "crosskd_roi_box": config.box_weight}
         self.want_student, self.want_teacher = Want(dense=True), Want(neck=teacher.strides[:-1])
+        self.regions = student.config.regions_per_image
         self.adapters = make_adapters(student, teacher, len(student.strides) - 1, "crosskd_roi")
 
     def forward(

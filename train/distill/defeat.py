@@ -97,7 +97,8 @@ class Defeat(Method):
             }
             self.teaches += ("roi_heads.box_head", "roi_heads.box_predictor.cls_score")
             self.want_student = Want(neck=self.strides, dense=True)
-            self.want_teacher = Want(neck=self.strides, rois=True)
+            self.regions = student.config.regions_per_image
+            self.want_teacher = Want(neck=self.strides, rois=self.regions)
         self.adapters = make_wide_adapters(student, teacher, len(self.strides), False)
         # The terms on class scores do not pass the adapters: without a weight on maps no gradient would reach them.
         self.adapters.requires_grad_(config.inside_weight > 0 or config.outside_weight > 0)
@@ -126,9 +127,8 @@ class Defeat(Method):
         detector, rois = self.networks[0], teacher.rois
         assert rois is not None
         assert rois.logits_BRK is not None
-        num = detector.config.regions_per_image
-        theirs_BRK = rois.logits_BRK[:, :num]
-        rois = Rois(rois.boxes_BR4[:, :num], rois.level_BR[:, :num], rois.real_BR[:, :num])
+        theirs_BRK = rois.logits_BRK[:, : self.regions]
+        rois = Rois(*(part[:, : self.regions] for part in rois[:3]))
         logits_BRK = detector.box_head(student.neck, rois)[0]
         iou_BGR = pairwise_iou(known.boxes_BG4, rois.boxes_BR4)
         in_box_BR = ((iou_BGR >= ENOUGH) & known.owner_BG[..., None]).any(1)

@@ -60,7 +60,7 @@ class DivAlign(Method):
                 f"divalign aligns a box head, and a {student.config.kind} has none: give --model faster_rcnn"
             )
         self.weights = {"divalign_class": config.classes, "divalign_box": config.boxes}
-        self.want_student = Want(dense=True)
+        self.want_student, self.regions = Want(dense=True), student.config.regions_per_image
         self.student = (student,)  # in a tuple: no child
 
     def forward(

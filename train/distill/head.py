@@ -51,7 +51,6 @@ class HeadConfig:
 
 
 class Head(Method):
-    want_teacher = Want(rois=True)
     want_student = Want(dense=True)
     logged = alike = ("class_overlap",)
     teaches = ("backbone", "roi_heads")
@@ -59,6 +58,7 @@ class Head(Method):
     def __init__(self, config: HeadConfig, student: Detector, teacher: Detector, mean: Mean):
         super().__init__(config, student, teacher, mean)
         self.student = check_two_stage("head", student, teacher)[:1]  # in a tuple: no child
+        self.want_teacher, self.regions = Want(rois=config.regions), config.regions
         self.weights = {"head_class": config.class_weight, "head_box": config.box_weight}
 
     def forward(

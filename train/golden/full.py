@@ -121,9 +121,8 @@ def run_full(case: Case) -> Iterator[Check]:
             yield Check("input", seen.flatten()[index], case[f"input.{image}.val"], INPUT)
         with torch.no_grad():
             stages = list(detector.get_submodule("backbone.body")(seen).values())
-            out = detector.look(
-                inputs[-1], sizes_B2, Want(dense=True, rois=isinstance(detector, FasterRcnn), found=True)
-            )
+            num = detector.config.rpn_post_nms_test if isinstance(detector, FasterRcnn) else 0
+            out = detector.look(inputs[-1], sizes_B2, Want(dense=True, rois=num, found=True))
         assert out.logits is not None
         assert out.boxes is not None
         sizes = [(level.shape[-2], level.shape[-1]) for level in out.neck]
