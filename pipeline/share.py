@@ -28,7 +28,7 @@ class ShareOptions:
     rest: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="REST")]
     """Folder to write the other images to."""
     share: float = 0.2
-    """Part of the images of every domain that goes to FIRST, at least one image of each."""
+    """Part of the images of every domain that goes to FIRST, at least one image of each and not all."""
     seed: int = 0
     """Another seed chooses other images."""
     hide: bool = False
@@ -41,9 +41,11 @@ def choose(dataset: PackedDataset, share: float, seed: int) -> np.ndarray:
     domain_N = np.array([dataset.domain_of(i) for i in range(len(dataset))])
     chosen_N = np.zeros(len(dataset), bool)
     for domain in dataset.domains:
+        if sum(domain_N == domain) < 2:
+            raise ValueError(f"{dataset.path}: {domain} has one image, and both parts need one; give it more")
         rows = np.flatnonzero(domain_N == domain)
         rows = rows[np.argsort(hash_N[rows], kind="stable")]
-        chosen_N[rows[: max(1, round(share * len(rows)))]] = True
+        chosen_N[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
     return chosen_N
 
 
@@ -56,8 +58,6 @@ def share(options: ShareOptions) -> None:
         for out in (options.first, options.rest):
             check_place(dataset, out)
         chosen_N = choose(dataset, options.share, options.seed)
-        if chosen_N.all():
-            raise ValueError(f"{options.packed}: no image is left for {options.rest}; lower --share {options.share:g}")
         annotate = own_objects(dataset)
         origin: dict[str, Any] = {"share": options.share, "seed": options.seed}
         derive(dataset, options.first, np.flatnonzero(chosen_N), origin | {"part": "first"}, annotate, dataset.weighted)

@@ -99,7 +99,7 @@ label() {
 
 stage "do the datasets fit together?"
 "$python" -m pipeline.together "$source" "$labelled" "$unlabelled" "${tests[@]}" --apart
-[ -z "$full" ] || "$python" -m pipeline.together "$source" "$full" "${tests[@]}"
+[ -z "$full" ] || "$python" -m pipeline.together "$source" "$labelled" "$full" "${tests[@]}" --apart
 
 stage "labelled target: a part that only chooses scores -> $out/data/holdout"
 "$python" -m pipeline.share "$labelled" "$out/data/holdout" "$out/data/taught" --share "$holdout"

@@ -20,6 +20,8 @@ import pytest
 import tyro
 from torch.distributed.run import get_args_parser
 
+from fairweather import BENCHES
+from fairweather import COMMANDS as COMMANDS_OF_ONE
 from pipeline.files.fields import to_json
 from pipeline.files.own import write_json
 from train.start import read_command
@@ -201,6 +203,18 @@ def check(command: Command, monkeypatch, config: pytest.Config, folder: Path, ca
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.place} {' '.join(command.words)[:50]}")
 def test_command_is_one_that_its_program_takes(command, monkeypatch, pytestconfig, folder, capsys):
     check(command, monkeypatch, pytestconfig, folder, capsys)
+
+
+def test_the_table_of_the_one_command_is_whole():
+    """docs/python.md: what `fairweather NAME` runs."""
+    rows = re.findall(r"^\| `fairweather (.+) \| (`.+) \|$", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE)
+    named = {}
+    for names, modules in rows:
+        if not names.startswith("bench"):
+            named |= dict(zip(names.replace("`", "").split(", "), modules.replace("`", "").split(", "), strict=True))
+    assert named == {name: module for name, (module, _) in COMMANDS_OF_ONE.items() if module}
+    (benches,) = (names for names, _ in rows if names.startswith("bench"))
+    assert tuple(benches.removeprefix("bench ").replace("`", "").split(", ")) == BENCHES
 
 
 def test_commands_were_found_in_every_kind_of_place():

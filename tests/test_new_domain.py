@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_documented_commands import parse_module
+
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "new_domain.sh"
 NEEDED = ["--source", "day", "--target-labelled", "few", "--target-unlabelled", "night", "--out", "out"]
 
@@ -106,6 +108,17 @@ def test_epochs_are_of_the_rows_and_of_a_teacher_without_steps(run):
     trained = [line for line in given if line.startswith("train.")]
     assert len(trained) == 3
     assert [" --epochs 16 --steps 0 " in line for line in trained] == ["train.run" in line for line in trained]
+
+
+def test_its_commands_are_those_that_the_programs_take(run, monkeypatch):
+    for size in ([], ["--small", "--epochs", "2", "--translation-steps", "3"]):
+        done, given = run(*NEEDED, *size, "--source-test", "test", "--target-full", "all")
+        assert done.returncode == 0, done.stderr
+        assert len({line.split()[0] for line in given}) == 8
+        for line in given:
+            module, *arguments = line.split()
+            with monkeypatch.context() as patch:
+                parse_module(module, arguments, patch)
 
 
 @pytest.mark.parametrize(

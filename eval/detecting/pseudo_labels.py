@@ -98,6 +98,12 @@ def label(options: PseudoLabelOptions, world: World) -> None:
         return
     thresholds = choose_scores(options, dataset.classes, given, shown, look, trained)
     say(table(thresholds, bool(shown)))
+    unseen = [name for name, scores in thresholds.items() if shown and scores.low.recall is None]
+    if unseen:
+        say(
+            f"warning: no image of --labelled shows {', '.join(unseen)}: what is found there is wrong, so they "
+            "get no label; give more labelled images, or --high CLASS=SCORE"
+        )
 
     def annotate(rows: Sequence[int]) -> list[Objects]:
         found, agreed_D = look(dataset, np.asarray(rows))
@@ -188,7 +194,7 @@ def table(thresholds: dict[str, Scores], measured: bool) -> str:
         for width, one in ((11, scores.high), (12, scores.low)):
             cells.append(f"{'never' if one.score is None else f'{one.score:.3f}':>{width}}")
             if one.precision is not None:
-                cells.append(f"{one.precision:9.2f} {one.recall:6.2f}")
+                cells.append(f"{one.precision:9.2f} {'-' if one.recall is None else f'{one.recall:.2f}':>6}")
         lines.append(f"  {name:{wide}} {' '.join(cells)}")
     return "\n".join(["scores" + (", with what was measured on the labelled images:" if measured else ":"), *lines])
 

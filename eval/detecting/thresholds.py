@@ -14,7 +14,7 @@ class Threshold(NamedTuple):
 
     score: float | None  # None: no score reaches the wanted precision
     precision: float | None  # of what is found from the score on; the best of any score where there is none
-    recall: float | None  # both None: not measured
+    recall: float | None  # None: no labelled object. Both None: not measured
 
 
 class Verdicts(NamedTuple):
@@ -23,6 +23,9 @@ class Verdicts(NamedTuple):
     scores_D: np.ndarray
     right_D: np.ndarray  # bool
     num_objects: int
+
+    def recall(self, num_right: int) -> float | None:
+        return num_right / self.num_objects if self.num_objects else None
 
 
 def judge(truths: Sequence[GroundTruth], detections: Detections, label: int) -> Verdicts:
@@ -43,21 +46,21 @@ def judge(truths: Sequence[GroundTruth], detections: Detections, label: int) -> 
 
 def choose(verdicts: Verdicts, wanted: float) -> Threshold:
     """The lowest score from which on the precision is at least `wanted`."""
-    scores_D, right_D, num_objects = verdicts
+    scores_D, right_D, _ = verdicts
     if not len(scores_D):
-        return Threshold(None, 0.0, 0.0)
+        return Threshold(None, 0.0, verdicts.recall(0))
     num_right_D = np.cumsum(right_D)
     precision_D = num_right_D / np.arange(1, len(scores_D) + 1)
     last_D = np.append(scores_D[1:] != scores_D[:-1], True)  # equal scores are taken together
     good_D = np.flatnonzero(last_D & (precision_D >= wanted))
     if not len(good_D):
-        return Threshold(None, float(precision_D[last_D].max()), 0.0)
+        return Threshold(None, float(precision_D[last_D].max()), verdicts.recall(0))
     place = int(good_D[-1])
-    return Threshold(float(scores_D[place]), float(precision_D[place]), float(num_right_D[place] / max(num_objects, 1)))
+    return Threshold(float(scores_D[place]), float(precision_D[place]), verdicts.recall(int(num_right_D[place])))
 
 
 def measure(verdicts: Verdicts, score: float) -> Threshold:
     """What a given score is."""
     found_D = verdicts.scores_D >= score
     right = int(verdicts.right_D[found_D].sum())
-    return Threshold(score, right / max(int(found_D.sum()), 1), right / max(verdicts.num_objects, 1))
+    return Threshold(score, right / max(int(found_D.sum()), 1), verdicts.recall(right))

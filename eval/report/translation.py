@@ -30,9 +30,11 @@ class Translation:
 
     @property
     def sheets(self) -> list[tuple[int, Path]]:
-        """(step, file), by step."""
+        """(step, file), by step, without those of a continuation that was given up."""
+        last = int(complete_checkpoints(self.path)[-1].name.removeprefix("step-"))
         paths = (self.path / "pictures").glob("step-*.jpg")
-        return sorted((int(found[1]), path) for path in paths if (found := re.fullmatch(r"step-(\d+)", path.stem)))
+        found = ((int(step[1]), path) for path in paths if (step := re.fullmatch(r"step-(\d+)", path.stem)))
+        return sorted(each for each in found if each[0] <= last)
 
 
 def is_translation(path: Path) -> bool:

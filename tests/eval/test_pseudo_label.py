@@ -55,8 +55,10 @@ def test_scores_by_hand():
     assert choose(verdicts, 0.6) == (0.5, 0.6, 3 / 6)
     assert choose(verdicts, 0.5) == (0.4, pytest.approx(4 / 7), 4 / 6)  # equal scores stand or fall together
     assert measure(verdicts, 0.65) == (0.65, pytest.approx(2 / 3), 2 / 6)
-    assert choose(judge([truth], found, 2), 0.5) == (None, 0.0, 0.0)
-    assert choose(judge([truth], found, 3), 0.5) == (None, 0.0, 0.0)
+    # No labelled object: no recall, whether something was found or not.
+    assert choose(judge([truth], found, 2), 0.5) == (None, 0.0, None)
+    assert choose(judge([truth], found, 3), 0.5) == (None, 0.0, None)
+    assert measure(judge([truth], found, 2), 0.5) == (0.5, 0.0, None)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -71,6 +73,14 @@ def test_a_chosen_score_keeps_its_promise(seed):
                 assert measure(verdicts, chosen.score) == pytest.approx(chosen)
             below = [score for score in set(verdicts.scores_D) if chosen.score is None or score < chosen.score]
             assert all(measure(verdicts, score).precision < wanted for score in below)
+
+
+def test_a_class_without_a_labelled_object_has_no_recall():
+    scores = {"bus": Scores(Threshold(None, 0.0, None), Threshold(0.0, 0.0, None)),
+              "car": Scores(Threshold(0.5, 0.75, 0.25), Threshold(0.25, 0.5, 0.5))}  # fmt: skip
+    bus, car = pseudo_labels.table(scores, True).splitlines()[2:]
+    assert bus.split() == ["bus", "never", "0.00", "-", "0.000", "0.00", "-"]
+    assert car.split() == ["car", "0.500", "0.75", "0.25", "0.250", "0.50", "0.50"]
 
 
 def test_scores_as_they_are_written():
@@ -147,6 +157,10 @@ def test_scores_are_chosen_on_labelled_images(scored, options, capsys):
     label(chosen, ALONE)
     said = capsys.readouterr().out
     assert "with what was measured on the labelled images" in said
+    # A day without a bus.
+    assert "no image of --labelled shows bus: what is found there is wrong, so they get no label" in " ".join(
+        said.split()
+    )
     made = PackedDataset(options.out)
     scores = made.info["source"]["scores"]
     truths = [scored.dataset()]

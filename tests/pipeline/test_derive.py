@@ -170,8 +170,15 @@ def test_wrong_shares_are_one_sentence(make_packed, tmp_path):
         share(ShareOptions(dataset.path, tmp_path / "a", tmp_path / "b", share=1.0))
     with pytest.raises(ValueError, match="give two folders"):
         share(ShareOptions(dataset.path, tmp_path / "a", tmp_path / "a"))
-    with pytest.raises(ValueError, match="no image is left for"):
-        share(ShareOptions(dataset.path, tmp_path / "a", tmp_path / "b", share=0.99))
+    share(ShareOptions(dataset.path, tmp_path / "one", tmp_path / "two", share=0.3))
+    with pytest.raises(ValueError, match="has one image, and both parts need one; give it more"):
+        share(ShareOptions(tmp_path / "one", tmp_path / "a", tmp_path / "b"))
+
+
+@pytest.mark.parametrize(("part", "num"), [(0.01, 1), (0.99, 2)])
+def test_both_parts_have_an_image(make_packed, tmp_path, part, num):
+    share(ShareOptions(make_packed(3).path, tmp_path / "a", tmp_path / "b", share=part))
+    assert [len(PackedDataset(tmp_path / name)) for name in "ab"] == [num, 3 - num]
 
 
 def test_the_command(make_packed, tmp_path):

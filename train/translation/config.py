@@ -158,7 +158,9 @@ def published() -> TranslationConfig:
         source=MISSING, target=MISSING, out=MISSING,
         contrast=ContrastConfig(weight=0.6), discriminators=("patchgan", "dinov2"), dinov2=MISSING,
         semantic_weight=10.0, segmenter_width=64, epochs=900.0, accumulate=8,
-        optimizer=TranslationOptimizer(schedule="linear", milestones=(8 / 9,), ema_decay=0.999**8),
+        optimizer=TranslationOptimizer(
+            schedule="linear", milestones=(8 / 9,), weight_decay=0.0, ema_decay=0.999**8
+        ),
     )  # fmt: skip
 
 

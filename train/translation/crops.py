@@ -135,7 +135,8 @@ class CropMaker:
 
     def start(self, pair: tuple[Batch, Batch], draw: int) -> Crops:
         source, target = pair
-        keys = [int(rng.image_key(source.seed, draw, row)) for row in range(len(source.ids_B))]
+        # All that is random follows from the image and the step; rows that only fill up count for nothing.
+        keys = [int(rng.image_key(source.seed, draw, max(0, number))) for number in source.ids_B.tolist()]
         keys_B = torch.from_numpy(np.array(keys, np.uint64).view(np.int64)).to(self.device, non_blocking=True)
         source_B3SS, source_mask_BSS = crop(source, self.config, SOURCE)
         target_B3SS, target_mask_BSS = crop(target, self.config, TARGET)
