@@ -153,7 +153,7 @@ def test_recipes_are_the_rows_of_lds_tables():
     alone = RECIPES["gfl_r50"][1]()
     assert (alone.optimizer.learning_rate, alone.epochs, alone.distill) == (0.01, 12, ())
     rows = {name: RECIPES[name][1]() for name in RECIPES if name.startswith(("ld_", "self_ld_", "imitation_"))}
-    assert len(rows) == 3 + 3 + 2 + 6
+    assert len(rows) == 3 + 3 + 2 + 6 + 1
     for name, config in rows.items():
         network = f"resnet{name.split('_r')[-1]}"
         assert config == replace(
@@ -167,6 +167,7 @@ def test_recipes_are_the_rows_of_lds_tables():
     assert rows["self_ld_r50"].distill == (main,)
     assert (whole.main_weight, whole.valuable_weight, whole.class_weight) == (0.25, 0.25, 10)
     assert rows["imitation_main_r50"].distill[0].region == "main"
+    assert rows["ld_general_r50"].distill == (whole, *rows["imitation_general_r50"].distill)
     assert "42.1 AP" in RECIPES["ld_r50"][0]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from model.api import Outputs, Want, own
 from model.boxes.points import inside_own_size
@@ -88,17 +88,21 @@ def test_a_constant_channel_is_the_teachers_mean_also_where_its_own_mean_is_roun
     assert gradient.abs().max() == 0
 
 
-def test_the_plain_form_of_atss():
-    """The formulas of the file's first lines, with torchvision's GIoU, on the cross predictions."""
-    method, student, _, seen, taught, views = scene("atss")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_plain_form(kind):
+    """The formulas of the file's first lines, with torch's KL and torchvision's IoUs, on the cross predictions."""
+    method, student, _, seen, taught, views = scene(kind)
     assert method.k == 1
     trained = train_on(student, seen, views)
     terms = call(method, seen, taught, trained, views)
     head = method.teacher[0].head
     cross = head.predict(method.hand_over(seen.towers, taught.towers, views.clean.sizes_B2), 1)
-    inside_BN = inside_own_size(views.clean.sizes_B2, CANVAS, head.strides, 1, 1) & (trained.state_BN >= 0)
+    inside_BN = inside_own_size(views.clean.sizes_B2, CANVAS, head.strides, head.per_location, 1) & (
+        trained.state_BN >= 0
+    )
     positive_BN = (trained.state_BN == 1) & inside_BN
-    num = positive_BN.sum(1).clamp(min=1).sum()
+    assert positive_BN.sum() > 3
+    num = trained.weight_BN[positive_BN].sum() if kind == "fcos" else positive_BN.sum(1).clamp(min=1).sum()
     c, t = torch.cat(cross.logits, 1)[inside_BN], torch.cat(taught.logits, 1)[inside_BN].sigmoid()
     expected = ((c.sigmoid() - t).abs() * F.binary_cross_entropy_with_logits(c, t, reduction="none")).sum() / num
     torch.testing.assert_close(terms["crosskd_class"], expected)
@@ -107,8 +111,20 @@ def test_the_plain_form_of_atss():
         torch.cat([head.decode(b, p, 0) for b, p in zip(each, places_14.split(counts, 1), strict=True)], 1)[inside_BN]
         for each in (cross.boxes, taught.boxes)
     ]
-    expected = (t.amax(1) * generalized_box_iou_loss(*boxes)).sum() / num
+    best = t.amax(1)
+    if kind == "gfl":
+        c, t = (
+            torch.cat(each, 1)[inside_BN].unflatten(1, (4, -1)).log_softmax(-1) for each in (cross.boxes, taught.boxes)
+        )
+        sides = F.kl_div(c, t, reduction="none", log_target=True).sum(-1)
+        expected = (best * sides.mean(1)).sum() / best.sum()
+    elif kind == "fcos":
+        expected = (best * -box_iou(*boxes).diagonal().log()).sum() / num
+    else:
+        expected = (best * generalized_box_iou_loss(*boxes)).sum() / num
     torch.testing.assert_close(terms["crosskd_box"], expected, rtol=1e-4, atol=1e-5)
+    if kind != "atss":
+        return
     pair = [torch.cat(each, 1)[positive_BN] for each in (cross.quality, taught.quality)]
     expected = F.binary_cross_entropy_with_logits(pair[0], pair[1].sigmoid(), reduction="sum") / num
     torch.testing.assert_close(terms["crosskd_centerness"], expected)

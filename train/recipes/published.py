@@ -117,6 +117,11 @@ TABLES: dict[str, dict[str, Row]] = {
             )
             for region, figure in IMITATION_FIGURES.items()
         },
+        "ld_general_r50": Row(
+            "LD and feature imitation at general places; 42.4 AP",
+            partial(taught, GFL_R50, LdConfig(), ImitationConfig(region="general")),
+            "gfl_r101",
+        ),
         "crosskd_gfl_r50": Row("CrossKD; 43.7 AP", partial(taught, GFL_R50, CrossKdConfig()), "gfl_r101"),
         "crosskd_pkd_gfl_r50": Row(
             "CrossKD and PKD; 43.9 AP", partial(taught, GFL_R50, CrossKdConfig(), PkdConfig(weight=6.0)), "gfl_r101"
