@@ -82,7 +82,7 @@ def remember(body: nn.Module) -> None:
     def forward(images_B3HW: Tensor) -> dict[str, Tensor]:
         if torch.compiler.is_compiling():
             return compute(images_B3HW)
-        key = (images_B3HW.shape, images_B3HW.numpy().tobytes())
+        key = (images_B3HW.shape, images_B3HW.numpy().tobytes(), torch.is_autocast_enabled("cpu"))
         if key not in known:
             known[key] = compute(images_B3HW)
         return dict(known[key])
@@ -145,14 +145,16 @@ def name_of(value: object) -> str:
     return "-".join((value.kind, *changed))  # type: ignore[attr-defined]
 
 
-def learner_of(config: MethodConfig, student: Detector, teacher: Detector, mean: Mean = own) -> tuple[Learner, Method]:
+def learner_of(
+    config: MethodConfig, student: Detector, teacher: Detector, mean: Mean = own, dtype: torch.dtype = torch.float32
+) -> tuple[Learner, Method]:
     method = make_method(config, student, teacher, mean)
-    return Learner(student, {config.kind: method}, torch.float32, mean), method
+    return Learner(student, {config.kind: method}, dtype, mean), method
 
 
 def terms_of(learner: Learner, method: Method, teacher: Detector, views: Views) -> dict[str, Tensor]:
     """The method's own, weighed; those without a weight are left out."""
-    seen = Teacher(teacher, [method], torch.float32)(views) if method.needs_teacher else None
+    seen = Teacher(teacher, [method], learner.dtype)(views) if method.needs_teacher else None
     found, logged = learner.terms(views, seen)
     assert set(found) == {*learner.student.terms, *method.weights}
     assert all(value.isfinite() for value in (*found.values(), *logged))
