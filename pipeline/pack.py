@@ -39,7 +39,7 @@ from pipeline.sources.annotated import relative
 from pipeline.sources.choice import choose_domains
 from pipeline.sources.classes import Names, split_names
 from pipeline.sources.options import DEFAULTS, ReadOptions
-from pipeline.sources.read import Source, read_source
+from pipeline.sources.read import FORMATS, Source, read_source
 
 FOLDERS = 4  # of a dataset that are named
 SHOW_EVERY_S = 1.0  # how often the progress of shards that are being made is looked at
@@ -54,7 +54,7 @@ class PackOptions:
     Through Fog."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write; made when missing."""
-    format: Literal["auto", "voc", "yolo", "coco", "bdd", "kitti", "stf", "pictures"] = "auto"
+    format: Literal[("auto", *FORMATS)] = "auto"  # type: ignore[valid-type]
     """How ROOT is annotated; auto recognises it by its files. The diverse-weather benchmark is voc, Seeing Through Fog
     is stf. pictures: nobody labelled it, all in it is ignored."""
     split: tyro.conf.UseAppendAction[tuple[Names, ...]] = ()

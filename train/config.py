@@ -175,13 +175,7 @@ class Config:
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", "0 or more", self.seed)
         require(self.batch_size > 0, "batch_size", "at least 1", self.batch_size)
-        require(self.epochs >= 0, "epochs", "0 or more", self.epochs)
-        require(self.steps >= 0, "steps", "0 or more", self.steps)
-        if (self.epochs > 0) == (self.steps > 0):
-            raise ValueError(
-                f"the length of a run is either --epochs (now {self.epochs:g}) or --steps (now {self.steps}): give one "
-                "of them, above 0"
-            )
+        check_length(self.epochs, self.steps)
         if self.student_init != "weights" and self.model.weights not in ("none", "imagenet"):
             raise ValueError(
                 f"--model.weights is {self.model.weights}, but --student-init is {self.student_init}, whose weights "
@@ -213,6 +207,16 @@ class Config:
         require(self.val_every is None or self.val_every > 0, "val_every", "at least 1", self.val_every)
         require(self.max_skipped >= 0, "max_skipped", "0 or more", self.max_skipped)
         require(self.val_images >= 0, "val_images", "0 or more", self.val_images)
+
+
+def check_length(epochs: float, steps: int) -> None:
+    require(epochs >= 0, "epochs", "0 or more", epochs)
+    require(steps >= 0, "steps", "0 or more", steps)
+    if (epochs > 0) == (steps > 0):
+        raise ValueError(
+            f"the length of a run is either --epochs (now {epochs:g}) or --steps (now {steps}): give one of them, "
+            "above 0"
+        )
 
 
 def require(condition: bool, name: str, allowed: str, got: object) -> None:

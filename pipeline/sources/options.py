@@ -33,7 +33,7 @@ class ReadOptions:
     """Name domains after attributes: --domain-name '{weather}_{timeofday}'. {folder} is the picture's folder."""
     unlabelled: Literal["auto", "background", "ignore", "skip", "error"] = "auto"
     """Pictures without a label file: without objects, unlabelled (all in them is ignored), left out, or a problem.
-    auto: the format's own custom, said."""
+    auto: the format's default, which is printed."""
     yaml: str = ""
     """YOLO: the file with the class names (.yaml, or Darknet's .data), a path or a name in ROOT."""
     extra: tyro.conf.UseAppendAction[tuple[Words, ...]] = ()

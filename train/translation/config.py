@@ -8,7 +8,7 @@ from typing import Literal
 from tyro import MISSING
 
 from model.translation.build import GeneratorConfig
-from train.config import GroupRule, LoaderConfig, OptimizerConfig, require
+from train.config import GroupRule, LoaderConfig, OptimizerConfig, check_length, require
 from train.translation.crops import CropConfig
 
 
@@ -128,11 +128,7 @@ class TranslationConfig:
             require(getattr(self, name) > 0, name, "at least 1", getattr(self, name))
         require(self.segmenter_width > 0, "segmenter_width", "at least 1", self.segmenter_width)
         require(self.pictures > 1, "pictures", "at least 2", self.pictures)
-        require(self.epochs >= 0, "epochs", "0 or more", self.epochs)
-        require(self.steps >= 0, "steps", "0 or more", self.steps)
-        require(
-            (self.steps > 0) != (self.epochs > 0), "steps", "above 0 where --epochs is 0, and 0 elsewhere", self.steps
-        )
+        check_length(self.epochs, self.steps)
         require(bool(self.discriminators), "discriminators", "one or more names", "none")
         once = len(set(self.discriminators)) == len(self.discriminators)
         require(once, "discriminators", "names, each once", " ".join(self.discriminators))
