@@ -9,6 +9,7 @@ from torchvision.ops import box_iou, distance_box_iou
 
 from model.api import own
 from model.dense.config import AtssConfig, GflConfig
+from model.detectors import new_detector
 from tests.train.placed import call, cut, make_network, make_outputs, make_views, train_on
 from train.distill.ld import Ld, LdConfig, two_or_more
 from train.distill.method import annotations
@@ -184,6 +185,15 @@ def test_a_region_goes_on_where_an_ignored_box_lies(network, scene):
     ]
     assert regions[0].any()
     assert torch.equal(*regions)
+
+
+@pytest.mark.parametrize(("num_classes", "weight"), [(80, 10.0), (7, 0.875)])
+def test_the_class_weight_is_the_originals_at_80_classes(num_classes, weight):
+    with torch.device("meta"):
+        network = new_detector(GflConfig(weights="none"), num_classes + 1)
+    assert Ld(LdConfig(), network, network, own).weights["ld_class"] == pytest.approx(weight)
+    for as_given in (LdConfig(class_weight=10.0), LdConfig(faithful=True)):
+        assert Ld(as_given, network, network, own).weights["ld_class"] == 10
 
 
 def test_one_class_compares_sigmoids():
