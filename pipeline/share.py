@@ -41,9 +41,9 @@ def choose(dataset: PackedDataset, share: float, seed: int) -> np.ndarray:
     domain_N = np.array([dataset.domain_of(i) for i in range(len(dataset))])
     chosen_N = np.zeros(len(dataset), bool)
     for domain in dataset.domains:
-        if sum(domain_N == domain) < 2:
-            raise ValueError(f"{dataset.path}: {domain} has one image, and both parts need one; give it more")
         rows = np.flatnonzero(domain_N == domain)
+        if len(rows) < 2:
+            raise ValueError(f"{dataset.path}: {domain} has one image, and both parts need one; give it more")
         rows = rows[np.argsort(hash_N[rows], kind="stable")]
         chosen_N[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
     return chosen_N

@@ -42,7 +42,8 @@ def meetings(
         reached = "the gradient reaches nothing, as all its weights are 0"
     if not method.needs_teacher:
         line = f"{name}: the student's answers to {seen} are compared with each other; {reached}"
-        return [line, *regions_of(method, student, "the student's sampled regions", "its box head")]
+        answers = regions_of(method, student, "the student's sampled regions", "its box head")
+        return [line, answers] if method.regions else [line]
     assert teacher is not None
     canvases = (canvas_of(views, method.student_sees[0]), canvas_of(views, method.teacher_sees))
     looked = f"the teacher the {called(method.teacher_sees, config)} view ({shape(canvases[1])})"
@@ -66,19 +67,17 @@ def meetings(
             shapes = [f"{count} x {width[part]}" for count, width in zip(counts, widths, strict=True)]
             lines.append(meet(place, shapes, None))
     if pooled:
-        lines += regions_of(
-            method, student, "the student's sampled regions", "the teacher's box head, on both pyramids"
-        )
+        whose = "the teacher's box head, on both pyramids"
+        lines.append(regions_of(method, student, "the student's sampled regions", whose))
     elif want.rois:
-        lines += regions_of(method, teacher, "the teacher's best regions", "both box heads")
+        lines.append(regions_of(method, teacher, "the teacher's best regions", "both box heads"))
     if want.found:
         lines.append("  the teacher's detections become boxes that the student is to find")
     return lines
 
 
-def regions_of(method: Method, detector: Detector, which: str, whose: str) -> list[str]:
-    count = f"up to {method.regions} an image"
-    return [f"  {which}, {count}: {detector.num_classes} class scores and boxes of {whose}"]
+def regions_of(method: Method, detector: Detector, which: str, whose: str) -> str:
+    return f"  {which}, up to {method.regions} an image: {detector.num_classes} class scores and boxes of {whose}"
 
 
 def called(view: str, config: ViewConfig) -> str:

@@ -86,7 +86,8 @@ def measure_shares(learner: Learner, teacher: Teacher | None, views: Views) -> d
 def measure_agreement(learner: Learner, teacher: Teacher, views: Views) -> dict[str, float]:
     """Mean cosine of the two pyramids, each of its own view, over the levels that both have. Empty where widths differ.
 
-    Also where a method logs an agreement of its own, which is said after the first step.
+    Also where a method logs an agreement of its own, which is said after the first step. Every rank calls it, as a
+    norm may count over ranks.
     """
     student, network = learner.student, teacher.detector
     common = tuple(stride for stride in student.strides if stride in network.strides)

@@ -118,10 +118,10 @@ class DetectionTask(Weights):
             say_meetings(self.learner, self.teacher, views, self.config.views, self.data.classes)
         if step == 0 and self.learner.weights:
             shares = measure_shares(self.learner, self.teacher, views)
+            agreement = {} if self.teacher is None else measure_agreement(self.learner, self.teacher, views)
             if self.world.first:
                 say_shares(shares)
-            if self.world.first and self.teacher is not None:
-                say_agreement(measure_agreement(self.learner, self.teacher, views))
+                say_agreement(agreement)
         if self.learner.share is not None:
             self.learner.share.fill_(min(1.0, (step + 1) / self.config.distill_warmup_steps))
         self.step(views, step, self.rate_at(step), stop)

@@ -98,7 +98,7 @@ def label(options: PseudoLabelOptions, world: World) -> None:
         return
     thresholds = choose_scores(options, dataset.classes, given, shown, look, trained)
     say(table(thresholds, bool(shown)))
-    unseen = [name for name, scores in thresholds.items() if shown and scores.low.recall is None]
+    unseen = [name for name, (high, low) in thresholds.items() if high.score is None and low.recall is None]
     if unseen:
         say(
             f"warning: no image of --labelled shows {', '.join(unseen)}: what is found there is wrong, so they "

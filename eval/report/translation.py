@@ -4,7 +4,6 @@ A translation is not evaluated as a detector is. Its page is made of what traini
 at every checkpoint (OUT/pictures), the log and the configuration.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from eval.report.charts import Series, folded, series_of, table
 from eval.report.markup import Html, tag
 from eval.report.pictures import Album, framed
 from eval.report.training import collect, curves, listing, plain, read_log
-from model.weights.files import complete_checkpoints
+from model.weights.files import complete_checkpoints, step_of
 from pipeline.files.own import ANY, Each, read_json
 
 MOST_SHEETS = 6  # of a run: its last, and others spread over its steps
@@ -31,10 +30,10 @@ class Translation:
     @property
     def sheets(self) -> list[tuple[int, Path]]:
         """(step, file), by step, without those of a continuation that was given up."""
-        last = int(complete_checkpoints(self.path)[-1].name.removeprefix("step-"))
+        last = step_of(complete_checkpoints(self.path)[-1])
         paths = (self.path / "pictures").glob("step-*.jpg")
-        found = ((int(step[1]), path) for path in paths if (step := re.fullmatch(r"step-(\d+)", path.stem)))
-        return sorted(each for each in found if each[0] <= last)
+        found = ((step, path) for path in paths if (step := step_of(path.with_suffix(""))) is not None)
+        return sorted(each for each in found if last is not None and each[0] <= last)
 
 
 def is_translation(path: Path) -> bool:

@@ -45,7 +45,7 @@ from model.dense.head import EPSILON, Towers
 from pipeline.batch import Views
 from train.distill.general import check_dense, decoded
 from train.distill.method import Logged, Method, annotations
-from train.distill.places import check_weights
+from train.distill.places import check_weights, require_numbers
 from train.distill.regions import cells, inside
 from train.distill.statistics import Moments, moments, varies
 from train.distributed import num_ranks
@@ -96,10 +96,7 @@ class CrossKdConfig:
         """The original's numbers, which the options may replace; all are needed where it has none."""
         if kind in PUBLISHED:
             return PUBLISHED[kind]
-        missing = [name for name in ("class_weight", "box_weight", "k") if getattr(self, name) is None]
-        if missing:
-            options = ", ".join(f"--distill.crosskd.{name.replace('_', '-')}" for name in missing)
-            raise ValueError(f"crosskd has no published numbers for {kind}; give {options}")
+        require_numbers("crosskd", kind, self, "class_weight", "box_weight", "k")
         return Numbers(0.0, 0.0, 0.0, 0)
 
 

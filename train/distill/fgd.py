@@ -33,7 +33,7 @@ from model.api import Assigned, Detector, Mean, Outputs, Want
 from model.boxes.annotated import annotated
 from pipeline.batch import View, Views
 from train.distill.method import Logged, Method, annotations, levels_of, make_adapters
-from train.distill.places import check_strides, check_weights, common_strides
+from train.distill.places import check_strides, check_weights, common_strides, require_numbers
 from train.distill.regions import cells, inside
 
 
@@ -89,9 +89,7 @@ class FgdConfig:
         given = {field.name: getattr(self, field.name) for field in fields(self) if field.name in Numbers._fields}
         known = {name: value for name, value in given.items() if value is not None}
         if kind not in PUBLISHED:
-            if len(known) < len(given):
-                missing = ", ".join(f"--distill.fgd.{name.replace('_', '-')}" for name in given if name not in known)
-                raise ValueError(f"fgd has no published numbers for {kind}; give {missing}")
+            require_numbers("fgd", kind, self, *given)
             return Numbers(**known)
         return PUBLISHED[kind]._replace(**known)
 

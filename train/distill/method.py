@@ -32,7 +32,7 @@ class Method(nn.Module):
     logged: tuple[str, ...] = ()  # names of what it logs
     alike: tuple[str, ...] = ()  # those that are 1 where teacher and student agree
     entropies: tuple[str, ...] = ()  # terms that are least, but not 0, where teacher and student agree
-    regions: int = 0  # of an image, which box heads answer to; maps are then only pooled from
+    regions: int = 0  # of an image, if box heads' answers to them are compared
     adapters: nn.ModuleList | None  # of the student's maps to the teacher's widths; random before the first step
     teaches: tuple[str, ...] = ("backbone",)  # what of the student its gradient reaches: how parameters' names begin
 

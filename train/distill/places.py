@@ -66,6 +66,13 @@ def check_weights(config: object, option: str, *names: str) -> None:
             raise ValueError(f"{option}.{name.replace('_', '-')} must be 0 or more, got {weight}")
 
 
+def require_numbers(method: str, kind: str, config: object, *names: str) -> None:
+    """For a kind of detector that the original has no numbers for."""
+    missing = [f"--distill.{method}.{name.replace('_', '-')}" for name in names if getattr(config, name) is None]
+    if missing:
+        raise ValueError(f"{method} has no published numbers for {kind}; give {', '.join(missing)}")
+
+
 def check_anchors(who: str, student: Detector) -> None:
     if isinstance(student.config, FcosConfig):
         raise ValueError(f"{who} needs anchors, and FCOS has points; give another --model")
