@@ -9,8 +9,8 @@
 #   --holdout S            share of --target-labelled that no teacher sees and scores are chosen on; 0.25
 #   --precision P          share of the pseudo-labels that is to be right; 0.5
 #   --seed N  --small      small: networks and lengths for a CPU
-#   --steps N              of every run, for a trial; --teacher-steps N and --translation-steps N: of these runs
-#   --epochs N             in place of --steps: rows with more data take more steps
+#   --steps N              of every run; --translation-steps N: of the translation
+#   --epochs N             in place of --steps: rows with more data take more steps; --teacher-epochs N: of the teachers
 set -euo pipefail
 start=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -19,7 +19,7 @@ case "$python" in /*) ;; */*) python=$start/$python ;; esac
 fail() { echo "new_domain: $1" >&2; exit 2; }
 
 source='' labelled='' unlabelled='' full='' out='' source_test='' target_test=''
-rows='' translate=yes holdout=0.25 precision=0.5 seed=0 size='' steps='' epochs='' teacher_steps='' translation_steps=''
+rows='' translate=yes holdout=0.25 precision=0.5 seed=0 size='' steps='' epochs='' teacher_epochs='' translation_steps=''
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) sed -n '2,14s/^# //p' "scripts/${0##*/}"; exit 0 ;;
@@ -41,7 +41,7 @@ while [ $# -gt 0 ]; do
         --seed) seed=$2 ;;
         --steps) steps=$2 ;;
         --epochs) epochs=$2 ;;
-        --teacher-steps) teacher_steps=$2 ;;
+        --teacher-epochs) teacher_epochs=$2 ;;
         --translation-steps) translation_steps=$2 ;;
         *) fail "unknown option $1; --help lists them" ;;
     esac
@@ -87,9 +87,9 @@ length() { # length STEPS [EPOCHS]
     [ -n "$1" ] || [ -z "${2:-}" ] || echo --epochs "$2" --steps 0
 }
 train() { # train ROW OPTIONS...
-    local own=$steps
-    [ "$1" != teacher ] || own=${teacher_steps:-$steps}
-    "$python" -m train.run "domain_crosskd_$1$size" --seed "$seed" $(length "$own" "$epochs") "${@:2}"
+    local lasts=("$steps" "$epochs")
+    [ "$1" != teacher ] || [ -z "$teacher_epochs" ] || lasts=('' "$teacher_epochs")
+    "$python" -m train.run "domain_crosskd_$1$size" --seed "$seed" $(length "${lasts[@]}") "${@:2}"
 }
 # The scores that make a detection a label are chosen on images that the teacher has not seen.
 label() {

@@ -94,15 +94,17 @@ def test_every_row_is_trained(run):
 
 
 def test_the_teacher_and_the_translation_may_be_longer_than_the_rows(run):
-    lengths = ["--steps", "4", "--teacher-steps", "10", "--translation-steps", "6"]
+    lengths = ["--steps", "4", "--teacher-epochs", "10", "--translation-steps", "6"]
     done, given = run(*NEEDED, "--rows", "whole", *lengths)
     assert done.returncode == 0, done.stderr
     words = [line.split() for line in given if line.startswith("train.")]
-    steps = {line[line.index("--out") + 1]: line[line.index("--steps") + 1] for line in words}
-    assert steps == {"out/translation": "6", "out/teacher": "10", "out/teacher-translated": "10", "out/whole": "4"}
+    lasts = {line[line.index("--out") + 1]: " ".join(line[line.index("--seed") + 2 :][:4]) for line in words}
+    assert lasts.pop("out/translation").startswith("--steps 6")
+    assert lasts.pop("out/whole") == "--steps 4 --epochs 0"
+    assert lasts == dict.fromkeys(["out/teacher", "out/teacher-translated"], "--epochs 10 --steps 0")
 
 
-def test_epochs_are_of_the_rows_and_of_a_teacher_without_steps(run):
+def test_epochs_are_of_the_rows_and_the_teachers(run):
     done, given = run(*NEEDED, "--rows", "translated", "--epochs", "16", "--translation-steps", "6")
     assert done.returncode == 0, done.stderr
     trained = [line for line in given if line.startswith("train.")]
@@ -191,8 +193,8 @@ def test_rows_of_several_seeds_on_the_sample_world(tmp_path):
     [
         (["--target", "night_sunny"], "unknown option --target; --help lists the options"),
         (["--seeds"], "--seeds needs a value"),
-        (["--teacher-steps", "0"], "--teacher-steps needs a number from 1, got 0"),
-        (["--epochs", "0"], "--epochs needs a number from 1, got 0"),
+        (["--teacher-epochs", "0"], "--teacher-epochs needs a number from 1, got 0"),
+        (["--steps", "0"], "--steps needs a number from 1, got 0"),
         (["--targets", "night_sunny snow"], "--targets: no target snow; there are night_sunny dusk_rainy"),
     ],
 )
