@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-targets="night_sunny night_rainy" seeds="0 1 2" rows=() steps=1200 teacher_epochs=35 translation_steps=600
+targets="night_sunny night_rainy" seeds="0 1 2" rows=() steps=800 teacher_epochs=30 translation_steps=600
 fail() { echo "new_domain_sample: $1" >&2; exit 2; }
 while [ $# -gt 0 ]; do
     case "$1" in
