@@ -1,12 +1,17 @@
-"""Adding detectors the way CONTRIBUTING.md says: one file and their classes in model/detectors.py."""
+"""Adding detectors and a method the way CONTRIBUTING.md says: one file and their classes in a table."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from tests.train import test_method_battery
+from train.distill import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -107,3 +112,26 @@ def test_new_detectors_are_everywhere(packed, tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, packed, tmp_path / "runs"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def method_of_the_page():
+    """The method that docs/distillation.md shows, and its configuration."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "distillation.md").read_text(), re.DOTALL)
+    module = ModuleType("train.distill.mine")
+    sys.modules[module.__name__] = module  # where dataclasses look
+    exec(compile(code, module.__name__, "exec"), vars(module))
+    yield module.MineConfig, module.Mine
+    del sys.modules[module.__name__]
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "gfl"])
+def test_the_method_of_the_page_passes_the_battery(method_of_the_page, kind, monkeypatch):
+    config, method = method_of_the_page
+    monkeypatch.setitem(METHODS, config, method)
+    for wide in (False, True):
+        test_method_battery.test_gradients_reach_what_the_method_says(kind, config(), wide)
+    test_method_battery.test_without_boxes_all_is_finite(kind, config(), "none")
+    test_method_battery.test_equal_networks_on_equal_views_agree(kind, config())
+    test_method_battery.test_other_images_and_weights_of_labels(kind, config())
+    test_method_battery.test_the_canvas_changes_nothing(kind, config())
