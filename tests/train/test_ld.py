@@ -203,6 +203,15 @@ def test_one_class_compares_sigmoids():
     assert two_or_more(torch.randn(2, 3, 2)).shape == (2, 3, 2)
 
 
+@pytest.mark.parametrize("faithful", [False, True])
+def test_of_one_class_the_original_learns_nothing(network, scene, faithful):
+    student, teacher, trained, views = scene
+    one = [out._replace(logits=tuple(level[..., :1] for level in out.logits)) for out in (student, teacher)]
+    method = make(network, faithful=faithful)
+    parts = method.terms_by_level(*one, trained, annotations(views, views.corrupted))
+    assert (parts["ld_class"].sum() == 0) == faithful
+
+
 @pytest.mark.parametrize(
     ("student", "teacher", "message"),
     [

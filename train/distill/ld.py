@@ -130,11 +130,10 @@ class Ld(Method):
             self.config.temperature,
         ).mean(-1).mean(-1)  # fmt: skip
         region_BN = self.valuable_region(trained.candidates_BN4, counts, truth, student.canvas)
-        classes_BN = softened_divergence(
-            two_or_more(torch.cat(student.logits, dim=1)),
-            two_or_more(torch.cat(teacher.logits, dim=1)),
-            self.config.class_temperature,
-        ).mean(-1)  # fmt: skip
+        ours_BNC, theirs_BNC = torch.cat(student.logits, dim=1), torch.cat(teacher.logits, dim=1)
+        if not self.config.faithful:
+            ours_BNC, theirs_BNC = two_or_more(ours_BNC), two_or_more(theirs_BNC)
+        classes_BN = softened_divergence(ours_BNC, theirs_BNC, self.config.class_temperature).mean(-1)
 
         def level_sums(values_BN: Tensor) -> Tensor:
             return torch.stack([part.sum() for part in values_BN.split(counts, dim=1)])

@@ -59,7 +59,8 @@ def find_runner(case: Case) -> Runner:
     for name in names:
         if name in RUNNERS:
             return RUNNERS[name]
-    raise NotRunnable(f"there is no runner for the group {names[0] if names[0] != 'None' else case.group!r}")
+    known = [name for name in names if name not in ("", "None")]
+    raise NotRunnable(f"there is no runner for any of its names: {', '.join(dict.fromkeys(known))}")
 
 
 def run_case(stem: Path) -> dict[str, Any]:

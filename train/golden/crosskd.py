@@ -12,11 +12,11 @@ from model.weights.mmdetection import Unsupported, head_options, own_head_name, 
 from pipeline.batch import View, Views
 from train.distill.crosskd import CrossKd, CrossKdConfig, align
 from train.distill.pkd import Pkd, PkdConfig
-from train.golden.cases import EXACT, GRADIENT, LOSS, OUTPUT, Bound, Case, Check, NotRunnable
-from train.golden.heads import compare_raw, read_raw, read_truth
+from train.golden.cases import GRADIENT, LOSS, OUTPUT, Bound, Case, Check, NotRunnable
+from train.golden.heads import compare_losses, compare_normalisers, compare_raw, compare_targets, read_raw, read_truth
 
 TERMS = {"loss_cls_kd": "crosskd_class", "loss_reg_kd": "crosskd_box", "losses_center_kd": "crosskd_centerness"}
-DETECTION = {"loss_cls": "class", "loss_bbox": "box", "loss_centerness": "centerness", "loss_dfl": "bins"}
+WEIGHTS = {"loss_cls_kd": "class_weight", "loss_reg_kd": "box_weight", "loss_center_kd": "centerness_weight"}
 
 
 def read_network(case: Case, who: str) -> DenseDetector:
@@ -54,10 +54,8 @@ def run_crosskd(case: Case) -> Iterator[Check]:
     canvas, distil = tuple(facts["canvas"]), facts["kd_cfg"]
     student, teacher = read_network(case, "student"), read_network(case, "teacher").requires_grad_(False)
     neck = tuple(level.clone().requires_grad_() for level in case.levels("in.fpn"))
-    config = CrossKdConfig(k=distil["reused_teacher_head_idx"], faithful=True)
-    method = CrossKd(config, student, teacher, own)
-    for name, option in (("crosskd_class", "loss_cls_kd"), ("crosskd_box", "loss_reg_kd")):
-        yield Check("weights", torch.tensor(method.weights[name]), torch.tensor(distil[option]["loss_weight"]), EXACT)
+    given = {ours: distil[theirs]["loss_weight"] for theirs, ours in WEIGHTS.items() if theirs in distil}
+    method = CrossKd(CrossKdConfig(k=distil["reused_teacher_head_idx"], faithful=True, **given), student, teacher, own)
     seen = look(student, neck, canvas, method.k)
     with torch.no_grad():
         taught = look(teacher, tuple(case.levels("in.teacher_fpn")), canvas, method.k)
@@ -72,6 +70,11 @@ def run_crosskd(case: Case) -> Iterator[Check]:
         for check in compare_raw(raw_of(out), read_raw(case, student.head, f"out.{who}")):
             yield check._replace(quantity=f"{who}.{check.quantity}")
 
+    if "prior.0" in case:
+        yield from compare_targets(case, student.head, truth, canvas)
+    parts, trained = student.head.terms_by_level(raw_of(seen), truth, canvas, own)
+    yield from compare_losses(case, parts)
+    yield from compare_normalisers(case, student.head, truth, canvas, trained.weight_BN)
     detection, assigned = student.losses(seen, truth)
     view = View(torch.zeros(len(truth.sizes_B2), 3, *canvas), truth.sizes_B2, truth.boxes_BG4)
     views = Views(
@@ -83,9 +86,6 @@ def run_crosskd(case: Case) -> Iterator[Check]:
     for theirs, ours in TERMS.items():
         if f"loss.{theirs}.sum" in case:
             yield Check(f"loss.{ours}", weighed[ours], case[f"loss.{theirs}.sum"], LOSS)
-    for theirs, ours in DETECTION.items():
-        if f"loss.{theirs}.sum" in case:
-            yield Check(f"loss.{ours}", detection[ours], case[f"loss.{theirs}.sum"], LOSS)
     if feature := distil.get("loss_feat_kd"):
         pkd = Pkd(PkdConfig(weight=feature["loss_weight"], faithful=True), student, teacher, own)
         (value,) = pkd({"corrupted": seen}, taught, {"corrupted": assigned}, views)[0].values()

@@ -34,7 +34,7 @@ def run_images(case: Case) -> Iterator[Check]:
                 exact = torch.from_numpy(BY_NAME[name].make_whole(np, image, level))
                 if f"{name}_float.{level}" in case:
                     yield Check(f"{name}.exact", exact, case[f"{name}_float.{level}"], Bound("absolute", 0.01))
-                off = (exact.floor() - expected.float() + 128).remainder(256) - 128
+                off = (exact.trunc() - expected.float() + 128).remainder(256) - 128
                 yield Check(f"{name}.wrapped", off, torch.zeros_like(off), LEVEL)
                 expected = exact.clamp(0, 255)
             got = torch.from_numpy(corrupt(image, level, name))

@@ -54,9 +54,11 @@ def run_finegrained(case: Case) -> Iterator[Check]:
         load(method.adapters, case.named(f"{prefix}adapter."))
         student = case[f"{prefix}student_feat"].clone().requires_grad_()
         pair = Pair(method.adapters[0](student), case[f"{prefix}teacher_feat"], stride, 0)
-        anchors = make_dense_anchors((case["base_anchors"],), tuple(config["canvas"]), (stride,))[None]
+        height, width = student.shape[-2:]
+        anchors = make_dense_anchors((case["base_anchors"],), (height * stride, width * stride), (stride,))[None]
         everywhere = torch.ones(len(student), anchors.shape[1], dtype=torch.bool)
-        known = annotate([boxes_N5[boxes_N5.any(-1)][:, :4] for boxes_N5 in case[f"{prefix}gt_boxes"]])
+        # The original stops at the first row of zeros.
+        known = annotate([rows_N5[rows_N5.any(-1).cummin(0).values][:, :4] for rows_N5 in case[f"{prefix}gt_boxes"]])
         masks = method.places([pair], (anchors,), (everywhere,), known, torch.zeros_like(known.labels_BG))
         for image, mask_HW in enumerate(masks[0]):
             yield Check("places", mask_HW, case[f"{prefix}mask_counts.{image}"] > 0, EXACT)

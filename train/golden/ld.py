@@ -1,6 +1,7 @@
 """LD on GFL: its terms, its region and its imitation of features, on given outputs of both networks."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from model.dense.head import to_rows
 from train.distill.imitation import Imitation, ImitationConfig, Region
 from train.distill.ld import Ld, LdConfig
 from train.distill.places import pair_up
-from train.golden.cases import EXACT, GRADIENT, LOSS, OUTPUT, Case, Check
+from train.golden.cases import EXACT, GRADIENT, LOSS, OUTPUT, Case, Check, NotRunnable
 
 # Our regions and the names that LD's code has for them; ld_gfl records one and names none.
 REGIONS: dict[Region, str] = {
@@ -33,6 +34,13 @@ def read_network(case: Case) -> DenseDetector:
         num_bins=config["reg_max"] + 1,
     )  # fmt: skip
     return DenseDetector(options, config["num_classes"] + 1)
+
+
+def read_config(case: Case) -> LdConfig:
+    main, valuable, classes = (case.facts["config"][name] for name in ("loss_ld", "loss_ld_vlr", "loss_kd"))
+    if main["T"] != valuable["T"]:
+        raise NotRunnable("LD with two temperatures of sides")
+    return LdConfig(main["weight"], valuable["weight"], classes["weight"], main["T"], classes["T"], faithful=True)
 
 
 def read_truth(case: Case) -> Truth:
@@ -80,17 +88,19 @@ def run_ld(case: Case) -> Iterator[Check]:
     if "loss_ld" not in case:
         return
 
-    method = Ld(LdConfig(faithful=True), network, network, own)
+    config = read_config(case)
+    method = Ld(config, network, network, own)
     regions: dict[Literal["released", "paper"], str] = {"released": "", "paper": "corrected."}
     for region, prefix in regions.items():
-        other = Ld(LdConfig(region=region, faithful=True), network, network, own)
+        other = Ld(replace(config, region=region), network, network, own)
         region_BN = other.valuable_region(trained.candidates_BN4, counts, truth, student.canvas)
         for level, weight_BN in enumerate(region_BN.split(counts, dim=1)):
             expected = case[f"{prefix}vlr_weight.{level}"]
             yield Check(f"{region} region", weight_BN > 0, expected > 0, EXACT)
             yield Check(f"{region} region.weight", weight_BN, expected, OUTPUT)
         term_L = other.terms_by_level(student, teacher, trained, truth)["ld_valuable"]
-        yield Check(f"{region} region.loss", 0.25 * term_L, case[f"{prefix}loss_ld_vlr"], LOSS)
+        expected = case[f"{prefix}loss_ld_vlr"]
+        yield Check(f"{region} region.loss", config.valuable_weight * term_L, expected, LOSS)
 
     parts = method.terms_by_level(student, teacher, trained, truth)
     for theirs, ours in TERMS.items():
@@ -116,7 +126,8 @@ def run_imitation(
     for region, theirs in names.items():
         if f"{theirs}loss_im" not in case:
             continue
-        method = Imitation(ImitationConfig(region=region, faithful=True), network, network, own)
+        weight = case.facts["config"]["loss_im"]["weight"]
+        method = Imitation(ImitationConfig(weight, region, faithful=True), network, network, own)
         pairs = pair_up(network.strides, (network, network), outs, None)
         masks = method.places(pairs, outs, trained, annotated(truth), truth.sizes_B2)
         for level, mask_BHW in enumerate(masks):
@@ -126,7 +137,7 @@ def run_imitation(
                 yield Check(
                     f"{region}.places", mask_BHW.flatten(), marks(case, f"{theirs}index.{level}", mask_BHW), EXACT
                 )
-        loss_L = 2.0 * method.losses_by_level(pairs, masks, trained, outs[0], truth.sizes_B2)
+        loss_L = method.weights["imitation"] * method.losses_by_level(pairs, masks, trained, outs[0], truth.sizes_B2)
         yield Check(f"{region}.loss", loss_L, case[f"{theirs}loss_im"], LOSS)
         gradients = torch.autograd.grad(loss_L.sum(), maps, materialize_grads=True)
         for level, gradient in enumerate(gradients):
