@@ -20,6 +20,7 @@ from model.weights.torchvision_detectors import (
 
 # What weights were trained with and do not show.
 SEEN = ("norm_epsilon", "stride_in_1x1", "pixel_order", "pixel_mean", "pixel_deviation")
+TORCHVISION_SIZE = {"short_side": 800, "long_side": 1333}  # what its detectors scale pictures to, unless told
 SEEN_BY_ITS_KIND = ("style", "coarse_from", "coarse_relu", "distances", "centerness_from")  # where a detector has them
 
 
@@ -38,11 +39,11 @@ def read_foreign(path: Path, num_classes: int | None = None) -> Foreign:
         return read_mmdetection(path, state, meta)
     if is_dense(state):
         config, count, state = infer_dense(state, num_classes, path)
-        return Foreign(state, config, count, None, {})
+        return Foreign(state, config, count, None, dict(TORCHVISION_SIZE))
     if is_two_stage(state):
         state = with_current_names(state)
         two_stage, count = infer_config(state, path)
-        return Foreign(state, two_stage, count - 1, None, {})
+        return Foreign(state, two_stage, count - 1, None, dict(TORCHVISION_SIZE))
     if path.suffix == ".safetensors" and (path.parent / "model.json").is_file():
         raise ValueError(f"{path} says nothing of the detector that it belongs to: give its folder, {path.parent}")
     raise ValueError(
@@ -55,7 +56,7 @@ def read_mmdetection(path: Path, state: dict[str, Tensor], meta: dict[str, Any])
     values = mmdetection.read_values(meta, path)
     try:
         config = mmdetection.detector_config(values)
-    except mmdetection.Unsupported as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     state = mmdetection.rename_detector(state, config)
     count = mmdetection.count_classes(state, config, path)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import MOST, ModelConfig
 from model.dense.config import AnyDense, AtssConfig, FcosConfig, GflConfig, RetinaNetConfig
 from model.weights.config_text import NotPlain, read_assignments
 from pipeline.files.parse import read_text
@@ -24,9 +24,9 @@ HEAD_RULES = (
     (r"cls_convs\.(\d+)\.gn\.", r"class_tower.\1.1."),
     (r"reg_convs\.(\d+)\.conv\.", r"box_tower.\1.0."),
     (r"reg_convs\.(\d+)\.gn\.", r"box_tower.\1.1."),
-    (r"(?:retina|atss|gfl)_cls\.|conv_cls\.", "class_output."),
-    (r"(?:retina|atss|gfl)_reg\.|conv_reg\.", "box_output."),
-    (r"(?:atss|conv)_centerness\.", "quality_output."),
+    (r"(?:retina|atss|gfl|fcos)_cls\.|conv_cls\.", "class_output."),
+    (r"(?:retina|atss|gfl|fcos)_reg\.|conv_reg\.", "box_output."),
+    (r"(?:atss|conv|fcos)_centerness\.", "quality_output."),
     (r"scales\.(\d+)\.scale$", r"scales.\1"),
 )
 PYRAMID_RULES = (
@@ -114,9 +114,11 @@ def merged_order(value: Tensor) -> Tensor:
 def rename_detector(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
     """A whole detector's weights under our names. What we have no name for keeps its own."""
     rules: tuple[Rule, ...] = TWO_STAGE_RULES if isinstance(config, ModelConfig) else DENSE_RULES
+    unused: tuple[str, ...] = ()
     if config.backbone.startswith("swin"):
-        # Norms are numbered by stage there, by map here.
+        # Norms are numbered by stage there, by map here. Of a stage that the pyramid never reads there is one, too.
         first = 4 - len(config.resolved_returned_layers)
+        unused = tuple(f"backbone.norm{stage}." for stage in range(first))
         norms: Rule = (
             r"backbone\.norm(\d)\.",
             lambda found: f"backbone.body.output_norms.{int(found[1]) - first}.",
@@ -128,7 +130,7 @@ def rename_detector(state: dict[str, Tensor], config: DetectorConfig) -> dict[st
     for name, value in state.items():
         name = name.removeprefix("module.")
         # mmcv 1's moving average keeps second copies as buffers, dots turned into underscores.
-        if name.endswith(LEFT_OUT) or (name.startswith("ema_") and "." not in name):
+        if name.endswith(LEFT_OUT) or name.startswith(unused) or (name.startswith("ema_") and "." not in name):
             continue
         new = renamed(name, rules) or name
         if re.fullmatch(r"backbone\.stages\.\d\.downsample\.(norm\.(weight|bias)|reduction\.weight)", name):
@@ -156,8 +158,15 @@ def expect(what: str, value: Any, *known: Any) -> None:
 
 
 def suppression(test_cfg: dict) -> float:
-    expect("suppression", test_cfg["nms"].get("type", "nms"), "nms")
-    return test_cfg["nms"]["iou_threshold"]
+    nms = test_cfg["nms"]
+    expect("suppression", nms.get("type", "nms"), "nms")
+    expect("suppression with class_agnostic", nms.get("class_agnostic", False), False)
+    return nms["iou_threshold" if "iou_threshold" in nms else "iou_thr"]  # as before version 2.3
+
+
+def up_to_all(count: int) -> int:
+    """A number of candidates; -1 is all of them."""
+    return MOST if count == -1 else count
 
 
 def kind_of(facts: dict) -> str:
@@ -190,6 +199,10 @@ def head_options(head: dict, train_cfg: dict | None, test_cfg: dict | None) -> t
     if kind in DEVIATIONS:
         expect(f"{kind} with target_stds", coder.get("target_stds", DEVIATIONS[kind]), DEVIATIONS[kind])
         expect(f"{kind} with target_means", coder.get("target_means", NO_SHIFT), NO_SHIFT)
+    loss = head.get("loss_cls", {"type": "FocalLoss"})
+    expect(f"{kind} with use_sigmoid", loss.get("use_sigmoid", kind_of(loss) in SIGMOID_LOSSES), True)
+    expect("anchors with center_offset", anchors.get("center_offset", 0), 0)
+    expect("anchors with scale_major", anchors.get("scale_major", True), True)
     if anchors:
         options |= {"anchor_base": float(anchors["octave_base_scale"]), "anchor_ratios": tuple(anchors["ratios"])}
     if kind == "RetinaHead":
@@ -207,14 +220,15 @@ def head_options(head: dict, train_cfg: dict | None, test_cfg: dict | None) -> t
     if test_cfg:
         options |= {
             "score_threshold": test_cfg["score_thr"],
-            "candidates_per_level": test_cfg["nms_pre"],
+            "candidates_per_level": up_to_all(test_cfg["nms_pre"]),
             "nms_threshold": suppression(test_cfg),
-            "detections_per_image": test_cfg["max_per_img"],
+            "detections_per_image": up_to_all(test_cfg["max_per_img"]),
         }
     return HEADS[kind], options
 
 
 DENSE_STRIDES, NO_SHIFT = (8, 16, 32, 64, 128), (0.0, 0.0, 0.0, 0.0)
+SIGMOID_LOSSES = ("FocalLoss", "QualityFocalLoss")  # unless they say otherwise
 DEVIATIONS = {"RetinaHead": (1.0, 1.0, 1.0, 1.0), "ATSSHead": (0.1, 0.1, 0.2, 0.2)}
 NEUTRAL = {"type", "init_cfg", "pretrained", "norm_eval", "frozen_stages", "with_cp", "in_channels"}
 RESNET_OPTIONS = NEUTRAL | {
@@ -365,7 +379,10 @@ def faster_rcnn_config(values: dict) -> ModelConfig:
     if len(anchors["strides"]) != 5:
         raise Unsupported(f"mmdetection's anchors at {anchors['strides']}: we have five levels")
     test_cfg = model.get("test_cfg") or values["test_cfg"]
-    first, second = test_cfg["rpn"], test_cfg["rcnn"]
+    first, second = dict(test_cfg["rpn"]), test_cfg["rcnn"]
+    if "nms_thr" in first:  # as before version 2.10
+        expect("proposals with nms_across_levels", first.get("nms_across_levels", False), False)
+        first |= {"nms": {"iou_threshold": first["nms_thr"]}, "max_per_img": first["max_num"]}
     return ModelConfig(
         weights="none",
         style="mmdetection",
@@ -375,12 +392,12 @@ def faster_rcnn_config(values: dict) -> ModelConfig:
             tuple(round(scale * stride) for scale in anchors["scales"]) for stride in anchors["strides"]
         ),
         anchor_ratios=tuple(anchors["ratios"]),
-        rpn_pre_nms_test=first["nms_pre"],
-        rpn_post_nms_test=first["max_per_img"],
+        rpn_pre_nms_test=up_to_all(first["nms_pre"]),
+        rpn_post_nms_test=up_to_all(first["max_per_img"]),
         rpn_nms_threshold=suppression(first),
         score_threshold=second["score_thr"],
         nms_threshold=suppression(second),
-        detections_per_image=second["max_per_img"],
+        detections_per_image=up_to_all(second["max_per_img"]),
         **backbone,
         **pixel_options(values),
     )
@@ -395,10 +412,10 @@ def is_mmdetection(names: Any) -> bool:
 
 
 def read_values(meta: dict, path: Path) -> dict[str, Any]:
-    """The configuration that a checkpoint carries as text (`cfg`, `config`), else the one beside it as NAME.py."""
+    """The configuration beside a checkpoint as NAME.py, else the one that it carries as text (`cfg`, `config`)."""
     beside = path.with_suffix(".py")
     where, why = path, "carries no configuration"
-    for place in (path, beside):
+    for place in (beside, path):
         if place is path:
             text = meta.get("cfg") or meta.get("config")
         elif beside.is_file():
@@ -407,7 +424,7 @@ def read_values(meta: dict, path: Path) -> dict[str, Any]:
             except ValueError as error:
                 raise ValueError(f"{beside}: the configuration of {path.name} {error}") from None
         else:
-            break
+            continue
         if not isinstance(text, str):
             continue
         where = place

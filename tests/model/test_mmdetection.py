@@ -24,6 +24,7 @@ from model.weights.mmdetection import (
     class_names,
     detector_config,
     merged_order,
+    own_head_name,
     read_values,
     rename_detector,
     scaled_to,
@@ -124,6 +125,10 @@ def test_variants_of_fcos_and_caffe_strides_are_options():
         ({"bbox_head": ATSS | {"bbox_coder": {"target_stds": [1.0, 1.0, 1.0, 1.0]}}}, "ATSSHead with target_stds"),
         ({"bbox_head": ATSS | {"anchor_generator": ANCHORS | {"strides": [4, 8, 16, 32, 64]}}}, "strides"),
         ({"test_cfg": SOFT}, "suppression 'soft_nms': we have 'nms'"),
+        ({"test_cfg": SOFT | {"nms": {"iou_threshold": 0.6, "class_agnostic": True}}}, "with class_agnostic True"),
+        ({"bbox_head": ATSS | {"anchor_generator": ANCHORS | {"center_offset": 0.5}}}, "center_offset 0.5: we have 0"),
+        ({"bbox_head": ATSS | {"anchor_generator": ANCHORS | {"scale_major": False}}}, "scale_major False"),
+        ({"bbox_head": ATSS | {"loss_cls": {"type": "CrossEntropyLoss"}}}, "ATSSHead with use_sigmoid False"),
         ({"data_preprocessor": {"mean": [0, 0, 0], "std": [1, 1, 1], "rgb_to_bgr": True}}, "with rgb_to_bgr"),
     ],
 )
@@ -285,6 +290,40 @@ def test_classes_that_do_not_fit_the_weights_are_asked_for(tmp_path):
     assert load_detector(tmp_path / "x.pth", classes=("cat", "dog"))[1].classes == ("cat", "dog")
 
 
+def test_what_earlier_versions_wrote_is_read():
+    """`iou_thr` before version 2.3; `nms_thr` and `max_num` of proposals before 2.10; FCOS's first names."""
+    early = {"score_thr": 0.1, "nms_pre": -1, "nms": {"type": "nms", "iou_thr": 0.55}, "max_per_img": 9}
+    config = detector_config(model(test_cfg=early))
+    assert (config.nms_threshold, config.candidates_per_level) == (0.55, 10_000)  # -1: all
+    proposals = {"nms_across_levels": False, "nms_pre": 50, "nms_post": 50, "max_num": 40, "nms_thr": 0.7}
+    second = {"score_thr": 0.01, "nms": {"type": "nms", "iou_thr": 0.4}, "max_per_img": 30}
+    before, now = (model(**(RCNN | {"test_cfg": test_cfg})) for test_cfg in ({"rpn": proposals, "rcnn": second}, TEST))
+    assert detector_config(before) == detector_config(now)
+    with pytest.raises(Unsupported, match="nms_across_levels True"):
+        detector_config(
+            model(**(RCNN | {"test_cfg": {"rpn": proposals | {"nms_across_levels": True}, "rcnn": second}}))
+        )
+    names = {"fcos_cls": "class_output", "fcos_reg": "box_output", "fcos_centerness": "quality_output"}
+    assert {f"{old}.bias": own_head_name(f"{old}.bias") for old in names} == {
+        f"{o}.bias": f"{n}.bias" for o, n in names.items()
+    }
+
+
+def test_a_swin_may_have_a_norm_that_no_level_reads():
+    """Four outputs, of which the pyramid begins at the second."""
+    swin = {"type": "SwinTransformer", "out_indices": [0, 1, 2, 3]}
+    config = detector_config(model(backbone=swin))
+    state = {f"backbone.norm{stage}.weight": torch.full((1,), float(stage)) for stage in range(4)}
+    kept = rename_detector(state, config)
+    assert {name: value.item() for name, value in kept.items()} == {
+        f"backbone.body.output_norms.{place}.weight": place + 1.0 for place in range(3)
+    }
+
+
+TEST = {
+    "rpn": {"nms_pre": 50, "max_per_img": 40, "nms": {"type": "nms", "iou_threshold": 0.7}},
+    "rcnn": {"score_thr": 0.01, "nms": {"type": "nms", "iou_threshold": 0.4}, "max_per_img": 30},
+}
 RCNN = {
     "type": "FasterRCNN",
     "neck": {"type": "FPN", "out_channels": 16, "num_outs": 5},
@@ -301,10 +340,7 @@ RCNN = {
             "bbox_coder": {"target_stds": [0.1, 0.1, 0.2, 0.2]},
         },
     },
-    "test_cfg": {
-        "rpn": {"nms_pre": 50, "max_per_img": 40, "nms": {"type": "nms", "iou_threshold": 0.7}},
-        "rcnn": {"score_thr": 0.01, "nms": {"type": "nms", "iou_threshold": 0.4}, "max_per_img": 30},
-    },
+    "test_cfg": TEST,
 }
 
 
@@ -378,6 +414,13 @@ def test_configurations_are_parsed_and_never_run():
     assert known == {"a": {"x": -1.5, "y": [1, (2, "b")], "z": {"k": None}}, "b": known["a"], "e": known["a"]}
     with pytest.raises(ValueError, match="the model of its configuration is not plain data"):
         read_values({"cfg": "model = build()\n"}, Path("nowhere.pth"))
+
+
+def test_a_configuration_beside_the_file_goes_first(tmp_path):
+    (tmp_path / "x.py").write_text("model = dict(type='Beside')\n")
+    assert read_values({"cfg": "model = dict(type='Inside')\n"}, tmp_path / "x.pth")["model"]["type"] == "Beside"
+    (tmp_path / "x.py").write_text("model = build()\n")
+    assert read_values({"cfg": "model = dict(type='Inside')\n"}, tmp_path / "x.pth")["model"]["type"] == "Inside"
 
 
 def test_weights_that_do_not_fit_are_counted_and_named(tmp_path):

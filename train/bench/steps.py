@@ -134,7 +134,7 @@ def time_rounds(
 def configure(kind: str, backbone: str) -> DetectorConfig:
     """The detector of that kind; with the backbone of the small recipes as narrow as theirs, but of whole depth."""
     small = backbone == "mobilenet_v2"
-    if kind == "faster_rcnn":
+    if kind == ModelConfig.kind:
         return small_model() if small else ModelConfig(backbone=backbone)
     usual, narrow = DENSE.get(kind) or CONFIGS[kind](), SMALL.get(kind, SMALL["retinanet"])
     widths = [name for name in ("fpn_channels", "head_channels") if small and hasattr(usual, name)]

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from model.api import Assigned, Detector, Mean, Outputs, Want
 from model.boxes.annotated import annotated
+from model.config import ModelConfig
 from pipeline.batch import View, Views
 from train.distill.method import Logged, Method, annotations, levels_of, make_adapters
 from train.distill.places import check_strides, check_weights, common_strides, require_numbers
@@ -131,7 +132,7 @@ class Fgd(Method):
         self.weights = {f"fgd_{name}": value for name, value in numbers._asdict().items() if name != "temperature"}
         if numbers.relation == 0:
             del self.weights["fgd_relation"]  # and its blocks, which no gradient would reach
-        pooled = student.strides[-1] if kind == "faster_rcnn" else None
+        pooled = student.strides[-1] if isinstance(student.config, ModelConfig) else None
         self.strides = config.strides or tuple(
             stride for stride in common_strides((), student, teacher, "--distill.fgd.strides") if stride != pooled
         )
