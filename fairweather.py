@@ -122,7 +122,6 @@ class Detector:
         import numpy as np
 
         from eval.predict import canvas_of
-        from pipeline.files.pixels import training_size
 
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}: give 1 or more")
@@ -132,8 +131,7 @@ class Detector:
         beside = [self.beside(*pair) for pair in zip(pictures, images, strict=True)]
         groups: dict[tuple[int, int], list[int]] = {}
         for i, image in enumerate(images):
-            size = training_size(image.shape[:2], self.predictor.short_side, self.predictor.long_side)
-            groups.setdefault(canvas_of(size), []).append(i)
+            groups.setdefault(canvas_of(self.predictor.scaled(image)), []).append(i)
         found: dict[int, Found] = {}
         for group in groups.values():
             for start in range(0, len(group), batch_size):
@@ -157,7 +155,7 @@ class Detector:
                 f"the detector looks at {', '.join(aligned.folders)}, too, found by a picture's name: give its path"
             )
         path = Path(picture)
-        return aligned.read(path, Path(path.name), image.shape[:2])
+        return aligned.read(path, Path(path.name), image.shape[:2], self.predictor.scaled(image))
 
 
 def read_picture(picture: Picture) -> np.ndarray:

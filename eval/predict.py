@@ -86,19 +86,19 @@ class Predictor:
     dtype: torch.dtype
     aligned: AlignedFolders
 
+    def scaled(self, image: np.ndarray) -> tuple[int, int]:
+        """The size in which the detector looks at an image."""
+        return training_size((image.shape[0], image.shape[1]), self.short_side, self.long_side)
+
     def __call__(self, images: list[np.ndarray], extra: Sequence[dict[str, np.ndarray]] = ()) -> list[list[dict]]:
-        """Detections of RGB images that scale to one canvas, best first. extra: each one's other inputs."""
+        """Detections of RGB images that scale to one canvas, best first. extra: each one's other inputs, scaled."""
         import torch
 
         from eval.detecting.detect import make_batch, seen_by
 
-        sizes = [training_size((image.shape[0], image.shape[1]), self.short_side, self.long_side) for image in images]
+        sizes = [self.scaled(image) for image in images]
         small = [resize(image, size) for image, size in zip(images, sizes, strict=True)]
-        others = [
-            {name: resize(image, size) for name, image in other.items()}
-            for other, size in zip(extra, sizes, strict=False)
-        ]
-        batch = make_batch(small, list(range(len(images))), canvas_of(sizes[0]), self.device, extra=others)
+        batch = make_batch(small, list(range(len(images))), canvas_of(sizes[0]), self.device, extra=list(extra))
         views_BCHW, sizes_B2 = seen_by(self.detector.config, batch, self.dtype)
         with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             found = [value.cpu().numpy() for value in self.detector.detect(views_BCHW, sizes_B2)]
@@ -237,13 +237,12 @@ def predict_images(predictor: Predictor, files: list[tuple[Path, Path]], options
         for path, target in files:
             try:
                 image = read_rgb(path)
-                extra = predictor.aligned.read(path, target, image.shape[:2])
+                extra = predictor.aligned.read(path, target, image.shape[:2], predictor.scaled(image))
             except ValueError as error:
                 skipped.append(f"{path}: {error}")
                 progress.advance()
                 continue
-            canvases = {canvas_of(training_size(i.shape[:2], predictor.short_side, predictor.long_side))
-                        for i in (image, *(item[2] for item in waiting))}  # fmt: skip
+            canvases = {canvas_of(predictor.scaled(each)) for each in (image, *(item[2] for item in waiting))}
             if waiting and (len(waiting) == options.batch_size or len(canvases) > 1):
                 finish()
             waiting.append((path, target, image, extra))

@@ -186,14 +186,19 @@ class DetectionTask(Weights):
         if score is None:
             assert self.config.teacher is not None
             score = recorded_ap50(self.config.teacher, self.teacher.detector)
+        fix = "give --val DIR to measure it first"
         if score is None and self.val is not None:
-            score = self.score(self.teacher.detector)["AP50"]
+            lacks = [name for name in self.teacher.detector.config.extra_inputs if name not in self.val.extra]
+            if lacks:
+                fix = f"--val has no {' and '.join(lacks)}, which it looks at"
+            else:
+                score = self.score(self.teacher.detector)["AP50"]
         if not self.world.first:
             return
         if score is None:
             say(
                 "warning: the teacher's AP on its source is not known, as neither its training nor python -m eval.run "
-                "recorded it; give --val DIR to measure it first"
+                f"recorded it; {fix}"
             )
         elif score < CHANCE_AP50:
             say(f"warning: the teacher's AP50 on its source is {score:.1f}, no better than chance: it teaches nothing")

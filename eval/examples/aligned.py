@@ -1,7 +1,7 @@
 """Images of other sensors beside somebody's pictures: `--extra gated=PLACE/gated0,PLACE/gated1 depth=PLACE/depth`.
 
-A file has its picture's name, with any suffix, and lies where the picture does below the folder that was named. Another
-size is scaled to the picture's where it has its shape; registration is never guessed.
+A file has its picture's name, with any suffix, and lies where the picture does below the folder that was named. A file
+of another size fits where it has the picture's shape; registration is never guessed.
 """
 
 from collections.abc import Sequence
@@ -28,11 +28,14 @@ class AlignedFolders:
     folders: dict[str, list[Path]]
     limits: dict[str, tuple[float, float]]  # values that become 0 and 255
 
-    def read(self, picture: Path, place: Path, size: tuple[int, int]) -> dict[str, np.ndarray]:
-        """{input: uint8 (h, w, C)} of a picture of this size, which lies at `place` below its folder."""
+    def read(self, picture: Path, place: Path, size: tuple[int, int], wanted: tuple[int, int]) -> dict[str, np.ndarray]:
+        """{input: uint8 (h, w, C)} of a picture of this size, which lies at `place` below its folder.
+
+        Resized once from the file to the wanted size, as when it is packed.
+        """
         found = {}
         for name, folders in self.folders.items():
-            parts = [self._read_one(folder / place.parent, picture.stem, name, size) for folder in folders]
+            parts = [self._read_one(folder / place.parent, picture.stem, name, size, wanted) for folder in folders]
             joined = np.concatenate(parts, axis=2)
             if joined.shape[2] != self.channels[name]:
                 raise ValueError(
@@ -42,7 +45,9 @@ class AlignedFolders:
             found[name] = joined
         return found
 
-    def _read_one(self, folder: Path, stem: str, name: str, size: tuple[int, int]) -> np.ndarray:
+    def _read_one(
+        self, folder: Path, stem: str, name: str, size: tuple[int, int], wanted: tuple[int, int]
+    ) -> np.ndarray:
         names = listed(folder).get(stem, [])
         if len(names) != 1:
             what = "is missing" if not names else f"has {' and '.join(names)}, expected one"
@@ -54,7 +59,7 @@ class AlignedFolders:
         except ValueError as error:
             fix = f": give --extra-range {name}=LOW:HIGH" if str(error) == WITHOUT_RANGE else ""
             raise ValueError(f"{name}: {path} {error}{fix}") from None
-        return resize(image, size)
+        return resize(image, wanted)
 
 
 @cache
@@ -82,6 +87,13 @@ def find_aligned(options: Sequence[str], ranges: Sequence[str], config: "Backbon
             f"--extra: the detector looks at {needs}; got {', '.join(folders) or 'none'}: "
             + (f"give --extra {fix}" if wanted else "leave it out")
         )
+    for name, places in folders.items():
+        trained, given_now = config.extra_folders.get(name, ()), tuple(place.name for place in places)
+        if given_now != trained and sorted(given_now) == sorted(trained):
+            raise ValueError(
+                f"--extra {name}: got {', '.join(given_now)}, and the detector was trained on {', '.join(trained)}; "
+                "give them in this order"
+            )
     given = dict(parse_range(text) for text in ranges)
     if without := [name for name in given if name not in folders]:
         raise ValueError(f"--extra-range {without[0]}: --extra has {', '.join(folders) or 'nothing'}")

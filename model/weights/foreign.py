@@ -80,6 +80,16 @@ def check_sees_alike(config: BackboneConfig, source: BackboneConfig, path: Path)
                 f"{path}: its network saw {name} with a mean of {mean:g} and a deviation of {deviation:g}, this run "
                 f"has {config.extra_pixels[name]}; give the same with --model.extra-mean and --model.extra-deviation"
             )
+    for what, seen, now in (
+        ("made of", source.extra_folders, config.extra_folders),
+        ("of the values", source.extra_limits, config.extra_limits),
+    ):
+        for name in seen.keys() & now.keys():
+            if seen[name] != now[name]:
+                raise ValueError(
+                    f"{path}: its network saw {name} {what} {', '.join(map(str, seen[name]))}, this run has "
+                    f"{', '.join(map(str, now[name]))}; pack the data as its was, or start from other weights"
+                )
 
 
 def as_option(name: str, value: Any) -> str:

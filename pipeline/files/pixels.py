@@ -5,6 +5,7 @@ silently as grey blocks. Everything else goes through Pillow.
 """
 
 import io
+import re
 import warnings
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -19,6 +20,7 @@ from pipeline.files.parse import MAX_IMAGE_BYTES, read_bytes
 MAX_PIXELS = 100_000_000
 MAX_SCANS = 100  # of a progressive JPEG, ten or so in practice; thousands decode for minutes out of a few kilobytes
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
+BITS = 258  # TIFF's tag: of each channel
 WITHOUT_RANGE = "has more than 8 bits a channel, and nothing says which values become 0 and 255"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
@@ -87,10 +89,22 @@ def read_kind(file: BinaryIO) -> Kind:
 def _kind(image: Image.Image, file: BinaryIO) -> tuple[int, bool]:
     """(channels, whether they have more than 8 bits)."""
     wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    if image.format == "PNG" and not wide:  # Pillow keeps the upper 8 bits of colours
-        file.seek(24)
-        wide = file.read(1) == b"\x10"
+    if not wide:  # Pillow keeps the upper 8 bits of colours
+        if image.format == "PNG":
+            file.seek(24)
+            wide = file.read(1) == b"\x10"
+        elif image.format == "PPM":
+            wide = is_wide_pnm(file)
+        elif image.format == "TIFF" and max(image.tag_v2.get(BITS, (8,))) > 8:
+            raise ValueError("is a TIFF in colours with more than 8 bits a channel; save it as PNG")
     return 1 if (wide and image.mode[0] in "IF") or image.mode in ("1", "L", "LA") else 3, wide
+
+
+def is_wide_pnm(file: BinaryIO) -> bool:
+    """By its largest value, the fourth word of the header."""
+    file.seek(0)
+    words = re.sub(rb"#[^\n]*", b"", file.read(1000)).split()
+    return words[0] in (b"P2", b"P3", b"P5", b"P6") and int(words[3]) > 255
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -115,7 +129,9 @@ def read_extra(path: Path, limits: tuple[float, float] | None) -> np.ndarray:
             check_scans(image, data)
             if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
                 values = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", strict=True)
-            elif wide and image.mode[0] not in "IF":  # a PNG that Pillow would read with 8 bits
+            elif wide and (
+                image.mode[0] not in "IF" or image.format == "PPM"
+            ):  # which Pillow would make other values of
                 image.load()  # refuses what is cut or damaged, as OpenCV does not
                 flags = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
                 flags |= cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION

@@ -127,6 +127,7 @@ class ExtraFiles:
 
     def __post_init__(self) -> None:
         self.channels: dict[str, int] = {}  # of each member, as its first file has them
+        self._wide: dict[str, bool] = {}  # whether a modality's first file has more than 8 bits
         self._folders: dict[tuple[Path, str], Path] = {}
         self._pictures: dict[Path, dict[str, list[str]]] = {}
 
@@ -168,6 +169,12 @@ class ExtraFiles:
         check_aligned(kind.size, size)
         if kind.wide and member.limits is None:
             raise ValueError(f"{WITHOUT_RANGE}: give --extra-range {modality.name}=LOW:HIGH")
+        if member.limits is not None and self._wide.setdefault(modality.name, kind.wide) != kind.wide:
+            bits = ("8 bits", "more than 8 bits")
+            raise ValueError(
+                f"has {bits[kind.wide]} a channel, the first file of {modality.name} {bits[not kind.wide]}: one range "
+                "does not fit both"
+            )
         if self.channels.setdefault(member.name, kind.channels) != kind.channels:
             words = {1: "grey", 3: "in colours"}
             raise ValueError(f"is {words[kind.channels]}, the first of {member.folder} {words[4 - kind.channels]}")

@@ -1,6 +1,7 @@
 """Detectors that look at more than RGB: channels in their order, normalised each, and what their filters start from."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from model.config import ModelConfig, small_model
 from model.dense.config import FcosConfig, GflConfig
 from model.detectors import new_detector
 from model.weights.checkpoint import load_detector, save_detector
+from model.weights.foreign import check_sees_alike
 
 GATED = {"inputs": ("rgb", "gated"), "extra_channels": (3,)}
 CLASSES = ("car", "person")
@@ -174,6 +176,18 @@ def test_a_detector_goes_on_from_one_with_other_inputs(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"saw depth with a mean of 103.53 and a deviation of 57.375, this run has"):
         build_detector(replace(turned, extra_mean=(5.0, 103.53)), 3, CLASSES)
     build_detector(replace(turned, extra_mean=(103.53, 5.0)), 3, CLASSES)  # thermal is new
+
+
+def test_weights_that_saw_other_slices_or_values_are_refused():
+    seen = FcosConfig(
+        weights="none", inputs=("rgb", "gated"), extra_channels=(2,), extra_members=("g0,g1",), extra_range=((0, 1023),)
+    )
+    check_sees_alike(seen, seen, Path("run"))
+    check_sees_alike(replace(seen, extra_members=(), extra_range=()), seen, Path("run"))  # not known
+    with pytest.raises(ValueError, match="run: its network saw gated made of g0, g1, this run has g1, g0; pack"):
+        check_sees_alike(replace(seen, extra_members=("g1,g0",)), seen, Path("run"))
+    with pytest.raises(ValueError, match="saw gated of the values 0, 1023, this run has 0, 255"):
+        check_sees_alike(replace(seen, extra_range=((0, 255),)), seen, Path("run"))
 
 
 @pytest.mark.parametrize("config", [tiny(**GATED), narrow(GflConfig, backbone="resnet18", **GATED)])

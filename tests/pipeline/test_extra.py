@@ -419,6 +419,40 @@ def test_16_bit_colours_keep_their_bits_until_the_range_is_applied(tmp_path):
     assert np.array_equal(read_extra(tmp_path / "x.png", (1000, 1300)), expected)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("most", [1023, 65535])
+def test_wide_pgm_and_ppm_keep_their_values(tmp_path, channels, most):
+    values = np.arange(4 * 5 * channels, dtype=np.uint16).reshape(4, 5, channels) * 7 + 300
+    header = b"P%d # made by hand\n5 4\n%d\n" % (5 if channels == 1 else 6, most)
+    (tmp_path / "x.pgm").write_bytes(header + values.astype(">u2").tobytes())
+    with open(tmp_path / "x.pgm", "rb") as file:
+        assert read_kind(file) == ((4, 5), channels, True)
+    expected = np.clip(np.rint((values - 300.0) * 255 / 500), 0, 255)
+    assert np.array_equal(read_extra(tmp_path / "x.pgm", (300, 800)), expected)
+    with pytest.raises(ValueError, match="more than 8 bits a channel, and nothing says which values"):
+        read_extra(tmp_path / "x.pgm", None)
+    (tmp_path / "cut.pgm").write_bytes((tmp_path / "x.pgm").read_bytes()[:-2])
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        read_extra(tmp_path / "cut.pgm", (300, 800))
+
+
+def test_a_tiff_of_wide_colours_is_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / "x.tif"), np.full((4, 5, 3), 1000, np.uint16))
+    with pytest.raises(ValueError, match="a TIFF in colours with more than 8 bits a channel; save it as PNG"):
+        read_extra(tmp_path / "x.tif", (0, 1023))
+
+
+def test_one_range_is_for_files_of_one_depth(tmp_path):
+    """A picture of 8 bits among those of 16 would become another brightness."""
+    files = ExtraFiles(tmp_path, parse_extra(("depth=depth",), ("depth=0:1000",), ()))
+    (tmp_path / "depth").mkdir()
+    cv2.imwrite(str(tmp_path / "depth/a.png"), np.full((4, 5), 500, np.uint16))
+    cv2.imwrite(str(tmp_path / "depth/b.png"), np.full((4, 5), 128, np.uint8))
+    files.find(tmp_path / "a.jpg", (4, 5))
+    with pytest.raises(ValueError, match="has 8 bits a channel, the first file of depth more than 8 bits: one range"):
+        files.find(tmp_path / "b.jpg", (4, 5))
+
+
 def test_datasets_of_a_mixture_must_agree(packed, with_extra, tmp_path):
     settings = {"classes": ("car",), "workers": 1, "short_side": 45, "long_side": 80}
     plain = pack(PackOptions(with_extra, tmp_path / "plain", **settings))[0]

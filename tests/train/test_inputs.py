@@ -22,6 +22,7 @@ from model.dense.config import FcosConfig
 from model.weights.checkpoint import load_detector
 from pipeline.command.ranks import World
 from pipeline.files.fields import to_json
+from pipeline.files.pixels import resize
 from pipeline.pack import PackOptions, pack
 from pipeline.sources.options import ReadOptions
 from pipeline.views import ViewConfig
@@ -204,6 +205,16 @@ def test_what_the_data_lacks_is_one_clear_error(teacher, config, source, packed,
         evaluate(EvaluationOptions(teacher, (packed,), out=tmp_path / "d", loader="cpu"), WORLD)
 
 
+def test_a_teacher_is_not_measured_on_pictures_alone(teacher, config, packed, tmp_path, monkeypatch, capsys):
+    """--val is the student's, which sees RGB; nobody recorded how good the teacher is."""
+    task = make_trainer(replace(student_of(config, teacher, tmp_path / "run", CmkdConfig()), val=packed)).task
+    monkeypatch.setattr("train.task.recorded_ap50", lambda *_: None)
+    task.teacher_card.extra.pop("AP50", None)
+    with task.loader:
+        task.begin()
+    assert "recorded it; --val has no depth and gated, which it looks at" in capsys.readouterr().out
+
+
 def test_a_network_that_sees_more_takes_no_downscaled_view(config, tmp_path):
     with pytest.raises(
         ValueError, match=r"the student looks at depth, gated, which is not downscaled .* --views.ratio-range 1 1"
@@ -275,7 +286,7 @@ def test_prediction_takes_folders(teacher, source, tmp_path):
         ((f"gated={source / 'gated0'}", extra[1]), "has 1 channels of gated"),
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
-            open_predictor(replace(options, extra=wrong)).aligned.read(*files[0], (63, 90))
+            open_predictor(replace(options, extra=wrong)).aligned.read(*files[0], (63, 90), (63, 90))
 
 
 def test_prediction_scales_as_training_did(tmp_path):
@@ -284,7 +295,23 @@ def test_prediction_scales_as_training_did(tmp_path):
     cv2.imwrite(str(tmp_path / "depth/a.png"), np.full((4, 6), 4000, np.uint16))
     for ranges, level in (((), 128), (("depth=0:4000",), 255)):
         aligned = find_aligned((f"depth={tmp_path / 'depth'}",), ranges, config)
-        assert np.unique(aligned.read(tmp_path / "a.jpg", Path("a.jpg"), (4, 6))["depth"]).tolist() == [level]
+        read = aligned.read(tmp_path / "a.jpg", Path("a.jpg"), (4, 6), (4, 6))["depth"]
+        assert np.unique(read).tolist() == [level]
+
+
+def test_prediction_resizes_once_as_packing_did(tmp_path):
+    """From the slice's own size, not by way of the picture's."""
+    config = FcosConfig(weights="none", inputs=("rgb", "gated"), extra_channels=(2,), extra_members=("g0,g1",))
+    slices = np.random.default_rng(0).integers(0, 256, (2, 40, 60, 1), np.uint8)
+    for name, image in zip(("g0", "g1"), slices, strict=True):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "a.png"), image)
+    places = [str(tmp_path / name) for name in ("g0", "g1")]
+    aligned = find_aligned((f"gated={','.join(places)}",), (), config)
+    got = aligned.read(tmp_path / "a.jpg", Path("a.jpg"), (80, 120), (30, 45))["gated"]
+    assert np.array_equal(got, np.concatenate([resize(image, (30, 45)) for image in slices], axis=2))
+    with pytest.raises(ValueError, match="got g1, g0, and the detector was trained on g0, g1; give them in this order"):
+        find_aligned((f"gated={','.join(reversed(places))}",), (), config)
 
 
 def test_the_command_line_chooses_the_inputs(gated, tmp_path):
