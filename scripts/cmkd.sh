@@ -75,11 +75,16 @@ import json
 import sys
 
 table = json.load(open(sys.argv[1]))
-mean = {row: {domain: sum(seeds) / len(seeds) for domain, seeds in figures.items()} for row, figures in table.items()}
-print("\nteacher - baseline, and the share of it that a student keeps (means over seeds):")
-for domain, baseline in mean["baseline"].items():
-    gain = mean["teacher"][domain] - baseline
-    kept = (f"{row} {(mean[row][domain] - baseline) / gain:.0%}" for row in ("mse", "adversarial"))
-    print(f"  {domain:<16} {gain:+.1f}  " + (", ".join(kept) if gain > 0 else "nothing to keep"))
+print("\nteacher - baseline, and the share of it that a student keeps: means over seeds [least, greatest of a seed]")
+for domain, baselines in table["baseline"].items():
+    gains = [teacher - baseline for teacher, baseline in zip(table["teacher"][domain], baselines)]
+    kept = ["nothing to keep"]
+    if min(gains) > 0:
+        kept = []
+        for row in ("mse", "adversarial"):
+            ahead = [student - baseline for student, baseline in zip(table[row][domain], baselines)]
+            shares = [part / gain for part, gain in zip(ahead, gains)]
+            kept.append(f"{row} {sum(ahead) / sum(gains):.0%} [{min(shares):.0%}, {max(shares):.0%}]")
+    print(f"  {domain:<16} {sum(gains) / len(gains):+.1f}  " + ", ".join(kept))
 PYTHON
 echo "report: $(pwd)/$runs/report.html"

@@ -45,7 +45,7 @@ class OptimizerConfig:
     bias: GroupRule = field(default_factory=GroupRule)
     """Other biases."""
     new: GroupRule = field(default_factory=GroupRule)
-    """Everything that starts from a random draw: the pyramid, the heads, and the methods' own layers."""
+    """The pyramid, the heads, and the methods' own layers: what starts from a random draw behind the backbone."""
     warmup_steps: int = 500
     """Steps over which the rate rises linearly from a thousandth."""
     schedule: Literal["step", "cosine", "linear"] = "step"

@@ -84,8 +84,8 @@ class Optimizer:
 def kinds_of(student: nn.Module, methods: Mapping[str, nn.Module]) -> dict[str, frozenset[str]]:
     """For each parameter of a run, by its name in the checkpoint, which rules it falls under.
 
-    norm: the scale and shift of a normalisation. bias: any other bias. new: it starts from a random draw although the
-    backbone is pretrained, so everything outside `backbone.body`.
+    norm: the scale and shift of a normalisation. bias: any other bias. new: everything outside `backbone.body`, which
+    starts from a random draw although the backbone is pretrained.
     """
     kinds = {}
     for prefix, module in (("", student), *((f"method.{name}.", method) for name, method in methods.items())):

@@ -17,7 +17,16 @@ from model.detectors import CONFIGS, DetectorConfig, new_detector
 from pipeline.batch import Batch, View, Views
 from pipeline.views import ViewConfig, ViewMaker
 from train.bench.steps import NUM_CLASSES, make_network
-from train.distill import METHODS, CdFkdConfig, DefeatConfig, FgdConfig, ImitationConfig, MethodConfig, PkdConfig
+from train.distill import (
+    METHODS,
+    CdFkdConfig,
+    CmkdConfig,
+    DefeatConfig,
+    FgdConfig,
+    ImitationConfig,
+    MethodConfig,
+    PkdConfig,
+)
 from train.distill.method import Method
 from train.step import Learner, Teacher
 
@@ -29,6 +38,7 @@ MORE: tuple[MethodConfig, ...] = (
     CdFkdConfig(strides=(8, 16, 32), per_location=True),
     FgdConfig(relation=0.0),
     PkdConfig(strides=(8, 16), resize_student=False),
+    CmkdConfig(loss="adversarial", canvas=CANVAS),
 )
 # What methods teach begins behind the backbone's body, which is most of a network.
 SMALL = {"backbone": "resnet18", "weights": "none", "norm": "frozen", "trainable_layers": 0, "fpn_channels": 16}
