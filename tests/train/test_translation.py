@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -124,9 +125,22 @@ def test_its_page_shows_every_sheet_and_curve(config, tmp_path, monkeypatch, cap
     # Of a continuation that was given up.
     shutil.copy(short.out / "pictures" / "step-00000004.jpg", short.out / "pictures" / "step-00000006.jpg")
     assert [step for step, _ in load_translation("", short.out).sheets] == [2, 4]
-    (short.out / "pictures" / "step-00000003.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"step-00000003\.jpg is not a whole picture"):
+    sheet_file = short.out / "pictures" / "step-00000003.jpg"
+    sheet_file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"step-00000003\.jpg is not a picture of a known format"):
         ask(short.out)
+    sheet_file.unlink()
+    os.mkfifo(sheet_file)  # whoever reads it waits for ever
+    with pytest.raises(ValueError, match=r"step-00000003\.jpg is not a regular file; remove it"):
+        ask(short.out)
+    sheet_file.unlink()
+    written = json.loads((short.out / "config.json").read_text())
+    write_json(short.out / "config.json", written | {"token": "c2VjcmV0"})
+    assert "c2VjcmV0" not in ask(short.out)
+    for wrong, said in (({"source": 5}, "source is '5', not text"), ({}, "it lacks source")):
+        write_json(short.out / "config.json", {name: written[name] for name in written if name != "source"} | wrong)
+        with pytest.raises(ValueError, match=rf"config\.json: {said}; give a run of python -m train\.translate"):
+            ask(short.out)
 
 
 needs_lite0 = pytest.mark.skipif(
