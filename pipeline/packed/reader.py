@@ -386,13 +386,11 @@ class PackedDataset:
         images = []
         for member, channels in self.members_of(modality).items():
             try:
-                images.append(decode_packed(self.encoded(i, member), channels))
+                images.append(decode_packed(self.encoded(i, member), channels, self.sizes_N2[i]))
             except ValueError as error:
                 if "damaged" in str(error):
                     raise
                 raise ValueError(f"{self.describe(i)}, {member}, {error}") from None
-            if images[-1].shape[:2] != tuple(self.sizes_N2[i]):
-                raise self._error(f"{self.describe(i)}, {member}, decodes to another size than the index says")
         return images[0] if len(images) == 1 else cv2.merge(images)
 
     def verify(self) -> None:
@@ -409,11 +407,9 @@ class PackedDataset:
                 raise self._error(f"{shard['file']} is damaged (its checksum differs from dataset.json)")
         for i in track(range(len(self)), f"verifying {self.path.name}", len(self)):
             try:
-                size = decode_packed(self.jpeg(i)).shape[:2]
+                decode_packed(self.jpeg(i), size=self.sizes_N2[i])
             except ValueError as error:
                 raise ValueError(f"{self.describe(i)} {error}") from None
-            if size != tuple(self.sizes_N2[i]):
-                raise self._error(f"{self.describe(i)} decodes to another size than the index says")
             for modality in self.extra:
                 self.read_extra(i, modality)
 
