@@ -310,6 +310,16 @@ def test_a_configuration_beside_the_weights_is_short_text(tmp_path, content, wor
         read_values({}, tmp_path / "x.pth")
 
 
+@pytest.mark.parametrize("name", ["bbox_head.gfl_cls.bias", "backbone.bn1.weight"])
+@pytest.mark.parametrize("value", [torch.zeros(()), torch.zeros(0, 0)], ids=lambda value: value.ndim)
+def test_a_weight_of_another_shape_is_one_sentence(tmp_path, name, value):
+    content, _ = checkpoint(model(), ("cat", "dog"))
+    content["state_dict"][name] = value
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x\.pth: "):
+        load_detector(tmp_path / "x.pth", classes=("cat", "dog"))
+
+
 def test_classes_that_do_not_fit_the_weights_are_asked_for(tmp_path):
     content, _ = checkpoint(model(), ("cat", "dog"))
     content["meta"]["dataset_meta"]["classes"] = tuple("abcde")  # a run that kept its base's names
