@@ -258,6 +258,10 @@ def test_what_does_not_fit_is_one_sentence(config, packed, packed_other_classes,
         start(replace(config, accumulate=3))
     with pytest.raises(ValueError, match=r"--contrast\.blocks must be below --generator\.num-blocks 2"):
         replace(config, contrast=replace(config.contrast, blocks=(0, 5)))
+    with pytest.raises(ValueError, match=r"--epochs must be a finite number, got inf"):
+        replace(config, epochs=float("inf"), steps=0)
+    with pytest.raises(ValueError, match=r"--contrast\.weight must be a finite number, got inf"):
+        replace(config, contrast=replace(config.contrast, weight=float("inf")))
     with pytest.raises(ValueError, match=r"--optimizer\.bias must be left out"):
         replace(config.optimizer, bias=GroupRule(decay=0.0))
     with pytest.raises(ValueError, match=r"no recipe 'cut_smal' \(nearest: cut_small\)"):
@@ -272,6 +276,8 @@ def test_options_are_named_and_one_length_is_enough_as_in_train_run(tmp_path):
         read_command([*words, "--lr", "1"])
     with pytest.raises(ValueError, match=f"{tmp_path} is not a packed dataset"):
         check_paths([*words[:2], str(tmp_path)], ("--source", "--target"))
+    with pytest.raises(ValueError, match=r"--dinov2 .*: there is no such file"):
+        check_paths(["cut_dinov2", "--dinov2", str(tmp_path)], ("--source", "--target"))
     (tmp_path / "config.json").touch()
     check_paths([*words[:2], str(tmp_path), f"--out={tmp_path}"], ("--source", "--target"))
 
