@@ -36,6 +36,8 @@ class DistanceOptions:
             raise ValueError(f"--images must be 0 or at least 8, got {self.images}")
         if self.splits < 2:
             raise ValueError(f"--splits must be at least 2, got {self.splits}")
+        if self.seed < 0:
+            raise ValueError(f"--seed must be 0 or more, got {self.seed}")
         if not self.data:
             raise ValueError("--data is empty; name the datasets to compare with --target")
 

@@ -66,8 +66,12 @@ class EvaluatedRun:
 
     @cached_property
     def trained(self) -> Path | None:
-        """The folder of the run that trained it, also when a checkpoint of it was evaluated, or with --out."""
-        return training_folder(self.path) or training_folder(Path(self.results["run"]))
+        """The folder of the run that trained it, also when a checkpoint of it was evaluated, or with --out.
+
+        What results.json names is taken only where it holds a checkpoint: somebody else's file could name any folder.
+        """
+        named = training_folder(Path(self.results["run"]))
+        return training_folder(self.path) or (named if named is not None and has_checkpoint(named) else None)
 
     def read(self, name: str, shape: Any):
         """A JSON file of this shape beside results.json; None when this evaluation has none."""
@@ -173,6 +177,12 @@ def training_folder(place: Path) -> Path | None:
     """The folder of a training run (it holds config.json): the place itself, or the one whose checkpoint it is."""
     run = place.parent.parent if place.parent.name == "checkpoints" else place
     return run if (run / "config.json").is_file() else None
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Without torch, which model/weights/files.py needs."""
+    saved = (path.parent for path in folder.glob("checkpoints/step-*/COMPLETE"))
+    return any((place / "model.json").is_file() for place in (folder, *saved))
 
 
 def distinct(runs: list[EvaluatedRun]) -> list[EvaluatedRun]:

@@ -85,13 +85,35 @@ ROBUSTNESS = {
     "identity": Each(ANY),
     "cells": Each(Each(FIGURE)),
 }
-# Of a training run beside the evaluation.
-CONFIG = {
+# Of a training run beside the evaluation: all the fields of its configuration, and what is read of them.
+CONFIG = dict.fromkeys(
+    (
+        "out?", "data_weights?", "domains?", "val?", "distill?", "distill_warmup_steps?", "optimizer?", "loader?",
+        "epochs?", "steps?", "batch_size?", "seed?", "device?", "precision?", "compile?", "repeatable?", "log?",
+        "log_every?", "save_every?", "keep?", "val_every?", "val_images?", "max_skipped?", "from_step?", "profile?",
+    ),
+    ANY,
+) | {
     "data?": OneOf((str, [str], None)),
     "teacher?": OneOf((str, None)),
     "teacher_policy?": str,
     "student_init?": str,
-    "model?": {"weights?": str},
+    "model?": {"weights?": str, "inputs?": [str]},
     "views?": {"corruptions": [str]},
-}
+}  # fmt: skip
+TRANSLATION = dict.fromkeys(
+    (
+        "out?", "generator?", "crop?", "contrast?", "discriminators?", "discriminator_width?", "adversarial_weight?",
+        "dinov2?", "semantic_weight?", "segmenter_width?", "optimizer?", "loader?", "epochs?", "steps?", "batch_size?",
+        "accumulate?", "seed?", "device?", "precision?", "compile?", "log?", "log_every?", "save_every?", "pictures?",
+        "keep?", "max_skipped?", "from_step?", "profile?",
+    ),
+    ANY,
+) | {"source": str, "target": str}  # fmt: skip
 STATE = {"data_checksum?": OneOf((str, None))}
+
+
+def known(content: dict, shape: dict) -> dict:
+    """What the shape has a name for: a page shows nothing else of a file that it is told to read."""
+    names = {name.removesuffix("?") for name in shape}
+    return {name: value for name, value in content.items() if name in names}

@@ -13,14 +13,15 @@ from typing import Any
 from eval import schema
 from eval.metrics import domains
 from eval.results import training_folder
-from model.weights.files import complete_checkpoints, resolve_checkpoint
-from pipeline.files.own import read_json
+from model.weights.files import MARKER, complete_checkpoints, find_damage, read_marker, resolve_checkpoint
+from pipeline.files.own import Each, OneOf, problem_of, read_json
 from pipeline.files.parse import read_bytes
 from pipeline.packed.reader import PackedDataset
 
 PICTURES = "pictures.bin"
 SHORT = 8  # bytes of a SHA-256: among a million pictures two agree by chance once in 40 million such sets
 MOST_BYTES = 1 << 30
+ENTRY = schema.TRAINED | {"domains": OneOf(([str], Each(int)))}  # names, or with their numbers of images
 
 
 def pictures_of(datasets: Sequence[PackedDataset]) -> bytes:
@@ -30,7 +31,11 @@ def pictures_of(datasets: Sequence[PackedDataset]) -> bytes:
 
 def read_pictures(run: Path) -> set[bytes] | None:
     """Of a run's checkpoint, or a checkpoint; None where there is no such file."""
-    path = (resolve_checkpoint(run) if complete_checkpoints(run) else run) / PICTURES
+    folder = resolve_checkpoint(run) if complete_checkpoints(run) else run
+    listed = (folder / MARKER).is_file() and PICTURES in read_marker(folder)
+    if listed and (damage := find_damage(folder, (PICTURES,))):
+        raise ValueError(f"{folder} is damaged: {damage}; give another checkpoint of the run")
+    path = folder / PICTURES
     if not path.is_file():
         return None
     content = read_bytes(path, MOST_BYTES)
@@ -50,7 +55,10 @@ class TrainingData:
         self.datasets: list[dict[str, Any]] | None = None
         self.pictures = read_pictures(run)
         if "trained_on" in card:
-            self.datasets = [check(entry, run) for entry in card["trained_on"]]
+            if problem := problem_of(card["trained_on"], [ENTRY]):
+                raise ValueError(f"{run}: trained_on in its model.json: {problem}; restore the file")
+            known = [schema.known(entry, ENTRY) for entry in card["trained_on"]]
+            self.datasets = [entry | {"domains": list(entry["domains"])} for entry in known]
         elif run.is_dir() and (state := resolve_checkpoint(run) / "state.json").is_file():
             checksum = read_json(state, schema.STATE).get("data_checksum")
             self.datasets = [self.describe(checksum)] if isinstance(checksum, str) else None
@@ -108,19 +116,3 @@ class TrainingData:
                 chosen = [trained.domain_of(row) in entry["domains"] for row in range(len(trained))]
                 pictures |= {trained.sha256_of(row) for row in range(len(trained)) if chosen[row]}
         return sum(dataset.sha256_of(row) in pictures for row in rows)
-
-
-def check(entry: Any, run: Path) -> dict[str, Any]:
-    """An entry of a card's trained_on, whose domains are names or {name: number of images}."""
-    good = (
-        isinstance(entry, dict)
-        and all(isinstance(entry.get(name), str) for name in ("name", "checksum"))
-        and isinstance(entry.get("domains"), list | dict)
-        and all(isinstance(name, str) for name in entry["domains"])
-    )
-    if not good:
-        raise ValueError(
-            f"{run}: trained_on in its model.json holds {str(entry)[:80]}; an entry is an object with a name, a list "
-            "of domains and a checksum; restore the file"
-        )
-    return entry | {"domains": list(entry["domains"])}

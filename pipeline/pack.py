@@ -35,7 +35,7 @@ from pipeline.packed.shards import (
     read_shard,
 )
 from pipeline.sources import diverse_weather, seeing_through_fog
-from pipeline.sources.annotated import relative
+from pipeline.sources.annotated import class_name, relative
 from pipeline.sources.choice import choose_domains
 from pipeline.sources.classes import Names, split_names
 from pipeline.sources.options import DEFAULTS, ReadOptions
@@ -243,7 +243,8 @@ def pack(options: PackOptions) -> list[Path]:
     options = replace(
         options, split=split_names(options.split), map=split_names(options.map), drop=split_names(options.drop)
     )
-    classes, named = split_names(options.classes), split_names(options.read.domains)
+    classes = tuple(class_name(name, "--classes") for name in split_names(options.classes))
+    named = split_names(options.read.domains)
     read = partial(read_source, rename=options.map, drop=options.drop, options=options.read)
     benchmark: Any = seeing_through_fog
     parts = benchmark.scored_parts(options.root) if options.format in ("auto", "stf") else []

@@ -52,8 +52,9 @@ def choose(dataset: PackedDataset, share: float, seed: int) -> np.ndarray:
 def share(options: ShareOptions) -> None:
     if not 0 < options.share < 1:
         raise ValueError(f"--share {options.share:g}: expected more than 0 and less than 1, for example 0.2")
-    if options.first.resolve() == options.rest.resolve():
-        raise ValueError(f"FIRST and REST are both {options.first}; give two folders")
+    first, rest = options.first.resolve(), options.rest.resolve()
+    if first.is_relative_to(rest) or rest.is_relative_to(first):
+        raise ValueError(f"FIRST {options.first} and REST {options.rest} lie in each other; give two folders")
     with PackedDataset(options.packed) as dataset:
         for out in (options.first, options.rest):
             check_place(dataset, out)

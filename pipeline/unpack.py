@@ -27,7 +27,6 @@ from PIL import Image
 from pipeline.command.console import counted, run_entry, say, track
 from pipeline.files.pixels import decode_packed
 from pipeline.packed.reader import PackedDataset
-from pipeline.sources.annotated import class_name
 from pipeline.sources.choice import choose_domains
 from pipeline.sources.classes import Names, split_names
 
@@ -70,11 +69,6 @@ def unpack(options: UnpackOptions) -> None:
     with PackedDataset(options.packed) as dataset:
         if out.resolve().is_relative_to(options.packed.resolve()):
             raise ValueError(f"{out} is inside {options.packed}, the packed dataset: choose a folder elsewhere")
-        for name in dataset.classes:
-            try:
-                class_name(name)
-            except ValueError as error:
-                raise ValueError(f"{options.packed}: {error}") from None
         patterns = split_names(options.domains)
         kept = choose_domains(patterns or ("*",), dataset.domains, str(options.packed))
         rows = [i for i in range(len(dataset)) if dataset.domain_of(i) in kept]

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 from model.config import ModelConfig
 from model.detectors import DetectorConfig
+from pipeline.files.fields import to_json
 from pipeline.views import ViewConfig
 from train.distill import MethodConfig
 
@@ -173,6 +175,7 @@ class Config:
     has been seen."""
 
     def __post_init__(self) -> None:
+        check_finite(to_json(self))
         require(self.seed >= 0, "seed", "0 or more", self.seed)
         require(self.batch_size > 0, "batch_size", "at least 1", self.batch_size)
         check_length(self.epochs, self.steps)
@@ -207,6 +210,18 @@ class Config:
         require(self.val_every is None or self.val_every > 0, "val_every", "at least 1", self.val_every)
         require(self.max_skipped >= 0, "max_skipped", "0 or more", self.max_skipped)
         require(self.val_images >= 0, "val_images", "0 or more", self.val_images)
+
+
+def check_finite(value: Any, name: str = "") -> None:
+    """Of a configuration as JSON, which has no number for infinity."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            check_finite(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list):
+        for inner in value:
+            check_finite(inner, f"{name}.{inner['kind']}" if isinstance(inner, dict) else name)
+    elif isinstance(value, float):
+        require(isfinite(value), name, "a finite number", value)
 
 
 def check_length(epochs: float, steps: int) -> None:

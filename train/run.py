@@ -30,6 +30,8 @@ def check_paths(arguments: list[str], packed: tuple[str, ...] = ("--data", "--va
             from pipeline.packed.reader import PackedDataset
 
             PackedDataset(path)  # says what is there instead
+        if option == "--dinov2" and not path.is_file():
+            raise ValueError(f"--dinov2 {path}: there is no such file")
         named = option == "--teacher" or (option == "--student-init" and argument != "teacher")
         if named and not path.exists():
             raise ValueError(f"{option} {path}: there is no such run, checkpoint or file")

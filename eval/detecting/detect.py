@@ -278,7 +278,7 @@ def gather(found: Found, world: int) -> Found:
 def read_image(dataset: PackedDataset, row: int) -> np.ndarray:
     """The stored picture, RGB uint8 (h, w, 3)."""
     try:
-        return decode_packed(dataset.jpeg(row))
+        return decode_packed(dataset.jpeg(row), size=dataset.sizes_N2[row])
     except ValueError as error:
         raise ValueError(f"{dataset.describe(row)} {error}") from None
 

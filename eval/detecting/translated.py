@@ -23,6 +23,7 @@ from pipeline.files.pixels import decode_packed, encode
 from pipeline.loading.mixture import warn_of_other_sides
 from pipeline.packed.derive import Objects, check_place, derive
 from pipeline.packed.reader import PackedDataset
+from pipeline.sources.annotated import class_name
 from pipeline.views import STRIDE
 
 OVERLAP = 0.5  # of a detection with an object that it finds
@@ -36,7 +37,10 @@ def translate_dataset(options: TranslateOptions, world: World) -> None:
     generator, card = load_generator(options.run, world.device)
     with PackedDataset(options.data) as dataset:
         check_place(dataset, options.out)
-        domains = {name: options.domain or f"{name}_to_{target_of(card.extra)}" for name in dataset.domains}
+        domains = {
+            name: class_name(options.domain or f"{name}_to_{target_of(card.extra)}", "--domain")
+            for name in dataset.domains
+        }
         origin: dict[str, Any] = {
             "generator": checksum(resolve_checkpoint(options.run) / "model.safetensors"),
             "domains": domains,

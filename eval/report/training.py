@@ -11,7 +11,8 @@ from eval.report.charts import Line, Series, folded, legend, line_chart, table, 
 from eval.report.markup import Html, number, tag
 from eval.report.sheets import Sheet
 from eval.results import EvaluatedRun, title_of
-from pipeline.files.own import ANY, Each, read_json, read_lines
+from pipeline.files.own import read_json, read_lines
+from pipeline.packed.card import read_card
 
 MOST_POINTS = 300
 
@@ -136,14 +137,13 @@ def run_details(run: EvaluatedRun) -> Html:
         if card:
             parts.append(listing(f"Data report: {domains.title(domain)}", card))
     if run.trained is not None:
-        content = read_json(run.trained / "config.json", schema.CONFIG)
+        content = schema.known(read_json(run.trained / "config.json", schema.CONFIG), schema.CONFIG)
         parts.append(listing("Resolved configuration", content))
         data = content.get("data") or []
         for folder in [data] if isinstance(data, str) else data:  # one dataset was once a plain path
-            trained = Path(folder) / "dataset.json"
-            if trained.is_file():
-                title = f"Data report: training images of {trained.parent.name}"
-                parts.append(listing(title, trim_card(read_json(trained, Each(ANY)))))
+            if (Path(folder) / "dataset.json").is_file():
+                title = f"Data report: training images of {Path(folder).name}"
+                parts.append(listing(title, trim_card(read_card(Path(folder)))))
     return Html("".join(parts))
 
 

@@ -7,14 +7,14 @@ at every checkpoint (OUT/pictures), the log and the configuration.
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-
+from eval import schema
 from eval.report.charts import Series, folded, series_of, table
 from eval.report.markup import Html, tag
 from eval.report.pictures import Album, framed
 from eval.report.training import collect, curves, listing, plain, read_log
 from model.weights.files import complete_checkpoints, step_of
 from pipeline.files.own import ANY, Each, read_json
+from pipeline.files.pixels import read_rgb
 
 MOST_SHEETS = 6  # of a run: its last, and others spread over its steps
 
@@ -45,7 +45,8 @@ def is_translation(path: Path) -> bool:
 def load_translation(name: str, path: Path) -> Translation:
     if not complete_checkpoints(path):
         raise ValueError(f"{path} has no checkpoint yet, so there are no pictures of it; let it train further")
-    return Translation(name or path.resolve().name, path, read_json(path / "config.json", Each(ANY)))
+    config = read_json(path / "config.json", schema.TRANSLATION, "give a run of python -m train.translate")
+    return Translation(name or path.resolve().name, path, schema.known(config, schema.TRANSLATION))
 
 
 def about(runs: list[Translation]) -> Html:
@@ -87,10 +88,10 @@ def spread(sheets: list[tuple[int, Path]], most: int) -> list[tuple[int, Path]]:
 
 
 def sheet(run: Translation, album: Album, step: int, path: Path) -> Html:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f"{path} is not a whole picture; remove it")
-    size = list(image.shape[:2])
+    try:
+        size = list(read_rgb(path).shape[:2])
+    except ValueError as error:
+        raise ValueError(f"{path} {error}; remove it") from None
     said = "source, translated, kept of the source, a real target picture"
     return framed(album.add(path, size), size, [], f"{run.name}, step {step:,}", said)
 

@@ -8,11 +8,23 @@ import torch
 
 from model.translation.attention import AttentionGenerator
 from model.translation.resnet import ResnetGenerator
+from model.weights.checkpoint import SIDE
 from model.weights.files import MARKER, find_damage, read_state, resolve_checkpoint, save_tensors
 from pipeline.files.fields import from_json, to_json
 from pipeline.files.own import ANY, Each, json_text, read_json
 
 FORMAT = 1
+CARD = {
+    "format": int,
+    "generator": Each(ANY),
+    "extra?": {
+        "short_side?": SIDE,
+        "long_side?": SIDE,
+        "source_domains?": [str],
+        "target_domains?": [str],
+        "target?": str,
+    },
+}
 Generator = AttentionGenerator | ResnetGenerator
 
 
@@ -32,10 +44,10 @@ class GeneratorConfig:
     """transposed: JoliGEN's convolutions, which can draw a grid. resized: bilinear, then a convolution."""
 
     def __post_init__(self) -> None:
-        for name, least in (("width", 1), ("num_blocks", 1), ("num_masks", 2)):
-            if getattr(self, name) < least:
+        for name, least, most in (("width", 1, 4096), ("num_blocks", 1, 256), ("num_masks", 2, 256)):
+            if not least <= getattr(self, name) <= most:
                 option = f"--generator.{name.replace('_', '-')}"
-                raise ValueError(f"{option} must be at least {least}, got {getattr(self, name)}")
+                raise ValueError(f"{option} must be {least} to {most}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -66,16 +78,20 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> tuple[Gene
     directory = resolve_checkpoint(path)
     if (directory / MARKER).is_file() and (damage := find_damage(directory, ("model.json", "model.safetensors"))):
         raise ValueError(f"{directory} is damaged: {damage}; give another checkpoint of the run")
-    card = read_json(directory / "model.json", Each(ANY), "give another checkpoint")
+    file, fix = directory / "model.json", "give another checkpoint"
+    card = read_json(file, Each(ANY), fix)
     if "generator" not in card:
         raise ValueError(f"{directory} holds no generator but a detector; give a run of python -m train.translate")
     if card.get("format") != FORMAT:
-        raise ValueError(f"{directory / 'model.json'}: format {card.get('format')}; this version reads {FORMAT}")
-    config = from_json(GeneratorConfig, card["generator"], f"{directory / 'model.json'}: generator")
-    generator = make_generator(config)
-    state, expected = read_state(directory / "model.safetensors"), generator.state_dict()
+        raise ValueError(f"{file}: format {card.get('format')}; this version reads {FORMAT}")
+    card = read_json(file, CARD, fix)
+    config = from_json(GeneratorConfig, card["generator"], f"{file}: generator")
+    with torch.device("meta"):  # what a card asks for takes no memory before the weights are seen to be there
+        expected = make_generator(config).state_dict()
+    state = read_state(directory / "model.safetensors")
     wrong = [name for name in expected if name not in state or state[name].shape != expected[name].shape]
     if wrong or len(state) > len(expected):
         raise ValueError(f"{directory}: the weights do not fit its model.json ({', '.join(wrong[:3]) or 'too many'})")
+    generator = make_generator(config)
     generator.load_state_dict(state)
     return generator.to(device).eval(), GeneratorCard(config, card.get("extra", {}))

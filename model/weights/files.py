@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -65,10 +66,21 @@ def read_contents(path: Path) -> Contents:
         content = next(
             (content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), content
         )
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path}: holds no state dict; give a file made by torch.save(model.state_dict(), ...)")
+    fix = "give a file made by torch.save(model.state_dict(), ...)"
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        raise ValueError(f"{path}: holds no state dict; {fix}")
+    if hollow := [name for name, value in content.items() if not is_stored(value)]:
+        raise ValueError(f"{path}: holds not all numbers of {hollow[0]}; {fix}")
     state = without_wrappers(dict(content))
     return Contents(state, dict(meta) if isinstance(meta, Mapping) else {})
+
+
+def is_stored(value: Tensor) -> bool:
+    """Each of its numbers has a place of its own: with a stride of 0 a small file would stand for any amount."""
+    plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    return plain and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -35,6 +35,17 @@ class Foreign(NamedTuple):
 def read_foreign(path: Path, num_classes: int | None = None) -> Foreign:
     """`num_classes` without background, where the user says it."""
     state, meta = read_contents(path)
+    try:
+        return recognise(path, state, meta, num_classes)
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        if str(error).startswith(str(path.with_suffix(""))):  # the file's, or its configuration's beside it
+            raise
+        raise ValueError(
+            f"{path}: its weights have other names or shapes than those of a detector that is read here ({error})"
+        ) from None
+
+
+def recognise(path: Path, state: dict[str, Tensor], meta: dict[str, Any], num_classes: int | None) -> Foreign:
     if mmdetection.is_mmdetection(state):
         return read_mmdetection(path, state, meta)
     if is_dense(state):

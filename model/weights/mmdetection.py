@@ -15,6 +15,7 @@ from torch import Tensor
 from model.config import MOST, ModelConfig
 from model.dense.config import AnyDense, AtssConfig, FcosConfig, GflConfig, RetinaNetConfig
 from model.weights.config_text import NotPlain, read_assignments
+from pipeline.files.fields import from_json, to_json
 from pipeline.files.parse import read_text
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -315,12 +316,16 @@ def detector_config(values: dict) -> DetectorConfig:
     """Our configuration of a whole detector, from mmdetection's `model` and the assignments beside it."""
     model = values["model"]
     try:
-        return TWO_STAGE[kind_of(model)](values) if kind_of(model) in TWO_STAGE else dense_config(values)
+        config = TWO_STAGE[kind_of(model)](values) if kind_of(model) in TWO_STAGE else dense_config(values)
+        return from_json(DetectorConfig, to_json(config), "our configuration of it")  # every value has its type
+    except Unsupported:
+        raise
     except KeyError as error:
         raise Unsupported(f"mmdetection's configuration of a {model.get('type')} lacks {error}") from None
-    except (TypeError, AttributeError) as error:  # two necks one after the other, text where a number belongs
+    except (TypeError, AttributeError, ValueError, OverflowError) as error:  # two necks, text for a number, 1e999
         raise Unsupported(
-            f"mmdetection's configuration of a {model.get('type')} holds a value of another type than we know ({error})"
+            f"mmdetection's configuration of a {model.get('type')} holds a value of another type or size than we know "
+            f"({error})"
         ) from None
 
 
@@ -428,6 +433,9 @@ def read_values(meta: dict, path: Path) -> dict[str, Any]:
         if not isinstance(text, str):
             continue
         where = place
+        if len(text) > MAX_CONFIG_BYTES:
+            why = f"its configuration has more than {MAX_CONFIG_BYTES} characters"
+            continue
         try:
             values = read_assignments(text)
         except NotPlain as error:
@@ -447,7 +455,9 @@ def read_values(meta: dict, path: Path) -> dict[str, Any]:
 def class_names(meta: dict) -> tuple[str, ...] | None:
     data = meta.get("dataset_meta")
     found = (data.get("classes") or data.get("CLASSES")) if isinstance(data, dict) else meta.get("CLASSES")
-    return tuple(map(str, found)) if isinstance(found, tuple | list) else None
+    if isinstance(found, tuple | list) and all(isinstance(name, str) for name in found):
+        return tuple(found)
+    return None
 
 
 def count_classes(state: dict[str, Tensor], config: DetectorConfig, path: Path) -> int:

@@ -7,6 +7,7 @@ silently as grey blocks. Everything else goes through Pillow.
 import io
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -126,8 +127,10 @@ def read_extra(path: Path, limits: tuple[float, float] | None) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            check_scans(image, data)
-            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+            is_jpeg = image.format in ("JPEG", "MPO")
+            if is_jpeg:
+                check_scans(data)
+            if is_jpeg and image.mode in ("RGB", "L"):
                 values = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", strict=True)
             elif wide and (
                 image.mode[0] not in "IF" or image.format == "PPM"
@@ -167,15 +170,17 @@ def decode_rgb(data: bytes) -> np.ndarray:
     return np.ascontiguousarray(rgb)
 
 
-def check_scans(image: Image.Image, data: bytes) -> None:
-    if image.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+def check_scans(data: bytes) -> None:
+    """Of a JPEG."""
+    if (scans := data.count(b"\xff\xda")) > MAX_SCANS:
         raise ValueError(f"it has {scans} scans, more than the {MAX_SCANS} allowed here")
 
 
 def _decode(image: Image.Image, data: bytes) -> np.ndarray:
-    check_scans(image, data)
-    if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-        return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    if image.format in ("JPEG", "MPO"):
+        check_scans(data)
+        if image.mode in ("RGB", "L"):
+            return simplejpeg.decode_jpeg(data, "RGB", strict=True)
     if image.mode.startswith("I;16"):
         grey = np.asarray(image, dtype=np.uint16)
         return np.repeat(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
@@ -213,13 +218,36 @@ def encode(image: np.ndarray, quality: int, chroma: str, raw: bool) -> bytes:
     return simplejpeg.encode_jpeg(image, quality, "RGB", chroma.replace(":", ""))
 
 
-def decode_packed(data: memoryview, channels: int = 3) -> np.ndarray:
-    """uint8 (h, w, channels) of a record written by `encode`."""
-    if bytes(data[:2]) == b"\xff\xd8":
-        return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", strict=True)
-    header = bytes(data[:32]).split(b"\n", 3)
-    if header[0] != (b"P5" if channels == 1 else b"P6") or len(header) < 4:
-        raise ValueError("is neither JPEG nor PPM")
-    w, h = (int(number) for number in header[1].split())
-    start = len(b"\n".join(header[:3])) + 1
-    return np.frombuffer(data, np.uint8, offset=start).reshape(h, w, channels)
+BEFORE_FRAME = frozenset((0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)))  # segments of a JPEG: tables, comments
+
+
+def is_sequential(data: memoryview) -> bool:
+    """Whether a JPEG's frame is sequential, as `encode` writes it: then all scans together cost what their bytes do."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        if data[place + 1] not in BEFORE_FRAME:
+            return data[place + 1] in (0xC0, 0xC1)
+        place += 2 + (data[place + 2] << 8 | data[place + 3])
+    return False
+
+
+def decode_packed(data: memoryview, channels: int = 3, size: Sequence[int] | None = None) -> np.ndarray:
+    """uint8 (h, w, channels) of a record written by `encode`; size: the (h, w) that its header must say."""
+    start, is_jpeg = 0, bytes(data[:2]) == b"\xff\xd8"
+    if is_jpeg:
+        h, w = simplejpeg.decode_jpeg_header(data)[:2]
+    else:
+        header = bytes(data[:32]).split(b"\n", 3)
+        if header[0] != (b"P5" if channels == 1 else b"P6") or len(header) < 4:
+            raise ValueError("is neither JPEG nor PPM")
+        w, h = (int(number) for number in header[1].split())
+        start = len(b"\n".join(header[:3])) + 1
+    if size is not None and (h, w) != tuple(size):
+        raise ValueError(f"is {h}x{w} where the index says another size; pack again")
+    if h * w > MAX_PIXELS:
+        raise ValueError(f"is {w}x{h}, more than {MAX_PIXELS // 10**6} megapixels")
+    if not is_jpeg:
+        return np.frombuffer(data, np.uint8, offset=start).reshape(h, w, channels)
+    if not is_sequential(data):
+        check_scans(bytes(data))
+    return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", strict=True)

@@ -60,12 +60,9 @@ class CpuDecoder:
             return
         encoded = self.data.jpeg(index)
         try:
-            image = decode_packed(encoded)
+            image = decode_packed(encoded, size=self.data.sizes_N2[index])
         except ValueError as error:
             raise ValueError(f"{self.data.describe(index)} {error}") from None
-        h, w = image.shape[:2]
-        if (h, w) != tuple(self.data.sizes_N2[index]):
-            raise ValueError(f"{self.data.describe(index)} is {h}x{w} where the index says another size; pack again")
         lay_out(image, canvas_HW3)
 
     def close(self) -> None:

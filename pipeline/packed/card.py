@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.files.own import ANY, SHA256, Each, OneOf, Text, Whole, problem_of, read_json
+from pipeline.sources.annotated import class_name
 
 FORMAT = "fairweather-packed"
 VERSION = 1
@@ -80,6 +81,12 @@ def read_card(folder: Path) -> dict[str, Any]:
         problem = f"it has {unknown}, which this version does not know"
     if problem is None and "checksum" in card and card["checksum"] != checksum_of(card):
         problem = "it is damaged (its checksum differs)"
+    if problem is None:
+        try:
+            for name in (*card["classes"], *card["domains"], *card["original_sizes"], *card["skipped"]):
+                class_name(name, "the name")
+        except ValueError as error:
+            problem = str(error)
     if problem is not None:
         raise ValueError(f"{path}: {problem}; {FIX}")
     return card

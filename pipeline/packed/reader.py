@@ -27,6 +27,8 @@ from pipeline.sources.choice import choose_domains
 
 MAX_OPEN_SHARDS = 256  # each mapping keeps a file descriptor; the usual limit of a process is 1024
 LAZY = ("original_boxes", "file_name")
+# Bytes in a shard: two members of a tar, each a header and a block; an object's line in the second.
+LEAST_OF_IMAGE, LEAST_OF_OBJECT = 4 * 512, 32
 
 
 class Places(NamedTuple):
@@ -102,6 +104,7 @@ class PackedDataset:
                 for name in columns:
                     if schema.get_field_index(name) < 0 or schema.field(name).type != expected.field(name).type:
                         raise ValueError("has other columns than this version writes")
+                self._check_numbers(parquet.metadata)
                 for group in range(parquet.num_row_groups):
                     table = parquet.read_row_group(group, columns, use_threads=False).combine_chunks()
                     if not len(table):
@@ -120,7 +123,23 @@ class PackedDataset:
         except (pa.ArrowException, KeyError, ValueError, OSError) as error:
             raise self._error(f"index.parquet {error}") from None
 
+    def _check_numbers(self, metadata: pq.FileMetaData) -> None:
+        """Before anything is unpacked: a few kilobytes of Parquet can hold billions of equal values."""
+        images, num_bytes = self.info["num_images"], sum(shard["bytes"] for shard in self.info["shards"])
+        objects = sum(sum(row.values()) for row in self.info["objects"].values())
+        if metadata.num_rows != images:
+            raise ValueError(f"has {metadata.num_rows} images where dataset.json says {images}")
+        if images * LEAST_OF_IMAGE > num_bytes or objects * LEAST_OF_OBJECT > num_bytes:
+            raise ValueError(
+                f"has {images} images and {objects} objects, more than {num_bytes} bytes of shards can hold"
+            )
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        for column in range(metadata.num_columns):
+            if sum(group.column(column).num_values for group in groups) > images + 4 * objects:  # an empty list is one
+                raise ValueError("has more values than dataset.json has images and objects")
+
     def _read_index(self) -> None:
+        sizes = self._check_shards()
         columns = [name for name in index_schema(self.members, self.weighted).names if name not in LAZY]
         parts: dict[str, list[np.ndarray]] = {name: [] for name in (*columns, "count")}
         domains: dict[str, int] = {}
@@ -156,7 +175,7 @@ class PackedDataset:
         self._weight_M: np.ndarray | None = joined.get("weight")
         self.domains: list[str] = list(domains)
         self._domain_N = joined["domain"]
-        self._check_index()
+        self._check_index(sizes)
         self._order_N = np.argsort(self.ids_N, kind="stable")
         self._kept_N = np.ones(len(self.ids_N), bool)  # of the rows of index.parquet
 
@@ -177,8 +196,8 @@ class PackedDataset:
         self.canvases = {name: (h, w) for name, (h, w) in tight_canvases(*self.sizes_N2.T).items()}
         self._order_N = np.argsort(self.ids_N, kind="stable")
 
-    def _check_index(self) -> None:
-        """Everything a later read relies on, checked once over whole arrays."""
+    def _check_shards(self) -> list[int]:
+        """Their sizes in bytes."""
         sizes = []
         for shard in self.info["shards"]:
             try:
@@ -187,6 +206,10 @@ class PackedDataset:
                 raise self._error(f"{shard['file']} is missing") from None
             if sizes[-1] != shard["bytes"]:
                 raise self._error(f"{shard['file']} has {sizes[-1]} bytes where dataset.json says {shard['bytes']}")
+        return sizes
+
+    def _check_index(self, sizes: list[int]) -> None:
+        """Everything a later read relies on, checked once over whole arrays."""
         in_range = (self._shard_N >= 0) & (self._shard_N < len(sizes))
         for places in self._places.values():
             in_range &= (places.offset >= 0) & (places.length > 0)
@@ -206,9 +229,9 @@ class PackedDataset:
             raise self._error("index.parquet has labels that are not in the class list")
         if self._weight_M is not None and not ((self._weight_M > 0) & (self._weight_M <= 1)).all():  # false for NaN too
             raise self._error("index.parquet has weights of boxes that are not above 0 and at most 1")
+        if self.domain_counts != self.info["domains"]:
+            raise self._error("dataset.json has domains or numbers of their images that are not those of index.parquet")
         # The names stand twice in dataset.json, the second time with their numbers of objects.
-        if (self.domain_counts, len(self)) != (self.info["domains"], self.info["num_images"]):
-            raise self._error("dataset.json has domains or numbers of images that are not those of index.parquet")
         counts = np.bincount(self._labels_M, minlength=len(self.classes) + 1)[1:].tolist()
         listed = [(name, sum(row.values())) for name, row in self.info["objects"].items()]
         if listed != list(zip(self.classes, counts, strict=True)):
@@ -386,13 +409,11 @@ class PackedDataset:
         images = []
         for member, channels in self.members_of(modality).items():
             try:
-                images.append(decode_packed(self.encoded(i, member), channels))
+                images.append(decode_packed(self.encoded(i, member), channels, self.sizes_N2[i]))
             except ValueError as error:
                 if "damaged" in str(error):
                     raise
                 raise ValueError(f"{self.describe(i)}, {member}, {error}") from None
-            if images[-1].shape[:2] != tuple(self.sizes_N2[i]):
-                raise self._error(f"{self.describe(i)}, {member}, decodes to another size than the index says")
         return images[0] if len(images) == 1 else cv2.merge(images)
 
     def verify(self) -> None:
@@ -409,11 +430,9 @@ class PackedDataset:
                 raise self._error(f"{shard['file']} is damaged (its checksum differs from dataset.json)")
         for i in track(range(len(self)), f"verifying {self.path.name}", len(self)):
             try:
-                size = decode_packed(self.jpeg(i)).shape[:2]
+                decode_packed(self.jpeg(i), size=self.sizes_N2[i])
             except ValueError as error:
                 raise ValueError(f"{self.describe(i)} {error}") from None
-            if size != tuple(self.sizes_N2[i]):
-                raise self._error(f"{self.describe(i)} decodes to another size than the index says")
             for modality in self.extra:
                 self.read_extra(i, modality)
 

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.batch import Sample
 from pipeline.command.console import track
 from pipeline.command.suggest import nearest
+from pipeline.files.escape import printable_line
 from pipeline.files.parse import MAX_IMAGE_BYTES, open_file
 from pipeline.files.pixels import read_size
 from pipeline.files.problems import Problem
@@ -117,7 +118,7 @@ def read_source(
     if options.unlabelled != "auto" and format in ("coco", "bdd", "pictures"):
         raise ValueError(f"--unlabelled is for formats with a label file for each picture, not for {format}")
     modalities = parse_extra(options.extra, options.extra_range, options.extra_raw)
-    choice = Choice(options, class_name(domain, "--domain") if domain else "", root.name)
+    choice = Choice(options, class_name(domain, "--domain") if domain else "", printable_line(root.name))
     problems: list[Problem] = []
     try:
         images, listed = read_images(root, format, list(splits), choice, problems, options, modalities)

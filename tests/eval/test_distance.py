@@ -82,3 +82,5 @@ def test_options_are_checked(tmp_path):
         DistanceOptions(target=tmp_path, data=(tmp_path,), images=3)
     with pytest.raises(ValueError, match="--splits must be at least 2"):
         DistanceOptions(target=tmp_path, data=(tmp_path,), splits=1)
+    with pytest.raises(ValueError, match="--seed must be 0 or more, got -1"):
+        DistanceOptions(target=tmp_path, data=(tmp_path,), seed=-1)

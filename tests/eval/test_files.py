@@ -4,16 +4,20 @@ import copy
 import json
 import random
 import shutil
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
+from eval import schema
 from eval.report.page import build_report
 from eval.results import load_run
 from pipeline.command.console import say
 from pipeline.files.escape import printable
 from pipeline.files.own import Each, OneOf, problem_of, read_arrays, read_json, read_lines
 from tests.eval.test_report import runs  # noqa: F401
+from train.config import Config
+from train.translation.config import TranslationConfig
 
 FILES = ("results.json", "curves.json", "robustness.json", "pictures/pictures.json", "../config.json", "../log.jsonl")
 ODD = (None, True, -1, 10**400, float("nan"), 1e308, "", "x\x1b[2J", [], {}, [[]], {"a": {}}, "../../../etc/passwd")
@@ -69,6 +73,11 @@ def test_a_mutated_file_of_a_run_is_named_or_harmless(runs, tmp_path, name):  # 
             file.write_text(json.dumps(mutate(json.loads(whole), generator)))
         said = error_of(lambda: build_report([runs[0], load_run(tmp_path / "run", "mutated")]))
         assert said is None or (file.name in said and len(said) < 1000), (number, said)
+
+
+def test_a_page_knows_every_field_of_a_configuration():
+    for config, shape in ((Config, schema.CONFIG), (TranslationConfig, schema.TRANSLATION)):
+        assert {field.name for field in fields(config)} == {name.removesuffix("?") for name in shape}
 
 
 def test_shapes():

@@ -163,6 +163,25 @@ def test_hostile_names_are_only_text(runs, tmp_path):
         assert "&lt;/script&gt;s" in said
 
 
+def test_a_foreign_result_brings_no_file_of_this_machine_into_the_page(runs, tmp_path):
+    """results.json names the folder of its run: it must hold a checkpoint, and a run's own fields alone are shown."""
+    other, foreign = tmp_path / ".docker", tmp_path / "foreign"
+    other.mkdir()
+    (other / "config.json").write_text('{"auths": {"registry": {"auth": "c2VjcmV0"}}, "steps": 12321}')
+    shutil.copytree(runs[1].path / "eval", foreign / "eval")
+    file = foreign / "eval" / "results.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"run": str(other)}))
+    assert "Resolved configuration" not in build_report([load_run(foreign)])
+    (other / "model.json").write_text("{}")
+    page = build_report([load_run(foreign)])
+    assert "12321" in page
+    assert "c2VjcmV0" not in page
+    (other / "dataset.json").write_text('{"token": "c2VjcmV0"}')
+    (other / "config.json").write_text(json.dumps({"data": [str(other)]}))
+    with pytest.raises(ValueError, match=r"\.docker/dataset\.json: it lacks format, version"):
+        build_report([load_run(foreign)])
+
+
 def test_one_run_without_anything_else_still_makes_a_page(runs, tmp_path):
     shutil.copytree(runs[1].path / "eval", tmp_path / "alone" / "eval")
     shutil.rmtree(tmp_path / "alone" / "eval" / "pictures")

@@ -12,6 +12,7 @@ from eval.report.page import build_report
 from eval.results import load_run
 from eval.table import domain_table
 from eval.trained_on import PICTURES, SHORT, TrainingData, pictures_of
+from model.weights.files import MARKER, describe_file
 from pipeline.command.ranks import World
 from pipeline.pack import PackOptions, pack
 from pipeline.packed.reader import PackedDataset
@@ -73,8 +74,15 @@ def test_the_checkpoint_says_it_else_the_run_beside_it_else_nobody(scored, tmp_p
     gone = TrainingData(old, {}, [day])
     assert gone.datasets == [entry("daytime_clear", checksum="1" * 64) | {"num_images": None}]
     assert gone.domains == []
-    with pytest.raises(ValueError, match=r"trained_on in its model\.json holds"):
-        TrainingData(tmp_path, {"trained_on": [{"name": "a"}]}, [])
+    for wrong, said in (
+        ([{"name": "a"}], "0 lacks domains, checksum"),
+        (5, "it is '5', not a list"),
+        ([entry("a") | {"weight": "1"}], "0.weight is '1', not a number"),
+        ([entry("a") | {"domains": {"b": "1"}}], "0.domains is .*, not a list"),
+    ):
+        with pytest.raises(ValueError, match=rf"trained_on in its model\.json: {said}; restore the file"):
+            TrainingData(tmp_path, {"trained_on": wrong}, [])
+    assert TrainingData(tmp_path, {"trained_on": [entry("a") | {"more": 1}]}, []).datasets == [entry("a")]
 
 
 def pack_both(scored, root):
@@ -129,6 +137,12 @@ def test_a_checkpoint_that_lists_its_pictures_needs_no_training_data(scored, tmp
     assert told.count_shared(scored.dataset("daytime_clear"), "daytime_clear") == 0
     (tmp_path / PICTURES).write_bytes(listed[:-1])
     with pytest.raises(ValueError, match=r"pictures\.bin has 39 bytes"):
+        TrainingData(tmp_path, card, [night])
+    (tmp_path / PICTURES).write_bytes(listed)
+    (tmp_path / MARKER).write_text(json.dumps({PICTURES: [describe_file(tmp_path / PICTURES)]}))
+    assert TrainingData(tmp_path, card, [night]).count_shared(night, "night_rainy") == 5
+    (tmp_path / PICTURES).write_bytes(listed[SHORT:])
+    with pytest.raises(ValueError, match=r"is damaged: pictures\.bin is not as it was written; give another"):
         TrainingData(tmp_path, card, [night])
 
 

@@ -13,6 +13,7 @@ from eval.detecting.translated import best_scores
 from eval.translate_options import TranslateOptions
 from model.build import build_detector
 from model.config import small_model
+from model.translation import build
 from model.translation.build import GeneratorConfig, make_generator, save_generator
 from model.translation.pictures import translate
 from model.weights.checkpoint import save_detector
@@ -164,6 +165,32 @@ def test_pictures_of_another_domain_or_size_are_warned_about(options, scored, ca
     assert "learned from other domains than night_rainy" in printed
 
 
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("generator", {"width": 4096}, "the weights do not fit its model.json"),  # gigabytes, if it were made
+        ("generator", {"num_blocks": 10**9}, r"--generator.num-blocks must be 1 to 256, got 1000000000"),
+        ("extra", {"target_domains": 5}, "extra.target_domains is '5', not a list; give another checkpoint"),
+        ("extra", {"short_side": "x"}, "extra.short_side is 'x', not a whole number"),
+        ("extra", [], r"extra is '\[\]', not an object"),
+    ],
+)
+def test_a_foreign_card_is_checked_before_its_network_is_made(options, monkeypatch, part, change, message):
+    path = options.run / "model.json"
+    card = json.loads(path.read_text())
+    card[part] = {**card[part], **change} if isinstance(change, dict) else change
+    path.write_text(json.dumps(card))
+    make = build.make_generator
+
+    def make_nothing(config):
+        assert torch.empty(1).device.type == "meta"
+        return make(config)
+
+    monkeypatch.setattr(build, "make_generator", make_nothing)
+    with pytest.raises(ValueError, match=message):
+        translate_dataset(options)
+
+
 def test_mistakes_are_one_sentence(options, scored, tmp_path):
     with pytest.raises(ValueError, match=r"--gone 0\.2 has no effect without --detector"):
         replace(options, gone=0.2)
@@ -173,5 +200,7 @@ def test_mistakes_are_one_sentence(options, scored, tmp_path):
         translate_dataset(replace(options, run=scored.checkpoint))
     with pytest.raises(ValueError, match="works in one process; leave out torchrun"):
         translate_dataset(options, world=replace(ALONE, size=2))
+    with pytest.raises(ValueError, match=r"--domain 'a\\nb' has a control character"):
+        translate_dataset(replace(options, domain="a\nb"))
     with pytest.raises(ValueError, match="lie in each other"):
         translate_dataset(replace(options, out=options.data / "inside"))

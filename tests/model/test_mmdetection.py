@@ -256,11 +256,48 @@ def test_a_file_is_read_by_its_content(tmp_path, version, legacy):
         {"bbox_head": GFL | {"reg_max": "16"}},
         {"backbone": {"type": "ResNet", "depth": 18, "norm_cfg": "BN"}},
         {"test_cfg": ["score"]},
+        {"bbox_head": GFL | {"anchor_generator": ANCHORS | {"octave_base_scale": "eight"}}},
+        {"bbox_head": GFL | {"stacked_convs": 1.5}},
+        {"data_preprocessor": {"mean": "abc", "std": [1.0, 1.0, 1.0]}},
     ],
 )
 def test_a_value_of_another_type_is_one_sentence(changes):
-    with pytest.raises(Unsupported, match="configuration of a GFL holds a value of another type than we know"):
+    with pytest.raises(Unsupported, match="configuration of a GFL holds a value of another type or size than we know"):
         detector_config(model(**changes))
+
+
+def test_an_anchor_without_end_is_one_sentence():
+    changes = RCNN | {"rpn_head": {"type": "RPNHead", "anchor_generator": {"scales": [1e999], "strides": [4] * 5}}}
+    with pytest.raises(Unsupported, match=r"FasterRCNN holds a value of another type or size than we know \(cannot"):
+        detector_config(model(**changes))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = [1, 1]\n" + "a = [a, a]\n" * 60,
+        "a = 1\n" + "a = [a]\n" * 3000,
+        "a = [" + "1, " * 1000 + "]\n" + "b = a\n" * 2000,
+    ],
+    ids=["doubled", "deep", "repeated"],
+)
+def test_a_configuration_that_grows_is_refused_at_once(tmp_path, text):
+    (tmp_path / "x.py").write_text(text + "model = dict(type=a)\n")
+    with pytest.raises(ValueError, match=r"x\.py: its configuration has more than 1000000 values or is nested deeper"):
+        read_values({}, tmp_path / "x.pth")
+
+
+def test_keys_are_text_or_numbers():
+    """A tuple of 60 tuples, each of the next, is hashed 2 ** 60 times."""
+    text = "a = (1, 1)\n" + "a = (a, a)\n" * 16 + "b = {a: 1}\nc = {'x': 1, 2: 3}\nd = {None: 1}\n"
+    known = read_assignments(text)
+    assert set(known) == {"a", "c"}
+    assert known["c"] == {"x": 1, 2: 3}
+
+
+def test_a_configuration_inside_a_checkpoint_is_short_text(tmp_path):
+    with pytest.raises(ValueError, match=r"x\.pth: its configuration has more than 4194304 characters"):
+        read_values({"cfg": "#" * ((4 << 20) + 1)}, tmp_path / "x.pth")
 
 
 def test_a_configuration_without_a_type_says_what_it_lacks():
@@ -276,6 +313,16 @@ def test_a_configuration_beside_the_weights_is_short_text(tmp_path, content, wor
     (tmp_path / "x.py").write_bytes(content)
     with pytest.raises(ValueError, match=rf"x\.py: the configuration of x\.pth .*({words})"):
         read_values({}, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("name", ["bbox_head.gfl_cls.bias", "backbone.bn1.weight"])
+@pytest.mark.parametrize("value", [torch.zeros(()), torch.zeros(0, 0)], ids=lambda value: value.ndim)
+def test_a_weight_of_another_shape_is_one_sentence(tmp_path, name, value):
+    content, _ = checkpoint(model(), ("cat", "dog"))
+    content["state_dict"][name] = value
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x\.pth: "):
+        load_detector(tmp_path / "x.pth", classes=("cat", "dog"))
 
 
 def test_classes_that_do_not_fit_the_weights_are_asked_for(tmp_path):

@@ -203,3 +203,31 @@ def test_other_files_are_told_what_is_read(tmp_path):
     save_detector(tmp_path / "run", new_detector(config, 4), config, CLASSES)
     with pytest.raises(ValueError, match=rf"give its folder, {tmp_path}/run$"):
         load_detector(tmp_path / "run" / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (make_fcos, "head.regression_head.bbox_reg.weight"),
+        (make_fcos, "head.classification_head.cls_logits.weight"),
+        (make_fcos, "backbone.fpn.extra_blocks.p6.weight"),
+        (partial(make_retinanet, 1), "head.classification_head.cls_logits.bias"),
+        (lambda classes: build_torchvision(ModelConfig(backbone="resnet18", weights="none"), classes),
+         "roi_heads.box_head.fc6.weight"),
+        (lambda classes: build_torchvision(ModelConfig(backbone="resnet18", weights="none"), classes),
+         "rpn.head.cls_logits.weight"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "value", [torch.zeros(()), torch.zeros(0), torch.zeros(0, 0, 0, 0)], ids=lambda value: value.ndim
+)
+def test_a_weight_of_another_shape_is_one_sentence(tmp_path, make, name, value):
+    torch.save(make(4).state_dict() | {name: value}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x\.pth: "):
+        load_detector(tmp_path / "x.pth", classes=CLASSES)
+
+
+def test_a_name_that_is_none_of_theirs_is_one_sentence(tmp_path):
+    torch.save(make_fcos(4).state_dict() | {"head.classification_head.conv.x": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x\.pth: its weights have other names or shapes than .* \(invalid literal"):
+        load_detector(tmp_path / "x.pth", classes=CLASSES)

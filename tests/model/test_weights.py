@@ -405,3 +405,17 @@ def test_a_full_disk_is_the_systems_own_error(monkeypatch, tmp_path):
     with pytest.raises(OSError, match="No space left") as caught:
         save_tensors({"a": torch.zeros(2)}, tmp_path / "x")
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_tensor_without_its_numbers_is_refused(tmp_path):
+    """One number with strides of 0 stands for a terabyte, which its first copy would take."""
+    for hollow in (torch.zeros(1).expand(1 << 20, 1 << 20), torch.empty(3, device="meta")):
+        torch.save({"whole": torch.zeros(3), "hollow": hollow}, tmp_path / "x.pth")
+        with pytest.raises(ValueError, match=r"x\.pth: holds not all numbers of hollow; give a file made by"):
+            read_state(tmp_path / "x.pth")
+    both = torch.zeros(8)
+    torch.save({"one": both, "other": both[2:6], "turned": both.view(2, 4).T}, tmp_path / "x.pth")
+    assert read_state(tmp_path / "x.pth")["other"].shape == (4,)
+    torch.save({3: torch.zeros(3)}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="holds no state dict"):
+        read_state(tmp_path / "x.pth")

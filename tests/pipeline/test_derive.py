@@ -170,6 +170,10 @@ def test_wrong_shares_are_one_sentence(make_packed, tmp_path):
         share(ShareOptions(dataset.path, tmp_path / "a", tmp_path / "b", share=1.0))
     with pytest.raises(ValueError, match="give two folders"):
         share(ShareOptions(dataset.path, tmp_path / "a", tmp_path / "a"))
+    for first, rest in (("a", "a/x"), ("a/x", "a")):  # the second would be refused when the first is written
+        with pytest.raises(ValueError, match="lie in each other; give two folders"):
+            share(ShareOptions(dataset.path, tmp_path / first, tmp_path / rest))
+    assert not (tmp_path / "a").exists()
     share(ShareOptions(dataset.path, tmp_path / "one", tmp_path / "two", share=0.3))
     with pytest.raises(ValueError, match="has one image, and both parts need one; give it more"):
         share(ShareOptions(tmp_path / "one", tmp_path / "a", tmp_path / "b"))

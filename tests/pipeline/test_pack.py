@@ -563,3 +563,12 @@ def test_the_report_counts_by_class_and_size(make_voc, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "2 images (1 without objects)" in text
     assert "landscape 608x608, portrait 1024x512" in text
+
+
+def test_names_that_a_card_could_not_hold(make_voc, tmp_path):
+    """A folder's name becomes a domain's as it is printed; a class's is refused at once."""
+    root = make_voc({"a": ((20, 30), [("car", 1, 1, 9, 9)])}, root=tmp_path / "two\nlines")
+    (path,) = pack(PackOptions(root, tmp_path / "out", classes=("car",), workers=1))
+    assert PackedDataset(path).domains == ["two\\nlines"]
+    with pytest.raises(ValueError, match=r"--classes 'a\\nb' has a control character"):
+        pack(PackOptions(root, tmp_path / "other", classes=("a\nb",), workers=1))

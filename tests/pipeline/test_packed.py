@@ -143,9 +143,12 @@ def test_missing_and_cut_files(make_packed):
         (lambda info: info["canvases"].update(landscape=[32, 32]), r"has the canvases .*\(32, 32\)"),
         (lambda info: info["canvases"].update(landscape=[64, 160]), r"has the canvases .*\(64, 160\)"),
         (lambda info: info["canvases"].pop("portrait"), "has the canvases"),
+        (lambda info: info.update(classes=["bus", "cat\nerror: x"]), r"the name 'cat\\nerror: x' has a control"),
+        (lambda info: info["domains"].update({"a\x1b[2J": 1}), r"the name 'a\\x1b\[2J' has a control character"),
+        (lambda info: info["domains"].update({" ": 1}), "the name is ' ', expected text"),
         (lambda info: info.update(classes=["bus", "cat"]), "class names .* contradict"),
         (lambda info: info.update(classes=["car", "bus"]), "class names .* contradict"),
-        (lambda info: info["objects"]["car"].update(small=10**6), "numbers of objects that contradict"),
+        (lambda info: info["objects"]["car"].update(small=5), "numbers of objects that contradict"),
         (lambda info: info["objects"]["car"].update(small="1"), "objects.car.small is '1', not a whole number"),
         (
             lambda info: info["canvases"].update(landscape=[1 << 20, 32]),
@@ -157,8 +160,8 @@ def test_missing_and_cut_files(make_packed):
         (lambda info: info["encoding"].update(short_side="600"), "encoding.short_side is '600', not a whole number"),
         (lambda info: info["encoding"].pop("raw"), "encoding lacks raw"),
         (lambda info: info["encoding"].update(chroma="4:2:1"), "encoding.chroma is '4:2:1', which does not fit"),
-        (lambda info: info["domains"].clear(), "domains or numbers of images that are not those"),
-        (lambda info: info.update(num_images=10), "domains or numbers of images that are not those"),
+        (lambda info: info["domains"].clear(), "domains or numbers of their images that are not those"),
+        (lambda info: info.update(num_images=10), r"index\.parquet has 9 images where dataset\.json says 10"),
         (lambda info: info["shards"][0].update(sha256="0"), "shards.0.sha256 is '0', which does not fit"),
         (lambda info: info.update(later=1), r"has \['later'\], which this version does not know"),
     ],
@@ -211,7 +214,7 @@ def rewrite_index(path, rows, schema) -> None:
     """With a right checksum, as someone else's tool would write it."""
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path / "index.parquet")
     info = json.loads((path / "dataset.json").read_text())
-    del info["checksum"]
+    info.pop("checksum", None)
     info["index"]["sha256"] = hashlib.sha256((path / "index.parquet").read_bytes()).hexdigest()
     (path / "dataset.json").write_text(json.dumps(info))
 
@@ -246,6 +249,33 @@ def test_an_index_that_lies(make_packed, column, value, message):
     rows[7][column] = value
     rewrite_index(path, rows, table.schema)
     with pytest.raises(ValueError, match=message):
+        PackedDataset(path)
+
+
+def test_an_index_of_more_than_the_shards_can_hold_is_not_unpacked(make_packed, monkeypatch):
+    """Equal values take no place in Parquet: a file of kilobytes would fill the memory."""
+    path = make_packed(9).path
+    table = pq.read_table(path / "index.parquet")
+    rows, before = table.to_pylist(), json.loads((path / "dataset.json").read_text())
+
+    def unpack(*_, **__):
+        raise AssertionError("unpacked")
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", unpack)
+    for count, objects, message in (
+        (5000, 0, "has 5000 images and 12 objects, more than .* bytes of shards can hold"),
+        (9, 10**12, "has 9 images and 1000000000012 objects, more than"),
+    ):
+        rewrite_index(path, (rows * count)[:count], table.schema)
+        info = json.loads((path / "dataset.json").read_text()) | {"num_images": count}
+        info["objects"]["car"] = before["objects"]["car"] | {"ignored": before["objects"]["car"]["ignored"] + objects}
+        (path / "dataset.json").write_text(json.dumps(info))
+        with pytest.raises(ValueError, match=rf"index\.parquet {message}"):
+            PackedDataset(path)
+    rows[7]["labels"] = [1] * 100_000
+    (path / "dataset.json").write_text(json.dumps(before))
+    rewrite_index(path, rows, table.schema)
+    with pytest.raises(ValueError, match=r"index\.parquet has more values than dataset\.json has images and objects"):
         PackedDataset(path)
 
 

@@ -203,3 +203,27 @@ def test_a_picture_of_very_many_scans_is_refused(tmp_path):
     path.write_bytes(many_scans(9900, 10000, 883))
     with pytest.raises(ValueError, match="it has 883 scans, more than the 100 allowed here"):
         pixels.read_extra(path, None)
+
+
+def test_a_packed_picture_is_refused_by_its_header():
+    """Too large, of another size than the index says, or of very many scans: before anything is decoded."""
+    huge = memoryview(many_scans(16000, 16000, 1))
+    with pytest.raises(ValueError, match="is 16000x16000, more than 100 megapixels"):
+        pixels.decode_packed(huge, 1)
+    with pytest.raises(ValueError, match="is 16000x16000 where the index says another size; pack again"):
+        pixels.decode_packed(huge, 1, (100, 333))
+    with pytest.raises(ValueError, match="it has 883 scans, more than the 100 allowed here"):
+        pixels.decode_packed(memoryview(many_scans(9900, 10000, 883)), 1)
+    assert (pixels.decode_packed(memoryview(many_scans(100, 333, 100)), 1, (100, 333)) == 128).all()
+    with pytest.raises(ValueError, match="is 1x2 where the index says another size"):
+        pixels.decode_packed(memoryview(b"P5\n2 1\n255\nab"), 1, (1, 1))
+
+
+def test_only_a_sequential_frame_is_read_without_counting_scans(tools):
+    """What hides a frame behind a marker that this reader does not know is counted, too."""
+    plain = pixels.encode(tools.draw(16, 16), 90, "4:2:0", raw=False)
+    assert pixels.is_sequential(memoryview(plain))
+    assert not pixels.is_sequential(memoryview(many_scans(8, 8, 2)))
+    hidden = plain[:2] + b"\xff\x01" + plain[2:]  # TEM, which has no length
+    assert not pixels.is_sequential(memoryview(hidden))
+    assert not pixels.is_sequential(memoryview(plain[:20]))

@@ -25,6 +25,21 @@ def names(checkpoints):
     return [path.name for path in checkpoints.complete()]
 
 
+def test_a_best_that_cannot_be_read_is_written_anew(tmp_path):
+    """It follows from the checkpoints, and must not stop a training."""
+    checkpoints, best = Checkpoints(tmp_path, keep=2), tmp_path / "best.json"
+    save(checkpoints, 1, score=0.5)
+    whole = best.read_bytes()
+    for content in (b"\xff\xfe", b"", whole * 9):
+        best.write_bytes(content)
+        checkpoints.update_best()
+        assert best.read_bytes() == whole
+    best.unlink()
+    os.mkfifo(best)
+    checkpoints.update_best()
+    assert best.read_bytes() == whole
+
+
 def test_newest_of_none_is_none(tmp_path):
     assert Checkpoints(tmp_path, 2).newest() is None
     assert Checkpoints(tmp_path, 2).best() is None

@@ -244,6 +244,8 @@ def test_an_unknown_recipe_is_an_error_that_names_the_nearest():
         (["--loader.hardware-share", "2"], "loader.hardware-share must be in"),
         (["--loader.prefetch", "0"], "loader.prefetch must be at least 1"),
         (["--steps", "5", "--epochs", "2"], "either --epochs .* or --steps"),
+        (["--epochs", "inf"], "--epochs must be a finite number, got inf"),
+        (["--optimizer.learning-rate", "inf"], "--optimizer.learning-rate must be a finite number, got inf"),
     ],
 )
 def test_options_that_would_change_nothing_are_errors(arguments, told, capsys):

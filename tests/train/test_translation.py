@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -124,9 +125,22 @@ def test_its_page_shows_every_sheet_and_curve(config, tmp_path, monkeypatch, cap
     # Of a continuation that was given up.
     shutil.copy(short.out / "pictures" / "step-00000004.jpg", short.out / "pictures" / "step-00000006.jpg")
     assert [step for step, _ in load_translation("", short.out).sheets] == [2, 4]
-    (short.out / "pictures" / "step-00000003.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"step-00000003\.jpg is not a whole picture"):
+    sheet_file = short.out / "pictures" / "step-00000003.jpg"
+    sheet_file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"step-00000003\.jpg is not a picture of a known format"):
         ask(short.out)
+    sheet_file.unlink()
+    os.mkfifo(sheet_file)  # whoever reads it waits for ever
+    with pytest.raises(ValueError, match=r"step-00000003\.jpg is not a regular file; remove it"):
+        ask(short.out)
+    sheet_file.unlink()
+    written = json.loads((short.out / "config.json").read_text())
+    write_json(short.out / "config.json", written | {"token": "c2VjcmV0"})
+    assert "c2VjcmV0" not in ask(short.out)
+    for wrong, said in (({"source": 5}, "source is '5', not text"), ({}, "it lacks source")):
+        write_json(short.out / "config.json", {name: written[name] for name in written if name != "source"} | wrong)
+        with pytest.raises(ValueError, match=rf"config\.json: {said}; give a run of python -m train\.translate"):
+            ask(short.out)
 
 
 needs_lite0 = pytest.mark.skipif(
@@ -244,6 +258,10 @@ def test_what_does_not_fit_is_one_sentence(config, packed, packed_other_classes,
         start(replace(config, accumulate=3))
     with pytest.raises(ValueError, match=r"--contrast\.blocks must be below --generator\.num-blocks 2"):
         replace(config, contrast=replace(config.contrast, blocks=(0, 5)))
+    with pytest.raises(ValueError, match=r"--epochs must be a finite number, got inf"):
+        replace(config, epochs=float("inf"), steps=0)
+    with pytest.raises(ValueError, match=r"--contrast\.weight must be a finite number, got inf"):
+        replace(config, contrast=replace(config.contrast, weight=float("inf")))
     with pytest.raises(ValueError, match=r"--optimizer\.bias must be left out"):
         replace(config.optimizer, bias=GroupRule(decay=0.0))
     with pytest.raises(ValueError, match=r"no recipe 'cut_smal' \(nearest: cut_small\)"):
@@ -258,6 +276,8 @@ def test_options_are_named_and_one_length_is_enough_as_in_train_run(tmp_path):
         read_command([*words, "--lr", "1"])
     with pytest.raises(ValueError, match=f"{tmp_path} is not a packed dataset"):
         check_paths([*words[:2], str(tmp_path)], ("--source", "--target"))
+    with pytest.raises(ValueError, match=r"--dinov2 .*: there is no such file"):
+        check_paths(["cut_dinov2", "--dinov2", str(tmp_path)], ("--source", "--target"))
     (tmp_path / "config.json").touch()
     check_paths([*words[:2], str(tmp_path), f"--out={tmp_path}"], ("--source", "--target"))
 

@@ -28,6 +28,7 @@ from typing import IO, Any
 from model.weights.files import MARKER, complete_checkpoints, describe_file, find_damage, read_marker, step_of
 from pipeline.command.console import say
 from pipeline.files.own import ANY, Each, OneOf, Whole, json_text, read_json, write_json
+from pipeline.files.parse import read_bytes
 from pipeline.files.replace import flush, replace_bytes
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what a file system without locks answers
@@ -159,8 +160,14 @@ class Checkpoints:
         best, path = self.best(), self.run / "best.json"
         if best is None:
             path.unlink(missing_ok=True)
-        elif not path.exists() or path.read_text() != json_text(best):
-            write_json(path, best)
+            return
+        text = json_text(best).encode()
+        try:
+            written = read_bytes(path, len(text))
+        except ValueError:  # there is none yet, or none of ours
+            written = b""
+        if written != text:
+            replace_bytes(path, text)
 
     def best(self) -> dict[str, Any] | None:
         """{"checkpoint", "score"} of the first of the highest scores, which is never pruned; None without a score."""

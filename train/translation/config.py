@@ -8,7 +8,8 @@ from typing import Literal
 from tyro import MISSING
 
 from model.translation.build import GeneratorConfig
-from train.config import GroupRule, LoaderConfig, OptimizerConfig, check_length, require
+from pipeline.files.fields import to_json
+from train.config import GroupRule, LoaderConfig, OptimizerConfig, check_finite, check_length, require
 from train.translation.crops import CropConfig
 
 
@@ -123,6 +124,7 @@ class TranslationConfig:
     """Write a trace of five steps into the run directory and stop."""
 
     def __post_init__(self) -> None:
+        check_finite(to_json(self))
         require(self.seed >= 0, "seed", "0 or more", self.seed)
         for name in ("batch_size", "accumulate", "log_every", "save_every", "keep", "discriminator_width"):
             require(getattr(self, name) > 0, name, "at least 1", getattr(self, name))
