@@ -52,6 +52,7 @@ def error_of(call):
     return None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FILES)
 def test_a_mutated_file_of_a_run_is_named_or_harmless(runs, tmp_path, name):  # noqa: F811
     generator = random.Random(name)

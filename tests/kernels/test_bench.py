@@ -13,7 +13,8 @@ DETERMINISTIC = (
     *("contrast", "brightness", "saturate", "pixelate"),
     *("defocus_blur", "gaussian_blur", "zoom_blur", "jpeg_compression"),
 )
-QUICK = ("gaussian_noise", "impulse_noise", "contrast", "pixelate", "jpeg_compression", "spatter", "fog", "frost")
+QUICK = ("gaussian_noise", "impulse_noise", "contrast", "pixelate", "jpeg_compression", "fog")
+SLOWER = ("spatter", "frost")
 
 
 @pytest.mark.parametrize("name", severity.IMAGENET_C)
@@ -29,7 +30,7 @@ def test_right_pixels_pass_and_near_identities_do_not(name):
     assert (other is not None) == random
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in SLOWER)])
 def test_a_whole_image_is_faithful(name):
     """At the size of the benchmarks, where a coordinate or a sum could be too long for its type."""
     image = timing.picture(600, 1000)

@@ -102,6 +102,7 @@ def test_normal_quantiles():
     assert np.diff(ours[np.argsort(places)]).min() > -1e-5  # rising
 
 
+@pytest.mark.long
 def test_normal_numbers_have_the_normal_law():
     ours, halves, words = (values.ravel() for values in many_normals(np.uint32(3), np.uint32(9), rng.NOISE, 4096, 4096))
     ours = ours.astype(np.float64)

@@ -549,7 +549,7 @@ def test_reading_part_of_the_domains_keeps_them_beside_their_pictures(with_extra
             assert np.array_equal(part.read_extra(i, "gated"), whole.read_extra(id, "gated"))
 
 
-@pytest.mark.parametrize("to", ["coco", "voc", "yolo"])
+@pytest.mark.parametrize("to", ["coco", *(pytest.param(to, marks=pytest.mark.long) for to in ("voc", "yolo"))])
 @pytest.mark.parametrize("raw", ["", "all", "gated"])
 def test_unpacked_beside_the_pictures_and_found_there_again(with_extra, tmp_path, to, raw):
     read = replace(READ, extra_raw=("gated",)) if raw == "gated" else READ

@@ -160,7 +160,10 @@ def count_operations(tmp_path: Path) -> int:
     return disk.count
 
 
-@pytest.mark.parametrize("how", ["full disk", "failing disk", "killed", "power cut"])
+@pytest.mark.parametrize(
+    "how",
+    ["killed", *(pytest.param(how, marks=pytest.mark.long) for how in ("full disk", "failing disk", "power cut"))],
+)
 def test_the_newest_checkpoint_is_loadable_wherever_saving_ends(tmp_path, how):
     number = count_operations(tmp_path)
     assert number > 70

@@ -115,7 +115,8 @@ def test_killed_while_measuring_and_restarted_equals_undisturbed(measured_config
     assert read_state(Checkpoints(measured_config.out, 1).newest())["finished"]
 
 
-@pytest.mark.parametrize("moment", [pytest.param(2, marks=pytest.mark.long), 6])
+@pytest.mark.long
+@pytest.mark.parametrize("moment", [2, 6])
 @pytest.mark.parametrize("recorded", [False, True])
 def test_killed_beside_recording_each_score_has_one_log_line(measured_config, monkeypatch, moment, recorded):
     """After the line was logged, before or after the checkpoint holds the score."""

@@ -287,7 +287,9 @@ def test_one_graph_that_equals_the_eager_step(kind):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in ("faster_rcnn", "gfl") else pytest.param(kind, marks=pytest.mark.long) for kind in CONFIGS]
+)
 def test_a_run_resumes_to_the_bit_and_ships_the_student_alone(kind, halves, tmp_path):
     """A run of two steps, and the same that begins its second step anew."""
     rest = ["--loader.name", "cpu", "--loader.threads", "1", "--device", "cpu", "--steps", "2", "--log-every", "1"]

@@ -367,7 +367,9 @@ def test_a_configuration_of_before_still_reads():
         from_json(Config, old | {"distill": [{"kind": "crossdk"}]})
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "fcos", "atss", "gfl"])
+@pytest.mark.parametrize(
+    "kind", ["gfl", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("retinanet", "fcos", "atss"))]
+)
 def test_another_kind_of_detector_trains_with_both_methods(kind, packed, tmp_path):
     """A teacher of the kind on the clean view, then CD-FKD and PKD on it; the card says the kind, and reads back."""
     common = ["--data", str(packed), "--model", kind, "--model.weights", "none", "--model.fpn-channels", "16"]

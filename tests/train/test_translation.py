@@ -149,6 +149,7 @@ needs_lite0 = pytest.mark.skipif(
 
 
 @needs_lite0
+@pytest.mark.long
 def test_a_projected_discriminator_continues_and_saves_no_pretrained_network(config):
     whole = replace(config, discriminators=("efficientnet_lite0",), semantic_weight=0.0, steps=2, save_every=1)
     again = replace(whole, out=config.out.with_name("again"))
