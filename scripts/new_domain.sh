@@ -4,7 +4,8 @@
 # All DIR are packed datasets of the same classes. The same command continues where it stopped. Options:
 #   --source-test DIR --target-test DIR   evaluate on these; the last stage prints the table of all rows
 #   --target-full DIR      the images of --target-unlabelled with their labels: adds the row "full"
-#   --rows "A B"           only these of: baseline translated pseudo fitnets fgd ld crosskd whole full
+#   --rows "A B"           only these of: baseline translated pseudo fitnets fgd ld crosskd whole full, and of: longer,
+#                          after whole: the baseline for as many steps as the whole
 #   --without-translation  leave the translation out: no row "translated", and "whole" without it
 #   --holdout S            share of --target-labelled that no teacher sees and scores are chosen on; 0.25
 #   --precision P          share of the pseudo-labels that is to be right; 0.5
@@ -22,7 +23,7 @@ source='' labelled='' unlabelled='' full='' out='' source_test='' target_test=''
 rows='' translate=yes holdout=0.25 precision=0.5 seed=0 size='' steps='' epochs='' teacher_epochs='' translation_steps=''
 while [ $# -gt 0 ]; do
     case "$1" in
-        -h | --help) sed -n '2,14s/^# //p' "scripts/${0##*/}"; exit 0 ;;
+        -h | --help) sed -n '2,15s/^# //p' "scripts/${0##*/}"; exit 0 ;;
         --small) size=_small; shift; continue ;;
         --without-translation) translate=; shift; continue ;;
     esac
@@ -69,8 +70,13 @@ tests=()
 every="baseline ${translate:+translated }pseudo fitnets fgd ld crosskd whole ${full:+full}"
 [ -n "$rows" ] || rows=$every
 for row in $rows; do
-    case " $every " in *" $row "*) ;; *) fail "--rows $row: the rows of this command are $every" ;; esac
+    case " $every longer " in *" $row "*) ;; *) fail "--rows $row: the rows of this command are $every longer" ;; esac
 done
+case " $rows " in
+    *" longer "*"whole "*) fail "--rows: longer comes after whole, whose number of steps it has" ;;
+    *" whole "*"longer "*) [ -z "$steps" ] || fail "--rows longer: with --steps all rows are equally long; leave it out" ;;
+    *" longer "*) fail "--rows longer: it has the number of steps of the row whole; add whole before it" ;;
+esac
 wants() { case " $rows " in *" $1 "*) return 0 ;; esac; return 1; }
 wants_any() { local row; for row in "$@"; do ! wants "$row" || return 0; done; return 1; }
 
@@ -151,6 +157,10 @@ for row in $rows; do
         whole)
             train whole --data "${real[@]}" "${translated[@]}" "$whole_labels" --teacher "$whole_teacher" \
                 --out "$out/$row"
+            ;;
+        longer)
+            longer=$(cd "$out/whole/checkpoints" && printf '%s\n' step-* | sed -n 's/^step-0*//p' | sort -n | tail -n 1)
+            steps=$longer train baseline --data "${real[@]}" --out "$out/$row"
             ;;
         full) train full --data "${real[@]}" "$full" --out "$out/$row" ;;
     esac

@@ -112,6 +112,18 @@ def test_epochs_are_of_the_rows_and_the_teachers(run):
     assert [" --epochs 16 --steps 0 " in line for line in trained] == ["train.run" in line for line in trained]
 
 
+def test_the_control_is_as_long_as_the_whole(run, tmp_path):
+    for step in (400, 2400):
+        (tmp_path / "out" / "whole" / "checkpoints" / f"step-{step:08}").mkdir(parents=True)
+    done, given = run(*NEEDED, "--rows", "whole longer", "--epochs", "16")
+    assert done.returncode == 0, done.stderr
+    trained = [line for line in given if line.startswith("train.run")]
+    assert trained[-1] == (
+        "train.run domain_crosskd_baseline --seed 0 --steps 2400 --epochs 0 --data day few --out out/longer"
+    )
+    assert "--epochs 16 --steps 0" in trained[-2]
+
+
 def test_its_commands_are_those_that_the_programs_take(run, monkeypatch):
     for size in ([], ["--small", "--epochs", "2", "--translation-steps", "3"]):
         done, given = run(*NEEDED, *size, "--source-test", "test", "--target-full", "all")
@@ -129,6 +141,9 @@ def test_its_commands_are_those_that_the_programs_take(run, monkeypatch):
         (NEEDED[2:], "--source is missing"),
         ([*NEEDED, "--rows", "full"], "--rows full: the rows of this command are baseline translated"),
         ([*NEEDED, "--without-translation", "--rows", "translated"], "--rows translated: the rows of this command"),
+        ([*NEEDED, "--rows", "longer"], "--rows longer: it has the number of steps of the row whole"),
+        ([*NEEDED, "--rows", "longer whole"], "--rows: longer comes after whole"),
+        ([*NEEDED, "--rows", "whole longer", "--steps", "9"], "--rows longer: with --steps all rows are equally long"),
         ([*NEEDED, "--seeds", "1"], "unknown option --seeds"),
         ([*NEEDED, "--seed"], "--seed needs a value"),
         ([*NEEDED, "--steps", "9", "--epochs", "2"], "give --steps or --epochs, not both"),
@@ -194,7 +209,7 @@ def test_rows_of_several_seeds_on_the_sample_world(tmp_path):
         (["--target", "night_sunny"], "unknown option --target; --help lists the options"),
         (["--seeds"], "--seeds needs a value"),
         (["--teacher-epochs", "0"], "--teacher-epochs needs a number from 1, got 0"),
-        (["--steps", "0"], "--steps needs a number from 1, got 0"),
+        (["--epochs", "0"], "--epochs needs a number from 1, got 0"),
         (["--targets", "night_sunny snow"], "--targets: no target snow; there are night_sunny dusk_rainy"),
     ],
 )
