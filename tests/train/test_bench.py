@@ -109,14 +109,18 @@ def test_a_method_that_fails_is_named_beside_the_times_of_the_others(monkeypatch
     def fail(*_):
         raise RuntimeError("no memory left")
 
+    limits = []
     monkeypatch.setattr(Pkd, "forward", fail)
+    monkeypatch.setattr(bench_distill, "compile_both", lambda *given: limits.append(given[3]) or given[:2])
     path = tmp_path / "bench.json"
     arguments = ["--device", "cpu", "--canvas", "64", "96", "--batch-size", "2", "--rounds", "1", "--steps", "1"]
+    arguments += ["--compile", "on"]
     monkeypatch.setattr("sys.argv", ["bench", *arguments, "--distill", "pkd", "cd_fkd", "--json", str(path)])
     assert bench.main() == 1
     result = json.loads(path.read_text())
     assert result["wrong"] == {"pkd": "RuntimeError: no memory left"}
     assert list(result["steps"]) == ["alone", "plain", "cd_fkd"]
+    assert limits == 4 * [4]  # all are compilations of one code
     assert "WRONG: pkd: no memory left" in capsys.readouterr().out
 
 

@@ -10,9 +10,9 @@ model/dense/parity.py says. ATSS and GFL, which torchvision has not, are only ti
 
 The same layers learn as in the recipes. The eager step is timed first, then the compiled one, then the one replayed as
 CUDA graphs. Each takes turns with the stock loop within each round, and ratios are medians over rounds of times taken
-next to each other. One that fails is named in `wrong`, and the others are timed; of CUDA graphs `cuda_graphs_error` says
-why, which is not wrong. `ratio_to_stock` and all shares are those of `variant`: the compiled step without CUDA graphs,
-or the eager one where nothing is compiled. Graphs are counted last.
+next to each other. One that fails is named in `wrong`, and the others are timed. CUDA graphs may fail: then
+`cuda_graphs_error` says why. `ratio_to_stock` and all shares are those of `variant`: the compiled step without CUDA
+graphs, or the eager one where nothing is compiled. Graphs are counted last.
 """
 
 import json
