@@ -62,6 +62,7 @@ class Options:
     sheet: Path | None = None
     picture: Path | None = None  # for the sheet; none: the made-up picture that is timed
     cold: bool = True  # also measure a first start (compiling) and a second one
+    mixed_only: bool = False  # the views of the mixed batch alone: no single types, no reference, no start
 
 
 def bench_types(options: Options, image: np.ndarray, records: dict[str, dict], write: Callable[[], None]) -> None:
@@ -306,6 +307,8 @@ def main() -> int:
         raise ValueError(f"bench: size must be HEIGHTxWIDTH, for instance 600x1000; got {options.size}") from None
     if min(height, width) < 32:
         raise ValueError(f"bench: imagecorruptions takes images of 32 x 32 and more; got {options.size}")
+    if options.mixed_only and (options.plot or options.sheet):
+        raise ValueError("bench: --plot and --sheet show the single types, which --mixed-only leaves out; drop one")
     if options.picture is not None:
         read_rgb(options.picture)  # reports a mistake before the long part
     say(describe_hardware())
@@ -329,6 +332,8 @@ def main() -> int:
     result["mixed_batch"] = bench_views(options, image, severity.TRAINING)
     write()
     say(describe_batch(result["mixed_batch"], options))
+    if options.mixed_only:
+        return 1 if "wrong" in result["mixed_batch"] else 0
     if options.device == "cuda":
         result["views_per_type"] = {}
         for name in severity.IMAGENET_C:

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # For a machine with a GPU: pixels, benchmarks, tests and a short training, and whether the targets are met.
 #   scripts/gpu_check.sh [FOLDER [PART...]]       (default: build/gpu-check and all of `parts` below, the most valuable first)
-# first, second, third and fourth name the parts of calls of ten minutes each; chain them on one machine.
+# first, second, third and fourth name the parts of calls of ten minutes each; chain them on one machine. lease names one
+# call for a machine that is lent for a quarter of an hour, its start included: fewer parts, and less of each (BRIEF=1).
 # A part makes what it needs and is missing. Pictures and runs are written to FOLDER/work, small files to FOLDER. Small
 # files are packed into FOLDER/results.tar.gz every 20 seconds; with COPY_TO=DIR that and summary.txt are copied there.
-# A part is stopped after PART_SECONDS (default 240), and the call ends after DEADLINE seconds (default 570).
+# A part is stopped after PART_SECONDS (default 240, in a lease 300), and the call ends after DEADLINE seconds (default 570).
 # CARRY=DIR holds what scripts/gpu_carry.sh made: packages, pictures and pixels. What is missing is named at once.
 # The command ends with 1 when a part failed or a target was missed. Without a GPU it prints that, writes it to
 # summary.txt and ends with 3: nothing was checked. DEVICE=cpu rehearses small parts on a CPU.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
-first=(pixels kernels-cuda training-step profile)
-second=(tests sanitizer)
+lease=(pixels training-step kernel-tests kernels-cuda)
+first=(pixels training-step kernels-cuda profile)
+second=(kernel-tests run-tests sanitizer)
 third=(teacher stop-and-resume evaluation loading)
 fourth=(dense-step anchor-step targets)
 parts=("${first[@]}" "${second[@]}" "${third[@]}" "${fourth[@]}")
@@ -28,16 +30,27 @@ device=${DEVICE:-cuda}
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 if [ -n "$carry" ]; then export PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}"; fi
 if [ -z "${CUDA_HOME:-}" ]; then # Numba looks for NVVM below it
-    if [ -d /usr/local/cuda/nvvm ]; then
-        export CUDA_HOME=/usr/local/cuda
-    elif nvcc=$(command -v nvcc); then
-        CUDA_HOME=$(dirname "$(dirname "$(readlink -f "$nvcc")")")
-        export CUDA_HOME
-    elif [ -d "$work/nvvm" ]; then
-        CUDA_HOME=$(readlink -f "$work")
-        export CUDA_HOME
-    fi
+    nvcc=$(command -v nvcc) && nvcc=$(dirname "$(dirname "$(readlink -f "$nvcc")")")
+    for place in /usr/local/cuda "$nvcc" "$work"; do
+        if [ -e "$place/nvvm/lib64" ]; then
+            CUDA_HOME=$(readlink -f "$place")
+            export CUDA_HOME
+            break
+        fi
+    done
 fi
+# What kernels/launch/gpu.py takes from packages whose names changed with their versions.
+gpu_names='
+import numba_cuda
+from cuda.core import LaunchConfig, Stream, launch
+from numba import cuda
+version = tuple(int(number) for number in numba_cuda.__version__.split(".")[:2])
+if version < (0, 30):
+    raise ImportError(f"numba-cuda is {numba_cuda.__version__}")
+if not cuda.__file__.startswith(numba_cuda.__path__[0]):
+    raise ImportError(f"numba.cuda is {cuda.__file__}, not that of numba-cuda")
+Stream.from_handle
+'
 
 has() { "$python" -c "import $1" 2>/dev/null; }
 
@@ -49,20 +62,30 @@ part_pixels() {
     fi
     "$python" -m kernels.checks.pixels "$expected" --device "$device" --json "$folder/pixels.json"
 }
-part_tests() { # only files with such tests are imported; a file that cannot be imported fails this part
-    mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
-    "$python" -m pytest -m gpu -q --continue-on-collection-errors --junitxml "$folder/tests.xml" "${files[@]}"
+gpu_tests() { # gpu_tests NAME SECONDS FOLDER...: only files with such tests are imported; one that cannot be fails the part
+    local files limit=()
+    mapfile -t files < <(grep -rls --include='test_*.py' 'mark\.gpu' "${@:3}")
+    if has pytest_timeout; then limit=(--timeout "$2"); fi # of one test, after which the others go on
+    "$python" -m pytest -m gpu -v --continue-on-collection-errors "${limit[@]}" --junitxml "$folder/$1.xml" "${files[@]}"
 }
+part_kernel_tests() {
+    local folders=(tests/kernels tests/pipeline tests/model)
+    if [ -n "${BRIEF:-}" ]; then folders=(tests/kernels); fi
+    gpu_tests kernel-tests 60 "${folders[@]}"
+}
+part_run_tests() { gpu_tests run-tests 120 tests/train tests/eval; } # these compile
 kernels() { # kernels DEVICE OPTIONS...
     local plot=()
-    if has matplotlib; then plot=(--plot "$folder/kernels-$1.png"); fi
+    if [ -z "${BRIEF:-}" ] && has matplotlib; then plot=(--plot "$folder/kernels-$1.png"); fi
     "$python" -m kernels.bench --device "$1" --size 600x1000 --batch 16 --json "$folder/kernels-$1.json" "${plot[@]}" "${@:2}"
 }
 part_kernels_cuda() {
+    local less=(--repeats 2 --no-cold)
+    if [ -n "${BRIEF:-}" ]; then less=(--mixed-only); fi
     if [ "$device" = cpu ]; then
-        "$python" -m kernels.bench --device cpu --size 64x96 --batch 2 --repeats 1 --no-cold --json "$folder/kernels-cuda.json"
+        "$python" -m kernels.bench --device cpu --size 64x96 --batch 2 "${less[@]}" --repeats 1 --json "$folder/kernels-cuda.json"
     else
-        kernels cuda --repeats 2 --no-cold
+        kernels cuda "${less[@]}"
     fi
 }
 part_sanitizer() { # reads and writes outside of arrays, and races, in the views and in suppression
@@ -80,9 +103,14 @@ step_bench() { # step_bench FILE OPTIONS...
     if [ "$device" = cpu ]; then small=(--canvas 64 96 --batch-size 2 --rounds 1 --steps 1); fi
     "$python" -m train.bench --device "$device" --loader "$loader" "${@:2}" "${small[@]}" --json "$folder/$1.json"
 }
-part_training_step() { step_bench training-step; }
+part_training_step() {
+    local less=()
+    if [ -n "${BRIEF:-}" ]; then less=(--rounds 3 --cuda-graphs off --no-count-graphs); fi
+    step_bench training-step "${less[@]}"
+}
 part_dense_step() { # torchvision has these two
     local kind
+    rm -f "$folder/retinanet-step.json" "$folder/fcos-step.json"
     for kind in retinanet fcos; do
         step_bench $kind-step --model $kind --rounds 3 --cuda-graphs off || return
     done
@@ -119,15 +147,17 @@ part_teacher() {
     rm -rf "$work/runs/teacher"
     make_teacher
 }
-part_stop_and_resume() { # a student that SIGTERM ends in the middle saves with code 143, and the same command finishes it
+# A student that SIGTERM ends in the middle saves with code 143, and the same command finishes it: with the weights of a
+# student that nothing disturbed, to the bit.
+part_stop_and_resume() {
     local student=(
-        "$python" -m train.run cdfkd_small "${small[@]}" --steps 300 --save-every 1000
-        --teacher "$work/runs/teacher" --out "$work/runs/student"
+        "$python" -m train.run cdfkd_small "${small[@]}" --steps 200 --save-every 1000 --views.ratio-range 0.8 0.8
+        --repeatable --teacher "$work/runs/teacher" --out
     )
-    if [ "$device" = cuda ]; then student+=(--repeatable); fi
     make_teacher || return
-    rm -rf "$work/runs/student"
-    "${student[@]}" &
+    rm -rf "$work/runs/undisturbed" "$work/runs/student"
+    "${student[@]}" "$work/runs/undisturbed" || return
+    "${student[@]}" "$work/runs/student" &
     local run=$! code
     until grep -qs losses "$work/runs/student/log.jsonl"; do
         kill -0 "$run" 2>/dev/null || break
@@ -138,7 +168,9 @@ part_stop_and_resume() { # a student that SIGTERM ends in the middle saves with 
     code=$?
     [ "$code" -eq 143 ] || { echo "the run ended with code $code where 143 was expected, by SIGTERM"; return 1; }
     compgen -G "$work/runs/student/checkpoints/step-*" >/dev/null || { echo "SIGTERM ended the run unsaved"; return 1; }
-    "${student[@]}"
+    "${student[@]}" "$work/runs/student" || return
+    cmp "$work"/runs/{undisturbed,student}/checkpoints/step-00000200/model.safetensors ||
+        { echo "the continued run has other weights than the undisturbed one"; return 1; }
 }
 # A trace of the paper's network at its own size on one student canvas. Random weights are enough to time most of it. Their
 # proposals differ from a trained network's, so the shares of NMS and of proposals are not representative.
@@ -218,13 +250,17 @@ if [ $# -gt 1 ]; then
     chosen=()
     for name; do
         case $name in
+        lease)
+            chosen+=("${lease[@]}")
+            export BRIEF=1 PART_SECONDS="${PART_SECONDS:-300}"
+            ;;
         first) chosen+=("${first[@]}") ;;
         second) chosen+=("${second[@]}") ;;
         third) chosen+=("${third[@]}") ;;
         fourth) chosen+=("${fourth[@]}") ;;
         *)
             if [[ " ${parts[*]} ${by_name[*]} " != *" $name "* ]]; then
-                echo "error: no part $name; there are: ${parts[*]} ${by_name[*]}, and the calls first second third fourth" >&2
+                echo "error: no part $name; there are: ${parts[*]} ${by_name[*]}, and the calls lease first second third fourth" >&2
                 exit 2
             fi
             chosen+=("$name")
@@ -236,8 +272,11 @@ fi
 mkdir -p "$folder" "$work"
 summary=$folder/summary.txt
 echo "== $(date '+%F %T'): ${parts[*]}" | tee -a "$summary"
-if [ -n "$carry" ] && [ -d "$carry/wheels" ] && [ ! -e "$work/site" ]; then
-    "$python" -m pip install -q --no-index --no-deps --no-compile --target "$work/site" "$carry"/wheels/*.whl 2>&1 | tee -a "$summary"
+install() { "$python" -m pip install -q --no-index --no-deps --no-compile --target "$work/site" "$@" 2>&1 | tee -a "$summary"; }
+if [ -n "$carry" ] && [ -d "$carry/wheels" ] && [ ! -e "$work/site" ]; then install "$carry"/wheels/*.whl; fi
+if [ "$device" = cuda ] && [ -n "$carry" ] && [ -d "$carry/wheels-cuda" ] && ! "$python" -c "$gpu_names" 2>/dev/null; then
+    install --upgrade "$carry"/wheels-cuda/*.whl
+    echo "import _numba_cuda_redirector" >"$work/site/sitecustomize.py" # for here Python reads no .pth file
 fi
 if [ -z "${CUDA_HOME:-}" ] && [ -e "$carry/nvvm.tar.gz" ]; then
     tar -C "$work" -xzf "$carry/nvvm.tar.gz"
@@ -245,8 +284,19 @@ if [ -z "${CUDA_HOME:-}" ] && [ -e "$carry/nvvm.tar.gz" ]; then
     export CUDA_HOME
 fi
 "$python" - <<'PYTHON' | tee -a "$summary"
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+
+def version_of(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
+
+
+shown = ("torch", "torchvision", "triton", "numpy", "numba", "numba-cuda", "cuda-core")
+print("versions: " + ", ".join(f"{name} {version_of(name)}" for name in shown))
 needed = "torch torchvision numba cv2 PIL pyarrow yaml rich safetensors scipy tensorboard tyro simplejpeg pycocotools triton"
 wanted = "imagecorruptions skimage pytest hypothesis matplotlib"  # benchmarks and tests
 for names, kind in ((needed, "needed by all parts"), (wanted, "needed by some parts")):
@@ -257,6 +307,10 @@ PYTHON
 if [ "$device" = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "no GPU: torch sees no CUDA device on this machine, nothing was checked" | tee -a "$summary"
     exit 3
+fi
+if [ "$device" = cuda ] && ! error=$("$python" -c "$gpu_names" 2>&1); then
+    echo "the kernels cannot start: ${error##*$'\n'}; install numba-cuda and cuda-core as constraints.txt has them, or carry" \
+        "them: scripts/gpu_carry.sh" | tee -a "$summary"
 fi
 "$python" -c 'from pipeline.command.console import describe_hardware; print(describe_hardware())' | tee -a "$summary"
 command -v nvidia-smi >/dev/null && nvidia-smi >"$folder/nvidia-smi.txt" 2>&1
@@ -303,7 +357,7 @@ step() { # step PART: output to PART.txt, a line in the summary, the small files
         said+=$'\n'$(tail -n 15 "$folder/$name.txt" | cut -c 1-200 | sed 's/^/    | /')
     fi
     echo "$said" >>"$summary"
-    if [ "$name" = tests ]; then tail -n 1 "$folder/tests.txt" >>"$summary"; fi
+    if [[ $name = *-tests ]]; then tail -n 1 "$folder/$name.txt" >>"$summary"; fi
     if [ "$name" = targets ]; then cat "$folder/targets.txt" >>"$summary"; fi
     pack_results part
 }

@@ -152,7 +152,7 @@ class Config:
     compile: Literal["auto", "on", "cuda_graphs", "off"] = "auto"
     """Compile forward, losses and backward; cuda_graphs also replays them; auto: on with a GPU, off without one."""
     repeatable: bool = False
-    """On a GPU, repeat the same bits: cuDNN takes repeatable convolutions instead of those it times as the fastest."""
+    """On a GPU, repeat the same bits: cuDNN and the compiler take repeatable kernels instead of the fastest."""
 
     log: tuple[Literal["wandb", "mlflow"], ...] = ()
     """Trackers that get the numbers of the log beside TensorBoard."""

@@ -139,7 +139,7 @@ def detect_batches(
     dtype: torch.dtype,
     prepare: Prepare | None = None,
 ) -> Iterator[tuple[np.ndarray, Detections]]:
-    """For each batch, (image ids, detections); results are fetched one batch late, so that a GPU never waits.
+    """For each batch, (image ids, detections). Results are read one batch late: a GPU looks at the next one meanwhile.
 
     config: the detector's, which says what it looks at.
     """
@@ -148,14 +148,30 @@ def detect_batches(
         images_BCHW, sizes_B2 = seen_by(config, batch, dtype, prepare)
         with torch.autocast(images_BCHW.device.type, dtype, enabled=dtype != torch.float32):
             output = detect(images_BCHW, sizes_B2)
+        copies, there = queue_copies(output)  # before the next batch's work is queued
         if pending is not None:
             yield to_original_pixels(*pending, dataset, label_map)
-        pending = (batch.ids_B, batch.sizes_B2, output)
+        pending = (batch.ids_B, batch.sizes_B2, copies, there)
     if pending is not None:
         yield to_original_pixels(*pending, dataset, label_map)
 
 
-def to_original_pixels(ids_B, sizes_B2, output, dataset, label_map) -> tuple[np.ndarray, Detections]:
+def queue_copies(output: Sequence[torch.Tensor]) -> tuple[Sequence[torch.Tensor], torch.cuda.Event | None]:
+    """The output in pinned host memory, and the event that it is there; as it is where it lies on a CPU."""
+    device = output[0].device
+    if device.type != "cuda":
+        return output, None
+    copies = [torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for value in output]
+    for copy, value in zip(copies, output, strict=True):
+        copy.copy_(value, non_blocking=True)
+    there = torch.cuda.Event()
+    there.record(torch.cuda.current_stream(device))
+    return copies, there
+
+
+def to_original_pixels(ids_B, sizes_B2, output, there, dataset, label_map) -> tuple[np.ndarray, Detections]:
+    if there is not None:
+        there.synchronize()
     ids_B = ids_B.cpu().numpy()
     boxes_BD4, scores_BD, labels_BD, count_B = (value.cpu().numpy() for value in output)
     real_B = ids_B >= 0

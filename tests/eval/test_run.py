@@ -5,12 +5,14 @@ import re
 import shutil
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from eval import schema
+from eval.detecting import detect as detecting
 from eval.detecting.detect import Pass, detect_dataset, match_classes, read_batches
 from eval.detecting.robustness import SETS
 from eval.detecting.source_ap import source_ap
@@ -22,7 +24,9 @@ from eval.options import EvaluationOptions
 from eval.report.page import build_report
 from eval.results import difference, load_run
 from eval.table import domain_table, named_runs, seeds_table
+from model.api import Detections as Found
 from model.build import build_detector
+from model.config import small_model
 from model.faster_rcnn.parity import stock_twin
 from model.weights.checkpoint import save_detector
 from pipeline.command.ranks import World
@@ -439,6 +443,33 @@ def test_files_of_detections_need_no_run(scored, evaluated, tmp_path):
     found = load_run(tmp_path / "out")
     assert found.figure("night_rainy") == evaluated.figure("night_rainy")
     assert "report.html" in {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_a_batch_is_waited_for_when_the_next_one_has_been_looked_at(monkeypatch):
+    """On a GPU: copies are queued right behind a batch's detections, before the next batch's."""
+    order = []
+
+    def look(images_BCHW, sizes_B2):
+        order.append("detect")
+        num = len(sizes_B2)
+        return Found(torch.ones(num, 1, 4), torch.ones(num, 1), torch.ones(num, 1), torch.ones(num))
+
+    def queue_copies(output):
+        order.append("copy")
+        return output, SimpleNamespace(synchronize=lambda: order.append("wait"))
+
+    dataset = SimpleNamespace(index_of=int, original_sizes_N2=np.full((3, 2), 32))
+    batches = [
+        detecting.make_batch([np.zeros((32, 32, 3), np.uint8)], [number], (32, 32), "cpu") for number in range(3)
+    ]
+    given = (look, small_model(), batches, dataset, np.array([0, 1]), torch.float32)
+    plain = list(detecting.detect_batches(*given))
+    order.clear()
+    monkeypatch.setattr(detecting, "queue_copies", queue_copies)
+    found = list(detecting.detect_batches(*given))
+    assert order == ["detect", "copy", "detect", "copy", "wait", "detect", "copy", "wait", "wait"]
+    assert [ids_B.tolist() for ids_B, _ in found] == [[0], [1], [2]]
+    assert [len(detections) for _, detections in found] == [len(detections) for _, detections in plain] == [1, 1, 1]
 
 
 def test_training_never_depends_on_being_imported_by_evaluation():

@@ -1,5 +1,6 @@
 """The check that `kernels.bench` makes beside its times: right pixels pass, anything near the image does not."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -51,6 +52,19 @@ def test_views_are_checked(monkeypatch):
     record = bench.bench_views(options, image, ("contrast",))
     assert "corrupted" in record["wrong"]
     assert record["batch_ms"] > 0
+
+
+def test_the_mixed_batch_alone(tmp_path, monkeypatch):
+    path = tmp_path / "bench.json"
+    arguments = ["bench", "--size", "64x90", "--batch", "3", "--repeats", "1", "--mixed-only"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--json", str(path)])
+    assert bench.main() == 0
+    result = json.loads(path.read_text())
+    assert result["mixed_batch"]["pairs_per_second"] > 0
+    assert not {"per_type", "others", "start"} & result.keys()
+    monkeypatch.setattr("sys.argv", [*arguments, "--plot", str(path)])
+    with pytest.raises(ValueError, match="which --mixed-only leaves out"):
+        bench.main()
 
 
 def test_machine_scaling_is_a_ratio():

@@ -35,6 +35,41 @@ def test_result_of_a_small_measurement(tmp_path, monkeypatch):
     assert result["synchronisations"] is None  # there is no device to wait for
 
 
+@pytest.mark.parametrize("failing", ["stock", "eager", "compiled"])
+def test_what_fails_is_named_beside_the_times_of_the_others(failing, tmp_path, monkeypatch):
+    path, before_compiling = tmp_path / "bench.json", {}
+    step, timed = bench.our_step, []
+
+    def fail(*_):
+        raise RuntimeError("no memory left")
+
+    def compile_both(learner, look, *_):
+        before_compiling.update(json.loads(path.read_text()))
+        return fail() if failing == "compiled" else (learner, look)
+
+    def our_step(*given):
+        timed.append(given)
+        return fail() if failing == "eager" and len(timed) == 1 else step(*given)
+
+    monkeypatch.setattr(bench, "compile_both", compile_both)
+    monkeypatch.setattr(bench, "our_step", our_step)
+    if failing == "stock":
+        monkeypatch.setattr(bench, "stock_step", fail)
+    arguments = ["--device", "cpu", "--canvas", "64", "96", "--batch-size", "2", "--rounds", "1", "--steps", "1"]
+    arguments += ["--compile", "on", "--no-count-graphs", "--json", str(path)]
+    monkeypatch.setattr("sys.argv", ["bench", *arguments])
+    assert bench.main() == 1
+    result = json.loads(path.read_text())
+    assert result["wrong"] == {failing: "RuntimeError: no memory left"}
+    variants = {"stock", "eager", "compiled"} - {failing}
+    assert {name for name in ("stock", "eager", "compiled") if f"{name}_images_per_second" in result} == variants
+    assert result["variant"] == ("eager" if failing == "compiled" else "compiled")
+    assert ("ratio_to_stock" in result) == ("stock" in variants)
+    assert result["share_of_views"] > 0
+    assert ("eager_images_per_second" in before_compiling) == (failing != "eager")
+    assert "graph_breaks" not in result
+
+
 @pytest.mark.parametrize(("kind", "names"), [("faster_rcnn", ["cd-fkd", "divalign"]), ("gfl", ["ld"])])
 def test_what_methods_cost(kind, names, tmp_path, monkeypatch, capsys):
     path = tmp_path / "new" / "bench.json"
@@ -74,14 +109,18 @@ def test_a_method_that_fails_is_named_beside_the_times_of_the_others(monkeypatch
     def fail(*_):
         raise RuntimeError("no memory left")
 
+    limits = []
     monkeypatch.setattr(Pkd, "forward", fail)
+    monkeypatch.setattr(bench_distill, "compile_both", lambda *given: limits.append(given[3]) or given[:2])
     path = tmp_path / "bench.json"
     arguments = ["--device", "cpu", "--canvas", "64", "96", "--batch-size", "2", "--rounds", "1", "--steps", "1"]
+    arguments += ["--compile", "on"]
     monkeypatch.setattr("sys.argv", ["bench", *arguments, "--distill", "pkd", "cd_fkd", "--json", str(path)])
     assert bench.main() == 1
     result = json.loads(path.read_text())
     assert result["wrong"] == {"pkd": "RuntimeError: no memory left"}
     assert list(result["steps"]) == ["alone", "plain", "cd_fkd"]
+    assert limits == 4 * [4]  # all are compilations of one code
     assert "WRONG: pkd: no memory left" in capsys.readouterr().out
 
 

@@ -75,6 +75,16 @@ def read_log_losses(run):
     return (line["losses"] for line in read_log(run / "log.jsonl") if "losses" in line)
 
 
+@pytest.mark.parametrize("repeatable", [False, True])
+def test_a_repeatable_run_chooses_no_kernel_by_its_time(begin, student_config, repeatable, monkeypatch):
+    for name in ("benchmark", "deterministic"):  # afterwards as they were
+        monkeypatch.setattr(torch.backends.cudnn, name, False)
+    with torch._inductor.config.patch(deterministic=False):
+        begin(replace(student_config, repeatable=repeatable))
+        assert torch.backends.cudnn.benchmark != repeatable
+        assert torch.backends.cudnn.deterministic == torch._inductor.config.deterministic == repeatable
+
+
 def test_cuda_graphs_on_a_cpu_are_an_error(begin, student_config):
     with pytest.raises(ValueError, match=r"compile is cuda_graphs, but the run is on a CPU"):
         begin(replace(student_config, compile="cuda_graphs"))

@@ -52,7 +52,7 @@ GOOD = {
 def check(tmp_path):
     """The script with a Python that has a GPU and no DALI, and whose modules do nothing; a run that SIGTERM ends.
 
-    A file `fails`, `hangs` or `unsaved` in tmp_path holds words of a command that does so.
+    A file `fails`, `hangs`, `unsaved` or `differs` in tmp_path holds words of a command that does so.
     """
     python = tmp_path / "python"
     python.write_text(
@@ -61,6 +61,7 @@ cd {tmp_path}
 echo "$*" >>commands
 case "$1$2" in
     -c*nvidia.dali*) exit 1 ;;
+    -c*LaunchConfig*) [ -e old ] && echo "ImportError: cannot import name 'LaunchConfig'" && exit 1 ;;&
     -c*) exit 0 ;;
     -*) [ "$1" = - ] && exec {sys.executable} "$@" ;;
 esac
@@ -78,12 +79,18 @@ if [[ "$command" == *--profile* ]]; then
     echo '{{}}' >out/work/runs/profile/trace-rank0.json
 fi
 [[ "$command" == *cdfkd_small* ]] || exit 0
-[ -e began ] && exit 0
+out=${{command##* }}
+if [ -e began ] || [[ "$out" == */undisturbed ]]; then
+    mkdir -p "$out/checkpoints/step-00000200"
+    does differs && echo other >"$out/checkpoints/step-00000200/model.safetensors"
+    echo weights >>"$out/checkpoints/step-00000200/model.safetensors"
+    exit 0
+fi
 touch began
-mkdir -p out/work/runs/student
-save() {{ does unsaved || mkdir -p out/work/runs/student/checkpoints/step-00000005; exit 143; }}
+mkdir -p "$out"
+save() {{ does unsaved || mkdir -p "$out/checkpoints/step-00000005"; exit 143; }}
 trap save TERM
-echo losses >out/work/runs/student/log.jsonl
+echo losses >"$out/log.jsonl"
 while :; do sleep 0.05; done
 """
     )
@@ -136,6 +143,7 @@ def test_every_target_met_ends_with_0_also_without_dali(check, tmp_path):
 def test_every_command_is_one_that_its_program_takes(check, tmp_path):
     check(GOOD)
     check(GOOD, "kernels-cpu", "ptx")
+    check(GOOD, "lease")
     options = {
         "kernels.bench": kernels.bench.Options, "kernels.checks.pixels": kernels.checks.pixels.Options,
         "kernels.checks.ptx": kernels.checks.ptx.Options,
@@ -155,27 +163,40 @@ def test_every_command_is_one_that_its_program_takes(check, tmp_path):
             assert config.profile
             assert config.model.backbone == "resnet101"
     assert set(seen) == {*options, "train.run"}
-    # The teacher, again where the student needs it, the student twice; a teacher and a student to profile.
-    assert seen.count("train.run") == 6
+    # The teacher, again where the student needs it, an undisturbed student, another twice; a teacher and a student to
+    # profile.
+    assert seen.count("train.run") == 7
 
 
 def test_the_tests_are_those_of_the_files_that_name_the_mark(check, tmp_path):
     mark = ".".join(("pytest", "mark", "gpu"))  # in one word this file would be one of them
-    files = {"a/test_one.py": f"@{mark}", "a/test_two.py": "gpu", "test_three.py": f"{mark}, x"}
+    files = {
+        "kernels/test_one.py": f"@{mark}", "kernels/a/test_two.py": "gpu", "model/test_three.py": f"{mark}, x",
+        "train/a/test_four.py": mark,
+    }  # fmt: skip
     for name, text in files.items():
         path = tmp_path / "tests" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert check({}, "tests")[0] == 0
-    (words,) = commands(tmp_path)
-    assert sorted(word for word in words if word.endswith(".py")) == ["tests/a/test_one.py", "tests/test_three.py"]
+
+    def given():
+        """The files of each call, sorted."""
+        return [sorted(word for word in words if word.endswith(".py")) for words in commands(tmp_path)]
+
+    code, summary, _ = check({}, "kernel-tests", "run-tests")
+    assert code == 0
+    assert summary.count("4 passed of pytest\n") == 2
+    assert given() == [["tests/kernels/test_one.py", "tests/model/test_three.py"], ["tests/train/a/test_four.py"]]
+    (tmp_path / "commands").unlink()
+    assert check({}, "lease")[0] == 0
+    assert given()[-2] == ["tests/kernels/test_one.py"]
 
 
 @pytest.mark.parametrize(
     ("part", "modules"),
     [
         ("evaluation", ["eval.bench"]),
-        ("stop-and-resume", ["pipeline.sample_world", "pipeline.pack", *3 * ["train.run"]]),
+        ("stop-and-resume", ["pipeline.sample_world", "pipeline.pack", *4 * ["train.run"]]),
         ("profile", ["pipeline.sample_world", "pipeline.pack", *2 * ["train.run"]]),
     ],
 )
@@ -205,14 +226,37 @@ def test_calls_add_to_one_summary_and_targets_judges_the_files_of_all(check, tmp
     code, summary, _ = check(GOOD, "evaluation", "targets")
     assert code == 1
     assert "corruption, percent of inference: not measured" in summary.split("== ")[-1]
+    (tmp_path / "fails").write_text("retinanet")
+    _, summary, _ = check(GOOD, "dense-step", "targets")
+    for kind in ("retinanet", "fcos"):
+        assert f"training of {kind}, times the stock loop: not measured" in summary.split("== ")[-1]
 
 
 def test_a_call_is_a_list_of_parts_and_its_results_are_copied(check, tmp_path):
     code, summary, _ = check(GOOD, "first", COPY_TO=str(tmp_path / "copied"))
     assert code == 0, summary
-    assert summary.splitlines()[0].endswith(": pixels kernels-cuda training-step profile")
+    assert summary.splitlines()[0].endswith(": pixels training-step kernels-cuda profile")
     with tarfile.open(tmp_path / "copied" / "results.tar.gz") as archive:
         assert "./training-step.json" in archive.getnames()
+
+
+def test_a_lease_measures_less_of_the_same(check, tmp_path):
+    code, summary, _ = check(GOOD, "lease")
+    assert code == 0, summary
+    assert summary.splitlines()[0].endswith(": pixels training-step kernel-tests kernels-cuda")
+    options = {module: set(words) for module, *words in commands(tmp_path)}
+    assert "--mixed-only" in options["kernels.bench"]
+    assert "--plot" not in options["kernels.bench"]
+    assert {"--no-count-graphs", "off"} <= options["train.bench"]
+
+
+def test_versions_are_shown_and_packages_that_are_too_old_are_named(check, tmp_path):
+    _, summary, _ = check(GOOD, "evaluation")
+    assert re.search(r"^versions: torch \d.*, numba \d.*, numba-cuda \S+, cuda-core \S+$", summary, re.MULTILINE)
+    assert "cannot start" not in summary
+    (tmp_path / "old").touch()
+    _, summary, _ = check(GOOD, "evaluation")
+    assert "the kernels cannot start: ImportError: cannot import name 'LaunchConfig'; install numba-cuda" in summary
 
 
 def test_what_a_failed_part_said_last_is_in_the_summary_and_a_late_part_is_not_begun(check, tmp_path):
@@ -235,15 +279,15 @@ def test_missing_packages_are_named_at_once(check, tmp_path):
 
 
 def test_an_unknown_part_is_an_error_that_lists_them(check, tmp_path):
-    code, summary, said = check(GOOD, "tests", "kernel")
+    code, summary, said = check(GOOD, "run-tests", "kernel")
     assert (code, summary) == (2, "")
-    assert "no part kernel; there are: pixels kernels-cuda " in said
+    assert "no part kernel; there are: pixels training-step " in said
     assert " ptx" in said
     assert not (tmp_path / "commands").exists()
 
 
 def test_a_student_that_dies_at_once_fails_its_part_at_once(check, tmp_path):
-    (tmp_path / "fails").write_text("cdfkd_small")
+    (tmp_path / "fails").write_text("runs/student")
     started = time.monotonic()
     code, summary, said = check(GOOD, "stop-and-resume", "evaluation")
     assert time.monotonic() - started < 20
@@ -258,6 +302,13 @@ def test_a_student_that_sigterm_ends_unsaved_fails(check, tmp_path):
     code, _, said = check(GOOD, "stop-and-resume")
     assert code == 1
     assert "SIGTERM ended the run unsaved" in said
+
+
+def test_a_continued_student_with_other_weights_fails(check, tmp_path):
+    (tmp_path / "differs").write_text("runs/student")
+    code, _, said = check(GOOD, "stop-and-resume")
+    assert code == 1
+    assert "the continued run has other weights than the undisturbed one" in said
 
 
 def test_a_part_that_hangs_is_ended_and_said_to_have_timed_out(check, tmp_path):

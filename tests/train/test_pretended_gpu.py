@@ -4,6 +4,7 @@ What meets from two sides is found. torch itself lets some of that pass with suc
 at.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -26,8 +27,11 @@ PRETENDED = FakeTensorMode()
 class OneSide(TorchDispatchMode):
     """Tensors of an operation lie on one side; copies, and numbers of no dimension, may cross."""
 
+    dtypes: frozenset[torch.dtype] = frozenset()  # seen so far
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         tensors = [each for each in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        self.dtypes = self.dtypes | {each.dtype for each in tensors}
         sides = {each.device.type for each in tensors if each.ndim}
         assert len(sides) < 2 or "copy" in str(func), f"{func}: {[(each.device, each.shape) for each in tensors]}"
         return func(*args, **(kwargs or {}))
@@ -47,6 +51,15 @@ def moved(module: nn.Module) -> nn.Module:
             if value is not None:
                 part._buffers[name] = value.to("cuda")
     return module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bfloat16() -> Iterator[None]:
+    """As a run on a GPU computes: autocast would otherwise ask a GPU, and switch itself off."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -72,23 +85,25 @@ def one_of_each_method() -> list:
 @pytest.mark.long
 @pytest.mark.parametrize(("kind", "config"), one_of_each_method(), ids=battery.name_of)
 def test_a_step_stays_on_the_gpu(kind, config, views):
-    with PRETENDED, OneSide():
+    with PRETENDED, OneSide() as looked:
         student, teacher = make_network(kind).train(), make_network(kind, wide=True).eval().requires_grad_(False)
         method = moved(battery.make_method(config, student, teacher))
-        learner = moved(Learner(student, {config.kind: method}, torch.float32, own))
+        learner = moved(Learner(student, {config.kind: method}, torch.bfloat16, own))
         chosen = first_images(views, 1)
-        seen = Teacher(teacher, [method], torch.float32)(chosen) if method.needs_teacher else None
+        seen = Teacher(teacher, [method], torch.bfloat16)(chosen) if method.needs_teacher else None
         total, scalars = learner(chosen, seen)
     assert chosen.ids_B.device.type == "cpu"
     assert {total.device.type, scalars.device.type} == {"cuda"}
+    assert torch.bfloat16 in looked.dtypes
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_detections_stay_on_the_gpu(kind, views):
-    with PRETENDED, OneSide(), torch.no_grad():
+    with PRETENDED, OneSide() as looked, torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
         found = make_network(kind).eval().detect(views.clean.images_B3HW, views.clean.sizes_B2)
     assert {each.device.type for each in found} == {"cuda"}
+    assert torch.bfloat16 in looked.dtypes
 
 
 @pytest.mark.parametrize("num_candidates", [0, 9])

@@ -8,10 +8,11 @@ sets, and the compiled step's losses with the eager one's. What does not is name
 the command ends with 1. The file is written after every figure. `--model retinanet` and `fcos` are compared as
 model/dense/parity.py says. ATSS and GFL, which torchvision has not, are only timed.
 
-The same layers learn as in the recipes. The variants take turns within each round, and ratios are medians over rounds
-of times taken next to each other. `ratio_to_stock` and all shares are those of `variant`: the compiled step without
-CUDA graphs, or the eager one where nothing is compiled. CUDA graphs are timed last, in turns with the stock loop. Where
-they fail, `cuda_graphs_error` says why and the other figures stay valid.
+The same layers learn as in the recipes. The eager step is timed first, then the compiled one, then the one replayed as
+CUDA graphs. Each takes turns with the stock loop within each round, and ratios are medians over rounds of times taken
+next to each other. One that fails is named in `wrong`, and the others are timed. CUDA graphs may fail: then
+`cuda_graphs_error` says why. `ratio_to_stock` and all shares are those of `variant`: the compiled step without CUDA
+graphs, or the eager one where nothing is compiled. Graphs are counted last.
 """
 
 import json
@@ -75,6 +76,8 @@ class BenchOptions:
     """Also time the compiled step; auto: on a GPU only (on two CPU cores compiling takes minutes)."""
     cuda_graphs: Literal["auto", "on", "off"] = "auto"
     """Also time the compiled step replayed as CUDA graphs; auto: on a GPU, where the compiled step is timed."""
+    count_graphs: bool = True
+    """Count graph breaks and recompilations, which are the same on a CPU."""
     loader: Literal["auto", "cpu", "dali", "ffcv"] = "auto"
     """The loader whose share is measured."""
     clock: Literal["elapsed", "cpu"] = "elapsed"
@@ -135,48 +138,85 @@ def measure(options: BenchOptions) -> dict[str, Any]:
         **setting.facts,
         "parity": parity,
     }
+    write(options, result)  # what is measured stays, even when the rest fails; again below
     full_size = ViewConfig(ratio_range=(1.0, 1.0))
     views = ViewMaker(full_size, device=device)(batch, 0)
     compiling = choose_compile(options.compile, device)
     learner, look = make_learner(student, teacher, dtype)
-    result |= tried("graphs", count_graphs, learner, look, batch) or {}
-    write(options, result)  # what is measured stays, even when the rest fails; again below
     names = learner.layout.names
     ours = count_bytes(student) + count_bytes(teacher) + images_of(views).nbytes
-    variants, memory = {}, {}
-    if has_stock(student):
-        variants["stock"], memory["stock"] = warm_up(lambda: stock_step(student, teacher, views, dtype), device)
-    variants["eager"], memory["eager"] = warm_up(lambda: our_step(learner, look, names, views), device, ours)
-    if compiling:
-        wrapped, compiled_look = compile_both(learner, look, "default", 8)
-        both = (learner, look), (wrapped, compiled_look)
-        parity["compiled_loss_difference"] = tried("compiled parity", compare_compiled, *both, views, dtype)
-        variants["compiled"], memory["compiled"] = warm_up(
-            lambda: our_step(wrapped, compiled_look, names, views), device, ours
-        )
+    stock: dict[str, Callable[[], None]] = {}
+    memory: dict[str, float | None] = {}
+    timed: dict[str, tuple[Callable[[], None], float]] = {}  # ours, and their seconds
 
-    seconds = time_rounds(variants, rounds, steps, device, clock)
-    for name in variants:
-        result |= describe(name, seconds, memory[name], num_images)
+    def warm_stock() -> None:
+        stock["stock"], memory["stock"] = warm_up(lambda: stock_step(student, teacher, views, dtype), device)
+
+    def time_variant(name: str, learner: Any, look: Any) -> None:
+        step, memory[name] = warm_up(lambda: our_step(learner, look, names, views), device, ours)
+        seconds = time_rounds({**stock, name: step}, rounds, steps, device, clock)
+        for each in seconds:
+            result.update(describe(each, seconds, memory[each], num_images))
+        result["variant"], result["images_per_second"] = name, result[f"{name}_images_per_second"]
+        if stock:
+            result["ratio_to_stock"] = result[f"{name}_ratio_to_stock"]
+        timed[name] = step, statistics.median(seconds[name])
+
+    def time_compiled() -> None:
+        both = compile_both(learner, look, "default", 8)
+        parity["compiled_loss_difference"] = tried(
+            "compiled parity", compare_compiled, (learner, look), both, views, dtype
+        )
+        time_variant("compiled", *both)
+
+    if has_stock(student):
+        tried("stock", warm_stock)
+    tried("eager", time_variant, "eager", learner, look)
     write(options, result)
-    chosen = "compiled" if compiling else "eager"
-    result["variant"] = chosen
-    result["images_per_second"] = result[f"{chosen}_images_per_second"]
-    if "stock" in variants:
-        result["ratio_to_stock"] = result[f"{chosen}_ratio_to_stock"]
-    # Shares are of the time of all three one after another; on a GPU loader and views run beside the step instead.
-    step_seconds = statistics.median(seconds[chosen])
-    write(options, result)
+    if compiling:
+        tried("compiled", time_compiled)
+        write(options, result)
+    if timed:
+        step, step_seconds = timed[result["variant"]]
+        view_seconds = tried("views", time_views, result, batch, step, step_seconds, steps, clock)
+        write(options, result)
+        if view_seconds is not None:
+            given = (batch, student, step_seconds, view_seconds, steps, clock, options.loader)
+            result |= tried("loader", measure_shares, *given) or {}
+            write(options, result)
+    if options.cuda_graphs == "on" or (options.cuda_graphs == "auto" and on_gpu and compiling):
+        result |= measure_cuda_graphs(learner, look, views, stock.get("stock"), ours, rounds, steps)
+        write(options, result)
+    if options.count_graphs:
+        result |= tried("graphs", count_graphs, learner, look, batch) or {}
+    return result
+
+
+def time_views(
+    result: dict[str, Any], batch: Batch, step: Callable[[], None], step_seconds: float, steps: int, clock: Clock
+) -> float:
+    """Seconds of both views; into the result what they are beside this step, and what waits for a GPU in the two."""
+    device, num_images = batch.images_BHW3.device, len(batch.ids_B)
     make_views = ViewMaker(ViewConfig(), device=device)
     make_views(batch, 0)
     draws = iter(range(10_000))
-    view_seconds = time_steps(lambda: make_views(batch, next(draws)), max(steps, 4), device, clock)
+    seconds = time_steps(lambda: make_views(batch, next(draws)), max(steps, 4), device, clock)
+    result["views_to_step"] = seconds / step_seconds
+    result["images_per_second_with_views"] = num_images / (step_seconds + seconds)
 
     def views_and_step() -> None:
         make_views(batch, next(draws))
-        variants[chosen]()
+        step()
 
-    result["synchronisations"] = count_synchronisations(views_and_step) if on_gpu else None
+    result["synchronisations"] = count_synchronisations(views_and_step) if device.type == "cuda" else None
+    return seconds
+
+
+def measure_shares(
+    batch: Batch, student: Detector, step_seconds: float, view_seconds: float, steps: int, clock: Clock, loader: str
+) -> dict[str, float]:
+    """Of the time of loader, views and step one after another; on a GPU the first two run beside the step instead."""
+    device = batch.images_BHW3.device
     parameters = {name: p for name, p in student.named_parameters() if p.requires_grad}
     optimizer = Optimizer(parameters, OptimizerConfig())
 
@@ -185,20 +225,14 @@ def measure(options: BenchOptions) -> dict[str, Any]:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step(0.0, torch.zeros((), device=device))
 
-    result["views_to_step"] = view_seconds / step_seconds
-    result["images_per_second_with_views"] = num_images / (step_seconds + view_seconds)
-    write(options, result)
-    optimizer_seconds = time_steps(update, steps, device, clock)
-    load_seconds = tried("loader", time_loader, batch, max(steps, 4), device, options.loader, clock)
-    if load_seconds is not None:
-        whole_seconds = step_seconds + view_seconds + load_seconds
-        result["share_of_views"] = view_seconds / whole_seconds
-        result["share_of_loader"] = load_seconds / whole_seconds
-        result["share_of_optimizer"] = optimizer_seconds / whole_seconds
-    if options.cuda_graphs == "on" or (options.cuda_graphs == "auto" and on_gpu and compiling):
-        write(options, result)
-        result |= measure_cuda_graphs(learner, look, views, variants.get("stock"), ours, rounds, steps)
-    return result
+    update_seconds = time_steps(update, steps, device, clock)
+    load_seconds = time_loader(batch, max(steps, 4), device, loader, clock)
+    whole_seconds = step_seconds + view_seconds + load_seconds
+    return {
+        "share_of_views": view_seconds / whole_seconds,
+        "share_of_loader": load_seconds / whole_seconds,
+        "share_of_optimizer": update_seconds / whole_seconds,
+    }
 
 
 def measure_cuda_graphs(

@@ -74,7 +74,7 @@ def measure(options: Any) -> dict[str, Any]:
         look = Teacher(teacher, list(methods.values()), dtype) if taught else None
         wrapped: tuple[Any, Any] = (learner, look)
         if compiling:
-            wrapped = compile_both(learner, look, "default", 8)
+            wrapped = compile_both(learner, look, "default", len(learners))  # they share one code object
         # Every variant trains the one student; the teacher is there already.
         shared = bench.count_bytes(student) + (bench.count_bytes(teacher) if taught else 0)
         make = partial(bench.our_step, wrapped[0], wrapped[1], learner.layout.names, views)

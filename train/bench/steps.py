@@ -100,7 +100,7 @@ def warm_up(
         step = make()
         time_steps(step, 3, device)
         return step, None
-    gc.collect()  # what counting graphs left in cycles would be freed, and missed, in between
+    gc.collect()  # what others left in cycles would be freed, and missed, in between
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated(device)
     step = make()

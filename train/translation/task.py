@@ -112,6 +112,7 @@ class TranslationTask(Weights):
     def __init__(self, config: TranslationConfig, world: World, newest: Path | None):
         """newest: the checkpoint to continue from, whose data must be those of now."""
         self.config, self.world = config, world
+        torch.backends.cudnn.benchmark = True  # crops are all of one size: timing pays
         num = world.size * config.accumulate
         if config.batch_size % num:
             raise ValueError(
