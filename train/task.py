@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._inductor.config
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -63,8 +62,11 @@ class DetectionTask(Weights):
         self.world = world
         torch.backends.cudnn.benchmark = not config.repeatable  # canvases are few and fixed: timing pays
         torch.backends.cudnn.deterministic = config.repeatable
-        if config.repeatable and hasattr(torch._inductor.config, "deterministic"):  # the compiler times kernels, too
-            torch._inductor.config.deterministic = True
+        if config.repeatable:
+            import torch._inductor.config as inductor  # late: it takes seconds
+
+            if hasattr(inductor, "deterministic"):  # the compiler times kernels, too
+                inductor.deterministic = True
         self.data, self.val = load.open_data(config, world)
         self.config = config = replace(config, model=load.resolve_inputs(config.model, self.data, self.val))
         self.measured = self.val is not None

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.files.parse import MAX_IMAGE_BYTES, read_bytes
 
@@ -96,7 +97,7 @@ def _kind(image: Image.Image, file: BinaryIO) -> tuple[int, bool]:
             wide = file.read(1) == b"\x10"
         elif image.format == "PPM":
             wide = is_wide_pnm(file)
-        elif image.format == "TIFF" and max(image.tag_v2.get(BITS, (8,))) > 8:
+        elif isinstance(image, TiffImageFile) and max(image.tag_v2.get(BITS, (8,))) > 8:
             raise ValueError("is a TIFF in colours with more than 8 bits a channel; save it as PNG")
     return 1 if (wide and image.mode[0] in "IF") or image.mode in ("1", "L", "LA") else 3, wide
 
