@@ -78,13 +78,13 @@ table = json.load(open(sys.argv[1]))
 print("\nteacher - baseline, and the share of it that a student keeps: means over seeds [least, greatest of a seed]")
 for domain, baselines in table["baseline"].items():
     gains = [teacher - baseline for teacher, baseline in zip(table["teacher"][domain], baselines)]
-    kept = ["nothing to keep"]
-    if min(gains) > 0:
-        kept = []
-        for row in ("mse", "adversarial"):
-            ahead = [student - baseline for student, baseline in zip(table[row][domain], baselines)]
+    kept = [] if sum(gains) > 0 else ["nothing to keep"]
+    for row in ("mse", "adversarial") if not kept else ():
+        ahead = [student - baseline for student, baseline in zip(table[row][domain], baselines)]
+        kept.append(f"{row} {sum(ahead) / sum(gains):.0%}")
+        if min(gains) > 0:
             shares = [part / gain for part, gain in zip(ahead, gains)]
-            kept.append(f"{row} {sum(ahead) / sum(gains):.0%} [{min(shares):.0%}, {max(shares):.0%}]")
+            kept[-1] += f" [{min(shares):.0%}, {max(shares):.0%}]"
     print(f"  {domain:<16} {sum(gains) / len(gains):+.1f}  " + ", ".join(kept))
 PYTHON
 echo "report: $(pwd)/$runs/report.html"

@@ -2,7 +2,8 @@
 # For a machine with a GPU: pixels, benchmarks, tests and a short training, and whether the targets are met.
 #   scripts/gpu_check.sh [FOLDER [PART...]]       (default: build/gpu-check and all of `parts` below, the most valuable first)
 # first, second, third and fourth name the parts of calls of ten minutes each; chain them on one machine. lease names one
-# call for a machine that is lent for a quarter of an hour, its start included: fewer parts, and less of each (BRIEF=1).
+# call for a machine that is lent for a quarter of an hour, its start included: fewer parts, and less of each (BRIEF=1), so
+# that some targets are not measured.
 # A part makes what it needs and is missing. Pictures and runs are written to FOLDER/work, small files to FOLDER. Small
 # files are packed into FOLDER/results.tar.gz every 20 seconds; with COPY_TO=DIR that and summary.txt are copied there.
 # A part is stopped after PART_SECONDS (default 240, in a lease 300), and the call ends after DEADLINE seconds (default 570).

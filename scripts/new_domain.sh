@@ -4,8 +4,8 @@
 # All DIR are packed datasets of the same classes. The same command continues where it stopped. Options:
 #   --source-test DIR --target-test DIR   evaluate on these; the last stage prints the table of all rows
 #   --target-full DIR      the images of --target-unlabelled with their labels: adds the row "full"
-#   --rows "A B"           only these of: baseline translated pseudo fitnets fgd ld crosskd whole full, and of: longer,
-#                          after whole: the baseline for as many steps as the whole
+#   --rows "A B"           only these of: baseline translated pseudo fitnets fgd ld crosskd whole full; and, after
+#                          whole, longer: the baseline, trained as long as the whole
 #   --without-translation  leave the translation out: no row "translated", and "whole" without it
 #   --holdout S            share of --target-labelled that no teacher sees and scores are chosen on; 0.25
 #   --precision P          share of the pseudo-labels that is to be right; 0.5
@@ -159,7 +159,7 @@ for row in $rows; do
                 --out "$out/$row"
             ;;
         longer)
-            longer=$(cd "$out/whole/checkpoints" && printf '%s\n' step-* | sed -n 's/^step-0*//p' | sort -n | tail -n 1)
+            longer=$(cd "$out/whole/checkpoints" && printf '%s\n' step-* | sed -n 's/^step-0*\([0-9]*\)$/\1/p' | sort -n | tail -n 1)
             steps=$longer train baseline --data "${real[@]}" --out "$out/$row"
             ;;
         full) train full --data "${real[@]}" "$full" --out "$out/$row" ;;

@@ -1,5 +1,6 @@
 """What a detection run trains, measures and ships; the loop around it is train/trainer.py."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -62,11 +63,10 @@ class DetectionTask(Weights):
         self.world = world
         torch.backends.cudnn.benchmark = not config.repeatable  # canvases are few and fixed: timing pays
         torch.backends.cudnn.deterministic = config.repeatable
-        if config.repeatable:
-            import torch._inductor.config as inductor  # late: it takes seconds
+        if config.repeatable or "torch._inductor.config" in sys.modules:  # late: importing it takes seconds
+            import torch._inductor.config as inductor
 
-            if hasattr(inductor, "deterministic"):  # the compiler times kernels, too
-                inductor.deterministic = True
+            inductor.deterministic = config.repeatable  # the compiler times kernels, too
         self.data, self.val = load.open_data(config, world)
         self.config = config = replace(config, model=load.resolve_inputs(config.model, self.data, self.val))
         self.measured = self.val is not None

@@ -38,7 +38,7 @@ def translate_dataset(options: TranslateOptions, world: World) -> None:
     with PackedDataset(options.data) as dataset:
         check_place(dataset, options.out)
         domains = {
-            name: class_name(options.domain or f"{name}_to_{target_of(card.extra)}", "--domain")
+            name: class_name(options.domain or f"{name}_to_{target_of(card.extra)}", "the new domain's name")
             for name in dataset.domains
         }
         origin: dict[str, Any] = {

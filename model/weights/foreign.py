@@ -38,7 +38,7 @@ def read_foreign(path: Path, num_classes: int | None = None) -> Foreign:
     try:
         return recognise(path, state, meta, num_classes)
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
-        if str(error).startswith(str(path.with_suffix(""))):  # the file's, or its configuration's beside it
+        if str(error).startswith((str(path), str(path.with_suffix(".py")))):  # or its configuration's beside it
             raise
         raise ValueError(
             f"{path}: its weights have other names or shapes than those of a detector that is read here ({error})"
@@ -99,7 +99,7 @@ def check_sees_alike(config: BackboneConfig, source: BackboneConfig, path: Path)
             if seen[name] != now[name]:
                 raise ValueError(
                     f"{path}: its network saw {name} {what} {', '.join(map(str, seen[name]))}, this run has "
-                    f"{', '.join(map(str, now[name]))}; pack the data as its was, or start from other weights"
+                    f"{', '.join(map(str, now[name]))}; pack the data as that network's was, or take other weights"
                 )
 
 

@@ -166,7 +166,7 @@ def suppression(test_cfg: dict) -> float:
 
 
 def up_to_all(count: int) -> int:
-    """A number of candidates; -1 is all of them."""
+    """A number of candidates; -1, all of them, becomes the most that we take."""
     return MOST if count == -1 else count
 
 
@@ -202,8 +202,7 @@ def head_options(head: dict, train_cfg: dict | None, test_cfg: dict | None) -> t
         expect(f"{kind} with target_means", coder.get("target_means", NO_SHIFT), NO_SHIFT)
     loss = head.get("loss_cls", {"type": "FocalLoss"})
     expect(f"{kind} with use_sigmoid", loss.get("use_sigmoid", kind_of(loss) in SIGMOID_LOSSES), True)
-    expect("anchors with center_offset", anchors.get("center_offset", 0), 0)
-    expect("anchors with scale_major", anchors.get("scale_major", True), True)
+    check_anchors(anchors)
     if anchors:
         options |= {"anchor_base": float(anchors["octave_base_scale"]), "anchor_ratios": tuple(anchors["ratios"])}
     if kind == "RetinaHead":
@@ -329,6 +328,11 @@ def detector_config(values: dict) -> DetectorConfig:
         ) from None
 
 
+def check_anchors(anchors: dict) -> None:
+    expect("anchors with center_offset", anchors.get("center_offset", 0), 0)
+    expect("anchors with scale_major", anchors.get("scale_major", True), True)
+
+
 def check_neck(neck: dict) -> None:
     require(neck, "FPN", NECK_OPTIONS)
     expect("neck with upsample_cfg", (neck.get("upsample_cfg") or {}).get("mode", "nearest"), "nearest")
@@ -381,6 +385,7 @@ def faster_rcnn_config(values: dict) -> ModelConfig:
         expect(f"{name} with target_stds", coder.get("target_stds", deviations), deviations)
         expect(f"{name} with target_means", coder.get("target_means", NO_SHIFT), NO_SHIFT)
     anchors = rpn["anchor_generator"]
+    check_anchors(anchors)
     if len(anchors["strides"]) != 5:
         raise Unsupported(f"mmdetection's anchors at {anchors['strides']}: we have five levels")
     test_cfg = model.get("test_cfg") or values["test_cfg"]

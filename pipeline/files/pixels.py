@@ -105,8 +105,12 @@ def _kind(image: Image.Image, file: BinaryIO) -> tuple[int, bool]:
 def is_wide_pnm(file: BinaryIO) -> bool:
     """By its largest value, the fourth word of the header."""
     file.seek(0)
-    words = re.sub(rb"#[^\n]*", b"", file.read(1000)).split()
-    return words[0] in (b"P2", b"P3", b"P5", b"P6") and int(words[3]) > 255
+    words = re.sub(rb"#[^\n]*", b"", file.read(100_000)).split(maxsplit=4)
+    if words[0] not in (b"P2", b"P3", b"P5", b"P6"):
+        return False
+    if len(words) < 4 or not words[3].isdigit():
+        raise ValueError("has a damaged header")
+    return int(words[3]) > 255
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -133,13 +137,14 @@ def read_extra(path: Path, limits: tuple[float, float] | None) -> np.ndarray:
                 check_scans(data)
             if is_jpeg and image.mode in ("RGB", "L"):
                 values = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", strict=True)
-            elif wide and (
-                image.mode[0] not in "IF" or image.format == "PPM"
-            ):  # which Pillow would make other values of
+            elif wide and (image.mode[0] not in "IF" or (image.format == "PPM" and image.mode != "F")):
+                # Pillow would make other values of it.
                 image.load()  # refuses what is cut or damaged, as OpenCV does not
                 flags = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
                 flags |= cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-                values = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+                values = cv2.imdecode(np.frombuffer(data + b"\n", np.uint8), flags)  # numbers in text need an end
+                if values is None:
+                    raise ValueError("its pixels are damaged")
             else:
                 values = np.asarray(image if wide else image.convert("L" if channels == 1 else "RGB"))
     except Exception as error:

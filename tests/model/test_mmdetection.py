@@ -412,6 +412,7 @@ def test_faster_rcnn_with_its_background_last(tmp_path):
         (("roi_head", "mask_head"), {"type": "FCNMaskHead"}, "mask head"),
         (("roi_head", "bbox_head", "type"), "DoubleConvFCBBoxHead", "Shared2FCBBoxHead"),
         (("neck", "num_outs"), 4, "num_outs 5"),
+        (("rpn_head", "anchor_generator", "center_offset"), 0.5, "center_offset 0.5: we have 0"),
     ],
 )
 def test_other_faster_rcnns_are_named(place, value, words):

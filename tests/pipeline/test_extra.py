@@ -431,6 +431,13 @@ def test_wide_pgm_and_ppm_keep_their_values(tmp_path, channels, most):
     assert np.array_equal(read_extra(tmp_path / "x.pgm", (300, 800)), expected)
     with pytest.raises(ValueError, match="more than 8 bits a channel, and nothing says which values"):
         read_extra(tmp_path / "x.pgm", None)
+    text = b"P%d\n5 4\n%d\n" % (2 if channels == 1 else 3, most) + b" ".join(b"%d" % value for value in values.flat)
+    (tmp_path / "text.pgm").write_bytes(text)
+    assert np.array_equal(read_extra(tmp_path / "text.pgm", (300, 800)), expected)
+    (tmp_path / "noted.pgm").write_bytes(
+        header.replace(b"# made", b"# " + b"x" * 3000) + values.astype(">u2").tobytes()
+    )
+    assert np.array_equal(read_extra(tmp_path / "noted.pgm", (300, 800)), expected)
     (tmp_path / "cut.pgm").write_bytes((tmp_path / "x.pgm").read_bytes()[:-2])
     with pytest.raises(ValueError, match="cannot be decoded"):
         read_extra(tmp_path / "cut.pgm", (300, 800))

@@ -103,7 +103,7 @@ def test_equal_networks_on_equal_views_agree(kind, config):
     Discriminators never find that two networks agree.
     """
     if has_discriminators(config):
-        return
+        pytest.skip("discriminators")
     student = battery.student_of(kind)
     teacher, views = battery.twin_of(student), battery.make_views(battery.SAME)
     learner, method = battery.learner_of(config, student, battery.teacher_of(kind, False))
@@ -164,7 +164,7 @@ def test_the_canvas_changes_nothing(kind, config):
     Discriminators look at the whole canvas.
     """
     if has_discriminators(config):
-        return
+        pytest.skip("discriminators")
     student, teacher = battery.student_of(kind), battery.teacher_of(kind, False)
     _, method = battery.learner_of(config, student, teacher)
     views, canvas = battery.make_views(), (128, 224)
