@@ -180,9 +180,8 @@ def training_folder(place: Path) -> Path | None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Without torch, which model/weights/files.py needs."""
-    saved = (path.parent for path in folder.glob("checkpoints/step-*/COMPLETE"))
-    return any((place / "model.json").is_file() for place in (folder, *saved))
+    """Of ours: model.json lies in it. Without torch, which model/weights/files.py needs."""
+    return any(path.is_file() for path in (folder / "model.json", *folder.glob("checkpoints/step-*/model.json")))
 
 
 def distinct(runs: list[EvaluatedRun]) -> list[EvaluatedRun]:

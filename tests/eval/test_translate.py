@@ -200,7 +200,7 @@ def test_mistakes_are_one_sentence(options, scored, tmp_path):
         translate_dataset(replace(options, run=scored.checkpoint))
     with pytest.raises(ValueError, match="works in one process; leave out torchrun"):
         translate_dataset(options, world=replace(ALONE, size=2))
-    with pytest.raises(ValueError, match=r"--domain 'a\\nb' has a control character"):
+    with pytest.raises(ValueError, match=r"the new domain's name 'a\\nb' has a control character"):
         translate_dataset(replace(options, domain="a\nb"))
     with pytest.raises(ValueError, match="lie in each other"):
         translate_dataset(replace(options, out=options.data / "inside"))

@@ -161,7 +161,7 @@ def test_a_pyramid_of_which_only_the_pooled_level_is_its_own_is_refused():
 
 
 def test_the_pooled_level_is_left_out():
-    network = SimpleNamespace(strides=(4, 8, 16, 32, 64), channels=6, config=SimpleNamespace(kind="faster_rcnn"))
+    network = SimpleNamespace(strides=(4, 8, 16, 32, 64), channels=6, config=ModelConfig(weights="none"))
     assert Fgd(FgdConfig(), network, network, own).strides == (4, 8, 16, 32)
     assert Fgd(FgdConfig(strides=(16, 64)), network, network, own).strides == (16, 64)
     assert make_adapters(network, network, 4, "fgd") is None
