@@ -9,6 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.jobs import Job
+from train.distill.crosskd import PUBLISHED
+from train.distill.imitation import ImitationConfig
+from train.distill.ld import CLASS_WEIGHT, LdConfig
 from train.golden.__main__ import run_case
 from train.golden.cases import EXACT, LOSS, Bound, Check, find_cases, judge
 
@@ -23,6 +26,22 @@ def case(tmp_path) -> Path:
     for ending in ("json", "safetensors"):
         shutil.copy(CASES / "pkd" / f"pkd_constant_channel.{ending}", folder)
     return folder / "pkd_constant_channel"
+
+
+def test_defaults_are_the_originals():
+    """The runners take weights and temperatures from a case: here those of our methods are compared with it."""
+    said = json.loads((CASES / "distillation" / "ld_gfl_padded.json").read_text())["config"]
+    ld = LdConfig()
+    assert (ld.main_weight, ld.temperature) == (said["loss_ld"]["weight"], said["loss_ld"]["T"])
+    assert (ld.valuable_weight, ld.temperature) == (said["loss_ld_vlr"]["weight"], said["loss_ld_vlr"]["T"])
+    assert (CLASS_WEIGHT, ld.class_temperature) == (said["loss_kd"]["weight"], said["loss_kd"]["T"])
+    assert ImitationConfig().weight == said["loss_im"]["weight"]
+    said = json.loads((CASES / "crosskd" / "atss_a.json").read_text())["config"]["kd_cfg"]
+    names = ("loss_cls_kd", "loss_reg_kd", "loss_center_kd")
+    assert PUBLISHED["atss"][:3] == tuple(said[name]["loss_weight"] for name in names)
+    # Of the other kinds' recorded cases, which are not in the repository.
+    others = {"gfl": (1.0, 4.0), "retinanet": (1.0, 1.0), "fcos": (0.4, 0.75)}
+    assert {kind: PUBLISHED[kind][:2] for kind in others} == others
 
 
 @pytest.mark.parametrize("stem", find_cases(CASES), ids=lambda stem: f"{stem.parent.name}-{stem.name}")
