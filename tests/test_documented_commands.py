@@ -178,12 +178,16 @@ def parse_program(words: list[str], monkeypatch, config: pytest.Config, folder: 
         compile(arguments[1], "-c", "exec")
 
 
+@pytest.fixture(scope="module")
+def config_json():
+    return to_json(read_command(["cdfkd_small", "--data", "data", "--teacher", "teacher", "--out", "runs/student"]))
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(tmp_path, monkeypatch, config_json) -> Path:
     """Where nothing is but the config.json of a run, which train.run reads while it parses."""
     (tmp_path / "runs/student").mkdir(parents=True)
-    config = read_command(["cdfkd_small", "--data", "data", "--teacher", "teacher", "--out", "runs/student"])
-    write_json(tmp_path / "runs/student/config.json", to_json(config))
+    write_json(tmp_path / "runs/student/config.json", config_json)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

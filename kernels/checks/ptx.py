@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -59,15 +60,29 @@ class NumbaKernel:
 
     def compile(self, architecture: int) -> tuple[str, int]:
         """PTX, and the bytes of shared memory that a launch adds to what the code itself names."""
-        from numba import cuda
-
-        capability = divmod(architecture, 10)
-        with pretend_device(capability):
-            options: dict[str, Any] = {"launch_bounds": self.kernel.targetoptions.get("launch_bounds")}
-            ptx, _ = cuda.compile_ptx(
-                self.kernel.py_func, self.signature, cc=capability, fastmath=self.fastmath, **options
-            )
+        (ptx,) = typed(self).get_asm_strs(cc=divmod(architecture, 10))
         return ptx, 0
+
+
+@cache
+def typed(kernel: NumbaKernel) -> Any:
+    """A kernel behind Numba's front end, which takes most of the time and asks for no architecture.
+
+    `cuda.compile_ptx` goes through it for each architecture. Machine code for sm_80 and sm_100 is the same either way.
+    """
+    from numba.cuda.compiler import _compile_pyfunc_with_fixup  # type: ignore[attr-defined]
+
+    with pretend_device((9, 0)):
+        library, _ = _compile_pyfunc_with_fixup(
+            kernel.kernel.py_func,
+            kernel.signature,
+            device=False,
+            fastmath=kernel.fastmath,
+            cc=(9, 0),
+            abi="numba",
+            launch_bounds=kernel.kernel.targetoptions.get("launch_bounds"),
+        )
+    return library
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def make_lively_dense(config: DenseConfig, num_classes: int = 4, seed: int = 0) 
         for layer in layers:
             if layer.bias is not None:
                 layer.bias.zero_()  # that of the classes makes every score about 0.01
-        detector.look(torch.randn(1, 3, 128, 128), torch.tensor([[128, 128]]), Want(dense=True))
+        detector.look(torch.randn(1, config.num_channels, 128, 128), torch.tensor([[128, 128]]), Want(dense=True))
     assert not hooks
     return detector
 

@@ -30,6 +30,7 @@ SMALL = {
     "rpn_post_nms_test": 40,
     "detections_per_image": 20,
 }
+CAFFE = {"pixel_order": "bgr", "pixel_mean": (103.53, 116.28, 123.675), "pixel_deviation": (1.0, 1.0, 1.0)}
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +86,16 @@ def test_onnx_runtime_finds_the_same_in_any_batch(checkpoint, exported):
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["retinanet", "fcos", "atss", "gfl"])
 def test_dense_detectors_answer_the_same_in_both_forms(kind, lively_dense, tmp_path, capsys, monkeypatch):
-    """Post-processing is inside and the batch is free; the export itself compares in ONNX Runtime and says so."""
-    pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+    """Post-processing is inside and the batch is free; the export itself compares in ONNX Runtime and says so.
+
+    FCOS takes further inputs behind RGB.
+    """
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
     widths = {"fpn_channels": 16, "head_channels": 16, "norm_groups": 0, "num_convs": 1}
+    further = {"inputs": ("rgb", "gated", "depth"), "extra_channels": (2, 1), **CAFFE} if kind == "fcos" else {}
     config = CONFIGS[kind](
         backbone="resnet18", weights="none", norm="frozen", candidates_per_level=50, detections_per_image=20,
-        score_threshold=0.3, nms_threshold=0.9, **widths,
+        score_threshold=0.3, nms_threshold=0.9, **widths, **further,
     )  # fmt: skip
     detector = lively_dense(config)
     save_detector(tmp_path / "run", detector, config, CLASSES, {"short_side": 90, "long_side": 120})
@@ -101,13 +106,23 @@ def test_dense_detectors_answer_the_same_in_both_forms(kind, lively_dense, tmp_p
         return programs[0]
 
     monkeypatch.setattr("model.deployed.export_program", export_once)
-    export(Options(tmp_path / "run", "onnx"))
+    path = export(Options(tmp_path / "run", "onnx"))
     told = re.search(r"canvas of 96 x 128.*checked in ONNX Runtime: (\d+) detections", capsys.readouterr().out, re.S)
     assert int(told[1]) > 30
     program = torch.export.load(export(Options(tmp_path / "run", "torch"))).module()
     for num_images in (1, 3):
-        images, sizes = pictures(num_images)
+        images, sizes = pictures(num_images, config.num_channels)
         assert_same(program(images, sizes), Deployed(detector)(images, sizes))
+    if not further:
+        return
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert "uint8 RGB and 2 of gated and 1 of depth, B x 6 x 96 x 128" in json.loads(about["inputs"])["images"]
+    assert json.loads(about["channels"]) == {"rgb": 3, "gated": 2, "depth": 1}
+    expected = Deployed(detector)(images, sizes)
+    assert_same(session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()}), expected)
+    images[:, 4] = 255 - images[:, 4]
+    assert not torch.equal(Deployed(detector)(images, sizes)[1], expected[1])
 
 
 HALF = {
@@ -246,7 +261,6 @@ def test_program_runs_where_this_package_is_not(checkpoint, tmp_path):
 
 NARROW = {"backbone": "resnet18", "weights": "none", "norm": "frozen", "fpn_channels": 32, "detections_per_image": 20}
 HEAD = {"head_channels": 32, "num_convs": 1, "score_threshold": 0.02, "candidates_per_level": 50, "nms_threshold": 0.9}
-CAFFE = {"pixel_order": "bgr", "pixel_mean": (103.53, 116.28, 123.675), "pixel_deviation": (1.0, 1.0, 1.0)}
 STYLES = (
     RetinaNetConfig(**NARROW, **HEAD, style="torchvision"),
     FcosConfig(**NARROW, **HEAD, norm_groups=4, style="torchvision"),
@@ -272,27 +286,7 @@ def test_onnx_of_other_conventions(config, tmp_path):
         export(Options(tmp_path / "run", "torchvision"))
 
 
-@pytest.mark.long
-def test_onnx_takes_further_inputs_behind_rgb(tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
-    config = FcosConfig(
-        **NARROW, **HEAD, norm_groups=4, inputs=("rgb", "gated", "depth"), extra_channels=(2, 1), **CAFFE
-    )
-    torch.manual_seed(0)
-    detector = new_detector(config, 4).eval()
-    torch.nn.init.normal_(detector.head.class_output.weight, std=0.2)
-    torch.nn.init.constant_(detector.head.class_output.bias, -1.0)
-    save_detector(tmp_path / "run", detector, config, CLASSES, {"short_side": 96, "long_side": 128})
-    path = export(Options(tmp_path / "run", "onnx"))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    about = session.get_modelmeta().custom_metadata_map
-    assert "uint8 RGB and 2 of gated and 1 of depth, B x 6 x 96 x 128" in json.loads(about["inputs"])["images"]
-    assert json.loads(about["channels"]) == {"rgb": 3, "gated": 2, "depth": 1}
-    images, sizes = pictures(3, 6)
-    expected = Deployed(detector)(images, sizes)
-    assert_same(session.run(None, {"images": images.numpy(), "sizes": sizes.numpy()}), expected)
-    images[:, 4] = 255 - images[:, 4]
-    assert not torch.equal(Deployed(detector)(images, sizes)[1], expected[1])
+def test_torchvision_has_no_further_inputs(tmp_path):
     config = ModelConfig(backbone="resnet18", **SMALL, inputs=("rgb", "gated"), extra_channels=(3,))
     save_detector(tmp_path / "two_stage", new_detector(config, 4), config, CLASSES)
     with pytest.raises(ValueError, match="takes other pixels or inputs than torchvision's"):
