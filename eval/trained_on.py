@@ -1,12 +1,12 @@
 """What a model was trained on, as its checkpoint says, and which of the evaluated images were among it.
 
-The checkpoint's card lists the datasets: [{"name", "domains", "checksum", "num_images", "weight"}, ...], and its
-pictures.bin the pictures: the first eight bytes of each one's SHA-256, sorted. Older checkpoints lack that file, and
-the oldest have the data's checksum in state.json alone: the dataset of that checksum is then looked for where the run's
-config.json says, and among the evaluated ones.
+The checkpoint's card lists the datasets: [{"name", "domains", "checksum", "num_images", "weight"}, ...]. Its
+pictures.bin holds the pictures, those of its teacher and of its start included: the first eight bytes of each one's
+SHA-256, sorted. Older checkpoints lack that file, and the oldest have the data's checksum in state.json alone: the
+dataset of that checksum is then looked for where the run's config.json says, and among the evaluated ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ MOST_BYTES = 1 << 30
 ENTRY = schema.TRAINED | {"domains": OneOf(([str], Each(int)))}  # names, or with their numbers of images
 
 
-def pictures_of(datasets: Sequence[PackedDataset]) -> bytes:
-    """The content of pictures.bin."""
-    return b"".join(sorted({data.sha256_of(row)[:SHORT] for data in datasets for row in range(len(data))}))
+def pictures_of(datasets: Sequence[PackedDataset], learned_from: Iterable[Path] = ()) -> bytes:
+    """The content of pictures.bin. learned_from: other checkpoints; what they have seen has been learned from too."""
+    pictures = {data.sha256_of(row)[:SHORT] for data in datasets for row in range(len(data))}
+    return b"".join(sorted(pictures.union(*(read_pictures(path) or () for path in learned_from))))
 
 
 def read_pictures(run: Path) -> set[bytes] | None:
@@ -103,7 +104,10 @@ class TrainingData:
         return domains.ordered(domains.canonical(name) for entry in self.datasets or [] for name in entry["domains"])
 
     def count_shared(self, dataset: PackedDataset, domain: str) -> int:
-        """Images of a domain that were trained on: equal pictures, in a domain of their dataset that was trained on."""
+        """Images of a domain that were trained on, by it, its teacher or its start.
+
+        Without pictures.bin: equal pictures, in a domain of their dataset that was trained on.
+        """
         rows = [row for row in range(len(dataset)) if domains.canonical(dataset.domain_of(row)) == domain]
         if self.pictures is not None:
             return sum(dataset.sha256_of(row)[:SHORT] in self.pictures for row in rows)

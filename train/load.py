@@ -166,17 +166,24 @@ def identify(config: Config, data: Mixture) -> dict[str, str | None]:
     return {"data_checksum": data.checksum, "teacher_checksum": teacher}
 
 
+def start_of(config: Config) -> Path | None:
+    """The checkpoint that the student starts from, if it starts from one."""
+    if config.student_init == "weights":
+        return None
+    if config.student_init != "teacher":
+        return Path(config.student_init)
+    if config.teacher is None:
+        raise ValueError("--student-init is teacher, but no --teacher is given")
+    return config.teacher
+
+
 def make_student(config: Config, classes: tuple[str, ...], world: World, newest: Path | None = None) -> Detector:
     """New layers are drawn from the seed; the rest starts from the backbone's weights or from another checkpoint.
 
     newest: the run's own checkpoint to continue, which holds everything.
     """
     torch.manual_seed(config.seed)
-    path = newest
-    if newest is None and config.student_init != "weights":
-        path = config.teacher if config.student_init == "teacher" else Path(config.student_init)
-        if path is None:
-            raise ValueError("--student-init is teacher, but no --teacher is given")
+    path = newest or start_of(config)
     # The backbone's weights, which may have to be downloaded, are only loaded where nothing replaces them.
     if path is None:
         student = build_detector(config.model, len(classes) + 1, classes)

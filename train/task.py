@@ -73,9 +73,11 @@ class DetectionTask(Weights):
         if world.first:
             say(describe_machine(world.device, config.loader.name))
         teacher, self.teacher_card = load.load_teacher(config, self.data, world)
-        self.identity, self.pictures = load.identify(config, self.data), pictures_of(self.data.datasets)
+        self.identity = load.identify(config, self.data)
         if newest is not None:
             check_identity(newest, self.identity, config)
+        learned_from = (config.teacher, newest or load.start_of(config))
+        self.pictures = pictures_of(self.data.datasets, [path for path in learned_from if path is not None])
         self.student = load.make_student(config, self.data.classes, world, newest)
         average = config.teacher_policy == "average"
         if average:

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from eval.trained_on import pictures_of
 from model.faster_rcnn.parity import recorded
 from pipeline.command.ranks import World
+from pipeline.packed.reader import PackedDataset
 from train.load import make_views
 from train.record.checkpoint import Checkpoints, lock
 from train.record.logs import read_log
@@ -60,6 +62,22 @@ def test_backbone_weights_are_not_asked_for_where_a_checkpoint_replaces_them(beg
         begin(replace(begun, out=tmp_path / "new"))
     assert train(begun, WORLD) == 0
     begin(replace(begun, out=tmp_path / "from_teacher", student_init="teacher")).task.loader.close()
+
+
+def test_pictures_of_the_teacher_and_the_start_were_learned_from(begin, student_config, packed, halves, tmp_path):
+    """Half of the pictures and a teacher of all; then a start that had that teacher, and is gone when it continues."""
+    everything = pictures_of([PackedDataset(packed)])
+    assert len(pictures_of([PackedDataset(halves[0])])) == len(everything) / 2
+    config = replace(student_config, data=halves[:1], steps=1)
+    assert begin(replace(config, teacher=None, distill=(), out=tmp_path / "plain")).task.pictures != everything
+    assert train(config, WORLD) == 0
+    plain = replace(config, teacher=None, distill=(), student_init=str(config.out), out=tmp_path / "started", steps=2)
+    trainer = begin(plain)
+    assert trainer.task.pictures == everything
+    trainer.stopping = True
+    assert trainer.train() == STOPPED
+    shutil.rmtree(config.out)
+    assert begin(plain).task.pictures == everything
 
 
 def test_a_run_continues_compiled_or_not(begun):

@@ -2,7 +2,7 @@
 
     checkpoints/step-00000500/
         model.safetensors, model.json   what is evaluated and shipped (the moving average where one is kept)
-        pictures.bin                    which pictures were trained on (eval/trained_on.py)
+        pictures.bin                    what it, its teacher and its start were trained on (eval/trained_on.py)
         training.safetensors            what continuing needs beside them (train/record/resume.py)
         state.json                      step, place in the data, score, the data's checksum, versions
         COMPLETE                        sizes and checksums of these files, written last (model/weights/files.py)
