@@ -197,8 +197,8 @@ def mark_trained(figures: dict[str, dict], truths: Truths, trained: TrainingData
         if shared:
             part["trained_images"] = shared
             say(
-                f"warning: {shared} of the {part['num_images']} images of {name} were trained on, by it, its teacher "
-                "or its start; the mean of targets leaves this domain out"
+                f"warning: the detector, its teacher or its start was trained on {shared} of the {part['num_images']} "
+                f"images of {name}; the mean of targets leaves this domain out"
             )
     if trained is not None and (names := trained.not_found()):
         say(

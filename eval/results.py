@@ -95,7 +95,7 @@ class EvaluatedRun:
         return self.trained_domains == [domains.SOURCE]
 
     def trained_images(self, domain: str) -> int:
-        """Images of a domain that were trained on."""
+        """Images of a domain that the detector, its teacher or its start was trained on."""
         return self.results["domains"].get(domain, {}).get("trained_images", 0)
 
     @property
@@ -160,8 +160,8 @@ def title_of(runs: list[EvaluatedRun], name: str) -> str:
 def trained_notes(runs: list[EvaluatedRun]) -> list[str]:
     """What stands below every table about marked domains and runs of several domains."""
     notes = [
-        f"{TRAINED_MARK} {run.name}, {name}: {run.trained_images(name)} of the "
-        f"{run.results['domains'][name]['num_images']} images were trained on; the mean of targets leaves it out"
+        f"{TRAINED_MARK} {run.name}, {name}: it, its teacher or its start was trained on {run.trained_images(name)} of "
+        f"the {run.results['domains'][name]['num_images']} images; the mean of targets leaves the domain out"
         for run in runs
         for name in run.domains
         if run.trained_images(name)

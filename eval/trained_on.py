@@ -6,7 +6,7 @@ SHA-256, sorted. Older checkpoints lack that file, and the oldest have the data'
 dataset of that checksum is then looked for where the run's config.json says, and among the evaluated ones.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ MOST_BYTES = 1 << 30
 ENTRY = schema.TRAINED | {"domains": OneOf(([str], Each(int)))}  # names, or with their numbers of images
 
 
-def pictures_of(datasets: Sequence[PackedDataset], learned_from: Iterable[Path] = ()) -> bytes:
-    """The content of pictures.bin. learned_from: other checkpoints; what they have seen has been learned from too."""
+def pictures_of(datasets: Sequence[PackedDataset], *learned_from: set[bytes]) -> bytes:
+    """The content of pictures.bin. learned_from: what other checkpoints list, which has been learned from too."""
     pictures = {data.sha256_of(row)[:SHORT] for data in datasets for row in range(len(data))}
-    return b"".join(sorted(pictures.union(*(read_pictures(path) or () for path in learned_from))))
+    return b"".join(sorted(pictures.union(*learned_from)))
 
 
 def read_pictures(run: Path) -> set[bytes] | None:
@@ -104,7 +104,7 @@ class TrainingData:
         return domains.ordered(domains.canonical(name) for entry in self.datasets or [] for name in entry["domains"])
 
     def count_shared(self, dataset: PackedDataset, domain: str) -> int:
-        """Images of a domain that were trained on, by it, its teacher or its start.
+        """Images of a domain that the detector, its teacher or its start was trained on.
 
         Without pictures.bin: equal pictures, in a domain of their dataset that was trained on.
         """

@@ -54,9 +54,9 @@ show() { sed -u -n -E "/^(Collecting|Building|ERROR|Installing collected)/{s/^(C
 pip() { exec .venv/bin/python -m pip "$1" --disable-pip-version-check "${@:2}" 2>&1; }
 install() { pip install --retries 2 --no-deps "$@" | tee -a .venv/setup.log | show; }
 : > .venv/setup.log
-# The packages of others by their hashes, which pip cannot ask of an editable install; then this one. requirements.txt has
-# all that is needed. Two pips at the same time, for one unpacks on one core: PyTorch and CUDA's libraries, which are
-# two thirds of it, and all the others.
+# The packages of others by their hashes, which pip cannot ask of an editable install; then this one. requirements.txt
+# has all that is needed. Two pips at the same time, for one unpacks on one core: PyTorch and CUDA's libraries, which
+# are two thirds of all bytes, and the others.
 awk '/^[a-z]/ {part = /^(nvidia|torch)/ ? "torch" : "others"} part {print > ".venv/" part ".txt"}' requirements.txt
 install_all() {
     local installing status=0

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eval.detecting.detect import check_inputs, choose_compile, choose_dtype
+from eval.trained_on import read_pictures
 from model.api import Detector
 from model.build import build_detector
 from model.detectors import DetectorConfig, new_detector
@@ -175,6 +176,16 @@ def start_of(config: Config) -> Path | None:
     if config.teacher is None:
         raise ValueError("--student-init is teacher, but no --teacher is given")
     return config.teacher
+
+
+def learned_from(config: Config, newest: Path | None, world: World) -> list[set[bytes]]:
+    """The pictures that the teacher and the start, or the run's own checkpoint, list; the rest is told."""
+    paths = (config.teacher if needs_teacher(config) else None, newest or start_of(config))
+    listed = {path: read_pictures(path) for path in paths if path is not None}
+    for path, pictures in listed.items():
+        if pictures is None and newest is None and world.first:
+            say(f"note: {path} does not list the pictures it was trained on; evaluating on them will not be noticed")
+    return [pictures for pictures in listed.values() if pictures is not None]
 
 
 def make_student(config: Config, classes: tuple[str, ...], world: World, newest: Path | None = None) -> Detector:

@@ -76,8 +76,7 @@ class DetectionTask(Weights):
         self.identity = load.identify(config, self.data)
         if newest is not None:
             check_identity(newest, self.identity, config)
-        learned_from = (config.teacher, newest or load.start_of(config))
-        self.pictures = pictures_of(self.data.datasets, [path for path in learned_from if path is not None])
+        self.pictures = pictures_of(self.data.datasets, *load.learned_from(config, newest, world))
         self.student = load.make_student(config, self.data.classes, world, newest)
         average = config.teacher_policy == "average"
         if average:

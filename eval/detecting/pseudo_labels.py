@@ -140,8 +140,8 @@ def choose_scores(
         shared = sum(trained.count_shared(data, canonical(domain)) for domain in data.domains)
         if shared:
             say(
-                f"warning: {shared} of the {len(data)} images of {data.path} were trained on, by it, its teacher or "
-                "its start: figures of them are better than those of other images"
+                f"warning: the detector, its teacher or its start was trained on {shared} of the {len(data)} images of "
+                f"{data.path}: figures of them are better than those of other images"
             )
         found, agreed_D = look(data, np.arange(len(data)))
         parts.append((truths, found, select(found, agreed_D)))

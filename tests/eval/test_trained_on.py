@@ -152,7 +152,7 @@ def test_what_was_trained_on_is_marked_and_no_target(scored, tmp_path, capsys):
     (model / "config.json").write_text(json.dumps({"data": [str(tunnel.path)]}))
     found = evaluate(model, *scored.data.values())
     printed = capsys.readouterr().out
-    assert "warning: 5 of the 5 images of night_rainy were trained on" in printed
+    assert "warning: the detector, its teacher or its start was trained on 5 of the 5 images of night_rainy" in printed
     assert "trained on 2 domains: tunnel, mine" in printed
     assert found.results["source"] is None
     assert found.results["mean_of_targets"]["domains"] == ["daytime_clear"]
@@ -160,7 +160,7 @@ def test_what_was_trained_on_is_marked_and_no_target(scored, tmp_path, capsys):
     assert "trained_on" not in found.results["detector"]
     table = domain_table([found])
     assert "\nnight_rainy *" in table
-    assert "* model, night_rainy: 5 of the 5 images were trained on" in table
+    assert "* model, night_rainy: it, its teacher or its start was trained on 5 of the 5 images" in table
     page = build_report([found])
     assert "Trained on 2 domains: tunnel, mine" in page
     for section in ("domains", "classes", "curves", "sizes", "details"):

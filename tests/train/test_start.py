@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eval.trained_on import pictures_of
+from eval.trained_on import PICTURES, pictures_of
 from model.faster_rcnn.parity import recorded
 from pipeline.command.ranks import World
 from pipeline.packed.reader import PackedDataset
@@ -78,6 +78,21 @@ def test_pictures_of_the_teacher_and_the_start_were_learned_from(begin, student_
     assert trainer.train() == STOPPED
     shutil.rmtree(config.out)
     assert begin(plain).task.pictures == everything
+
+
+def test_a_start_that_lists_no_pictures_is_named_once(begin, student_config, teacher_run, tmp_path, capsys):
+    """As torchvision's files, and runs of before there was a list."""
+    old = shutil.copytree(teacher_run, tmp_path / "old")
+    newest = Checkpoints(old, 1).newest()
+    (newest / PICTURES).unlink()
+    (newest / "COMPLETE").write_bytes(b"")
+    trainer = begin(replace(student_config, student_init=str(old)))
+    note = f"note: {old} does not list the pictures it was trained on; evaluating on them will not be noticed"
+    assert note in capsys.readouterr().out
+    trainer.stopping = True
+    assert trainer.train() == STOPPED
+    begin(replace(student_config, student_init=str(old)))
+    assert "does not list" not in capsys.readouterr().out
 
 
 def test_a_run_continues_compiled_or_not(begun):

@@ -155,12 +155,11 @@ def test_the_step_is_one_graph_forward_and_backward(networks, batch):
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler for inductor")
-def test_inductors_code_computes_the_eager_losses_and_gradients(make_config, shallow, batch):
+def test_inductors_code_computes_the_eager_losses_and_gradients(networks, batch):
     """Generated code, forward and backward. One stage of the backbone learns: each further one has the same layers."""
-    config = shallow(make_config(RECIPES["cdfkd_small"][1]()))
-    torch.manual_seed(0)
-    student = build_detector(replace(config.model, trainable_layers=1), 3).train()
-    learner, teacher = make_learner((student, build_detector(config.model, 3)), *config.distill)
+    student = build_detector(replace(networks[0].config, trainable_layers=1), 3).train()
+    student.load_state_dict(networks[0].state_dict())
+    learner, teacher = make_learner((student, networks[1]))
     views = ViewMaker(ViewConfig(corruptions=()), threads=1)(batch, 0)
     parameters = {name: value for name, value in learner.named_parameters() if value.requires_grad}
     torch._dynamo.reset()
