@@ -175,6 +175,7 @@ with joined("cpu", timedelta(minutes=2)) as world:
 """
 
 
+@pytest.mark.long
 def test_two_ranks_measure_what_one_does(scored, tmp_path, monkeypatch):
     """Also where the second rank has no image at all: it must neither fail nor wait for ever."""
     content = json.loads((scored.sources["daytime_clear"] / "annotations" / "instances.json").read_text())

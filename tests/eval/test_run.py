@@ -231,6 +231,7 @@ def test_two_ranks_with_unequal_shares_give_the_same_files(scored, evaluated, tm
         assert (both.folder / name).read_bytes() == (evaluated.folder / name).read_bytes()
 
 
+@pytest.mark.long
 def test_a_rank_that_fails_ends_the_job(scored, tmp_path):
     """Under torchrun itself: tests/pipeline/test_ranks.py, tests/train/test_processes.py."""
     words = ("eval.run", scored.checkpoint, "--data", tmp_path / "nothing", "--out", tmp_path / "out")

@@ -54,6 +54,7 @@ def found():
     return {(layer, threads): numbers for layer, threads, numbers in lines}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("threads", [0, 3])
 def test_scoring_changes_no_number_of_threads(layer, threads, found):

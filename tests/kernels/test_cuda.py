@@ -383,6 +383,7 @@ print(keys)
 """
 
 
+@pytest.mark.long
 def test_kernels_are_found_again_in_the_cache_on_disk(capsys):
     """The cache knows a kernel by its code and what it closes over, which must look the same in every process."""
     other = subprocess.run([sys.executable, "-c", CACHE_KEYS], capture_output=True, text=True, check=True).stdout

@@ -36,7 +36,7 @@ NUM_BATCHES = {"resnet50": 2}
 
 @pytest.mark.parametrize(
     "backbone",
-    [name if name in ("resnet18", "mobilenet_v2") else pytest.param(name, marks=pytest.mark.long) for name in CONFIGS],
+    [name if name == "mobilenet_v2" else pytest.param(name, marks=pytest.mark.long) for name in CONFIGS],
 )
 def test_losses_gradients_and_detections_equal_torchvision(backbone, lively_detector, random_batch):
     """20 random batches (2 of the large network) with odd sizes, padding between boxes, and images without boxes."""

@@ -28,6 +28,7 @@ def test_the_many_records_are_as_the_packer_writes_them(tmp_path):
     dataset.original_target(29)
 
 
+@pytest.mark.long
 def test_opening_many_records_stays_small(tmp_path):
     """The whole process, its imports included: 100,000 records have to stay under 300 MB, see `measure_opening`."""
     make_records(tmp_path / "many", 100_000)

@@ -35,6 +35,7 @@ def test_result_of_a_small_measurement(tmp_path, monkeypatch):
     assert result["synchronisations"] is None  # there is no device to wait for
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("failing", ["stock", "eager", "compiled"])
 def test_what_fails_is_named_beside_the_times_of_the_others(failing, tmp_path, monkeypatch):
     path, before_compiling = tmp_path / "bench.json", {}
@@ -70,6 +71,7 @@ def test_what_fails_is_named_beside_the_times_of_the_others(failing, tmp_path, m
     assert "graph_breaks" not in result
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "names"), [("faster_rcnn", ["cd-fkd", "divalign"]), ("gfl", ["ld"])])
 def test_what_methods_cost(kind, names, tmp_path, monkeypatch, capsys):
     path = tmp_path / "new" / "bench.json"

@@ -259,6 +259,7 @@ def test_versions_are_shown_and_packages_that_are_too_old_are_named(check, tmp_p
     assert "the kernels cannot start: ImportError: cannot import name 'LaunchConfig'; install numba-cuda" in summary
 
 
+@pytest.mark.long
 def test_what_a_failed_part_said_last_is_in_the_summary_and_a_late_part_is_not_begun(check, tmp_path):
     (tmp_path / "hangs").write_text("eval.bench")
     code, summary, _ = check(GOOD, "evaluation", "loading", DEADLINE="7")

@@ -86,7 +86,8 @@ def test_the_score_is_of_the_weights_that_are_saved_and_lies_beside_them(measure
     assert not torch.equal(seen[1]["rpn.head.conv.0.0.weight"], tensors(config.out)["weights.rpn.head.conv.0.0.weight"])
 
 
-@pytest.mark.parametrize("moment", [pytest.param(2, marks=pytest.mark.long), 6])
+@pytest.mark.long
+@pytest.mark.parametrize("moment", [2, 6])
 def test_killed_while_measuring_and_restarted_equals_undisturbed(measured_config, monkeypatch, tmp_path, moment):
     """In the middle of the run, and after its last step."""
     whole = replace(measured_config, out=tmp_path / "whole")

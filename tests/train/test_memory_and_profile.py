@@ -131,6 +131,7 @@ def test_when_a_trace_begins(visits, rare_at, latest, first, num_new):
     assert (plan.end, plan.num_new) == (first + 5, num_new)
 
 
+@pytest.mark.long
 def test_profile_writes_a_trace(student_config):
     with pytest.raises(ValueError, match=r"--profile traces steps 10 to 15, but only 6 are left"):
         train(replace(student_config, profile=True), WORLD)

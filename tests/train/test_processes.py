@@ -28,7 +28,7 @@ from train.record.logs import read_log
 from train.start import train
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def final_weights(run):
     return load_file(Checkpoints(run, 1).newest() / "model.safetensors")
 
 
-@pytest.mark.parametrize("kind", [pytest.param("sgd", marks=pytest.mark.long), "adamw"])
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_killed_at_any_moment_and_restarted_equals_undisturbed_to_the_bit(student_config, kind, tmp_path):
     optimizer = replace(student_config.optimizer, name=kind, ema_decay=0.9)
     config = replace(student_config, optimizer=optimizer, out=tmp_path / "killed")
@@ -179,7 +179,6 @@ def assert_close_losses(run, other):
     assert max(line["rpn_box"] for line in ours.values()) > 1.2 * min(line["rpn_box"] for line in ours.values())
 
 
-@pytest.mark.long
 def test_sigterm_to_the_launcher_saves_and_exits(student_config):
     """One rank: test_run.py."""
     config = replace(student_config, out=student_config.out.parent / "terminated", steps=2000, save_every=1000)
@@ -192,7 +191,6 @@ def test_sigterm_to_the_launcher_saves_and_exits(student_config):
     assert not read_state(newest)["finished"]
 
 
-@pytest.mark.long
 def test_a_rank_that_dies_ends_the_job_in_seconds(student_config):
     config = replace(student_config, out=student_config.out.parent / "dying", steps=5000, save_every=5000)
     process = start_by_torchrun(config)
@@ -250,7 +248,6 @@ with joined("cpu", timedelta(minutes=2)) as world:
 """
 
 
-@pytest.mark.long
 def test_two_ranks_share_one_graph_and_what_one_of_them_saw(student_config, shallow, tmp_path):
     """Averaging counts over ranks breaks no graph, nor does DDP, whose averaged gradients are those of eager.
     A loss that is not finite on one rank, and a request to stop, are seen by both."""
