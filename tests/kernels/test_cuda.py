@@ -116,12 +116,8 @@ def test_simulated_views_have_the_cpus_bits():
     subprocess.run([sys.executable, "-W", "ignore", str(script)], env=environment, check=True, timeout=600)
 
 
-QUICK = ("statistics", "boxes", "step_4", "nms", "clean_bfloat16", "clean_float16", "clean_float32")
-
-
-@pytest.mark.parametrize("name", QUICK)
-def test_ptx_of_quick_kernels(name):
-    check_ptx(name, 90)
+def test_ptx_of_a_quick_kernel():
+    check_ptx("boxes", 90)
 
 
 @pytest.mark.long

@@ -31,6 +31,7 @@ def test_the_table_says_what_the_modules_give(name, kind):
     assert config.strides[: len(strides)] == tuple(strides)
 
 
+@pytest.mark.long
 def test_swin_is_torchvisions_where_maps_are_larger_than_a_window():
     torch.manual_seed(0)
     stock = torchvision.models.swin_t(weights=None).features.eval()
@@ -68,6 +69,7 @@ def test_each_map_of_a_transformer_gets_its_own_layer_norm():
     torch.testing.assert_close(maps["1"], expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["swin_t", "convnext_tiny"])
 def test_transformers_train_the_same_twice_and_start_from_a_classifiers_file(name, tmp_path):
     torch.manual_seed(0)

@@ -68,7 +68,9 @@ def test_what_is_printed_for_an_unusual_detector_loads_it(tmp_path):
     assert all(torch.equal(got[name], value) for name, value in state.items())
 
 
-@pytest.mark.parametrize("name", LIKE_TORCHVISION)
+@pytest.mark.parametrize(
+    "name", ["v1", "fcos", *(pytest.param(name, marks=pytest.mark.long) for name in ("v2", "fcos with biases"))]
+)
 def test_dense_detectors_of_torchvision(name, lively_dense, tmp_path, capsys):
     """One picture that no stride divides, through torchvision's module strictly loaded, and read back by our reader."""
     config = replace(LIKE_TORCHVISION[name], score_threshold=0.3)

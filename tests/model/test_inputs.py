@@ -37,7 +37,16 @@ def first(detector):
     return first_convolution(detector.get_submodule("backbone.body"), "")[1]
 
 
-@pytest.mark.parametrize("backbone", [*BACKBONES, "timm:resnet10t", "timm:efficientnet_b0"])
+QUICK = ("resnet18", "mobilenet_v2", "timm:resnet10t")
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.long)
+        for name in (*BACKBONES, "timm:resnet10t", "timm:efficientnet_b0")
+    ],
+)
 def test_every_backbone_takes_them(backbone):
     if backbone.startswith("timm:"):
         pytest.importorskip("timm")

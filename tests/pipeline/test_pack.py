@@ -119,6 +119,7 @@ def test_a_shards_table_is_read_by_no_other_thread(tmp_path):
     assert done.stdout == "0\n"
 
 
+@pytest.mark.long
 def test_a_killed_run_continues_without_redoing_finished_shards(options, tmp_path):
     """SIGKILL while shards are being made: no dataset yet; the next run keeps what was finished, to the same bytes."""
     whole = replace(options, out=tmp_path / "whole" / "out")

@@ -153,6 +153,7 @@ def test_packed_records(tools, size):
         pixels.decode_packed(memoryview(b"GIF89a"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "TIFF"])
 @pytest.mark.filterwarnings("error")
 def test_pictures_just_below_the_limit_decode(format):

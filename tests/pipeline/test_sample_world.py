@@ -117,6 +117,7 @@ def test_odd_sizes(size):
     assert picture.image_HW3.std() > 1
 
 
+@pytest.mark.long
 def test_same_bytes_whatever_the_workers(world, tmp_path):
     make_sample_world(replace(SMALL, out=tmp_path, workers=2), quiet=True)
     assert digests(tmp_path) == digests(world)

@@ -97,6 +97,7 @@ class Look:
         return views.clean.images_B3HW.mean()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("breaks", "counted"), [(0, 0), (1, 1), (2, 2), (-1, 1)])
 def test_graph_breaks_are_counted_and_are_no_recompilations(breaks, counted):
     batch = bench.make_batch(1, 64, 192, torch.device("cpu"))
@@ -104,6 +105,7 @@ def test_graph_breaks_are_counted_and_are_no_recompilations(breaks, counted):
     assert found == {"graph_breaks": counted, "recompiles": 0, "canvases": 2}
 
 
+@pytest.mark.long
 def test_recompilations_are_counted():
     """Two canvases, each seen twice: four graphs, of which two are needed."""
     batch = bench.make_batch(1, 64, 192, torch.device("cpu"))

@@ -316,6 +316,7 @@ while True:
 """
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_the_newest_checkpoint_is_whole(tmp_path):
     """SIGKILL at 8 random moments of continuous saving: what counts as complete holds every byte."""
     generator, last = random.Random(0), 0

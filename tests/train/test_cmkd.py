@@ -253,6 +253,7 @@ def test_discriminators_are_trained_saved_and_never_shipped(begin, config):
     load_detector(config.out)
 
 
+@pytest.mark.long
 def test_stopped_and_continued_equals_uninterrupted_to_the_bit(begin, config, tmp_path):
     undisturbed = replace(config, out=tmp_path / "whole")
     assert train(undisturbed, WORLD) == 0

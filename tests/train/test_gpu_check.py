@@ -312,6 +312,7 @@ def test_a_continued_student_with_other_weights_fails(check, tmp_path):
     assert "the continued run has other weights than the undisturbed one" in said
 
 
+@pytest.mark.long
 def test_a_part_that_hangs_is_ended_and_said_to_have_timed_out(check, tmp_path):
     (tmp_path / "hangs").write_text("eval.bench")
     started = time.monotonic()

@@ -288,7 +288,7 @@ def test_one_graph_that_equals_the_eager_step(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", [kind if kind in ("faster_rcnn", "gfl") else pytest.param(kind, marks=pytest.mark.long) for kind in CONFIGS]
+    "kind", [kind if kind == "faster_rcnn" else pytest.param(kind, marks=pytest.mark.long) for kind in CONFIGS]
 )
 def test_a_run_resumes_to_the_bit_and_ships_the_student_alone(kind, halves, tmp_path):
     """A run of two steps, and the same that begins its second step anew."""

@@ -103,6 +103,7 @@ def test_the_norm_that_is_clipped_holds_their_gradient(begin, config):
     assert trainer.task.window.read(0, 1).means[-1] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.long
 def test_stopped_and_continued_equals_uninterrupted_to_the_bit(begin, config, tmp_path):
     whole = replace(config, out=tmp_path / "whole")
     assert train(whole, WORLD) == 0
@@ -135,6 +136,7 @@ def test_a_step_that_is_not_finite_leaves_them_as_they_were(begin, config):
     assert all(torch.equal(before[name], value) for name, value in kept.items())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_on_two_ranks_they_are_those_of_one_and_resumed_to_the_bit(student_config, tmp_path):
     """The adapters of a student with other widths: one process's weights after two steps, two processes', and those of

@@ -83,8 +83,9 @@ def test_each_network_is_given_its_own_image_and_boxes(begin, student_config, mo
 
 
 @pytest.mark.parametrize(
-    ("stop_at", "kind", "number"), [(4, "sgd", signal.SIGTERM), (5, "adamw", signal.SIGINT)]
-)  # fmt: skip
+    ("stop_at", "kind", "number"),
+    [(5, "adamw", signal.SIGINT), pytest.param(4, "sgd", signal.SIGTERM, marks=pytest.mark.long)],
+)
 def test_stopped_and_continued_equals_uninterrupted_to_the_bit(begin, student_config, stop_at, kind, number, tmp_path):
     """A real signal in a step: the run stops after the next, in the middle of a log window, and is started again."""
     optimizer = replace(student_config.optimizer, name=kind, ema_decay=0.9)
